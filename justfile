@@ -1,0 +1,34 @@
+# The project's verbs. `just` alone checks and tests, as CI does.
+
+python := env("PYTHON", ".venv/bin/python")
+
+default: check test
+
+# A development environment with the native code built in place.
+setup:
+    python3 -m venv .venv
+    .venv/bin/pip install -e '.[dev]'
+
+# Format, lint, types, floors, generated code.
+check:
+    {{python}} -m ruff format --check .
+    {{python}} -m ruff check .
+    {{python}} -m mypy
+    {{python}} -c "from importlinter.cli import lint_imports_command as run; run()"
+    {{python}} .ci/sources.py
+    {{python}} .ci/generate.py --check
+
+test *arguments:
+    {{python}} -m pytest {{arguments}}
+
+# What needs a GPU.
+test-gpu:
+    {{python}} -m pytest tests/gpu
+
+# Generated code: messages and the native stub.
+generate:
+    {{python}} .ci/generate.py
+
+# Figures; each bench prints a table.
+bench *arguments:
+    {{python}} -m pytest -m bench --benchmark-enable -s tests/bench {{arguments}}
