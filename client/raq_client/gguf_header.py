@@ -1,0 +1,225 @@
+"""The header of a GGUF file: from bytes, and to bytes.
+
+Rules
+- Knows bytes, not files: whoever has the first megabytes of a model can read its header.
+- Metadata values keep the bytes they were stored as, so that a copy is exact whatever their type, and a vocabulary
+  of 150,000 tokens costs nothing until somebody asks for it. (gguf-py builds an array per token: seconds.)
+- Little-endian, versions 2 and 3, which have one layout. Source: docs/gguf.md of ggml-org/ggml.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from raq_solver.errors import Fault, InvalidInput
+
+Value = bool | int | float | str | list["Value"]
+"""A metadata value, decoded."""
+
+ALIGNMENT_KEY: Final = "general.alignment"
+DEFAULT_ALIGNMENT: Final = 32
+_MAGIC: Final = b"GGUF"
+_VERSION: Final = 3
+_BOOL: Final = 7
+_STRING: Final = 8
+_ARRAY: Final = 9
+# struct codes of the scalar value types, by GGUF's number for them.
+_SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SIZES: Final = {type_id: struct.calcsize("<" + code) for type_id, code in _SCALARS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredValue:
+    """A metadata value as it stands in the file: GGUF's type number and the bytes after it."""
+
+    type_id: int
+    raw: bytes
+
+    def decode(self) -> Value:
+        """The value; text that is not UTF-8 gets replacement characters."""
+        return _decode(self.raw, 0, self.type_id)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the header says of a tensor. `offset` counts from the start of the data; `shape` is in GGUF order."""
+
+    name: str
+    shape: tuple[int, ...]
+    ggml_id: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Everything before the data, which starts at byte `data_start`."""
+
+    metadata: Mapping[str, StoredValue]
+    tensors: tuple[TensorInfo, ...]
+    alignment: int
+    data_start: int
+
+
+def padded(size: int, alignment: int) -> int:
+    """The least multiple of `alignment` that is not below `size`."""
+    return -(-size // alignment) * alignment
+
+
+def parse_header(data: bytes | memoryview, where: str) -> Header:
+    """The header that `data` begins with; `where` names the file in errors.
+
+    Raises InvalidInput if this is not GGUF, a version or byte order not supported, damaged, or cut off.
+    """
+    _check_start(bytes(data[:8]), where)
+    try:
+        tensor_count, value_count = struct.unpack_from("<QQ", data, 8)
+        metadata, position = _metadata(data, 24, value_count)
+        tensors, position = _tensor_infos(data, position, tensor_count)
+    except (struct.error, _CutError):
+        what = f"the header is cut off or damaged: it does not end within the {len(data):,} bytes there are"
+        raise InvalidInput(Fault(where, what)) from None
+    except _DamageError as damage:
+        raise InvalidInput(Fault(where, f"the header is damaged: {damage}")) from None
+    alignment = metadata[ALIGNMENT_KEY].decode() if ALIGNMENT_KEY in metadata else DEFAULT_ALIGNMENT
+    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+        raise InvalidInput(Fault(where, f"the header is damaged: {ALIGNMENT_KEY} is {alignment}, not a power of two"))
+    return Header(metadata, tensors, alignment, padded(position, alignment))
+
+
+def stored(value: Value) -> StoredValue:
+    """The value as raq writes it: whole numbers as u32 (or 64 bits), fractions as f32, lists of text as arrays."""
+    match value:
+        case bool():
+            return StoredValue(_BOOL, struct.pack("<?", value))
+        case int():
+            type_id = 4 if 0 <= value < 2**32 else 10 if value >= 0 else 11
+            return StoredValue(type_id, struct.pack("<" + _SCALARS[type_id], value))
+        case float():
+            return StoredValue(6, struct.pack("<f", value))
+        case str():
+            return StoredValue(_STRING, _packed(value))
+        case list():
+            texts = [_packed(str(item)) for item in value]
+            return StoredValue(_ARRAY, struct.pack("<IQ", _STRING, len(texts)) + b"".join(texts))
+
+
+def encode_header(metadata: Mapping[str, StoredValue], tensors: Sequence[TensorInfo], alignment: int) -> bytes:
+    """The header as bytes, padded so that data can follow."""
+    parts = [_MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
+    for key, value in metadata.items():
+        parts += [_packed(key), struct.pack("<I", value.type_id), value.raw]
+    for info in tensors:
+        parts += [_packed(info.name), struct.pack(f"<I{len(info.shape)}Q", len(info.shape), *info.shape)]
+        parts.append(struct.pack("<IQ", info.ggml_id, info.offset))
+    header = b"".join(parts)
+    return header + bytes(padded(len(header), alignment) - len(header))
+
+
+class _CutError(Exception):
+    """The bytes end before the header does."""
+
+
+class _DamageError(Exception):
+    """The header says something impossible."""
+
+
+def _check_start(start: bytes, where: str) -> None:
+    if start[:4] != _MAGIC:
+        raise InvalidInput(Fault(where, "not a GGUF file (it does not begin with the letters GGUF)"))
+    if len(start) < 8:
+        raise InvalidInput(Fault(where, "the header is cut off: the file ends after the letters GGUF"))
+    (version,) = struct.unpack("<I", start[4:])
+    if version & 0xFFFF == 0:
+        raise InvalidInput(Fault(where, "big-endian GGUF; raq reads little-endian files only, convert it first"))
+    if version not in (2, 3):
+        what = f"GGUF version {version}; raq reads versions 2 and 3, convert it with a current llama.cpp"
+        raise InvalidInput(Fault(where, what))
+
+
+def _metadata(data: bytes | memoryview, position: int, count: int) -> tuple[dict[str, StoredValue], int]:
+    metadata: dict[str, StoredValue] = {}
+    for _ in range(count):
+        key, position = _text(data, position)
+        (type_id,) = struct.unpack_from("<I", data, position)
+        end = _end(data, position + 4, type_id)
+        if end > len(data):
+            raise _CutError
+        if key in metadata:
+            raise _DamageError(f"the key {key} stands there twice")
+        metadata[key] = StoredValue(type_id, bytes(data[position + 4 : end]))
+        position = end
+    return metadata, position
+
+
+def _tensor_infos(data: bytes | memoryview, position: int, count: int) -> tuple[tuple[TensorInfo, ...], int]:
+    infos: dict[str, TensorInfo] = {}
+    for _ in range(count):
+        name, position = _text(data, position)
+        (dimensions,) = struct.unpack_from("<I", data, position)
+        if dimensions > 4:
+            raise _DamageError(f"{name} has {dimensions} dimensions, at most 4 are possible")
+        shape = struct.unpack_from(f"<{dimensions}Q", data, position + 4)
+        ggml_id, offset = struct.unpack_from("<IQ", data, position + 4 + 8 * dimensions)
+        if name in infos:
+            raise _DamageError(f"the tensor {name} stands there twice")
+        if 0 in shape:
+            raise _DamageError(f"the tensor {name} is empty")
+        infos[name] = TensorInfo(name, shape or (1,), ggml_id, offset)
+        position += 4 + 8 * dimensions + 12
+    return tuple(infos.values()), position
+
+
+def _end(data: bytes | memoryview, position: int, type_id: int) -> int:
+    """Where the value that begins at `position` ends."""
+    if type_id in _SIZES:
+        return position + _SIZES[type_id]
+    if type_id == _STRING:
+        return position + 8 + int(struct.unpack_from("<Q", data, position)[0])
+    if type_id != _ARRAY:
+        raise _DamageError(f"no metadata type has the number {type_id}")
+    item_type, count = struct.unpack_from("<IQ", data, position)
+    position += 12
+    if item_type in _SIZES:
+        return position + int(count) * _SIZES[item_type]
+    if item_type == _STRING:
+        length = struct.Struct("<Q").unpack_from
+        for _ in range(count):
+            position += 8 + length(data, position)[0]
+        return position
+    for _ in range(count):
+        position = _end(data, position, item_type)
+    return position
+
+
+def _decode(raw: bytes, position: int, type_id: int) -> tuple[Value, int]:
+    end = _end(raw, position, type_id)
+    if type_id in _SCALARS:
+        return struct.unpack_from("<" + _SCALARS[type_id], raw, position)[0], end
+    if type_id == _STRING:
+        return raw[position + 8 : end].decode(errors="replace"), end
+    item_type, count = struct.unpack_from("<IQ", raw, position)
+    position += 12
+    if item_type in _SCALARS:
+        return list(struct.unpack_from(f"<{count}{_SCALARS[item_type]}", raw, position)), end
+    items: list[Value] = []
+    for _ in range(count):
+        item, position = _decode(raw, position, item_type)
+        items.append(item)
+    return items, end
+
+
+def _text(data: bytes | memoryview, position: int) -> tuple[str, int]:
+    (length,) = struct.unpack_from("<Q", data, position)
+    end = position + 8 + length
+    if end > len(data):
+        raise _CutError
+    try:
+        return bytes(data[position + 8 : end]).decode(), end
+    except UnicodeDecodeError:
+        raise _DamageError("a name in it is not text") from None
+
+
+def _packed(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
