@@ -1,0 +1,6 @@
+"""The evaluation engine: the only package that knows libllama."""
+
+from raq_client.engine.library import ENVIRONMENT_VARIABLE, find_library
+from raq_client.engine.model import DEFAULT_CONTEXT, Engine, load, scored_positions
+
+__all__ = ["DEFAULT_CONTEXT", "ENVIRONMENT_VARIABLE", "Engine", "find_library", "load", "scored_positions"]
