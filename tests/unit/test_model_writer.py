@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gguf_files import MODEL_4M, small_model, split_model
+from raq_client.gguf_header import Value
 from raq_client.model_file import ModelFile, open_model
 from raq_client.model_writer import Blocks, write_model
 from raq_solver.errors import InvalidInput, LedgerMismatch
@@ -59,7 +60,7 @@ def test_gguf_py_reads_back_what_was_meant(tmp_path: Path) -> None:
     def progress(name: str, size: int) -> None:
         heard[name] = heard.get(name, 0) + size
 
-    metadata = {"general.file_type": 7, "raq.version": "0.1", "raq.flag": True}
+    metadata: dict[str, Value] = {"general.file_type": 7, "raq.version": "0.1", "raq.flag": True}
     path = tmp_path / "out.gguf"
     written = write_model(path, source, types, _copy(source), metadata=metadata, progress=progress)
     reader = gguf.GGUFReader(path)

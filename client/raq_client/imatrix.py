@@ -1,0 +1,166 @@
+"""Importance: how strongly calibration text drove each input column of each tensor (an "imatrix").
+
+Rules
+- What is kept is what llama-imatrix counts: sums of squared inputs, and the number of rows summed. Means follow.
+- A matrix with count 0 is an expert that no token was routed to. Nothing is known of it: it is not unimportant.
+- Sums of one entry lie matrix after matrix, whether the file says so (GGUF) or not (.dat).
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float32
+
+from raq_solver.errors import Fault, raise_faults
+from raq_solver.tensors import Tensor
+
+DEFAULT_CHUNK_SIZE = 512
+"""Tokens per chunk of llama-imatrix unless told otherwise; .dat files do not say."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What was seen at the input of one tensor.
+
+    `sums` are squared inputs, `counts` the rows (tokens) summed: one number per matrix of an expert tensor, else one.
+    """
+
+    sums: Float32[np.ndarray, " values"]
+    counts: Float32[np.ndarray, " matrices"]
+
+    def __post_init__(self) -> None:
+        self.sums.setflags(write=False)
+        self.counts.setflags(write=False)
+
+    @property
+    def mean_squares(self) -> Float32[np.ndarray, "matrices length"]:
+        """Mean squared input per column; 0 where nothing was counted."""
+        sums = self.sums.reshape(self.counts.size, -1)
+        counts = self.counts[:, None]
+        means = np.zeros_like(sums)
+        np.divide(sums, counts, out=means, where=counts > 0)
+        return means
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """The entries of an importance file, sorted by tensor name. Raises InvalidInput with every fault."""
+
+    entries: Mapping[str, Entry]
+    datasets: tuple[str, ...] = ()
+    chunk_count: int = 0
+    chunk_size: int = DEFAULT_CHUNK_SIZE
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
+        raise_faults([fault for name, entry in self.entries.items() for fault in _entry_faults(name, entry)])
+
+    def rows(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
+        """The importance of each column of each matrix of `tensor`, or None when nothing was counted.
+
+        Experts that no token reached get the mean of the others in all columns: their size is likely, their shape
+        unknown. (llama.cpp takes ones, which quantizes alike, since a common factor does not matter inside a row.)
+        """
+        entry = self.entries.get(tensor.name)
+        if entry is None or not entry.counts.any():
+            return None
+        means = entry.mean_squares
+        known = entry.counts > 0
+        if not known.all():
+            means[~known] = means[known].mean()
+        return means.reshape(tensor.matrices, tensor.row_length)
+
+    def digest(self) -> str:
+        """SHA-256 over names, sums and counts: equal digests mean the same importance."""
+        state = hashlib.sha256(b"raq importance 1\0")
+        for name, entry in self.entries.items():
+            state.update(f"{name}\0{entry.sums.size}\0{entry.counts.size}\0".encode())
+            state.update(entry.sums.astype("<f4").tobytes() + entry.counts.astype("<f4").tobytes())
+        return state.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What of a model an importance file knows.
+
+    `missing`: tensors asked about without an entry (embedding and output never have one, as a rule). `extra`: entries
+    of no tensor. `silent_experts`: of each expert tensor, how many experts no token reached, where there are any.
+    """
+
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    silent_experts: Mapping[str, int]
+
+
+def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Sequence[Tensor]) -> Coverage:
+    """See whether the importance belongs to a model with these tensors; `wanted` are those it should know.
+
+    Raises InvalidInput with every entry whose length differs from its tensor's, and, when fewer than half of the
+    entries belong to any tensor, with every name that does not.
+    """
+    by_name = {tensor.name: tensor for tensor in tensors}
+    extra = tuple(name for name in importance.entries if name not in by_name)
+    faults = []
+    if 2 * len(extra) > len(importance.entries):
+        faults += [Fault(name, f"in {_title(importance)}, but not a tensor of this model") for name in extra]
+    for name, entry in importance.entries.items():
+        if name in by_name:
+            faults += _shape_faults(importance, by_name[name], entry)
+    raise_faults(faults)
+    missing = tuple(tensor.name for tensor in wanted if importance.rows(tensor) is None)
+    silent = {name: int((e.counts == 0).sum()) for name, e in importance.entries.items() if name in by_name}
+    return Coverage(missing, extra, MappingProxyType({name: count for name, count in silent.items() if count}))
+
+
+def merge(parts: Sequence[Importance]) -> Importance:
+    """All that was counted in several files, as if it had been counted in one run.
+
+    Raises InvalidInput with every entry whose length differs between files.
+    """
+    assert parts, "nothing to merge"
+    entries: dict[str, Entry] = {}
+    faults = []
+    for part in parts:
+        for name, entry in part.entries.items():
+            before = entries.get(name)
+            if before is None:
+                entries[name] = entry
+            elif before.sums.shape != entry.sums.shape or before.counts.shape != entry.counts.shape:
+                what = f"{entry.sums.size} values in {_title(part)}, {before.sums.size} in another file"
+                faults.append(Fault(name, f"can't be merged: {what}"))
+            else:
+                entries[name] = Entry(before.sums + entry.sums, before.counts + entry.counts)
+    raise_faults(faults)
+    datasets = tuple(dict.fromkeys(text for part in parts for text in part.datasets))
+    sources = " + ".join(part.source for part in parts)
+    return Importance(entries, datasets, sum(p.chunk_count for p in parts), parts[0].chunk_size, sources)
+
+
+def _title(importance: Importance) -> str:
+    return importance.source or "the importance"
+
+
+def _entry_faults(name: str, entry: Entry) -> list[Fault]:
+    faults = []
+    for kind, values in (("value", entry.sums), ("count", entry.counts)):
+        bad = ~np.isfinite(values) | (values < 0)
+        if bad.any():
+            first = int(np.flatnonzero(bad)[0])
+            what = f"{int(bad.sum())} of {values.size} {kind}s are negative or not finite, first {kind} {first}"
+            faults.append(Fault(name, f"{what}: {values[first]}; collect the importance anew"))
+    if entry.counts.size == 0 or entry.sums.size % entry.counts.size:
+        faults.append(Fault(name, f"{entry.sums.size} values do not divide into {entry.counts.size} matrices"))
+    return faults
+
+
+def _shape_faults(importance: Importance, tensor: Tensor, entry: Entry) -> list[Fault]:
+    expected = tensor.row_length * tensor.matrices
+    if entry.sums.size == expected and entry.counts.size in (1, tensor.matrices):
+        return []
+    shape = "×".join(str(length) for length in tensor.shape)
+    what = f"{entry.sums.size} values in {_title(importance)}, but the tensor is {shape} and needs {expected}"
+    return [Fault(tensor.name, f"{what}: the importance of another model?")]
