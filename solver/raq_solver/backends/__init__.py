@@ -1,0 +1,1 @@
+"""Solvers of knapsacks: arrays in, arrays out. Nothing here knows names."""

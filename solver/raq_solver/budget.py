@@ -1,0 +1,82 @@
+"""Budgets: what the user asks for, in the user's unit, and the whole bytes it stands for.
+
+Text becomes an exact number once, here, and whole bytes once, here. No float ever carries a size.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+from raq_solver.errors import Fault, InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class BitsPerWeight:
+    """Bits of tensor data per weight, over all weights of the file, as llama.cpp prints it."""
+
+    bits: Fraction
+
+    def __str__(self) -> str:
+        return f"{float(self.bits):.6g} bpw"
+
+
+@dataclass(frozen=True, slots=True)
+class TotalBytes:
+    """Bytes of tensor data of the whole file."""
+
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count:,} bytes"
+
+
+Budget = BitsPerWeight | TotalBytes
+"""What the user asked for."""
+
+_BYTES: Final = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_PATTERN: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
+
+
+def parse_budget(text: str) -> Budget:
+    """Read `5.7`, `5.7bpw`, `4.2GiB`, `17GB`, `900MB` or `123456B`.
+
+    A number without a unit is bits per weight. GB is 10^9 bytes, GiB 2^30. Fractions of a byte are cut off.
+    Raises InvalidInput for anything else, and for zero.
+    """
+    found = _PATTERN.fullmatch(text)
+    unit = found[2].casefold() if found else ""
+    if not found or (unit not in _BYTES and unit not in ("", "bpw")):
+        raise InvalidInput(Fault(text, "not a budget; write bits per weight (5.7) or a size (4.2GiB, 17GB)"))
+    number = Fraction(found[1])
+    if number == 0:
+        raise InvalidInput(Fault(text, "a budget must be more than zero"))
+    if unit in ("", "bpw"):
+        if number > 64:
+            raise InvalidInput(Fault(text, "more than 64 bits per weight; for a size write its unit, as in 17GB"))
+        return BitsPerWeight(number)
+    return TotalBytes(int(number * _BYTES[unit]))
+
+
+def capacity_bytes(budget: Budget, weights: int) -> int:
+    """The most bytes of tensor data that the budget allows for a file of so many weights."""
+    match budget:
+        case BitsPerWeight(bits):
+            return int(bits * weights / 8)
+        case TotalBytes(count):
+            return count
+
+
+def bits_per_weight(size: int, weights: int) -> Fraction:
+    """Bits per weight of `size` bytes over `weights` weights, exactly."""
+    return Fraction(8 * size, weights)

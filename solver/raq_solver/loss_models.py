@@ -1,0 +1,82 @@
+"""Loss models: how measured facts become a predicted loss, each one function of a profile.
+
+All are sums over tensors. HIGGS' linearity theorem (arXiv 2411.17525) is why that is fair for moderate errors; where
+it is not, the check shows it.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+
+from raq_solver.errors import Fault, InvalidInput, near_misses
+from raq_solver.losses import LossTable
+from raq_solver.profile import Profile
+
+LossModel = Callable[[Profile], LossTable]
+"""A way to predict losses."""
+
+
+def relative(profile: Profile) -> LossTable:
+    """Every tensor's relative output error counts alike: L = E.
+
+    Assumes that a given relative change of any tensor's output moves the model equally. In units of relative
+    error, not nats: only comparisons mean something.
+    """
+    return _table(profile, np.ones(len(profile.tensors)), "relative output error")
+
+
+def activation(profile: Profile) -> LossTable:
+    """Σ h ΔW², the expected squared change of each tensor's output: L = energy × E.
+
+    The measure of the RA articles and of llama.cpp's `--target-bpw` patch before its corrections. Assumes that all
+    outputs live on one scale, which residual networks do not fulfil.
+    """
+    return _table(profile, profile.energies, "squared change of activations")
+
+
+def measured(profile: Profile) -> LossTable:
+    """L = s × E with the measured sensitivity s of each tensor, in nats per token.
+
+    Tensors without a measurement get the median of the measured ones. Raises InvalidInput when nothing was measured.
+    """
+    known = np.isfinite(profile.sensitivities)
+    if not known.any():
+        what = "holds no sensitivities; measure them (raq-client sensitivity) or use the loss model relative"
+        raise InvalidInput(Fault("profile", what))
+    median = float(np.median(profile.sensitivities[known]))
+    return _table(
+        profile,
+        np.where(known, profile.sensitivities, median),
+        f"measured sensitivity of {int(known.sum())} tensors",
+    )
+
+
+LOSS_MODELS: Final[Mapping[str, LossModel]] = MappingProxyType(
+    {"relative": relative, "activation": activation, "measured": measured}
+)
+"""The loss models by name."""
+
+
+def loss_model(name: str) -> LossModel:
+    """The loss model of that name. Raises InvalidInput with the nearest names."""
+    found = LOSS_MODELS.get(name)
+    if found is None:
+        what = f"no such loss model{near_misses(name, LOSS_MODELS)}; there are {', '.join(LOSS_MODELS)}"
+        raise InvalidInput(Fault(name, what))
+    return found
+
+
+def _table(profile: Profile, factors: Float64[np.ndarray, " tensors"], source: str) -> LossTable:
+    # A tensor that stays what it is loses nothing, whatever its factor.
+    losses = np.where(np.isfinite(profile.relative_errors), factors[:, None] * profile.relative_errors, np.inf)
+    return LossTable(
+        tensors=tuple(tensor.name for tensor in profile.tensors),
+        quant_types=tuple(quant_type.name for quant_type in profile.quant_types),
+        weights=profile.weights,
+        sizes=profile.sizes,
+        losses=losses,
+        source=source,
+    )

@@ -1,0 +1,97 @@
+"""A profile: everything that was measured of a model, from which any budget can be solved without the model.
+
+Rules
+- Rows are the tensors of the file in file order, columns the quant types looked at.
+- A relative error of infinity means that this tensor can't be stored as that type.
+- Sizes follow from shapes and the catalogue; they are not stored twice.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from raq_solver.errors import Fault, raise_faults
+from raq_solver.quant_types import QuantType
+from raq_solver.tensors import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Measured facts of one model.
+
+    `relative_errors` [tensors × types]: Σ h (W - Ŵ)² / Σ h W², h the importance of an input column; infinite where
+    the type is not possible. `energies`: Σ h W² per tensor. `sensitivities`: nats per token of the whole model per
+    unit of relative error, NaN where not measured; `sensitivity_errors` their standard errors.
+    `provenance` says what the numbers were made from (digests, versions), for the report.
+
+    Raises InvalidInput with every fault.
+    """
+
+    tensors: tuple[Tensor, ...]
+    quant_types: tuple[QuantType, ...]
+    relative_errors: Float64[np.ndarray, "tensors types"]
+    energies: Float64[np.ndarray, " tensors"]
+    sensitivities: Float64[np.ndarray, " tensors"]
+    sensitivity_errors: Float64[np.ndarray, " tensors"]
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        for array in self._arrays():
+            array.setflags(write=False)
+        raise_faults(self._faults())
+
+    @property
+    def sizes(self) -> Int64[np.ndarray, "tensors types"]:
+        """Exact bytes of each tensor at each type; 0 where the rows do not divide into its blocks."""
+        return np.array(
+            [[q.size(t.weights) if q.fits(t.row_length) else 0 for q in self.quant_types] for t in self.tensors],
+            dtype=np.int64,
+        )
+
+    @property
+    def weights(self) -> Int64[np.ndarray, " tensors"]:
+        """Weights of each tensor."""
+        return np.array([tensor.weights for tensor in self.tensors], dtype=np.int64)
+
+    def digest(self) -> str:
+        """SHA-256 over a canonical form: equal digests mean the same profile."""
+        header = {
+            "tensors": [(t.name, t.shape, t.source_type.name) for t in self.tensors],
+            "quant_types": [q.name for q in self.quant_types],
+            "provenance": dict(self.provenance),
+        }
+        state = hashlib.sha256(b"raq profile 1\0" + json.dumps(header, sort_keys=True).encode())
+        for array in self._arrays():
+            state.update(np.ascontiguousarray(array).astype("<f8").tobytes())
+        return state.hexdigest()
+
+    def _arrays(self) -> tuple[np.ndarray, ...]:
+        return self.relative_errors, self.energies, self.sensitivities, self.sensitivity_errors
+
+    def _faults(self) -> list[Fault]:
+        shape = (len(self.tensors), len(self.quant_types))
+        if [array.shape for array in self._arrays()] != [shape, shape[:1], shape[:1], shape[:1]]:
+            shapes = ", ".join(str(array.shape) for array in self._arrays())
+            return [Fault("profile", f"{shape[0]} tensors × {shape[1]} types, but arrays have shapes {shapes}")]
+        faults = []
+        for row, tensor in enumerate(self.tensors):
+            errors = self.relative_errors[row]
+            if np.isnan(errors).any() or (errors < 0).any():
+                faults.append(Fault(tensor.name, "has a relative error that is negative or not a number"))
+            faults += [
+                Fault(tensor.name, f"rows of {tensor.row_length} weights can't be stored as {q.name}")
+                for q, error in zip(self.quant_types, errors, strict=True)
+                if np.isfinite(error) and not q.fits(tensor.row_length)
+            ]
+            if not np.isfinite(errors).any():
+                faults.append(Fault(tensor.name, "has no possible quant type"))
+            sensitivity = self.sensitivities[row]
+            if np.isinf(sensitivity) or sensitivity < 0:
+                faults.append(Fault(tensor.name, f"sensitivity {sensitivity}; must be at least 0"))
+        return faults

@@ -1,0 +1,94 @@
+"""The catalogue: every ggml block format that a GGUF file may store weights in.
+
+A quant type stores a row of weights in whole blocks, so a row's length must be a multiple of the block.
+The same facts stand in `bindings_native/src/quant_types.def`; tests prove both equal to gguf-py's table.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
+from typing import Final
+
+from raq_solver.errors import Fault, UnknownQuantType, near_misses
+
+
+@dataclass(frozen=True, slots=True)
+class QuantType:
+    """A ggml block format: `weights_per_block` weights are stored in `bytes_per_block` bytes."""
+
+    name: str
+    ggml_id: int
+    weights_per_block: int
+    bytes_per_block: int
+
+    @property
+    def bits_per_weight(self) -> Fraction:
+        """Bits per weight, exactly."""
+        return Fraction(8 * self.bytes_per_block, self.weights_per_block)
+
+    def fits(self, row_length: int) -> bool:
+        """Whether rows of this many weights divide into whole blocks."""
+        return row_length % self.weights_per_block == 0
+
+    def size(self, weights: int) -> int:
+        """Bytes of this many weights, which must be whole blocks."""
+        blocks, rest = divmod(weights, self.weights_per_block)
+        assert rest == 0, f"{weights} weights are not whole blocks of {self.name}"
+        return blocks * self.bytes_per_block
+
+
+# name, ggml id, weights per block, bytes per block. Source: ggml.h (enum ggml_type) and ggml-common.h of ggml 0.25.
+_ROWS: Final = (
+    ("F32", 0, 1, 4),
+    ("F16", 1, 1, 2),
+    ("BF16", 30, 1, 2),
+    ("Q8_0", 8, 32, 34),
+    ("Q6_K", 14, 256, 210),
+    ("Q5_1", 7, 32, 24),
+    ("Q5_K", 13, 256, 176),
+    ("Q5_0", 6, 32, 22),
+    ("Q4_1", 3, 32, 20),
+    ("Q4_K", 12, 256, 144),
+    ("Q4_0", 2, 32, 18),
+    ("IQ4_NL", 20, 32, 18),
+    ("IQ4_XS", 23, 256, 136),
+    ("MXFP4", 39, 32, 17),
+    ("NVFP4", 40, 64, 36),
+    ("Q3_K", 11, 256, 110),
+    ("IQ3_S", 21, 256, 110),
+    ("IQ3_XXS", 18, 256, 98),
+    ("Q2_K", 10, 256, 84),
+    ("IQ2_S", 22, 256, 82),
+    ("IQ2_XS", 17, 256, 74),
+    ("Q2_0", 42, 64, 18),
+    ("IQ2_XXS", 16, 256, 66),
+    ("TQ2_0", 35, 256, 66),
+    ("IQ1_M", 29, 256, 56),
+    ("TQ1_0", 34, 256, 54),
+    ("IQ1_S", 19, 256, 50),
+    ("Q1_0", 41, 128, 18),
+)
+
+CATALOGUE: Final[Mapping[str, QuantType]] = MappingProxyType({row[0]: QuantType(*row) for row in _ROWS})
+"""All known quant types by name, as ggml spells them."""
+
+_BY_FOLDED_NAME: Final = {name.casefold(): quant_type for name, quant_type in CATALOGUE.items()}
+_BY_GGML_ID: Final = {quant_type.ggml_id: quant_type for quant_type in CATALOGUE.values()}
+
+
+def quant_type(name: str) -> QuantType:
+    """The quant type of that name; upper and lower case are alike, as in llama.cpp.
+
+    Raises UnknownQuantType with the nearest known names.
+    """
+    found = _BY_FOLDED_NAME.get(name.strip().casefold())
+    if found is None:
+        hint = near_misses(name, CATALOGUE) or f"; known types: {', '.join(CATALOGUE)}"
+        raise UnknownQuantType(Fault(name, f"no such quant type{hint}"))
+    return found
+
+
+def quant_type_by_ggml_id(ggml_id: int) -> QuantType | None:
+    """The quant type with that number in GGUF files, or None when the catalogue has none."""
+    return _BY_GGML_ID.get(ggml_id)

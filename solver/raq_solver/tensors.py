@@ -1,0 +1,44 @@
+"""A tensor of a model file, as the header describes it."""
+
+import math
+from dataclasses import dataclass
+
+from raq_solver.quant_types import QuantType
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named array of weights.
+
+    `shape` is in GGUF order: the first number is the row length, along which blocks run. A third number above 1
+    counts matrices (the experts of a mixture-of-experts layer). `source_type` is the type it is stored in now.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    source_type: QuantType
+
+    @property
+    def row_length(self) -> int:
+        """Weights in a row."""
+        return self.shape[0]
+
+    @property
+    def matrices(self) -> int:
+        """Matrices stacked in the tensor: experts, or 1."""
+        return math.prod(self.shape[2:])
+
+    @property
+    def weights(self) -> int:
+        """Weights in all."""
+        return math.prod(self.shape)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all matrices."""
+        return self.weights // self.row_length if self.row_length else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes as stored now."""
+        return self.source_type.size(self.weights)

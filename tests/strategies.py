@@ -1,0 +1,49 @@
+"""Hypothesis strategies, one per domain type, shared by all property tests."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+from raq_solver.knapsack import Knapsack
+
+
+@st.composite
+def knapsacks(
+    draw: st.DrawFn, *, most_rows: int = 6, most_types: int = 5, largest_size: int = 40, feasible: bool | None = None
+) -> Knapsack:
+    """Knapsacks with the shapes that are hard: a row that owns most of the bytes, few distinct sizes, losses that do
+    not fall with size, zeros, many orders of magnitude, rows with one allowed cell, capacities met exactly."""
+    rows = draw(st.integers(1, most_rows))
+    types = draw(st.integers(1, most_types))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["random", "few sizes", "proportional", "one giant"]))
+    sizes = rng.integers(1, largest_size + 1, (rows, types))
+    if kind == "few sizes":
+        sizes = rng.choice([3, 7, 21], (rows, types))
+    if kind == "proportional":
+        sizes = np.outer(rng.integers(1, 6, rows), rng.integers(1, 8, types))
+    if kind == "one giant":
+        sizes[0] += rows * largest_size * np.arange(1, types + 1) // 3
+    losses = _losses(draw, rng, sizes)
+    losses[rng.random(losses.shape) < draw(st.sampled_from([0.0, 0.3]))] = np.inf
+    for row in np.flatnonzero(~np.isfinite(losses).any(axis=1)):
+        losses[row, rng.integers(types)] = rng.random()
+    least = int(np.where(np.isfinite(losses), sizes, 1 << 40).min(axis=1).sum())
+    most = int(np.where(np.isfinite(losses), sizes, 0).max(axis=1).sum())
+    lowest = least if feasible else max(0, least - 3)
+    capacity = draw(st.integers(lowest, most + 3)) if feasible is not False else max(0, least - 1)
+    return Knapsack(sizes.astype(np.int64), losses, capacity)
+
+
+def _losses(draw: st.DrawFn, rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:
+    kind = draw(st.sampled_from(["random", "falling", "proportional", "whole numbers", "zeros", "wide"]))
+    if kind == "falling":
+        return rng.random(len(sizes))[:, None] * 0.5 ** (8.0 * sizes / sizes.max())
+    if kind == "proportional":
+        return (sizes.max(axis=1, keepdims=True) - sizes) * 0.125
+    if kind == "whole numbers":
+        return rng.integers(0, 4, sizes.shape).astype(float)
+    if kind == "zeros":
+        return np.zeros(sizes.shape)
+    if kind == "wide":
+        return 10.0 ** rng.uniform(-12, 3, sizes.shape)
+    return rng.random(sizes.shape)
