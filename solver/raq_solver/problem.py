@@ -83,9 +83,9 @@ def _permitted(
             permitted[:] = False
             permitted[:, column[name]] = True
         case Floor(bits=bits):
-            permitted = _bits(table, rows) * bits.denominator >= bits.numerator * table.weights[rows, None]
+            permitted = _bits(table, rows) * bits.denominator >= bits.numerator * _weights(table, rows)
         case Ceiling(bits=bits):
-            permitted = _bits(table, rows) * bits.denominator <= bits.numerator * table.weights[rows, None]
+            permitted = _bits(table, rows) * bits.denominator <= bits.numerator * _weights(table, rows)
         case Exclude(quant_types=names):
             permitted[:, [column[name] for name in names]] = False
         case Tie():
@@ -96,6 +96,10 @@ def _permitted(
 def _bits(table: LossTable, rows: list[int]) -> np.ndarray:
     # Python's whole numbers: bits times a denominator may pass 2^63.
     return 8 * table.sizes[rows].astype(object)
+
+
+def _weights(table: LossTable, rows: list[int]) -> np.ndarray:
+    return table.weights[rows, None].astype(object)
 
 
 def _constraint_faults(constraint: Constraint, table: LossTable, where: str) -> list[Fault]:
@@ -114,6 +118,8 @@ def _constraint_faults(constraint: Constraint, table: LossTable, where: str) -> 
         case Floor(bits=bits) | Ceiling(bits=bits):
             if bits <= 0:
                 faults.append(Fault(where, f"{bits} bits; must be more than 0"))
+            if max(abs(bits.numerator), bits.denominator) >= 2**63:
+                faults.append(Fault(where, "bits have more digits than a message can carry"))
             if table.total_weights == 0:
                 faults.append(Fault(where, "needs the number of weights of every tensor"))
         case Tie(tensors=names):
