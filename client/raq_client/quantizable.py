@@ -1,0 +1,123 @@
+"""Which tensors may be quantized, and to which types: llama.cpp's rules.
+
+Source: tensor_allows_quantization, tensor_type_fallback and tensor_requires_imatrix in src/llama-quant.cpp of
+llama.cpp 0c1e57098.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from raq_solver.quant_types import CATALOGUE, QuantType
+from raq_solver.tensors import Tensor
+
+EMBEDDINGS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
+OUTPUT: Final = "output.weight"
+
+_NEVER_NAMED: Final = ("position_embd.weight", "token_types.weight")
+_TIME_MIX: Final = "first w0 w1 w2 v0 v1 v2 a0 a1 a2 g1 g2 decay_w1 decay_w2 lerp_fused"
+_NEVER_CONTAINING: Final = (
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_tid2eid.weight",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "indexer.k_proj.weight",
+    "indexer.q_proj.weight",
+    *(f"time_mix_{part}.weight" for part in _TIME_MIX.split()),
+    "attn_rel_b.weight",
+    ".position_embd",
+    "sam.pos_embd",
+    "sam.neck.",
+    "sam.net_",
+    ".rel_pos",
+    ".patch_embd",
+    ".patch_merger",
+    "a.rvq.codebook",
+    "mm.a.code_embd",
+)
+_NEVER_IN_ARCHITECTURE: Final = {
+    "glm5-next": (
+        "hc_",
+        "indexer.attn_q_b",
+        "indexer.attn_k",
+        "indexer.proj",
+        "indexer_compressor_gate",
+        "indexer_compressor_ape",
+        *(f"ssm_{part}.weight" for part in ("f_a", "f_b", "g_a", "g_b", "beta")),
+        "attn_kv_a_mqa.weight",
+        "attn_k_b.weight",
+        "attn_v_b.weight",
+    )
+}
+# What a type becomes where rows do not divide into its blocks; where that does not fit either, F16.
+_FALLBACK: Final = {
+    **dict.fromkeys(
+        ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"),
+        "IQ4_NL",
+    ),
+    **dict.fromkeys(("Q2_0", "Q2_K", "Q3_K", "TQ1_0", "TQ2_0"), "Q4_0"),
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+}
+_LAST_RESORT: Final = CATALOGUE["F16"]
+_NO_FALLBACK: Final = ("Q1_0", "NVFP4")
+_NEEDS_IMPORTANCE: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+
+
+def is_quantizable(tensor: Tensor, architecture: str = "") -> bool:
+    """Whether llama.cpp would ever change this tensor's type.
+
+    Never: vectors, whatever is not called a weight, norms, routers, short convolutions and the like.
+    """
+    name = tensor.name
+    parts = _NEVER_CONTAINING + _NEVER_IN_ARCHITECTURE.get(architecture, ())
+    return (
+        any(length > 1 for length in tensor.shape[1:])
+        and name.endswith("weight")
+        and name not in _NEVER_NAMED
+        and not any(part in name for part in parts)
+        and tensor.source_type.name in CATALOGUE
+    )
+
+
+def fitting_type(wanted: QuantType, row_length: int) -> QuantType | None:
+    """`wanted`, or what llama.cpp writes instead where rows of this length do not divide into its blocks.
+
+    None where llama.cpp has no substitute and gives up (Q1_0, NVFP4).
+    """
+    if wanted.fits(row_length):
+        return wanted
+    if wanted.name in _NO_FALLBACK:
+        return None
+    substitute = CATALOGUE.get(_FALLBACK.get(wanted.name, ""), _LAST_RESORT)
+    return substitute if substitute.fits(row_length) else _LAST_RESORT
+
+
+def needs_importance(quant_type: QuantType, name: str) -> bool:
+    """Whether llama.cpp refuses to write this tensor as that type without importance."""
+    return quant_type.name in _NEEDS_IMPORTANCE and name not in (*EMBEDDINGS, OUTPUT)
+
+
+def candidates(
+    tensor: Tensor, wanted: Iterable[QuantType], *, architecture: str = "", has_importance: bool = True
+) -> tuple[QuantType, ...]:
+    """The types to choose from for this tensor, given those asked for; never empty, without repetition.
+
+    A type that does not fit the rows is replaced by llama.cpp's substitute, one above the tensor's present bits by its
+    present type (more bits can't bring back what is not there), one that needs importance is left out without it.
+    A tensor that may not be quantized keeps its type, as does one for which nothing asked for is possible.
+    """
+    if not is_quantizable(tensor, architecture):
+        return (tensor.source_type,)
+    found: dict[QuantType, None] = {}
+    for quant_type in wanted:
+        fitting = fitting_type(quant_type, tensor.row_length)
+        if fitting is None or (needs_importance(fitting, tensor.name) and not has_importance):
+            continue
+        grows = fitting.bits_per_weight > tensor.source_type.bits_per_weight
+        found[tensor.source_type if grows else fitting] = None
+    return tuple(found) or (tensor.source_type,)
