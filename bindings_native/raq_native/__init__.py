@@ -1,0 +1,29 @@
+"""Block formats of GGUF on arrays: quantize, dequantize, and what that does to the weights.
+
+Everything is native code (bindings_native/src); this package imports nothing of ours. Arrays are never converted:
+weights are C-ordered float32[rows, row length], importance float32[row length], blocks uint8[rows, row bytes].
+"""
+
+from raq_native._raq_native import QUANT_TYPES as QUANT_TYPES
+from raq_native._raq_native import ErrorSums as ErrorSums
+from raq_native._raq_native import QuantType as QuantType
+from raq_native._raq_native import cuda_built as cuda_built
+from raq_native._raq_native import cuda_devices as cuda_devices
+from raq_native._raq_native import dequantize as dequantize
+from raq_native._raq_native import instruction_sets as instruction_sets
+from raq_native._raq_native import measure_error as measure_error
+from raq_native._raq_native import measure_errors as measure_errors
+from raq_native._raq_native import quantize as quantize
+
+__all__ = [
+    "QUANT_TYPES",
+    "ErrorSums",
+    "QuantType",
+    "cuda_built",
+    "cuda_devices",
+    "dequantize",
+    "instruction_sets",
+    "measure_error",
+    "measure_errors",
+    "quantize",
+]

@@ -1,0 +1,114 @@
+"""
+Quantizes, dequantizes and measures arrays in the block formats of GGUF.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+class QuantType:
+    """A ggml block format."""
+
+    @property
+    def name(self) -> str:
+        """ggml's name in capitals: Q4_K."""
+
+    @property
+    def ggml_id(self) -> int: ...
+
+    @property
+    def weights_per_block(self) -> int: ...
+
+    @property
+    def bytes_per_block(self) -> int: ...
+
+    def __repr__(self) -> str: ...
+
+class ErrorSums:
+    """
+    Sums over the weights w of a tensor, r what w becomes, h its column's importance (1 where none was given).
+    """
+
+    @property
+    def weighted_squared_error(self) -> float:
+        """Sum of h (w - r)^2."""
+
+    @property
+    def weighted_energy(self) -> float:
+        """Sum of h w^2."""
+
+    @property
+    def squared_error(self) -> float:
+        """Sum of (w - r)^2."""
+
+    @property
+    def energy(self) -> float:
+        """Sum of w^2."""
+
+    @property
+    def restored_energy(self) -> float:
+        """Sum of r^2."""
+
+    @property
+    def product(self) -> float:
+        """Sum of w r."""
+
+    @property
+    def max_error(self) -> float:
+        """Largest |w - r|."""
+
+    @property
+    def cosine(self) -> float:
+        """
+        Cosine of the angle between the tensor before and after; 1 if both are zero, 0 if one is.
+        """
+
+QUANT_TYPES: tuple[QuantType, ...]
+"""Every quant type there are kernels for, in the order of ggml's ids."""
+
+cuda_built: bool
+"""Whether this build has CUDA kernels; `cuda_devices` says whether they can run."""
+
+def quantize(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', device: str = 'cpu', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C')]:
+    """
+    Blocks of each row, uint8[rows, row bytes].
+
+    Importance is per column, not negative, in any unit; without it all columns count alike. The search
+    minimizes the sum of h (w - r)^2. `threads` 0 means one per processor; `effort` is 'fast' or 'best'
+    (wider search, same format); `device` is 'cpu' or 'cuda'. Neither threads nor device nor
+    `instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a byte.
+
+    Raises ValueError for an unknown name, a row length that the block does not divide, importance of
+    another length or with a negative or non-finite value, and a NaN or infinite weight (its place is
+    named); RuntimeError if CUDA is asked for and absent, or fails.
+    """
+
+def dequantize(quant_type: str, blocks: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)], row_length: int, *, threads: int = 0, device: str = 'cpu', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C')]:
+    """
+    Weights of each row, float32[rows, row_length]. Any bytes give some floats.
+
+    Raises ValueError if the rows' bytes and row_length do not belong together.
+    """
+
+def measure_error(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', device: str = 'cpu', instruction_set: str = 'automatic') -> ErrorSums:
+    """
+    What `quantize` followed by `dequantize` does to the weights, without keeping either result.
+
+    Raises as `quantize` does.
+    """
+
+def measure_errors(quant_types: Sequence[str], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', device: str = 'cpu', instruction_set: str = 'automatic') -> list[ErrorSums]:
+    """`measure_error` for several quant types in one pass over the weights."""
+
+def instruction_sets() -> list[str]:
+    """
+    Names of the instruction sets this build holds and this processor runs, lowest first.
+    """
+
+def cuda_devices() -> list[str]:
+    """
+    Names of the CUDA devices; empty without a driver, a device or a CUDA build.
+    """

@@ -1,0 +1,187 @@
+// The Python module: array shapes and types, names and docstrings. No arithmetic.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <memory>
+#include <optional>
+
+#include "cuda.hpp"
+#include "quantizer.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Weights = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Importance = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Blocks = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using NewWeights = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
+using NewBlocks = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<2>, nb::c_contig>;
+
+template <class Array, class Value>
+Array new_array(std::unique_ptr<Value[]> data, std::int64_t rows, std::int64_t columns) {
+  Value* pointer = data.release();
+  nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<Value*>(p); });
+  return Array(pointer, {static_cast<std::size_t>(rows), static_cast<std::size_t>(columns)}, owner);
+}
+
+raq::Rows rows_of(const Weights& weights, const std::optional<Importance>& importance) {
+  const raq::Rows rows{weights.data(), importance ? importance->data() : nullptr,
+                       static_cast<std::int64_t>(weights.shape(0)), static_cast<std::int64_t>(weights.shape(1))};
+  if (!importance) return rows;
+  if (importance->shape(0) != weights.shape(1))
+    throw std::invalid_argument("importance has " + std::to_string(importance->shape(0)) +
+                                " values for a row length of " + std::to_string(rows.length));
+  for (std::int64_t i = 0; i < rows.length; ++i)
+    if (!(rows.importance[i] >= 0.0f && std::isfinite(rows.importance[i])))
+      throw std::invalid_argument("importance [" + std::to_string(i) + "] is negative, NaN or infinite");
+  return rows;
+}
+
+raq::Options options_of(int threads, const std::string& effort, const std::string& instruction_set) {
+  raq::Options options;
+  if (threads < 0) throw std::invalid_argument("threads is negative");
+  options.threads = threads;
+  if (effort != "fast" && effort != "best")
+    throw std::invalid_argument("unknown effort '" + effort + "': it is 'fast' or 'best'");
+  options.effort = effort == "best" ? raq::Effort::best : raq::Effort::fast;
+  options.instruction_set = raq::find_instruction_set(instruction_set);
+  return options;
+}
+
+bool on_cuda(const std::string& device) {
+  if (device != "cpu" && device != "cuda")
+    throw std::invalid_argument("unknown device '" + device + "': it is 'cpu' or 'cuda'");
+  return device == "cuda";
+}
+
+NewBlocks quantize(const std::string& quant_type, const Weights& weights, const std::optional<Importance>& importance,
+                   int threads, const std::string& effort, const std::string& device,
+                   const std::string& instruction_set) {
+  const raq::QuantType& type = raq::find_quant_type(quant_type);
+  const raq::Rows rows = rows_of(weights, importance);
+  const raq::Options options = options_of(threads, effort, instruction_set);
+  const bool cuda = on_cuda(device);
+  const std::int64_t row_bytes = type.row_bytes(rows.length);
+  std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[rows.count * row_bytes]);
+  {
+    const nb::gil_scoped_release unlocked;
+    if (cuda)
+      raq::cuda::quantize(type, rows, options.effort, blocks.get());
+    else
+      raq::quantize(type, rows, options, blocks.get());
+  }
+  return new_array<NewBlocks>(std::move(blocks), rows.count, row_bytes);
+}
+
+NewWeights dequantize(const std::string& quant_type, const Blocks& blocks, std::int64_t row_length, int threads,
+                      const std::string& device, const std::string& instruction_set) {
+  const raq::QuantType& type = raq::find_quant_type(quant_type);
+  const raq::Options options = options_of(threads, "fast", instruction_set);
+  const bool cuda = on_cuda(device);
+  if (row_length < 0) throw std::invalid_argument("row length is negative");
+  const std::int64_t count = static_cast<std::int64_t>(blocks.shape(0)), row_bytes = type.row_bytes(row_length);
+  if (static_cast<std::int64_t>(blocks.shape(1)) != row_bytes)
+    throw std::invalid_argument("rows of " + std::to_string(blocks.shape(1)) + " bytes, but " +
+                                std::to_string(row_length) + " weights of " + type.name + " take " +
+                                std::to_string(row_bytes));
+  std::unique_ptr<float[]> weights(new float[count * row_length]);
+  {
+    const nb::gil_scoped_release unlocked;
+    if (cuda)
+      raq::cuda::dequantize(type, blocks.data(), count, row_length, weights.get());
+    else
+      raq::dequantize(type, blocks.data(), count, row_length, options, weights.get());
+  }
+  return new_array<NewWeights>(std::move(weights), count, row_length);
+}
+
+std::vector<raq::ErrorSums> measure_errors(const std::vector<std::string>& quant_types, const Weights& weights,
+                                           const std::optional<Importance>& importance, int threads,
+                                           const std::string& effort, const std::string& device,
+                                           const std::string& instruction_set) {
+  std::vector<raq::QuantType> types;
+  for (const std::string& name : quant_types) types.push_back(raq::find_quant_type(name));
+  const raq::Rows rows = rows_of(weights, importance);
+  const raq::Options options = options_of(threads, effort, instruction_set);
+  const bool cuda = on_cuda(device);
+  const nb::gil_scoped_release unlocked;
+  return cuda ? raq::cuda::measure(types, rows, options.effort) : raq::measure(types, rows, options);
+}
+
+raq::ErrorSums measure_error(const std::string& quant_type, const Weights& weights,
+                             const std::optional<Importance>& importance, int threads, const std::string& effort,
+                             const std::string& device, const std::string& instruction_set) {
+  return measure_errors({quant_type}, weights, importance, threads, effort, device, instruction_set).front();
+}
+
+void bind_records(nb::module_& module) {
+  nb::class_<raq::QuantType>(module, "QuantType", "A ggml block format.")
+      .def_ro("name", &raq::QuantType::name, "ggml's name in capitals: Q4_K.")
+      .def_ro("ggml_id", &raq::QuantType::ggml_id)
+      .def_ro("weights_per_block", &raq::QuantType::weights_per_block)
+      .def_ro("bytes_per_block", &raq::QuantType::bytes_per_block)
+      .def("__repr__", [](const raq::QuantType& type) { return "QuantType(" + std::string(type.name) + ")"; });
+
+  nb::class_<raq::ErrorSums>(module, "ErrorSums",
+                             "Sums over the weights w of a tensor, r what w becomes, h its column's importance (1 where "
+                             "none was given).")
+      .def_ro("weighted_squared_error", &raq::ErrorSums::weighted_squared_error, "Sum of h (w - r)^2.")
+      .def_ro("weighted_energy", &raq::ErrorSums::weighted_energy, "Sum of h w^2.")
+      .def_ro("squared_error", &raq::ErrorSums::squared_error, "Sum of (w - r)^2.")
+      .def_ro("energy", &raq::ErrorSums::energy, "Sum of w^2.")
+      .def_ro("restored_energy", &raq::ErrorSums::restored_energy, "Sum of r^2.")
+      .def_ro("product", &raq::ErrorSums::product, "Sum of w r.")
+      .def_ro("max_error", &raq::ErrorSums::max_error, "Largest |w - r|.")
+      .def_prop_ro(
+          "cosine",
+          [](const raq::ErrorSums& sums) {
+            const double scale = std::sqrt(sums.energy) * std::sqrt(sums.restored_energy);
+            return scale > 0 ? sums.product / scale : (sums.energy == sums.restored_energy ? 1.0 : 0.0);
+          },
+          "Cosine of the angle between the tensor before and after; 1 if both are zero, 0 if one is.");
+}
+
+}  // namespace
+
+NB_MODULE(_raq_native, module) {
+  module.doc() = "Quantizes, dequantizes and measures arrays in the block formats of GGUF.";
+  bind_records(module);
+  nb::list types;
+  for (const raq::QuantType& type : raq::quant_types()) types.append(nb::cast(type));
+  module.attr("QUANT_TYPES") = nb::tuple(types);
+  module.attr("cuda_built") = raq::cuda::built();
+
+  module.def("quantize", &quantize, "quant_type"_a, "weights"_a.noconvert(), "importance"_a.noconvert() = nb::none(),
+             nb::kw_only(), "threads"_a = 0, "effort"_a = "fast", "device"_a = "cpu", "instruction_set"_a = "automatic",
+             "Blocks of each row, uint8[rows, row bytes].\n\n"
+             "Importance is per column, not negative, in any unit; without it all columns count alike. The search\n"
+             "minimizes the sum of h (w - r)^2. `threads` 0 means one per processor; `effort` is 'fast' or 'best'\n"
+             "(wider search, same format); `device` is 'cpu' or 'cuda'. Neither threads nor device nor\n"
+             "`instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a byte.\n\n"
+             "Raises ValueError for an unknown name, a row length that the block does not divide, importance of\n"
+             "another length or with a negative or non-finite value, and a NaN or infinite weight (its place is\n"
+             "named); RuntimeError if CUDA is asked for and absent, or fails.");
+  module.def("dequantize", &dequantize, "quant_type"_a, "blocks"_a.noconvert(), "row_length"_a, nb::kw_only(),
+             "threads"_a = 0, "device"_a = "cpu", "instruction_set"_a = "automatic",
+             "Weights of each row, float32[rows, row_length]. Any bytes give some floats.\n\n"
+             "Raises ValueError if the rows' bytes and row_length do not belong together.");
+  module.def("measure_error", &measure_error, "quant_type"_a, "weights"_a.noconvert(),
+             "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
+             "device"_a = "cpu", "instruction_set"_a = "automatic",
+             "What `quantize` followed by `dequantize` does to the weights, without keeping either result.\n\n"
+             "Raises as `quantize` does.");
+  module.def("measure_errors", &measure_errors, "quant_types"_a, "weights"_a.noconvert(),
+             "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
+             "device"_a = "cpu", "instruction_set"_a = "automatic",
+             "`measure_error` for several quant types in one pass over the weights.");
+  module.def("instruction_sets", &raq::instruction_set_names,
+             "Names of the instruction sets this build holds and this processor runs, lowest first.");
+  module.def("cuda_devices", &raq::cuda::devices,
+             "Names of the CUDA devices; empty without a driver, a device or a CUDA build.");
+}

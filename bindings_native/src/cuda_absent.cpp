@@ -1,0 +1,23 @@
+// Stands in for quantize_cuda.cu in a build without CUDA.
+#include "cuda.hpp"
+
+namespace raq::cuda {
+namespace {
+
+[[noreturn]] void refuse() {
+  throw std::runtime_error("this build of raq has no CUDA kernels: build it with a CUDA compiler, or use device='cpu'");
+}
+
+}  // namespace
+
+bool built() { return false; }
+
+std::vector<std::string> devices() { return {}; }
+
+void quantize(const QuantType&, const Rows&, Effort, std::uint8_t*) { refuse(); }
+
+void dequantize(const QuantType&, const std::uint8_t*, std::int64_t, std::int64_t, float*) { refuse(); }
+
+std::vector<ErrorSums> measure(const std::vector<QuantType>&, const Rows&, Effort) { refuse(); }
+
+}  // namespace raq::cuda

@@ -1,0 +1,65 @@
+// Q4_1 and Q5_1: 32 weights share a half-precision scale and base; w = d * code + m; 5 and 6 bits per weight.
+//
+// Bytes of Q4_1: 0 d, 2 m, 4..19 low four bits as in Q4_0. Bytes of Q5_1: 0 d, 2 m, 4..7 fifth bits, 8..23 low bits.
+#pragma once
+
+#include "../search_affine.hpp"
+#include "q4_0.hpp"
+
+namespace raq::RAQ_LEVEL {
+
+struct AffineScales {
+  StoredScale d, m;
+};
+
+template <int high>
+RAQ_INLINE AffineScales affine_codes(const Float* x, const Float* h, Unit unit, Effort effort, Int* codes) {
+  Float weight;
+  const int steps = effort == Effort::best ? 36 : 9;
+  const AffineFit fit = fit_affine<32, true>(x, h, high, steps, 0.9f / static_cast<float>(steps), weight);
+  const AffineScales stored{store_scale(fit.scale, unit), store_scale(fit.base, unit)};
+  const Float inverse = inverse_or_zero(stored.d.value);
+  for (int k = 0; k < 32; ++k)
+    codes[k] = truncate(nearest(clamp((x[k] - stored.m.value) * inverse, 0.0f, high)));
+  return stored;
+}
+
+struct Q4_1 {
+  static constexpr int weights = 32, bytes = 20;
+
+  RAQ_HD static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
+    Int codes[weights];
+    const AffineScales stored = affine_codes<15>(x, h, unit, effort, codes);
+    block.clear();
+    block.put_pair(0, stored.d.bits);
+    block.put_pair(2, stored.m.bits);
+    put_nibbles(block, 4, codes);
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0)), m = half_to_float(block.get_pair(2));
+    for (int k = 0; k < weights; ++k) x[k] = d * to_float(get_nibble(block, 4, k)) + m;
+  }
+};
+
+struct Q5_1 {
+  static constexpr int weights = 32, bytes = 24;
+
+  RAQ_HD static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
+    Int codes[weights];
+    const AffineScales stored = affine_codes<31>(x, h, unit, effort, codes);
+    block.clear();
+    block.put_pair(0, stored.d.bits);
+    block.put_pair(2, stored.m.bits);
+    put_fifth_bits(block, 4, codes);
+    put_nibbles(block, 8, codes);
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0)), m = half_to_float(block.get_pair(2));
+    for (int k = 0; k < weights; ++k)
+      x[k] = d * to_float(get_nibble(block, 8, k) | (get_fifth_bit(block, 4, k) << 4)) + m;
+  }
+};
+
+}  // namespace raq::RAQ_LEVEL

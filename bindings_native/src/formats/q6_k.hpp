@@ -1,0 +1,45 @@
+// Q6_K: 256 weights, 16 sub-blocks of 16; w = d * scale * code; code -32..31, scale -128..127; 6.5625 bits per weight.
+//
+// Bytes: 0..127 low four bits of code + 32, 128..191 upper two bits, 192..207 scales, 208 d. In each half of 128 weights
+// (64 and 32 bytes): low byte l has weights l and l + 64, low byte l + 32 has weights l + 32 and l + 96; bit pairs of
+// upper byte l belong to l, l + 32, l + 64, l + 96.
+#pragma once
+
+#include "../search_symmetric.hpp"
+#include "q2_k.hpp"
+
+namespace raq::RAQ_LEVEL {
+
+struct Q6_K {
+  static constexpr int weights = 256, bytes = 210;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
+    SymmetricSuperBlock<SymmetricShape{16, 16, -32, 31, -128, 127}> found;
+    found.search(x, h, unit, effort == Effort::best ? 18 : 9);
+    Int codes[weights];
+    to_codes(found.codes, splat(32), codes, weights);
+    block.clear();
+    for (int half = 0; half < 2; ++half)
+      for (int l = 0; l < 64; ++l) {
+        const Int* c = codes + 128 * half + l;
+        block.put(64 * half + l, (c[0] & 15) | ((c[64] & 15) << 4));
+      }
+    for (int k = 0; k < weights; ++k) codes[k] = codes[k] >> 4;
+    put_bit_pairs(block, 128, codes);
+    for (int j = 0; j < 16; ++j) block.put(192 + j, truncate(found.scales[j]) & 0xff);
+    block.put_pair(208, found.d.bits);
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(208));
+    for (int j = 0; j < 16; ++j) {
+      const Float scale = d * to_float(block.get_signed(192 + j));
+      for (int k = 16 * j; k < 16 * (j + 1); ++k) {
+        const Int low = (block.get(64 * (k / 128) + k % 64) >> (4 * (k % 128 / 64))) & 15;
+        x[k] = scale * to_float((low | (get_bit_pair(block, 128, k) << 4)) - 32);
+      }
+    }
+  }
+};
+
+}  // namespace raq::RAQ_LEVEL

@@ -1,0 +1,31 @@
+// Q8_0: 32 weights share one half-precision scale; w = d * code, code in [-127, 127]; 8.5 bits per weight.
+//
+// Bytes: 0 d, 2..33 codes. Codes are rounded with the scale as stored, not as computed.
+#pragma once
+
+#include "../search_symmetric.hpp"
+#include "../effort.hpp"
+
+namespace raq::RAQ_LEVEL {
+
+struct Q8_0 {
+  static constexpr int weights = 32, bytes = 34;
+
+  RAQ_HD static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
+    Float scale = magnitude(extreme_of<weights>(x)) * (1.0f / 127.0f);
+    if (effort == Effort::best) scale = fit_scale<weights>(x, h, -127.0f, 127.0f, 6, 0.4f).scale;
+    const StoredScale d = store_scale(scale, unit);
+    const Float inverse = inverse_or_zero(d.value);
+    block.clear();
+    block.put_pair(0, d.bits);
+    for (int k = 0; k < weights; ++k)
+      block.put(2 + k, truncate(nearest(clamp(x[k] * inverse, -127.0f, 127.0f))) & 0xff);
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0));
+    for (int k = 0; k < weights; ++k) x[k] = to_float(block.get_signed(2 + k)) * d;
+  }
+};
+
+}  // namespace raq::RAQ_LEVEL

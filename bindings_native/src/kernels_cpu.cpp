@@ -1,0 +1,99 @@
+// Compiled once per instruction-set level (RAQ_LEVEL, RAQ_LANES, -march differ); dispatch.cpp picks at run time.
+//
+// Rule: no function of the standard library that the linker could share with a copy compiled for another level.
+#include "kernels.hpp"
+
+#include "formats/all.hpp"
+#include "tiles.hpp"
+
+namespace raq::RAQ_LEVEL {
+namespace {
+
+std::int64_t first_non_finite(const float* weights, std::int64_t count) {
+  std::int32_t found = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::int32_t bits;
+    __builtin_memcpy(&bits, weights + i, sizeof bits);
+    found |= (bits & 0x7f800000) == 0x7f800000;
+  }
+  if (found == 0) return all_finite;
+  for (std::int64_t i = 0;; ++i)
+    if (!__builtin_isfinite(weights[i])) return i;
+}
+
+void add_lanes(const LaneErrors& found, int count, ErrorSums& sums) {
+  for (int i = 0; i < count; ++i) {
+    sums.weighted_squared_error += found.weighted_squared_error[i];
+    sums.weighted_energy += found.weighted_energy[i];
+    sums.squared_error += found.squared_error[i];
+    sums.energy += found.energy[i];
+    sums.restored_energy += found.restored_energy[i];
+    sums.product += found.product[i];
+    sums.max_error = found.max_error[i] > sums.max_error ? found.max_error[i] : sums.max_error;
+  }
+}
+
+// Calls `use(tile, quantized blocks, first block, block count)` for every tile of the rows.
+template <class Format, class Use>
+std::int64_t for_each_tile(const Rows& rows, Effort effort, Use use) {
+  const std::int64_t weights = rows.count * rows.length, blocks = weights / Format::weights;
+  const std::int64_t bad = first_non_finite(rows.weights, weights);
+  if (bad != all_finite) return bad;
+  Tile<Format::weights> tile;
+  Bytes<Format::bytes> block;
+  for (std::int64_t b = 0; b < blocks; b += lanes) {
+    const int count = static_cast<int>(blocks - b < lanes ? blocks - b : lanes);
+    tile.load(rows, b, count);
+    Format::quantize(tile.weights, tile.importance, tile.unit, effort, block);
+    use(tile, block, b, count);
+  }
+  return all_finite;
+}
+
+template <class Format>
+std::int64_t quantize(Rows rows, Effort effort, std::uint8_t* out) {
+  if constexpr (Format::weights == 1) rows.importance = nullptr;  // nothing to choose: spare the loading
+  return for_each_tile<Format>(rows, effort, [&](const auto&, const auto& block, std::int64_t first, int count) {
+    store_blocks(block, count, out + first * Format::bytes);
+  });
+}
+
+template <class Format>
+std::int64_t measure(Rows rows, Effort effort, ErrorSums& sums) {
+  return for_each_tile<Format>(rows, effort, [&](const auto& tile, const auto& block, std::int64_t, int count) {
+    Float restored[Format::weights];
+    Format::dequantize(block, restored);
+    add_lanes(errors_of(tile, restored), count, sums);
+  });
+}
+
+template <class Format>
+void dequantize(const std::uint8_t* blocks, std::int64_t block_count, float* weights) {
+  constexpr int K = Format::weights;
+  Bytes<Format::bytes> block;
+  Float restored[K];
+  for (std::int64_t b = 0; b < block_count; b += lanes) {
+    const int count = static_cast<int>(block_count - b < lanes ? block_count - b : lanes);
+    load_blocks(block, count, blocks + b * Format::bytes);
+    Format::dequantize(block, restored);
+    for (int i = 0; i < count; ++i)
+      for (int k = 0; k < K; ++k) weights[(b + i) * K + k] = lane(restored[k], i);
+  }
+}
+
+}  // namespace
+}  // namespace raq::RAQ_LEVEL
+
+#define RAQ_JOIN_(a, b) a##b
+#define RAQ_JOIN(a, b) RAQ_JOIN_(a, b)
+
+const raq::Kernels* raq::RAQ_JOIN(kernels_, RAQ_LEVEL)() {
+  static constexpr Kernels table[] = {
+#define RAQ_QUANT_TYPE(name, id, weights_per_block, bytes_per_block)                     \
+  {RAQ_LEVEL::quantize<RAQ_LEVEL::name>, RAQ_LEVEL::measure<RAQ_LEVEL::name>, \
+   RAQ_LEVEL::dequantize<RAQ_LEVEL::name>},
+#include "quant_types.def"
+#undef RAQ_QUANT_TYPE
+  };
+  return table;
+}

@@ -1,0 +1,109 @@
+// One source for every target: what differs between an x86 level, another CPU and a GPU.
+//
+// A format is written for ONE block. `Float` and `Int` hold a value of each of RAQ_LANES independent blocks:
+// on a CPU a vector register's worth, on a GPU (RAQ_LANES = 1) a thread's own. Rules that keep bytes equal
+// everywhere:
+//   - lanes never meet: no operation here reads another lane, so the number of lanes cannot change a result;
+//   - only +, -, *, /, sqrt, comparison and integer operations, each correctly rounded by IEEE 754, never
+//     contracted (-ffp-contract=off, --fmad=false) and never reordered (no -ffast-math);
+//   - no branch on a value: `select` computes both sides.
+// RAQ_LEVEL names the target; every header lives in its namespace, so that a linker cannot pick a function
+// compiled for a newer processor on behalf of an older one.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define RAQ_HD __device__
+#define RAQ_INLINE __device__ __forceinline__
+#define RAQ_NOINLINE __device__ __noinline__
+#define RAQ_UNROLL _Pragma("unroll")
+#else
+#define RAQ_HD inline
+#define RAQ_INLINE inline __attribute__((always_inline))
+#define RAQ_NOINLINE __attribute__((noinline))
+#define RAQ_UNROLL
+#endif
+
+namespace raq::RAQ_LEVEL {
+
+constexpr int lanes = RAQ_LANES;
+
+#if RAQ_LANES == 1
+using Float = float;
+using Int = std::int32_t;
+using Mask = bool;
+RAQ_INLINE Int float_bits(Float value) {
+  Int bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+RAQ_INLINE Float float_of_bits(Int bits) {
+  Float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+RAQ_INLINE Float to_float(Int value) { return static_cast<Float>(value); }
+RAQ_INLINE Int truncate(Float value) { return static_cast<Int>(value); }
+RAQ_INLINE float& lane(Float& value, int) { return value; }
+RAQ_INLINE std::int32_t& lane(Int& value, int) { return value; }
+#else
+typedef float Float __attribute__((vector_size(4 * RAQ_LANES)));
+typedef std::int32_t Int __attribute__((vector_size(4 * RAQ_LANES)));
+using Mask = Int;
+RAQ_INLINE Int float_bits(Float value) { return (Int)value; }
+RAQ_INLINE Float float_of_bits(Int bits) { return (Float)bits; }
+RAQ_INLINE Float to_float(Int value) { return __builtin_convertvector(value, Float); }
+RAQ_INLINE Int truncate(Float value) { return __builtin_convertvector(value, Int); }
+RAQ_INLINE float& lane(Float& value, int index) { return reinterpret_cast<float*>(&value)[index]; }
+RAQ_INLINE std::int32_t& lane(Int& value, int index) { return reinterpret_cast<std::int32_t*>(&value)[index]; }
+#endif
+
+RAQ_INLINE Float splat(float value) { return Float{} + value; }
+RAQ_INLINE Int splat(std::int32_t value) { return Int{} + value; }
+
+RAQ_INLINE Float select(Mask mask, Float yes, Float no) { return mask ? yes : no; }
+RAQ_INLINE Int select(Mask mask, Int yes, Int no) { return mask ? yes : no; }
+
+// A NaN in `a` gives `b`: whatever is clamped is a number afterwards, and converts alike everywhere.
+RAQ_INLINE Float smaller(Float a, Float b) { return a < b ? a : b; }
+RAQ_INLINE Float larger(Float a, Float b) { return a > b ? a : b; }
+RAQ_INLINE Float clamp(Float value, float low, float high) {
+  return smaller(larger(value, splat(low)), splat(high));
+}
+RAQ_INLINE Float magnitude(Float value) { return float_of_bits(float_bits(value) & 0x7fffffff); }
+
+// Nearest whole number, ties to even. Exact for |value| < 2^22: at 1.5 * 2^23 the unit in the last place is 1.
+RAQ_INLINE Float nearest(Float value) { return (value + 12582912.0f) - 12582912.0f; }
+
+RAQ_INLINE Float inverse_or_zero(Float value) {
+  const Float zero = splat(0.0f);
+  const Mask usable = magnitude(value) > zero;
+  return select(usable, splat(1.0f) / select(usable, value, splat(1.0f)), zero);
+}
+RAQ_INLINE Float quotient_or_zero(Float numerator, Float denominator) {
+  const Float zero = splat(0.0f);
+  const Mask usable = denominator > zero;
+  return select(usable, numerator / select(usable, denominator, splat(1.0f)), zero);
+}
+
+// The bytes of one block per lane, as little-endian 32-bit words.
+template <int Count>
+struct Bytes {
+  static constexpr int count = Count;
+  static constexpr int words = (Count + 3) / 4;
+  Int word[words];
+
+  RAQ_INLINE void clear() {
+    for (int i = 0; i < words; ++i) word[i] = splat(0);
+  }
+  // Both `put`s expect the place to be clear and `value` to have no bits above the byte or pair of bytes.
+  RAQ_INLINE void put(int index, Int value) { word[index / 4] |= value << (8 * (index % 4)); }
+  RAQ_INLINE void put_pair(int index, Int value) { word[index / 4] |= value << (8 * (index % 4)); }
+  RAQ_INLINE Int get(int index) const { return (word[index / 4] >> (8 * (index % 4))) & 0xff; }
+  RAQ_INLINE Int get_signed(int index) const { return (get(index) ^ 0x80) - 0x80; }
+  RAQ_INLINE Int get_pair(int index) const { return (word[index / 4] >> (8 * (index % 4))) & 0xffff; }
+};
+
+}  // namespace raq::RAQ_LEVEL

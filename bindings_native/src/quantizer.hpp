@@ -1,0 +1,57 @@
+// The C++ interface: quantize, dequantize and measure whole tensors. It names no CUDA type and no Python type.
+//
+// A tensor is `count` rows of `length` weights, row after row. Rows are independent of each other, and a result
+// depends neither on the number of threads nor on the instruction set nor on the device.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.hpp"
+
+namespace raq {
+
+struct QuantType {
+  const char* name;  // ggml's, in capitals: Q4_K
+  int ggml_id;
+  std::int64_t weights_per_block;
+  std::int64_t bytes_per_block;
+  int index;  // place in quant_types.def
+
+  // Throws std::invalid_argument if the blocks do not divide the row.
+  std::int64_t row_bytes(std::int64_t row_length) const;
+};
+
+const std::vector<QuantType>& quant_types();
+// Throws std::invalid_argument for a name that is not in the list.
+const QuantType& find_quant_type(const std::string& name);
+
+enum class InstructionSet { automatic, baseline, v3, v4 };
+
+struct Options {
+  Effort effort = Effort::fast;
+  int threads = 0;  // 0: as many as the machine has
+  InstructionSet instruction_set = InstructionSet::automatic;
+};
+
+// Which levels this build holds and this processor runs, lowest first.
+std::vector<InstructionSet> instruction_sets();
+std::vector<std::string> instruction_set_names();
+// Throws std::invalid_argument for a name that is not a level.
+InstructionSet find_instruction_set(const std::string& name);
+const Kernels& cpu_kernels(const QuantType& type, InstructionSet set);
+
+// A weight that is NaN or infinite: quantizing it has no meaning.
+struct NonFiniteWeight : std::invalid_argument {
+  NonFiniteWeight(std::int64_t row, std::int64_t column);
+};
+
+void quantize(const QuantType& type, const Rows& rows, const Options& options, std::uint8_t* blocks);
+void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t row_length,
+                const Options& options, float* weights);
+// One pass over the tensor for all types.
+std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, const Options& options);
+
+}  // namespace raq

@@ -1,0 +1,129 @@
+// Search for the scale of a symmetric format: x ~ scale * code, code a whole number in [low, high].
+//
+// For given codes the best scale is s = sum(h x c) / sum(h c^2) and explains sum(h x c)^2 / sum(h c^2) of the energy
+// sum(h x^2): what is not explained is the error. So a candidate is only judged by its two sums. Candidates put the
+// weight of largest magnitude at, near and beyond the end of the code range; each is followed by its best scale.
+// h is the importance: exactly the weight of each column in the error this project reports, nothing mixed in.
+#pragma once
+
+#include "half.hpp"
+
+namespace raq::RAQ_LEVEL {
+
+struct CodeSums {
+  Float cross;   // sum(h x c)
+  Float square;  // sum(h c c)
+};
+
+template <int N>
+RAQ_INLINE CodeSums code_sums(const Float* x, const Float* h, Float inverse, float low, float high) {
+  CodeSums sums{splat(0.0f), splat(0.0f)};
+  RAQ_UNROLL
+  for (int k = 0; k < N; ++k) {
+    const Float code = nearest(clamp(x[k] * inverse, low, high));
+    const Float weighted = h[k] * code;
+    sums.cross += weighted * x[k];
+    sums.square += weighted * code;
+  }
+  return sums;
+}
+
+struct ScaleFit {
+  Float scale;
+  Float gain;    // energy explained by that scale
+  Float square;  // sum(h c c) of its codes: how much an error in the scale costs
+};
+
+RAQ_INLINE void keep_better(ScaleFit& best, CodeSums sums) {
+  const Float scale = quotient_or_zero(sums.cross, sums.square);
+  const Float gain = scale * sums.cross;
+  const Mask better = gain > best.gain;
+  best.scale = select(better, scale, best.scale);
+  best.square = select(better, sums.square, best.square);
+  best.gain = select(better, gain, best.gain);
+}
+
+// The signed weight of largest magnitude.
+template <int N>
+RAQ_INLINE Float extreme_of(const Float* x) {
+  Float extreme = splat(0.0f);
+  for (int k = 0; k < N; ++k) extreme = select(magnitude(x[k]) > magnitude(extreme), x[k], extreme);
+  return extreme;
+}
+
+// Best scale among 2 * steps + 1 candidates `spacing` code steps apart. `low` is the longer end of the range.
+template <int N>
+RAQ_INLINE ScaleFit fit_scale(const Float* x, const Float* h, float low, float high, int steps, float spacing) {
+  const Float inverse_extreme = inverse_or_zero(extreme_of<N>(x));
+  ScaleFit best{splat(0.0f), splat(0.0f), splat(0.0f)};
+  for (int step = -steps; step <= steps; ++step)
+    keep_better(best, code_sums<N>(x, h, (low - spacing * static_cast<float>(step)) * inverse_extreme, low, high));
+  keep_better(best, code_sums<N>(x, h, inverse_or_zero(best.scale), low, high));
+  return best;
+}
+
+// Shape of a super-block whose sub-blocks have a whole-number scale each: x ~ d * sub_scale * code.
+struct SymmetricShape {
+  int sub_blocks;
+  int length;     // weights per sub-block
+  int low, high;  // codes
+  int scale_low, scale_high;
+};
+
+template <SymmetricShape s>
+struct SymmetricSuperBlock {
+  Float codes[s.sub_blocks * s.length];
+  Float scales[s.sub_blocks];
+  StoredScale d;
+
+  RAQ_HD void search(const Float* x, const Float* h, Unit unit, int steps) {
+    Float wanted[s.sub_blocks];
+    Float stakes[s.sub_blocks];
+    for (int j = 0; j < s.sub_blocks; ++j) {
+      const ScaleFit fit = fit_scale<s.length>(x + j * s.length, h + j * s.length, s.low, s.high, steps, 0.1f);
+      wanted[j] = fit.scale;
+      stakes[j] = fit.square;
+    }
+    const ScaleFit fit = fit_scale<s.sub_blocks>(wanted, stakes, s.scale_low, s.scale_high, 9, 0.1f);
+    d = store_scale(fit.scale, unit);
+    choose_scales(x, h, wanted, unit);
+    choose_codes(x);
+  }
+
+ private:
+  // Each sub-block takes the best of three neighbouring whole scales; then d is fitted to what they became.
+  RAQ_HD void choose_scales(const Float* x, const Float* h, const Float* wanted, Unit unit) {
+    const Float inverse = inverse_or_zero(d.value);
+    Float cross = splat(0.0f), square = splat(0.0f);
+    for (int j = 0; j < s.sub_blocks; ++j) {
+      const Float middle = nearest(clamp(wanted[j] * inverse, s.scale_low + 1, s.scale_high - 1));
+      scales[j] = splat(0.0f);
+      Float best_gain = splat(-1e30f), best_cross = splat(0.0f), best_square = splat(0.0f);
+      for (int offset = -1; offset <= 1; ++offset) {
+        const Float candidate = middle + static_cast<float>(offset);
+        const Float scale = d.value * candidate;
+        const CodeSums sums =
+            code_sums<s.length>(x + j * s.length, h + j * s.length, inverse_or_zero(scale), s.low, s.high);
+        const Float gain = scale * (2.0f * sums.cross - scale * sums.square);
+        const Mask better = gain > best_gain;
+        best_gain = select(better, gain, best_gain);
+        scales[j] = select(better, candidate, scales[j]);
+        best_cross = select(better, sums.cross, best_cross);
+        best_square = select(better, sums.square, best_square);
+      }
+      cross += scales[j] * best_cross;
+      square += scales[j] * (scales[j] * best_square);
+    }
+    d = store_scale(quotient_or_zero(cross, square), unit);
+  }
+
+  RAQ_HD void choose_codes(const Float* x) {
+    for (int j = 0; j < s.sub_blocks; ++j) {
+      const Float inverse = inverse_or_zero(d.value * scales[j]);
+      for (int k = j * s.length; k < (j + 1) * s.length; ++k)
+        codes[k] = nearest(clamp(x[k] * inverse, s.low, s.high));
+    }
+  }
+};
+
+}  // namespace raq::RAQ_LEVEL

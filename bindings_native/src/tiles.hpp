@@ -1,0 +1,117 @@
+// A tile: RAQ_LANES consecutive blocks, turned so that lane i of the k-th Float is weight k of block i.
+#pragma once
+
+#include "half.hpp"
+#include "kernels.hpp"
+
+namespace raq::RAQ_LEVEL {
+
+// Rows are complete, so block number b of them begins at weight b * K; its importance begins at column
+// (b * K) % row length. Missing lanes of the last tile are zero.
+template <int K>
+struct Tile {
+  Float weights[K];
+  Float importance[K];
+  Unit unit;              // weights[k] * unit.scale is the weight itself
+  Float importance_unit;  // likewise; 0 where a block has no importance at all
+
+  RAQ_HD void load(const Rows& rows, std::int64_t block, int count) {
+    turn(rows.weights + block * K, count);
+    load_importance(rows, block, count);
+    unit = {splat(1.0f), splat(1.0f)};
+    importance_unit = splat(1.0f);
+    if constexpr (K > 1) normalize();
+  }
+
+ private:
+  RAQ_HD void turn(const float* source, int count) {
+    if (count == lanes) {
+      for (int i = 0; i < lanes; ++i)
+        for (int k = 0; k < K; ++k) lane(weights[k], i) = source[i * K + k];
+    } else {
+      for (int k = 0; k < K; ++k) weights[k] = splat(0.0f);
+      for (int i = 0; i < count; ++i)
+        for (int k = 0; k < K; ++k) lane(weights[k], i) = source[i * K + k];
+    }
+  }
+
+  RAQ_HD void load_importance(const Rows& rows, std::int64_t block, int count) {
+    for (int k = 0; k < K; ++k) importance[k] = splat(1.0f);
+    if (rows.importance == nullptr) return;
+    const std::int64_t blocks_per_row = rows.length / K;
+    for (int i = 0; i < count; ++i) {
+      const float* source = rows.importance + (block + i) % blocks_per_row * K;
+      for (int k = 0; k < K; ++k) lane(importance[k], i) = source[k];
+    }
+  }
+
+  RAQ_HD void normalize() {
+    Float largest = splat(0.0f), most = splat(0.0f);
+    for (int k = 0; k < K; ++k) {
+      largest = larger(magnitude(weights[k]), largest);
+      most = larger(importance[k], most);
+    }
+    unit = unit_of(largest);
+    const Unit important = unit_of(most);
+    const Mask known = most > splat(0.0f);
+    importance_unit = select(known, important.scale, splat(0.0f));
+    for (int k = 0; k < K; ++k) {
+      weights[k] *= unit.inverse;
+      importance[k] = select(known, importance[k] * important.inverse, splat(1.0f));
+    }
+  }
+};
+
+// ErrorSums of each lane's block, added up in double precision, weight after weight.
+struct LaneErrors {
+  double weighted_squared_error[lanes], weighted_energy[lanes], squared_error[lanes], energy[lanes],
+      restored_energy[lanes], product[lanes], max_error[lanes];
+};
+
+template <int K>
+RAQ_HD LaneErrors errors_of(const Tile<K>& tile, const Float* restored) {
+  LaneErrors sums{};
+  const float* unit = reinterpret_cast<const float*>(&tile.unit.scale);
+  const float* importance_unit = reinterpret_cast<const float*>(&tile.importance_unit);
+  for (int k = 0; k < K; ++k) {
+    const float* weights = reinterpret_cast<const float*>(tile.weights + k);
+    const float* importance = reinterpret_cast<const float*>(tile.importance + k);
+    const float* values = reinterpret_cast<const float*>(restored + k);
+    for (int i = 0; i < lanes; ++i) {
+      const double w = static_cast<double>(weights[i]) * unit[i], r = values[i];
+      const double h = static_cast<double>(importance[i]) * importance_unit[i];
+      const double difference = w - r, size = difference < 0 ? -difference : difference;
+      sums.weighted_squared_error[i] += h * (difference * difference);
+      sums.weighted_energy[i] += h * (w * w);
+      sums.squared_error[i] += difference * difference;
+      sums.energy[i] += w * w;
+      sums.restored_energy[i] += r * r;
+      sums.product[i] += w * r;
+      sums.max_error[i] = size > sums.max_error[i] ? size : sums.max_error[i];
+    }
+  }
+  return sums;
+}
+
+template <int Count>
+RAQ_HD void store_blocks(const Bytes<Count>& block, int count, std::uint8_t* out) {
+  constexpr int words = Bytes<Count>::words;
+  for (int i = 0; i < count; ++i) {
+    std::int32_t row[words];
+    for (int w = 0; w < words; ++w) row[w] = reinterpret_cast<const std::int32_t*>(&block.word[w])[i];
+    memcpy(out + i * Count, row, Count);
+  }
+}
+
+template <int Count>
+RAQ_HD void load_blocks(Bytes<Count>& block, int count, const std::uint8_t* in) {
+  constexpr int words = Bytes<Count>::words;
+  block.clear();
+  for (int i = 0; i < count; ++i) {
+    std::int32_t row[words] = {};
+    memcpy(row, in + i * Count, Count);
+    for (int w = 0; w < words; ++w) lane(block.word[w], i) = row[w];
+  }
+}
+
+}  // namespace raq::RAQ_LEVEL
