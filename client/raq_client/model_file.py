@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+import raq_native
 from raq_client.gguf_header import Header, StoredValue, Value, parse_header
 from raq_solver.errors import Fault, InvalidInput, UnknownTensor, near_misses, raise_faults
 from raq_solver.quant_types import QuantType, quant_type_by_ggml_id
@@ -30,6 +31,7 @@ _PLAIN: Final = {
     for name, ggml_id, size in (("I8", 24, 1), ("I16", 25, 2), ("I32", 26, 4), ("I64", 27, 8), ("F64", 28, 8))
 }
 _NUMPY_TYPES: Final = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+_NATIVE: Final = frozenset(known.name for known in raq_native.QUANT_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,8 @@ def to_weights(
         return blocks.view(_NUMPY_TYPES[source_type.name]).astype(np.float32, copy=False)
     if source_type.name == "BF16":
         return (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if source_type.name in _NATIVE:
+        return raq_native.dequantize(source_type.name, blocks, row_length)
     # Only here is gguf needed, and its import is not free.
     from gguf import GGMLQuantizationType, dequantize
 

@@ -102,7 +102,7 @@ def test_what_may_not_be_quantized_keeps_its_type() -> None:
 
 def test_file_types_are_found_by_any_spelling() -> None:
     assert file_type("q4_k_m") is file_type("Q4_K") is FILE_TYPES["Q4_K_M"]
-    with pytest.raises(UnknownQuantType, match="did you mean .*Q4_K_M"):
+    with pytest.raises(UnknownQuantType, match=r"did you mean .*Q4_K_M"):
         file_type("Q4_K_X")
 
 
