@@ -29,6 +29,10 @@ test-gpu:
 generate:
     {{python}} .ci/generate.py
 
+# Pin what CI installs.
+lock:
+    {{python}} -m uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate --no-emit-index-url -o .ci/requirements.lock
+
 # Figures; each bench prints a table.
 bench *arguments:
     {{python}} -m pytest -m bench --benchmark-enable -s tests/bench {{arguments}}

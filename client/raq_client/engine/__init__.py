@@ -2,5 +2,17 @@
 
 from raq_client.engine.library import ENVIRONMENT_VARIABLE, find_library
 from raq_client.engine.model import DEFAULT_CONTEXT, Engine, load, scored_positions
+from raq_client.engine.observe import Product
+from raq_client.engine.weights import Weights, WeightTensor
 
-__all__ = ["DEFAULT_CONTEXT", "ENVIRONMENT_VARIABLE", "Engine", "find_library", "load", "scored_positions"]
+__all__ = [
+    "DEFAULT_CONTEXT",
+    "ENVIRONMENT_VARIABLE",
+    "Engine",
+    "Product",
+    "WeightTensor",
+    "Weights",
+    "find_library",
+    "load",
+    "scored_positions",
+]

@@ -1,8 +1,8 @@
-"""A model loaded in libllama: text to tokens, and windows of tokens to logits."""
+"""A model loaded in libllama: text to tokens, windows of tokens to logits, and a look inside."""
 
-import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,18 +11,17 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from raq_client.engine.interrupts import deferred_interrupts
-from raq_client.engine.layout import CONTEXT_PARAMS, Batch, write_field
+from raq_client.engine.layout import MODEL_PARAMS, write_field
 from raq_client.engine.library import Library, open_library
+from raq_client.engine.observe import Product, watch_products
+from raq_client.engine.session import Loaded, Session
+from raq_client.engine.weights import Weights, find_weights
 from raq_solver.errors import Fault, InvalidInput
 
 DEFAULT_CONTEXT = 512
 SMALLEST_CONTEXT = 8
 ADD_SPECIAL, PARSE_SPECIAL = True, False  # what llama-perplexity asks of llama_tokenize
-CLEAR_DATA = True  # llama_memory_clear: the cache's data too, not only its index
-BATCH_TOKENS = 2048
-"""Tokens per call of `llama_decode` when windows are shorter than that: llama-perplexity's default."""
-LOGIT_BYTES = 256 << 20
-"""Most memory for the logits of one call; a large vocabulary gets fewer windows per call."""
+LOAD_INTO_MEMORY = 0  # llama.h: LLAMA_LOAD_MODE_NONE
 
 
 def scored_positions(context: int) -> slice:
@@ -39,47 +38,19 @@ class Engine:
     Not for use by two threads at once. Arrays handed out by `score_windows` are libllama's own memory.
     """
 
-    def __init__(self, library: Library, path: Path, model: int, context: int, threads: int) -> None:
-        self.path = path
+    def __init__(self, model: Loaded, context: int, threads: int, *, editable: bool) -> None:
+        self.path = model.path
         self.context = context
-        self._library, self._calls, self._model = library, library.calls, model
-        self._vocabulary = self._calls.llama_model_get_vocab(model)
-        self.vocabulary: int = self._calls.llama_vocab_n_tokens(self._vocabulary)
-        self.trained_context: int = self._calls.llama_model_n_ctx_train(model)
-        self.begin_token: int | None = (
-            self._calls.llama_vocab_bos(self._vocabulary)
-            if self._calls.llama_vocab_get_add_bos(self._vocabulary)
-            else None
-        )
-        outputs = scored_positions(context)
-        logit_bytes = 4 * self.vocabulary * (outputs.stop - outputs.start)
-        self._windows_per_call = max(1, min(BATCH_TOKENS // context, LOGIT_BYTES // logit_bytes))
-        self._session = self._new_session(threads)
-        self._batch = _WindowBatch(self._windows_per_call, context)
-
-    def _new_session(self, threads: int) -> int:
-        calls = self._calls
-        params = calls.llama_context_default_params()
-        tokens = self._windows_per_call * self.context
-        for name, value in {
-            "n_ctx": tokens,
-            "n_batch": tokens,
-            "n_seq_max": self._windows_per_call,
-            "n_threads": threads,
-            "n_threads_batch": threads,
-        }.items():
-            write_field(params, CONTEXT_PARAMS, name, value)
-        self._library.log.clear()
-        with deferred_interrupts():
-            session: int | None = calls.llama_init_from_model(self._model, params)
-        if session is None:
-            raise InvalidInput(
-                Fault(
-                    str(self.path),
-                    f"libllama cannot evaluate it with a context of {self.context}: {self._library.log.errors()}",
-                )
-            )
-        return session
+        self.threads = threads
+        self.vocabulary = model.vocabulary
+        self._model, self._editable = model, editable
+        calls = self._calls = model.library.calls
+        self._vocabulary = calls.llama_model_get_vocab(model.handle)
+        self.trained_context: int = calls.llama_model_n_ctx_train(model.handle)
+        adds_begin = calls.llama_vocab_get_add_bos(self._vocabulary)
+        self.begin_token: int | None = calls.llama_vocab_bos(self._vocabulary) if adds_begin else None
+        self._session = Session(model, context, scored_positions(context), threads)
+        self._weights: Weights | None = None
 
     def tokenize(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """Tokens of `text`, with the special tokens that the vocabulary adds by itself, as llama-perplexity does.
@@ -104,42 +75,46 @@ class Engine:
 
         Raises InvalidInput if libllama fails to evaluate.
         """
-        assert windows.shape[1] == self.context, "windows have the length the engine was loaded for"
-        outputs = scored_positions(self.context)
-        count = outputs.stop - outputs.start
-        for first in range(0, len(windows), self._windows_per_call):
-            group = windows[first : first + self._windows_per_call].astype(np.int32)
-            if self.begin_token is not None:
-                group[:, 0] = self.begin_token
-            logits = self._decode(group, outputs)
-            for index in range(len(group)):
-                yield logits[index * count : (index + 1) * count]
+        return self._session.run(self._begun(windows))
 
-    def _decode(
-        self, group: Int32[np.ndarray, "windows context"], outputs: slice
-    ) -> Float32[np.ndarray, "outputs vocabulary"]:
-        calls = self._calls
-        batch = self._batch.fill(group, outputs)
-        self._library.log.clear()
-        with deferred_interrupts():
-            calls.llama_memory_clear(calls.llama_get_memory(self._session), CLEAR_DATA)
-            status = calls.llama_decode(self._session, batch)
-            calls.llama_synchronize(self._session)
-        if status != 0:
-            raise InvalidInput(
-                Fault(str(self.path), f"libllama failed to evaluate it ({status}): {self._library.log.errors()}")
-            )
-        rows = len(group) * (outputs.stop - outputs.start)
-        address = calls.llama_get_logits(self._session)
-        raw = (ctypes.c_float * (rows * self.vocabulary)).from_address(address)
-        return np.frombuffer(raw, np.float32).reshape(rows, self.vocabulary)
+    def observe_products(
+        self,
+        windows: Int32[np.ndarray, "windows context"],
+        wanted: Callable[[str], bool],
+        visit: Callable[[Product], None],
+        least_tokens: int = 1,
+    ) -> Iterator[int]:
+        """Run the windows one by one, and show `visit` each product of a `wanted` weight.
+
+        Yields the number of windows done, after each. All positions of the last layer are computed too.
+        Raises InvalidInput if libllama fails or can't be watched, and what `visit` raises.
+        """
+        watcher = watch_products(self._model.library, wanted, least_tokens, visit)
+        everywhere = slice(0, self.context)
+        with closing(Session(self._model, self.context, everywhere, self.threads, watcher, most_windows=1)) as session:
+            for done, _ in enumerate(session.run(self._begun(windows)), start=1):
+                yield done
+
+    def weights(self) -> Weights:
+        """The weights of an engine that was loaded as editable, to be read and replaced in place."""
+        assert self._editable, "only an engine loaded with editable=True has weights that can be written"
+        if self._weights is None:
+            self._weights = find_weights(self._model, self.threads)
+        return self._weights
+
+    def _begun(self, windows: Int32[np.ndarray, "windows context"]) -> Int32[np.ndarray, "windows context"]:
+        assert windows.shape[1] == self.context, "windows have the length the engine was loaded for"
+        begun = windows.astype(np.int32)
+        if self.begin_token is not None:
+            begun[:, 0] = self.begin_token
+        return begun
 
     def close(self) -> None:
         """Free the model; the engine can't be used afterwards. Closing twice is fine."""
-        if self._model:
-            self._calls.llama_free(self._session)
-            self._calls.llama_model_free(self._model)
-            self._session = self._model = 0
+        if self._calls is not None:
+            self._session.close()
+            self._calls.llama_model_free(self._model.handle)
+            self._calls = None
 
     def __enter__(self) -> Self:
         return self
@@ -150,44 +125,19 @@ class Engine:
         self.close()
 
 
-class _WindowBatch:
-    """The arrays behind a `llama_batch`: each window is a sequence of its own."""
-
-    def __init__(self, windows: int, context: int) -> None:
-        self._token = np.zeros((windows, context), np.int32)
-        self._position = np.tile(np.arange(context, dtype=np.int32), (windows, 1))
-        self._sequence = np.repeat(np.arange(windows, dtype=np.int32), context)
-        self._sequence_count = np.ones(windows * context, np.int32)
-        self._sequence_pointer = self._sequence.ctypes.data + 4 * np.arange(windows * context, dtype=np.uint64)
-        self._wanted = np.zeros((windows, context), np.int8)
-
-    def fill(self, group: Int32[np.ndarray, "windows context"], outputs: slice) -> Batch:
-        """A batch of these windows with logits wanted at `outputs`; valid until the next call."""
-        self._token[: len(group)] = group
-        self._wanted[:] = 0
-        self._wanted[:, outputs] = 1
-        return Batch(
-            group.size,
-            self._token.ctypes.data,
-            None,
-            self._position.ctypes.data,
-            self._sequence_count.ctypes.data,
-            self._sequence_pointer.ctypes.data,
-            self._wanted.ctypes.data,
-        )
-
-
 def load(
     model_path: Path | str,
     *,
     context: int = DEFAULT_CONTEXT,
     threads: int = 0,
     library: Path | str | None = None,
+    editable: bool = False,
 ) -> Engine:
     """Load a model to be evaluated in windows of `context` tokens on `threads` threads (0: all this process has).
 
     `library` names another libllama than the installed one (see `library.find_library`). A build with GPU support
-    puts the whole model on the GPU, as llama.cpp does by default.
+    puts the whole model on the GPU, as llama.cpp does by default. `editable` copies the weights into memory, as they
+    are in the file, so that `Engine.weights` can change them; without it they may be mapped or rearranged.
 
     Raises InvalidInput if the file is missing, or libllama can't load it (truncated, unknown architecture), or
     if it isn't a model that predicts the next token.
@@ -197,12 +147,11 @@ def load(
         raise InvalidInput(Fault(str(path), "there is no such model file"))
     if context < SMALLEST_CONTEXT:
         raise InvalidInput(Fault("context", f"must be at least {SMALLEST_CONTEXT} tokens, not {context}"))
-    opened = open_library(library)
-    model = _load_model(opened, path)
+    model = _load_model(open_library(library), path, editable=editable)
     try:
-        return Engine(opened, path, model, context, threads or _usable_cores())
+        return Engine(model, context, threads or _usable_cores(), editable=editable)
     except BaseException:
-        opened.calls.llama_model_free(model)
+        model.library.calls.llama_model_free(model.handle)
         raise
 
 
@@ -212,14 +161,18 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _load_model(library: Library, path: Path) -> int:
+def _load_model(library: Library, path: Path, *, editable: bool) -> Loaded:
     calls = library.calls
+    params = calls.llama_model_default_params()
+    if editable:
+        write_field(params, MODEL_PARAMS, "load_mode", LOAD_INTO_MEMORY)
+        write_field(params, MODEL_PARAMS, "use_extra_bufts", 0)  # they rearrange weights for the CPU's kernels
     library.log.clear()
     with deferred_interrupts():
-        model: int | None = calls.llama_model_load_from_file(os.fsencode(path), calls.llama_model_default_params())
-    if model is None:
+        handle: int | None = calls.llama_model_load_from_file(os.fsencode(path), params)
+    if handle is None:
         raise InvalidInput(Fault(str(path), f"libllama cannot load it: {library.log.errors()}"))
-    if calls.llama_model_has_encoder(model) or not calls.llama_model_has_decoder(model):
-        calls.llama_model_free(model)
+    if calls.llama_model_has_encoder(handle) or not calls.llama_model_has_decoder(handle):
+        calls.llama_model_free(handle)
         raise InvalidInput(Fault(str(path), "has an encoder; perplexity is defined for decoder-only models"))
-    return model
+    return Loaded(library, path, handle, calls.llama_vocab_n_tokens(calls.llama_model_get_vocab(handle)))

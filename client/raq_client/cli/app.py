@@ -1,0 +1,65 @@
+"""`raq-client`: the commands, and what becomes of errors. No logic."""
+
+import sys
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from raq_client.cli import check, profile, quantize, run, solve
+from raq_solver.errors import InvalidInput, RaqError, ServiceError
+
+EXIT_BUG: Final = 1
+EXIT_BAD_INPUT: Final = 2
+EXIT_UNREACHABLE: Final = 5
+EXIT_INTERRUPTED: Final = 130
+
+APP = typer.Typer(
+    name="raq-client",
+    help="Which quant type for which tensor: the provably best GGUF quantization under a budget, made and measured.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+APP.command(name="run")(run.run)
+APP.command(name="profile")(profile.profile)
+APP.command(name="solve")(solve.solve)
+APP.command(name="quantize")(quantize.quantize)
+APP.command(name="check")(check.check)
+
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"raq-client {version('raq')}")
+        raise typer.Exit
+
+
+@APP.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Options of all commands."""
+    _version(asked=version)
+
+
+def main() -> NoReturn:
+    """Entry point of `raq-client`: runs a command and turns errors into one sentence and an exit code."""
+    try:
+        APP()
+    except RaqError as error:
+        for line in str(error).splitlines():
+            typer.echo(f"raq-client: {line}", err=True)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        typer.echo("raq-client: interrupted; nothing is left half-written", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(0)
+
+
+def exit_code(error: RaqError) -> int:
+    """The exit code of an error."""
+    if isinstance(error, InvalidInput):
+        return EXIT_BAD_INPUT
+    return EXIT_UNREACHABLE if isinstance(error, ServiceError) else EXIT_BUG

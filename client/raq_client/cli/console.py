@@ -1,0 +1,54 @@
+"""Where output goes: results to stdout, progress and remarks to stderr; no bars where nobody looks."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+OUT = Console(highlight=False, soft_wrap=True)
+ERR = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Report = Callable[[int, int], None]
+"""Told now and then: units done, units in all."""
+
+
+def say(text: str) -> None:
+    """A remark for people, on stderr."""
+    ERR.print(text, markup=False)
+
+
+def print_json(value: Any) -> None:
+    """A result for programs, on stdout."""
+    OUT.out(json.dumps(value, indent=2, allow_nan=False), highlight=False)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Report]:
+    """A bar on stderr while the block runs; nothing when stderr is not a terminal."""
+    columns = (
+        TextColumn(f"{title:<22}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=ERR, disable=not ERR.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def size_bar(title: str, total: int) -> Iterator[Callable[[str, int], None]]:
+    """A bar for work that reports (what, size of a part) and has `total` bytes in all."""
+    done = 0
+    with progress_bar(title) as report:
+
+        def advance(_what: str, size: int) -> None:
+            nonlocal done
+            done += size
+            report(done, total)
+
+        yield advance

@@ -1,0 +1,100 @@
+"""Options that several commands share, spelled once."""
+
+import math
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Budget = Annotated[
+    str,
+    typer.Option(
+        "--budget", "-b", help="Bits per weight (5.7) or a size (4.2GiB, 17GB) of all tensor data.", show_default=False
+    ),
+]
+Model = Annotated[
+    Path | None, typer.Option("--model", "-m", help="GGUF model file; of a split model, any shard.", show_default=False)
+]
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="GGUF model file; of a split model, any shard.")]
+Imatrix = Annotated[
+    Path | None,
+    typer.Option("--imatrix", "-i", help="Importance file of llama-imatrix (GGUF or .dat).", show_default=False),
+]
+ProfileFile = Annotated[
+    Path | None,
+    typer.Option("--profile", "-p", help="A saved profile, instead of a model.", show_default=False),
+]
+Texts = Annotated[
+    list[Path] | None,
+    typer.Option("--text", "-t", help="Text to check on; may be repeated.", show_default=False),
+]
+Types = Annotated[
+    str | None,
+    typer.Option("--types", help="Quant types to choose from, with commas between.", show_default=False),
+]
+Loss = Annotated[str | None, typer.Option("--loss", help="Loss model: relative, activation or measured.")]
+Pin = Annotated[
+    list[str] | None, typer.Option("--pin", help="PATTERN=TYPE: these tensors are this type.", show_default=False)
+]
+Floor = Annotated[
+    list[str] | None, typer.Option("--floor", help="PATTERN=BITS or TYPE: at least so many bits.", show_default=False)
+]
+Ceiling = Annotated[
+    list[str] | None, typer.Option("--ceiling", help="PATTERN=BITS or TYPE: at most so many bits.", show_default=False)
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", help="TYPE, or PATTERN=TYPE: never this type.", show_default=False),
+]
+Tie = Annotated[
+    list[str] | None, typer.Option("--tie", help="PATTERN: these tensors share one type.", show_default=False)
+]
+Server = Annotated[
+    str | None,
+    typer.Option("--server", help="HOST:PORT of a raq-server; else RAQ_SERVER, else solved here.", show_default=False),
+]
+Seconds = Annotated[
+    float | None, typer.Option("--seconds", min=0, help="Most time the search may take.", show_default=False)
+]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: one for each core.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Context = Annotated[int, typer.Option("--context", min=8, help="Tokens of a window.")]
+Windows = Annotated[
+    int | None, typer.Option("--windows", min=2, help="At most so many windows of each text.", show_default=False)
+]
+Library = Annotated[
+    Path | None,
+    typer.Option(
+        "--libllama", help="A libllama of your own; else RAQ_LIBLLAMA, else the bundled one.", show_default=False
+    ),
+]
+Effort = Annotated[Literal["fast", "best"], typer.Option("--effort", help="How hard to search for the best scales.")]
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The names in a text with commas between them."""
+    return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
+
+
+def plain_fields(value: "DataclassInstance") -> dict[str, Any]:
+    """The fields of a dataclass as plain data for JSON."""
+    return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+
+
+def plain(value: Any) -> Any:
+    """Anything as plain data for JSON: dataclasses as objects, paths as text, NaN and infinities as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain_fields(value)
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value

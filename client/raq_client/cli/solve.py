@@ -1,0 +1,132 @@
+"""`raq-client solve`: the best allocation for a budget."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.planning import DEFAULT_LOSS, Plan, Request, Sources, make_plan, obtain_profile
+from raq_client.selection import Demands
+from raq_client.settings import Settings, read_settings
+from raq_client.solving import chosen_server
+from raq_solver.knapsack import Termination
+from raq_solver.quant_types import quant_type
+
+EXIT_CODES: Final = {
+    Termination.OPTIMAL: 0,
+    Termination.FEASIBLE: 3,
+    Termination.INFEASIBLE: 4,
+    Termination.NO_SOLUTION_FOUND: 3,
+}
+
+
+class Format(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
+    """How to print an allocation."""
+
+    TABLE = "table"
+    JSON = "json"
+    LLAMA_CPP = "llama.cpp"
+
+
+def solve(
+    budget: options.Budget,
+    model: options.Model = None,
+    imatrix: options.Imatrix = None,
+    profile: options.ProfileFile = None,
+    types: options.Types = None,
+    loss: options.Loss = None,
+    pin: options.Pin = None,
+    floor: options.Floor = None,
+    ceiling: options.Ceiling = None,
+    exclude: options.Exclude = None,
+    tie: options.Tie = None,
+    server: options.Server = None,
+    seconds: options.Seconds = None,
+    effort: options.Effort = "fast",
+    threads: options.Threads = 0,
+    output_format: Annotated[Format, typer.Option("--format", help="How to print the allocation.")] = Format.TABLE,
+    as_json: options.Json = False,
+) -> None:
+    """Find the allocation of least predicted loss within a budget, with proof that none is better.
+
+    The model comes from --model or --profile, or from raq.toml in this folder. Patterns are shell globs over tensor
+    names. Exit code 0: proven optimal; 3: a limit stopped the search; 4: the budget is too small.
+
+    Examples:
+
+    raq-client solve --budget 5.7
+
+    raq-client solve -b 4.2GiB -m model-f16.gguf -i imatrix.gguf --pin 'output.weight=Q6_K' --floor 'blk.0.*=Q4_K'
+
+    raq-client solve -b 5.7 --format llama.cpp > types.txt
+    """
+    settings = read_settings(Path.cwd())
+    sources = merged_sources(settings, model, imatrix, profile, types, effort, threads)
+    demands = merged_demands(settings, pin, floor, ceiling, exclude, tie)
+    request = Request(
+        budget, loss or settings.loss or DEFAULT_LOSS, demands, chosen_server(server, settings.server), seconds
+    )
+    plan = make_plan(obtain_profile(sources, progress_bar), request)
+    print_plan(plan, budget, Format.JSON if as_json else output_format)
+    raise typer.Exit(EXIT_CODES[plan.outcome.termination])
+
+
+def merged_sources(
+    settings: Settings,
+    model: Path | None,
+    imatrix: Path | None,
+    profile: Path | None,
+    types: str | None,
+    effort: Literal["fast", "best"],
+    threads: int,
+) -> Sources:
+    """The flags, and where they are silent, the project's settings. A model named by a flag wins over any profile."""
+    named = model is not None or profile is not None
+    return Sources(
+        model=model if named else settings.model,
+        imatrix=imatrix or (None if named else settings.imatrix),
+        profile=profile if named else settings.profile,
+        types=options.listed(types) or settings.types,
+        effort=effort,
+        threads=threads,
+    )
+
+
+def merged_demands(settings: Settings, *flags: list[str] | None) -> Demands:
+    """Demands of the flags (pin, floor, ceiling, exclude, tie) after those of the project's settings."""
+    given = (settings.pin, settings.floor, settings.ceiling, settings.exclude, settings.tie)
+    return Demands(*((*setting, *(flag or ())) for setting, flag in zip(given, flags, strict=True)))
+
+
+def print_plan(plan: Plan, budget: str, output_format: Format) -> None:
+    """Print a plan, or say why there is none."""
+    from raq_client.report import generous_text, infeasible_text, outcome_to_dict, plan_report
+
+    weights = plan.table.total_weights
+    if output_format is Format.JSON:
+        print_json(outcome_to_dict(plan.outcome, plan.table.source))
+    if plan.outcome.allocation is None:
+        say(f"raq-client: {infeasible_text(plan.outcome, budget, weights)}")
+        return
+    generous = generous_text(plan.outcome, weights)
+    if generous:
+        say(f"note: {generous}")
+    if output_format is Format.TABLE:
+        OUT.print(plan_report(plan.outcome, plan.table.source, str(plan.budget)))
+    elif output_format is Format.LLAMA_CPP:
+        print_overrides(plan)
+
+
+def print_overrides(plan: Plan) -> None:
+    """Print the lines of a --tensor-type-file that make llama-quantize write these types."""
+    from raq_client.overrides import override_text, overrides_for, pure_base
+
+    allocation, _ = plan.outcome.unwrap()
+    types = {tensor: quant_type(allocation.types[tensor.name]) for tensor in plan.profile.tensors}
+    architecture = plan.profile.provenance.get("architecture", "")
+    OUT.out(override_text(overrides_for(types, architecture)), end="", highlight=False)
+    base = pure_base(types, architecture).name
+    say(f"use with: llama-quantize --pure --tensor-type-file FILE MODEL.gguf OUT.gguf {base}")

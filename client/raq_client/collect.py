@@ -1,0 +1,147 @@
+"""Importance collected in process: what llama-imatrix counts, through libllama's eval callback.
+
+Definitions are llama-imatrix's: a text is tokenized once and cut into windows without overlap, the first token of a
+window gives way to the begin token if the vocabulary adds one, all positions of a window count. Weights are those
+named `blk.…` (and `output.weight` on request) that are multiplied with at least 16 inputs in one call, and all expert
+weights. An expert's sums hold only the tokens that were sent to it. Sums here are float64 (llama-imatrix: float32).
+Source: tools/imatrix of llama.cpp commit 0c1e57098.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from raq_client import engine
+from raq_client.engine import DEFAULT_CONTEXT, Engine, Product
+from raq_client.imatrix import Entry, Importance
+from raq_client.perplexity import Progress, Text, cut_windows
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+
+LEAST_TOKENS = 16
+"""Inputs that a product must have to be counted: llama-imatrix ignores smaller batches."""
+OUTPUT_HEAD = "output.weight"
+SAVE_EVERY = 50
+"""Windows between two calls of `save`."""
+
+
+class Tally:
+    """Sums of squares and counts of every weight seen so far, growing from `start`."""
+
+    def __init__(self, start: Importance | None) -> None:
+        entries = start.entries if start is not None else {}
+        self._sums = {name: entry.sums.astype(np.float64) for name, entry in entries.items()}
+        self._counts = {name: entry.counts.astype(np.float64) for name, entry in entries.items()}
+
+    def add(self, product: Product) -> None:
+        """Count the inputs of one product."""
+        matrices, columns = product.stack[0] * product.stack[1], product.inputs.shape[-1]
+        flat = self._sums.setdefault(product.name, np.zeros(matrices * columns))
+        counts = self._counts.setdefault(product.name, np.zeros(matrices if product.experts is not None else 1))
+        if flat.size != matrices * columns:
+            raise InvalidInput(
+                Fault(product.name, f"has {matrices * columns} columns, {flat.size} were counted before")
+            )
+        sums, squares = flat.reshape(matrices, columns), np.square(product.inputs)
+        if product.experts is None:
+            _add_plain(sums, squares, product.stack)
+            counts += squares.size // columns // matrices
+        else:
+            _add_experts(sums, counts, squares[0], product.experts)
+
+    def entries(self) -> dict[str, Entry]:
+        """What was counted, as an importance file holds it."""
+        return {
+            name: Entry(sums.astype(np.float32), self._counts[name].astype(np.float32))
+            for name, sums in self._sums.items()
+        }
+
+
+def _add_plain(sums: Float64[np.ndarray, "matrices columns"], squares: np.ndarray, stack: tuple[int, int]) -> None:
+    summed = squares.sum(axis=2, dtype=np.float64)
+    for i in range(summed.shape[0]):
+        for j in range(summed.shape[1]):
+            sums[(i % stack[0]) * stack[1] + j % stack[1]] += summed[i, j]
+
+
+def _add_experts(
+    sums: Float64[np.ndarray, "experts columns"],
+    counts: Float64[np.ndarray, " experts"],
+    squares: np.ndarray,
+    experts: np.ndarray,
+) -> None:
+    shared = squares.shape[1] == 1  # all choices of a token have one input
+    for expert in np.unique(experts):
+        token, choice = np.nonzero(experts == expert)
+        sums[expert] += squares[token, 0 if shared else choice].sum(axis=0, dtype=np.float64)
+        counts[expert] += len(token)
+
+
+def collect(
+    model: Path | str | Engine,
+    texts: Sequence[Text],
+    *,
+    context: int = DEFAULT_CONTEXT,
+    windows: int | None = None,
+    output_head: bool = False,
+    threads: int = 0,
+    library: Path | str | None = None,
+    resume: Importance | None = None,
+    save: Callable[[Importance], None] | None = None,
+    progress: Progress | None = None,
+) -> Importance:
+    """Run `texts` through the model and count the squared inputs of every weight; at most `windows` of each text.
+
+    `save` is given what was counted so far, every 50 windows; given back as `resume` with the same texts, counting
+    goes on from there. `output_head` counts the output head too, which costs nothing but is rarely wanted.
+
+    Raises InvalidInput if there is no text or one is shorter than two windows, if the model can't be loaded, if
+    `resume` has another window length or more windows than the texts, or if an input is not finite.
+    """
+    if not texts:
+        raise InvalidInput(Fault("text", "there is none to collect from; name at least one text file"))
+    if isinstance(model, Engine):
+        return _collect(model, texts, windows, output_head, resume, save, progress)
+    with engine.load(model, context=context, threads=threads, library=library) as loaded:
+        return _collect(loaded, texts, windows, output_head, resume, save, progress)
+
+
+def _collect(
+    model: Engine,
+    texts: Sequence[Text],
+    limit: int | None,
+    output_head: bool,  # noqa: FBT001 - collect's own
+    resume: Importance | None,
+    save: Callable[[Importance], None] | None,
+    progress: Progress | None,
+) -> Importance:
+    cut = np.concatenate(cut_windows(model, texts, limit))
+    before = _windows_before(resume, model.context, len(cut))
+    tally = Tally(resume)
+
+    def wanted(name: str) -> bool:
+        return name.startswith("blk.") or (output_head and name == OUTPUT_HEAD)
+
+    def importance(done: int) -> Importance:
+        datasets = tuple(text.name for text in texts)
+        return Importance(tally.entries(), datasets, done, model.context, f"collected from {model.path.name}")
+
+    for done in model.observe_products(cut[before:], wanted, tally.add, LEAST_TOKENS):
+        if progress is not None:
+            progress(before + done, len(cut))
+        if save is not None and done % SAVE_EVERY == 0:
+            save(importance(before + done))
+    return importance(len(cut))
+
+
+def _windows_before(resume: Importance | None, context: int, windows: int) -> int:
+    if resume is None:
+        return 0
+    where, faults = resume.source or "the importance to resume from", []
+    if resume.chunk_size != context:
+        faults.append(Fault(where, f"was counted in windows of {resume.chunk_size} tokens, not {context}"))
+    if resume.chunk_count > windows:
+        faults.append(Fault(where, f"holds {resume.chunk_count} windows, the texts have only {windows}"))
+    raise_faults(faults)
+    return resume.chunk_count

@@ -1,0 +1,206 @@
+"""Measuring a model: the error of every tensor at every quant type, by quantizing with the kernels that write files.
+
+Rules
+- Weights are read and measured a chunk of rows at a time; nothing of the size of a tensor is ever held.
+- Each measured tensor is one line appended to a file of the cache folder, named by what the numbers depend on. The
+  same measurement is therefore never made twice, and an interrupted one goes on where it stopped.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+import raq_native
+from raq_client.imatrix import Importance
+from raq_client.model_file import ModelFile
+from raq_client.quantizable import candidates
+from raq_client.quantize import Effort, row_chunks
+from raq_native import _raq_native
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.profile import Profile
+from raq_solver.quant_types import QuantType
+from raq_solver.tensors import Tensor
+
+Progress = Callable[[int, int], None]
+"""Told after each chunk: weights done, weights in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorErrors:
+    """Relative output errors of one tensor by type name, and Σ h W² in squared activation units."""
+
+    errors: Mapping[str, float]
+    energy: float
+
+
+def measure_profile(
+    model: ModelFile,
+    importance: Importance | None,
+    quant_types: Sequence[QuantType],
+    *,
+    effort: Effort = "fast",
+    threads: int = 0,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """The profile of a model: relative error of every tensor at every type it may be stored as.
+
+    Raises InvalidInput when the model can't be read or the importance is not of this model.
+    """
+    offered = {tensor.name: _offered(model, tensor, importance, quant_types) for tensor in model.tensors}
+    columns = _columns(offered)
+    key = _key(model, importance, columns, effort)
+    store = Store(cache / f"{key}.jsonl" if cache is not None else None)
+    total = sum(tensor.weights for tensor in model.tensors)
+    done = 0
+    rows: list[TensorErrors] = []
+    for tensor in model.tensors:
+        known = store.get(tensor.name)
+        if known is None:
+            report = None if progress is None else _shifted(progress, done, total)
+            known = measure_tensor(model, tensor, importance, offered[tensor.name], effort, threads, report)
+            store.add(tensor.name, known)
+        rows.append(known)
+        done += tensor.weights
+        if progress is not None:
+            progress(done, total)
+    return _profile(model, importance, columns, rows, effort)
+
+
+def measure_tensor(
+    model: ModelFile,
+    tensor: Tensor,
+    importance: Importance | None,
+    types: Sequence[QuantType],
+    effort: Effort,
+    threads: int,
+    progress: Callable[[int], None] | None = None,
+) -> TensorErrors:
+    """Relative errors of one tensor at these types; its own type has none."""
+    searched = [q.name for q in types if q != tensor.source_type]
+    squared = {name: [0.0] for name in searched}
+    energies = [0.0]
+    if searched:
+        done = 0
+        for weights, columns in weight_chunks(model, tensor, importance):
+            for name, found in zip(
+                searched,
+                raq_native.measure_errors(searched, weights, columns, threads=threads, effort=effort),
+                strict=True,
+            ):
+                squared[name].append(found.weighted_squared_error)
+            energies.append(found.weighted_energy)
+            done += weights.size
+            if progress is not None:
+                progress(done)
+    energy = math.fsum(energies)
+    errors = {name: math.fsum(parts) / energy if energy > 0 else 0.0 for name, parts in squared.items()}
+    if not all(math.isfinite(error) for error in errors.values()):
+        raise InvalidInput(Fault(tensor.name, "holds weights that are not finite, or overflow when squared"))
+    if tensor.source_type in types:
+        errors[tensor.source_type.name] = 0.0
+    return TensorErrors(errors, energy)
+
+
+def weight_chunks(
+    model: ModelFile, tensor: Tensor, importance: Importance | None
+) -> Iterator[tuple[Float32[np.ndarray, "rows length"], Float32[np.ndarray, " length"] | None]]:
+    """Weights and the importance of their columns, a chunk of rows of one matrix at a time."""
+    per_matrix = None if importance is None else importance.rows(tensor)
+    for matrix, first, last in row_chunks(tensor):
+        weights = np.ascontiguousarray(model.weights(tensor, first, last))
+        yield weights, None if per_matrix is None else per_matrix[matrix]
+
+
+def kernels_digest() -> str:
+    """Digest of the native extension: other kernels may make other errors."""
+    return hashlib.sha256(Path(str(_raq_native.__file__)).read_bytes()).hexdigest()[:16]
+
+
+class Store:
+    """Measured tensors in a file of lines, or in memory when there is no file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, TensorErrors] = {}
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    read = json.loads(line)
+                    self._known[read["tensor"]] = TensorErrors(read["errors"], read["energy"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line cut short by a crash: that tensor is measured again
+
+    def get(self, name: str) -> TensorErrors | None:
+        """What is known of a tensor."""
+        return self._known.get(name)
+
+    def add(self, name: str, found: TensorErrors) -> None:
+        """Remember a tensor, in the file at once."""
+        self._known[name] = found
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"tensor": name, "errors": dict(found.errors), "energy": found.energy})
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _offered(
+    model: ModelFile, tensor: Tensor, importance: Importance | None, quant_types: Sequence[QuantType]
+) -> tuple[QuantType, ...]:
+    """The types asked for that this tensor may get; staying what it is is always possible."""
+    known = importance is not None and importance.rows(tensor) is not None
+    wanted = (*quant_types, tensor.source_type)
+    return candidates(tensor, wanted, architecture=model.architecture, has_importance=known)
+
+
+def _columns(offered: Mapping[str, Sequence[QuantType]]) -> tuple[QuantType, ...]:
+    """All types that some tensor may get, largest first."""
+    found = {q for types in offered.values() for q in types}
+    return tuple(sorted(found, key=lambda q: (-q.bits_per_weight, q.name)))
+
+
+def _key(model: ModelFile, importance: Importance | None, columns: Sequence[QuantType], effort: Effort) -> str:
+    parts = [model.fingerprint(), importance.digest() if importance is not None else "none", effort, kernels_digest()]
+    parts += [q.name for q in columns]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _shifted(progress: Progress, done: int, total: int) -> Callable[[int], None]:
+    return lambda part: progress(done + part, total)
+
+
+def _profile(
+    model: ModelFile,
+    importance: Importance | None,
+    columns: Sequence[QuantType],
+    rows: Sequence[TensorErrors],
+    effort: Effort,
+) -> Profile:
+    errors = np.array([[row.errors.get(q.name, np.inf) for q in columns] for row in rows])
+    unknown = np.full(len(rows), np.nan)
+    provenance = {
+        "model": model.name,
+        "architecture": model.architecture,
+        "fingerprint": model.fingerprint(),
+        "imatrix": "none" if importance is None else importance.digest(),
+        "calibration": "" if importance is None else ", ".join(importance.datasets),
+        "effort": effort,
+        "kernels": kernels_digest(),
+    }
+    return Profile(
+        model.tensors,
+        tuple(columns),
+        errors,
+        np.array([row.energy for row in rows]),
+        unknown,
+        unknown.copy(),
+        provenance,
+    )

@@ -1,0 +1,159 @@
+"""A plan as people and programs read it. Figures only: nothing is computed here but sums and ratios for reading."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from raq_client.check_report import CheckReport, Summary
+from raq_client.statistics import Estimate
+from raq_solver.allocation import Ledger
+from raq_solver.budget import bits_per_weight
+from raq_solver.knapsack import Termination
+from raq_solver.outcome import Outcome
+
+
+def outcome_to_dict(outcome: Outcome, source: str) -> dict[str, Any]:
+    """An outcome as plain data for `--json`. Sizes in bytes, losses and the bound in the unit of `source`."""
+    ledger = outcome.ledger
+    found: dict[str, Any] = {
+        "termination": outcome.termination.name.lower(),
+        "least_bytes": outcome.least_bytes,
+        "most_bytes": outcome.most_bytes,
+        "seconds": outcome.seconds,
+        "loss_source": source,
+    }
+    if ledger is None:
+        return found
+    return found | {
+        "capacity_bytes": ledger.capacity,
+        "bytes": ledger.size,
+        "slack_bytes": ledger.slack,
+        "bits_per_weight": None if ledger.bits_per_weight is None else float(ledger.bits_per_weight),
+        "loss": ledger.loss,
+        "bound": outcome.bound,
+        "gap": outcome.gap,
+        "lambda": outcome.multiplier,
+        "allocation": {entry.tensor: entry.quant_type for entry in ledger.entries},
+    }
+
+
+def infeasible_text(outcome: Outcome, budget: str, weights: int) -> str:
+    """One sentence on why nothing fits, with the least budget that does."""
+    if outcome.termination is Termination.NO_SOLUTION_FOUND:
+        return f"budget {budget}: {outcome.termination.value}; allow more --seconds"
+    least = f"{outcome.least_bytes:,} bytes"
+    if weights:
+        least = f"{bpw_text(bits_per_weight(outcome.least_bytes, weights))} bpw ({least})"
+    return f"even the smallest types need {least}; the budget is {budget}"
+
+
+def generous_text(outcome: Outcome, weights: int) -> str | None:
+    """One sentence if the budget is larger than the model can use, else None."""
+    ledger = outcome.ledger
+    if ledger is None or ledger.capacity <= outcome.most_bytes:
+        return None
+    most = f"{outcome.most_bytes:,} bytes"
+    if weights:
+        most = f"{bpw_text(bits_per_weight(outcome.most_bytes, weights))} bpw ({most})"
+    return f"the budget is over the largest that makes a difference, {most}"
+
+
+def bpw_text(bits: Fraction) -> str:
+    """Bits per weight for reading, rounded up: a size is never understated."""
+    return f"{math.ceil(bits * 10_000) / 10_000:.4f}"
+
+
+def plan_report(outcome: Outcome, source: str, budget: str) -> RenderableType:
+    """The plan of an outcome that has an allocation."""
+    ledger = outcome.ledger
+    assert ledger is not None
+    assert outcome.bound is not None
+    facts = Table.grid(padding=(0, 2))
+    bits = ledger.bits_per_weight
+    rows = (
+        ("budget", f"{budget} = {ledger.capacity:,} bytes"),
+        ("size", f"{ledger.size:,} bytes" + ("" if bits is None else f", {bpw_text(bits)} bpw")),
+        ("slack", f"{ledger.slack:,} bytes"),
+        ("predicted loss", f"{ledger.loss:.6g} ({source})"),
+        ("proven bound", f"{outcome.bound:.6g}, gap {outcome.gap or 0:.2g}: {outcome.termination.value}"),
+        ("price of a byte", f"{outcome.multiplier:.4g}, solved in {outcome.seconds * 1000:.1f} ms"),
+    )
+    for name, text in rows:
+        facts.add_row(f"[dim]{name}[/dim]", text)
+    return Group(facts, "", types_table(ledger))
+
+
+def types_table(ledger: Ledger) -> RenderableType:
+    """Which roles got which types: one line for each type, its tensors by role."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name, justify in (("type", "left"), ("tensors", "right"), ("bytes", "right"), ("share", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("which")
+    by_type: dict[str, list[str]] = {}
+    sizes: Counter[str] = Counter()
+    for entry in ledger.entries:
+        by_type.setdefault(entry.quant_type, []).append(entry.tensor)
+        sizes[entry.quant_type] += entry.size
+    for name, size in sizes.most_common():
+        share = f"{100 * size / ledger.size:.1f} %"
+        table.add_row(name, str(len(by_type[name])), f"{size:,}", share, roles_text(by_type[name]))
+    return table
+
+
+def check_table(report: CheckReport) -> RenderableType:
+    """The figures of a check, one column for all texts and one for each when there are several."""
+    columns = {"all texts": report.overall} if len(report.texts) != 1 else {}
+    columns |= report.texts
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for title, read in _CHECK_ROWS:
+        table.add_row(f"[dim]{title}[/dim]", *(read(summary) for summary in columns.values()))
+    return table
+
+
+def _with_error(estimate: Estimate, scale: float = 1, digits: int = 4) -> str:
+    return f"{estimate.value * scale:.{digits}f} ± {estimate.error * scale:.{digits}f}"
+
+
+_CHECK_ROWS: Final[tuple[tuple[str, Callable[[Summary], str]], ...]] = (
+    ("tokens scored (windows)", lambda s: f"{s.tokens:,} ({s.windows})"),
+    ("perplexity, original", lambda s: _with_error(s.baseline_perplexity, digits=3)),
+    ("perplexity, quantized", lambda s: _with_error(s.perplexity, digits=3)),
+    ("rise of the loss, nats/token", lambda s: _with_error(s.log_ratio, digits=5)),
+    ("KL divergence, mean", lambda s: _with_error(s.kl, digits=6)),
+    ("KL divergence, median", lambda s: f"{s.kl_quantiles[0.5]:.6f}"),
+    ("KL divergence, 99 %", lambda s: f"{s.kl_quantiles[0.99]:.6f}"),
+    ("KL divergence, 99.9 %", lambda s: f"{s.kl_quantiles[0.999]:.6f}"),
+    ("same top token, %", lambda s: _with_error(s.top1_agreement, 100, 2)),
+    ("RMS change of p, %", lambda s: _with_error(s.probability_change_rms, 100, 3)),
+)
+
+
+def roles_text(tensors: Iterable[str]) -> str:
+    """Tensor names grouped by role: `attn_v 0-3, output`."""
+    blocks: dict[str, list[int]] = {}
+    for name in tensors:
+        parts = name.removesuffix(".weight").split(".")
+        if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit():
+            blocks.setdefault(".".join(parts[2:]), []).append(int(parts[1]))
+        else:
+            blocks.setdefault(".".join(parts), [])
+    return ", ".join(f"{role} {ranges_text(numbers)}".rstrip() for role, numbers in blocks.items())
+
+
+def ranges_text(numbers: Iterable[int]) -> str:
+    """Whole numbers with runs joined: `0-3,7`."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
