@@ -18,7 +18,7 @@ from jaxtyping import Float32, UInt8
 import raq_native
 from raq_client.file_types import file_type_of
 from raq_client.gguf_header import Value
-from raq_client.imatrix import Importance
+from raq_client.imatrix import Importance, check_against
 from raq_client.model_file import ModelFile
 from raq_client.model_writer import Progress, WrittenModel, write_model
 from raq_client.quantizable import is_quantizable, needs_importance
@@ -53,6 +53,8 @@ def quantize_model(
     Raises InvalidInput with every tensor that can't have its type, and as `write_model` does.
     """
     chosen = resolved_types(model, allocation, has_importance=importance is not None)
+    if importance is not None:
+        check_against(importance, model.tensors, ())
 
     def blocks(tensor: Tensor, wanted: QuantType) -> Iterator[UInt8[np.ndarray, "rows size"]]:
         if wanted == tensor.source_type:
