@@ -56,6 +56,11 @@ def block_of(name: str) -> int:
     return int(found[1]) if found else -1
 
 
+def role_of(name: str) -> str:
+    """What a tensor is in any block: its name without the block, `.weight` and `.bias`."""
+    return _BLOCK.sub("", name).removesuffix(".weight").removesuffix(".bias")
+
+
 def read_table(path: Path | str, architecture: str = "") -> ModelTable:
     """Read a table; the ending of the name tells the format.
 
@@ -90,7 +95,7 @@ def table_of(model: ModelFile) -> ModelTable:
 def guessed_architecture(tensors: Iterable[Tensor]) -> str:
     """llama.cpp's name for the architecture, guessed from tensor names where only those are known.
 
-    It tells apart what llama.cpp's mixtures treat differently, no more.
+    It tells apart what llama.cpp's mixtures treat differently, no more; nothing where even that can't be seen.
     """
     names = {_BLOCK.sub("", tensor.name) for tensor in tensors}
     experts = any("_exps." in name for name in names)
@@ -100,7 +105,7 @@ def guessed_architecture(tensors: Iterable[Tensor]) -> str:
         return "qwen3moe" if experts else "qwen3"
     if "attn_q.bias" in names:
         return "glm4moe" if experts else "qwen2"
-    return "llama"
+    return "llama" if {"attn_q.weight", "attn_k.weight", "attn_v.weight"} <= names else ""
 
 
 def _read_csv(text: str, where: str) -> Iterable[Tensor]:
