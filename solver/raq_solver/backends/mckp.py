@@ -9,13 +9,19 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from raq_solver.backends.hulls import lower_hulls, smallest
-from raq_solver.backends.search import TOLERANCE, Search
+from raq_solver.backends.search import Search
+from raq_solver.backends.table import keep
 from raq_solver.knapsack import Knapsack, KnapsackSolution, Limits, Termination
+
+TOLERANCE: Final = 1e-12
+"""Solutions that differ by less than this, relative to their excess loss, count as equally good: sums of a few
+thousand floats are not more exact."""
 
 
 def solve(knapsack: Knapsack, limits: Limits) -> KnapsackSolution:
@@ -42,11 +48,12 @@ class Relaxed:
         self.least = losses.min(axis=1)
         self.least_loss = math.fsum(self.least.tolist())
         self.excess = losses - self.least[:, None]
-        self.index = np.arange(self.least.size)
+        self.rows = np.arange(self.least.size)
+        self.columns = np.broadcast_to(np.arange(sizes.shape[1]), sizes.shape)
         self.start = smallest(sizes, self.excess)
         self.steps = lower_hulls(sizes, self.excess, self.start)
         self.relaxation = self.steps.relaxation()
-        self.least_size = int(sizes[self.index, self.start].sum())
+        self.least_size = int(sizes[self.rows, self.start].sum())
 
     def solve(self, capacities: Sequence[int], limits: Limits) -> list[KnapsackSolution]:
         """The optimum of each capacity. They share one search, which pays when they lie close together."""
@@ -64,14 +71,14 @@ class Relaxed:
         picks = self.start.copy()
         picks[self.steps.rows[:steps]] = self.steps.columns[:steps]
         picks = self._filled(picks, int(room[0] - self.relaxation.spent[steps]))
-        loss = float(self.excess[self.index, picks].sum())
+        loss = float(self.excess[self.rows, picks].sum())
         bound = float(self.relaxation.bound(whole, room)[0])
         return Root(capacity, picks, loss, min(bound, loss), float(self.relaxation.slopes[steps]))
 
     def _filled(self, picks: Int64[np.ndarray, " rows"], slack: int) -> Int64[np.ndarray, " rows"]:
         """The picks after single changes that fit into the slack, the one that saves most first."""
-        grown = self.sizes - self.sizes[self.index, picks][:, None]
-        change = self.excess - self.excess[self.index, picks][:, None]
+        grown = self.sizes - self.sizes[self.rows, picks][:, None]
+        change = self.excess - self.excess[self.rows, picks][:, None]
         while True:
             row, column = divmod(int(np.where(grown <= slack, change, 0.0).argmin()), change.shape[1])
             if grown[row, column] > slack or change[row, column] >= 0:
@@ -84,10 +91,10 @@ class Relaxed:
     def _kept(self, root: Root) -> Bool[np.ndarray, "rows types"]:
         """The cells that something better than the root's picks may use: reduced cost within the gap."""
         reduced = self.excess + root.multiplier * self.sizes
+        least = reduced.min(axis=1, keepdims=True)
         # Rounding: a reduced cost is the difference of two sums that may be much larger than the gap.
-        margin = 4 * np.finfo(float).eps * np.where(np.isfinite(reduced), reduced, 0.0).max(axis=1, keepdims=True)
-        gap = (root.loss - root.bound) * (1 + TOLERANCE) + margin
-        kept: Bool[np.ndarray, "rows types"] = reduced <= reduced.min(axis=1, keepdims=True) + gap
+        margin = 8 * np.finfo(float).eps * least
+        kept: Bool[np.ndarray, "rows types"] = reduced <= least + (root.loss - root.bound) + margin
         return kept
 
     def _settle(self, roots: list[Root], deadline: float) -> list[KnapsackSolution]:
@@ -96,59 +103,22 @@ class Relaxed:
         settled = {root.capacity: self._solution(root, root.picks, None) for root in roots}
         if open_roots:
             kept = np.logical_or.reduce([self._kept(root) for root in open_roots])
-            core = _Core(self.sizes, self.excess, kept)
-            search = core.search(open_roots)
-            proven = search.run(deadline)
+            core = keep(self.rows, self.columns, self.sizes, self.excess, kept)
+            losses = np.array([root.loss for root in open_roots])
+            capacities = np.array([root.capacity for root in open_roots])
+            search = Search(core, capacities, losses, TOLERANCE * losses)
+            bounds = search.run(deadline)
             for target, root in enumerate(open_roots):
-                found = search.finds[target]
-                picks = root.picks if found is None else core.decoded(search.picks(found))
-                bound = None if proven else max(root.bound, core.fixed_loss + float(search.bounds[target]))
+                picks, found = root.picks.copy(), search.finds[target]
+                if found is not None:
+                    search.picks(found, picks)
+                bound = None if bounds is None else max(root.bound, float(bounds[target]))
                 settled[root.capacity] = self._solution(root, picks, bound)
         return [settled[root.capacity] for root in roots]
 
     def _solution(self, root: Root, picks: Int64[np.ndarray, " rows"], bound: float | None) -> KnapsackSolution:
         """A claim; `bound` as excess loss, None when proven optimal."""
         if bound is None:
-            loss = math.fsum((self.least + self.excess[self.index, picks]).tolist())
+            loss = math.fsum((self.least + self.excess[self.rows, picks]).tolist())
             return KnapsackSolution(picks, loss, root.multiplier, Termination.OPTIMAL)
         return KnapsackSolution(picks, self.least_loss + bound, root.multiplier, Termination.FEASIBLE)
-
-
-class _Core:
-    """The rows that keep a choice, largest differences in size first; all other rows are fixed."""
-
-    def __init__(
-        self,
-        sizes: Int64[np.ndarray, "rows types"],
-        excess: Float64[np.ndarray, "rows types"],
-        kept: Bool[np.ndarray, "rows types"],
-    ) -> None:
-        self.picks = kept.argmax(axis=1)
-        rows = np.flatnonzero(kept.sum(axis=1) > 1)
-        sizes_kept = sizes[rows]
-        spread = np.where(kept[rows], sizes_kept, 0).max(axis=1)
-        spread -= np.where(kept[rows], sizes_kept, np.iinfo(np.int64).max).min(axis=1)
-        self.rows = rows[np.argsort(-spread, kind="stable")]
-        self.sizes = sizes[self.rows]
-        self.excess = np.where(kept[self.rows], excess[self.rows], np.inf)
-        least = self.excess.min(axis=1)
-        self.excess -= least[:, None]
-        fixed = np.ones(len(sizes), dtype=bool)
-        fixed[self.rows] = False
-        fixed_cells = np.flatnonzero(fixed), self.picks[fixed]
-        self.fixed_size = int(sizes[fixed_cells].sum())
-        self.fixed_loss = float(excess[fixed_cells].sum() + least.sum())
-
-    def search(self, roots: list[Root]) -> Search:
-        """The search that settles these roots."""
-        index = np.arange(self.rows.size)
-        capacities = np.array([root.capacity - self.fixed_size for root in roots], dtype=np.int64)
-        best = np.array([self.excess[index, root.picks[self.rows]].sum() for root in roots])
-        tolerance = TOLERANCE * np.array([root.loss for root in roots])
-        return Search(self.sizes, self.excess, capacities, best, tolerance)
-
-    def decoded(self, picks: Int64[np.ndarray, " core_rows"]) -> Int64[np.ndarray, " rows"]:
-        """Picks for all rows."""
-        decoded: Int64[np.ndarray, " rows"] = self.picks.copy()
-        decoded[self.rows] = picks
-        return decoded
