@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from engine_models import MODEL, SHARED, TEXT, write_quantized
+from engine_models import MODEL, SHARED, TEXT, write_quantized, write_smaller_vocabulary
 
 from raq_client import engine
 from raq_client.check_report import CheckReport
@@ -18,12 +18,12 @@ SHORT = Text("short", TEXT[:14000])  # nine windows of 512
 
 @pytest.fixture(scope="module")
 def q8_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_quantized(MODEL, tmp_path_factory.mktemp("models") / "q8_0.gguf", gguf.GGMLQuantizationType.Q8_0)
+    return write_quantized(tmp_path_factory.mktemp("models") / "q8_0.gguf", gguf.GGMLQuantizationType.Q8_0)
 
 
 @pytest.fixture(scope="module")
 def q4_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_quantized(MODEL, tmp_path_factory.mktemp("models") / "q4_0.gguf", gguf.GGMLQuantizationType.Q4_0)
+    return write_quantized(tmp_path_factory.mktemp("models") / "q4_0.gguf", gguf.GGMLQuantizationType.Q4_0)
 
 
 @pytest.fixture(scope="module")
@@ -114,34 +114,8 @@ def test_no_text_and_short_texts_are_all_named_at_once() -> None:
         check(MODEL, MODEL, [SHORT], windows=1)
 
 
-def _with_smaller_vocabulary(target: Path) -> Path:
-    """The model without the last 96 rows of its vocabulary, in all three places that know its size."""
-    reader = gguf.GGUFReader(MODEL)
-    writer = gguf.GGUFWriter(target, "llama")
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name == "general.architecture":
-            continue
-        value = field.contents()
-        if name in {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}:
-            value = value[:4000]
-        elif name == "tokenizer.ggml.merges":
-            value = value[:3000]
-        elif name == "llama.vocab_size":
-            value = 4000
-        item_type = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(name, value, field.types[0], sub_type=item_type)
-    for tensor in reader.tensors:
-        cut = tensor.name in {"output.weight", "token_embd.weight"}
-        writer.add_tensor(tensor.name, np.array(tensor.data[:4000] if cut else tensor.data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return target
-
-
 def test_models_of_two_vocabularies_are_not_compared(tmp_path: Path) -> None:
-    other = _with_smaller_vocabulary(tmp_path / "other.gguf")
+    other = write_smaller_vocabulary(tmp_path / "other.gguf")
     with pytest.raises(InvalidInput, match=r"has 4000 tokens in its vocabulary, the baseline .* has 4096"):
         check(MODEL, other, [SHORT])
 

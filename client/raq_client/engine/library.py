@@ -10,6 +10,8 @@ import functools
 import importlib.util
 import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,7 +139,8 @@ def open_library(library: Path | str | None = None) -> Library:
 @functools.cache
 def _open(path: Path) -> Library:
     try:
-        calls = ctypes.CDLL(str(path))
+        with _patient_threads():
+            calls = ctypes.CDLL(str(path))
     except OSError as error:
         raise InvalidInput(Fault(str(path), f"cannot be opened as a shared library: {error}")) from error
     _declare(calls, path)
@@ -149,6 +152,24 @@ def _open(path: Path) -> Library:
         calls.ggml_backend_load_all_from_path(str(path.parent).encode())
     calls.llama_backend_init()
     return Library(path, version, calls, log)
+
+
+@contextmanager
+def _patient_threads() -> Iterator[None]:
+    """Let libgomp, if it is loaded now, put waiting threads to sleep early, unless the user has said otherwise.
+
+    libggml's threads meet after every operation. libgomp lets them spin there for about a millisecond, and when
+    another program holds a core, that millisecond passes at every meeting: the same evaluation took 7 times as long
+    beside a busy neighbour on 2 cores. 1000 is libgomp's own count for more threads than cores.
+    """
+    said = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
+    if not said:
+        os.environ["GOMP_SPINCOUNT"] = "1000"
+    try:
+        yield
+    finally:
+        if not said:
+            del os.environ["GOMP_SPINCOUNT"]
 
 
 def _declare(calls: ctypes.CDLL, path: Path) -> None:

@@ -51,6 +51,7 @@ class Engine:
         self.begin_token: int | None = calls.llama_vocab_bos(self._vocabulary) if adds_begin else None
         self._session = Session(model, context, scored_positions(context), threads)
         self._weights: Weights | None = None
+        self._closed = False
 
     def tokenize(self, text: str) -> Int32[np.ndarray, " tokens"]:
         """Tokens of `text`, with the special tokens that the vocabulary adds by itself, as llama-perplexity does.
@@ -111,10 +112,10 @@ class Engine:
 
     def close(self) -> None:
         """Free the model; the engine can't be used afterwards. Closing twice is fine."""
-        if self._calls is not None:
+        if not self._closed:
+            self._closed = True
             self._session.close()
             self._calls.llama_model_free(self._model.handle)
-            self._calls = None
 
     def __enter__(self) -> Self:
         return self

@@ -97,7 +97,7 @@ class Session:
             raise InvalidInput(Fault(str(self._model.path), what))
         address = calls.llama_get_logits(self._handle)
         raw = (ctypes.c_float * (rows * self._model.vocabulary)).from_address(address)
-        return np.frombuffer(raw, np.float32).reshape(rows, self._model.vocabulary)
+        return np.ctypeslib.as_array(raw).reshape(rows, self._model.vocabulary)
 
     def close(self) -> None:
         """Free the context; closing twice is fine."""
