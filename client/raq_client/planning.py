@@ -16,7 +16,7 @@ from raq_client.solving import solver_at
 from raq_solver.budget import Budget, capacity_bytes, parse_budget
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
-from raq_solver.loss_models import loss_model
+from raq_solver.loss_models import default_loss_model, loss_model
 from raq_solver.losses import LossTable
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
@@ -25,7 +25,6 @@ from raq_solver.quant_types import QuantType, quant_type
 
 DEFAULT_TYPES: Final = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
 """Quant types looked at when none are named; where their blocks do not fit a row, llama.cpp's substitutes."""
-DEFAULT_LOSS: Final = "relative"
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Makes a progress bar with a title; entering it gives the function to report to."""
@@ -49,7 +48,7 @@ class Request:
     """What to solve."""
 
     budget: str
-    loss: str = DEFAULT_LOSS
+    loss: str | None = None
     demands: Demands = field(default_factory=Demands)
     server: str | None = None
     seconds: float | None = None
@@ -122,7 +121,8 @@ def chosen_types(names: Sequence[str]) -> tuple[QuantType, ...]:
 def make_plan(profile: Profile, request: Request) -> Plan:
     """Predict losses, state the problem, solve it."""
     budget = parse_budget(request.budget)
-    table = loss_model(request.loss)(profile)
+    model = loss_model(request.loss) if request.loss else default_loss_model(profile)
+    table = model(profile)
     constraints = request.demands.constraints(table.tensors)
     problem = Problem(table, capacity_bytes(budget, table.total_weights), constraints)
     with solver_at(request.server) as solve:

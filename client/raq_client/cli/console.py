@@ -1,6 +1,7 @@
 """Where output goes: results to stdout, progress and remarks to stderr; no bars where nobody looks."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-OUT = Console(highlight=False, soft_wrap=True)
+WIDTH_OF_PIPES = 120
+"""Columns of tables where there is no terminal to fit."""
+
+OUT = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_PIPES)
 ERR = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Report = Callable[[int, int], None]
@@ -17,7 +21,7 @@ Report = Callable[[int, int], None]
 
 def say(text: str) -> None:
     """A remark for people, on stderr."""
-    ERR.print(text, markup=False)
+    ERR.print(text, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

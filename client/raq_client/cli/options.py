@@ -36,7 +36,14 @@ Types = Annotated[
     str | None,
     typer.Option("--types", help="Quant types to choose from, with commas between.", show_default=False),
 ]
-Loss = Annotated[str | None, typer.Option("--loss", help="Loss model: relative, activation or measured.")]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        "--loss",
+        help="Loss model: measured (default where known), prior (else), relative, activation.",
+        show_default=False,
+    ),
+]
 Pin = Annotated[
     list[str] | None, typer.Option("--pin", help="PATTERN=TYPE: these tensors are this type.", show_default=False)
 ]

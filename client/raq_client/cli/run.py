@@ -9,7 +9,7 @@ from raq_client.cli import options
 from raq_client.cli.check import checked, read_texts
 from raq_client.cli.console import OUT, print_json, progress_bar, say, size_bar
 from raq_client.cli.solve import EXIT_CODES, Format, merged_demands, print_plan
-from raq_client.planning import DEFAULT_LOSS, Plan, Request, Sources, importance_of, make_plan, obtain_profile
+from raq_client.planning import Plan, Request, Sources, importance_of, make_plan, obtain_profile
 from raq_client.settings import Settings, read_settings
 from raq_client.solving import chosen_server
 from raq_solver.errors import Fault, InvalidInput
@@ -99,7 +99,7 @@ def _request(
 ) -> Request:
     return Request(
         budget,
-        loss or settings.loss or DEFAULT_LOSS,
+        loss or settings.loss,
         merged_demands(settings, *demands),
         chosen_server(server, settings.server),
         seconds,

@@ -8,7 +8,7 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.planning import DEFAULT_LOSS, Plan, Request, Sources, make_plan, obtain_profile
+from raq_client.planning import Plan, Request, Sources, make_plan, obtain_profile
 from raq_client.selection import Demands
 from raq_client.settings import Settings, read_settings
 from raq_client.solving import chosen_server
@@ -66,9 +66,7 @@ def solve(
     settings = read_settings(Path.cwd())
     sources = merged_sources(settings, model, imatrix, profile, types, effort, threads)
     demands = merged_demands(settings, pin, floor, ceiling, exclude, tie)
-    request = Request(
-        budget, loss or settings.loss or DEFAULT_LOSS, demands, chosen_server(server, settings.server), seconds
-    )
+    request = Request(budget, loss or settings.loss, demands, chosen_server(server, settings.server), seconds)
     plan = make_plan(obtain_profile(sources, progress_bar), request)
     print_plan(plan, budget, Format.JSON if as_json else output_format)
     raise typer.Exit(EXIT_CODES[plan.outcome.termination])
