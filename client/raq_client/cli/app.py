@@ -52,9 +52,10 @@ def main() -> NoReturn:
         for line in str(error).splitlines():
             typer.echo(f"raq-client: {line}", err=True)
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:
-        typer.echo("raq-client: interrupted; nothing is left half-written", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as end:  # also Typer's own answer to Ctrl-C, which says nothing
+        if end.code == EXIT_INTERRUPTED:
+            typer.echo("raq-client: interrupted; nothing is left half-written", err=True)
+        raise
     sys.exit(0)
 
 

@@ -1,0 +1,37 @@
+"""Running the command as a shell would, in this process: exit code, stdout, stderr."""
+
+import io
+import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def client(*arguments: object) -> Result:
+    """`raq-client ARGUMENTS`."""
+    from raq_client.cli import app
+
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        mock.patch.object(sys, "argv", ["raq-client", *map(str, arguments)]),
+    ):
+        try:
+            app.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Result(code, out.getvalue(), err.getvalue())
