@@ -1,0 +1,51 @@
+"""Patterns of tensor names, as people write them in recipes and rules.
+
+A pattern is a shell glob over the whole name, in which braces list alternatives and ranges:
+`blk.{12..16}.ffn_{gate,up}.weight` stands for ten names.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from itertools import chain
+from typing import Final
+
+from raq_solver.errors import Fault, near_misses, raise_faults
+
+_BRACES: Final = re.compile(r"\{([^{}]*)\}")
+_RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def expand(pattern: str) -> tuple[str, ...]:
+    """The globs that a pattern with braces stands for, in the order in which they are written."""
+    found = _BRACES.search(pattern)
+    if found is None:
+        return (pattern,)
+    span = _RANGE.fullmatch(found[1])
+    parts = found[1].split(",") if span is None else [str(n) for n in range(int(span[1]), int(span[2]) + 1)]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return tuple(chain.from_iterable(expand(before + part + after) for part in parts))
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern matches a name."""
+    return any(fnmatchcase(name, glob) for glob in expand(pattern))
+
+
+def matching(patterns: Iterable[str], names: Sequence[str], where: str) -> tuple[str, ...]:
+    """The names that any of the patterns matches, in the order of the patterns, each once.
+
+    Raises InvalidInput with each glob that matches nothing; `where` says in what.
+    """
+    globs = list(dict.fromkeys(chain.from_iterable(expand(pattern) for pattern in patterns)))
+    known = set(names)
+    found: dict[str, None] = {}
+    faults = []
+    for glob in globs:
+        # Most globs of long recipes are plain names.
+        hits = [glob] if glob in known else [name for name in names if fnmatchcase(name, glob)]
+        if not hits:
+            faults.append(Fault(where, f"{glob} matches no tensor{near_misses(glob, names)}"))
+        found |= dict.fromkeys(hits)
+    raise_faults(faults)
+    return tuple(found)
