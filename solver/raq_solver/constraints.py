@@ -1,6 +1,7 @@
 """Constraints: what the user, the data or the architecture demands of an allocation.
 
-Pin, Floor, Ceiling and Exclude clear cells of the table; Tie adds rows together. After that the problem is pure.
+Pin, Floor, Ceiling and Exclude clear cells of the table; Tie adds rows together. They compile away. The others are
+side constraints, which stay beside the table: AtMost, DistinctTypes, Region, ActiveBytes, Monotone.
 Every constraint carries its source and a reason, so that the report can say what each kind of knowledge costs.
 """
 
@@ -70,5 +71,66 @@ class Tie:
     reason: str = ""
 
 
-Constraint = Pin | Floor | Ceiling | Exclude | Tie
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """No more than `count` of the tensors get more than `bits` bits per weight."""
+
+    tensors: tuple[str, ...]
+    count: int
+    bits: Fraction
+    source: Source = Source.USER
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DistinctTypes:
+    """The tensors are stored in no more than `count` different quant types."""
+
+    tensors: tuple[str, ...]
+    count: int
+    source: Source = Source.USER
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The tensors together take at most so many bytes: one GPU of a split, the part that must stay in VRAM."""
+
+    tensors: tuple[str, ...]
+    capacity_bytes: int
+    source: Source = Source.USER
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveBytes:
+    """At most so many bytes of the tensors are read per generated token.
+
+    `shares` says, per tensor, which share of it a token reads: 1 for dense tensors, experts used / experts for the
+    stacked experts of a mixture.
+    """
+
+    tensors: tuple[str, ...]
+    shares: tuple[Fraction, ...]
+    capacity_bytes: int
+    source: Source = Source.USER
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Monotone:
+    """Along the tensors in the order given, bits per weight never fall."""
+
+    tensors: tuple[str, ...]
+    source: Source = Source.USER
+    reason: str = ""
+
+
+CellConstraint = Pin | Floor | Ceiling | Exclude
+"""Constraints on single tensors."""
+
+SideConstraint = AtMost | DistinctTypes | Region | ActiveBytes | Monotone
+"""Constraints that stay beside the table."""
+
+Constraint = CellConstraint | Tie | SideConstraint
 """Any demand on an allocation."""

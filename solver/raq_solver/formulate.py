@@ -2,7 +2,7 @@
 
 Rules
 - Pins, floors, ceilings and exclusions clear cells; each group of tied tensors becomes one row, whose sizes and
-  losses are the sums over its tensors. Nothing of the constraints is left in the knapsack.
+  losses are the sums over its tensors. What is left are side rows.
 - The way back trusts nothing: the ledger is recomputed from the table in whole numbers.
 """
 
@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from raq_solver.allocation import Allocation, account
+from raq_solver.demands import tie_groups
 from raq_solver.errors import BackendFailure
 from raq_solver.knapsack import Knapsack, KnapsackSolution
 from raq_solver.outcome import Outcome
-from raq_solver.problem import Problem, tie_groups
+from raq_solver.problem import Problem
+from raq_solver.side import side_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,7 @@ class Decoder:
     row_of_tensor: Int64[np.ndarray, " tensors"]
     least_bytes: int
     most_bytes: int
+    side_owners: tuple[int, ...] = ()
 
     def outcome(self, solution: KnapsackSolution, seconds: float) -> Outcome:
         """The outcome of a backend's solution.
@@ -41,6 +44,9 @@ class Decoder:
         ledger = account(allocation, table, self.problem.capacity_bytes)
         if ledger.slack < 0:
             raise BackendFailure(f"the backend's allocation has {ledger.size} bytes, capacity {ledger.capacity}")
+        broken = self.problem.violations(allocation)
+        if broken:
+            raise BackendFailure("the backend's allocation breaks " + "; ".join(map(str, broken)))
         return Outcome(
             solution.termination,
             allocation,
@@ -50,7 +56,18 @@ class Decoder:
             self.least_bytes,
             self.most_bytes,
             seconds,
+            self._prices(solution),
         )
+
+    def _prices(self, solution: KnapsackSolution) -> tuple[float, ...]:
+        """The multipliers of the side rows by constraint. One that has several rows (Monotone) is not priced."""
+        if not self.side_owners:
+            return ()
+        prices = [0.0] * len(self.problem.constraints)
+        for owner, price in zip(self.side_owners, solution.side_multipliers, strict=True):
+            if self.side_owners.count(owner) == 1:
+                prices[owner] = price
+        return tuple(prices)
 
 
 def formulate(problem: Problem) -> tuple[Knapsack, Decoder]:
@@ -64,8 +81,9 @@ def formulate(problem: Problem) -> tuple[Knapsack, Decoder]:
     losses = np.zeros(shape)
     np.add.at(sizes, row_of_tensor, table.sizes)
     np.add.at(losses, row_of_tensor, np.where(allowed, table.losses, np.inf))
-    knapsack = Knapsack(sizes, losses, problem.capacity_bytes)
-    return knapsack, Decoder(problem, row_of_tensor, knapsack.least_size(), _most_bytes(knapsack))
+    side, owners = side_rows(problem, row_of_tensor)
+    knapsack = Knapsack(sizes, losses, problem.capacity_bytes, side)
+    return knapsack, Decoder(problem, row_of_tensor, knapsack.least_size(), _most_bytes(knapsack), tuple(owners))
 
 
 def _rows(problem: Problem) -> Int64[np.ndarray, " tensors"]:

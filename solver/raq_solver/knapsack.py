@@ -11,6 +11,8 @@ from enum import Enum, unique
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from raq_solver.errors import Fault, InvalidInput
+
 
 @unique
 class Termination(Enum):
@@ -18,15 +20,43 @@ class Termination(Enum):
 
     OPTIMAL = "no allocation within the budget has a lower loss"
     FEASIBLE = "a limit stopped the search; the bound says how much better it could be"
-    INFEASIBLE = "even the smallest types do not fit the budget"
+    INFEASIBLE = "no allocation fits the budget and keeps every constraint"
     NO_SOLUTION_FOUND = "a limit stopped the search before any allocation was found"
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a solver may use. `seconds` is wall time; None means no limit."""
+    """What a solver may use. `seconds` is wall time; None means no limit.
+
+    Raises InvalidInput when seconds are negative or not a number.
+    """
 
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and not self.seconds >= 0:
+            raise InvalidInput(Fault("limit", f"{self.seconds} seconds; must be at least 0"))
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A side row: the coefficients of the cells chosen in `rows` add up to at most `capacity`."""
+
+    rows: Int64[np.ndarray, " members"]
+    coefficients: Int64[np.ndarray, "members types"]
+    capacity: int
+
+
+@dataclass(frozen=True, eq=False)
+class Distinct:
+    """A side row: the cells chosen in `rows` lie in at most `count` columns."""
+
+    rows: Int64[np.ndarray, " members"]
+    count: int
+
+
+SideRow = Linear | Distinct
+"""What is demanded of a choice besides its size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +66,7 @@ class Knapsack:
     sizes: Int64[np.ndarray, "rows types"]
     losses: Float64[np.ndarray, "rows types"]
     capacity: int
+    side: tuple[SideRow, ...] = ()
 
     def least_size(self) -> int:
         """Bytes of the smallest choice."""
@@ -49,20 +80,27 @@ class KnapsackSolution:
 
     `picks` holds the chosen column of each row, or is None when there is none. `bound`: no choice has a lower loss.
     `multiplier` is the price of a byte (nats per token per byte) whose Lagrangian value anyone can recompute:
-    sum over rows of min over cells of (loss + multiplier × size), less multiplier × capacity.
+    sum over rows of min over cells of (loss + multiplier × size), less multiplier × capacity. `side_multipliers`, one
+    for each side row, price its coefficients likewise; 0 where the bound does without the row.
     """
 
     picks: Int64[np.ndarray, " rows"] | None
     bound: float
     multiplier: float
     termination: Termination
+    side_multipliers: tuple[float, ...] = ()
 
 
 Backend = Callable[[Knapsack, Limits], KnapsackSolution]
 """A solver of knapsacks."""
 
 
-def lagrangian(knapsack: Knapsack, multiplier: float) -> float:
-    """A lower bound on every choice that fits: the Lagrangian value at this price of a byte (at least 0)."""
+def lagrangian(knapsack: Knapsack, multiplier: float, side_multipliers: tuple[float, ...] = ()) -> float:
+    """A lower bound on every choice that fits: the Lagrangian value at these prices (each at least 0)."""
     priced = knapsack.losses + multiplier * knapsack.sizes
-    return float(priced.min(axis=1).sum() - multiplier * knapsack.capacity)
+    paid = multiplier * knapsack.capacity
+    for row, price in zip(knapsack.side, side_multipliers, strict=False):
+        if isinstance(row, Linear) and price > 0:
+            priced[row.rows] += price * row.coefficients
+            paid += price * row.capacity
+    return float(priced.min(axis=1).sum() - paid)

@@ -9,7 +9,9 @@ Rules
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -35,9 +37,22 @@ class LossTable:
     source: str = ""
 
     def __post_init__(self) -> None:
-        for array in (self.weights, self.sizes, self.losses):
+        raise_faults(self._kind_faults())
+        for name, kind in (("weights", np.int64), ("sizes", np.int64), ("losses", np.float64)):
+            array = np.array(getattr(self, name), dtype=kind)
             array.setflags(write=False)
+            object.__setattr__(self, name, array)
         raise_faults(self._faults())
+
+    @cached_property
+    def row_of(self) -> Mapping[str, int]:
+        """The row of each tensor."""
+        return {name: row for row, name in enumerate(self.tensors)}
+
+    @cached_property
+    def column_of(self) -> Mapping[str, int]:
+        """The column of each quant type."""
+        return {name: column for column, name in enumerate(self.quant_types)}
 
     @property
     def offered(self) -> Bool[np.ndarray, "tensors types"]:
@@ -58,6 +73,15 @@ class LossTable:
         for array in (self.weights, self.sizes, self.losses):
             state.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
         return state.hexdigest()
+
+    def _kind_faults(self) -> list[Fault]:
+        arrays = {"weights": self.weights, "sizes": self.sizes, "losses": self.losses}
+        kinds = {"weights": "iu", "sizes": "iu", "losses": "fiu"}
+        return [
+            Fault(name, f"holds {array.dtype}; must hold {'numbers' if name == 'losses' else 'whole numbers'}")
+            for name, array in arrays.items()
+            if array.dtype.kind not in kinds[name]
+        ]
 
     def _faults(self) -> list[Fault]:
         shape = (len(self.tensors), len(self.quant_types))
@@ -102,4 +126,14 @@ class LossTable:
             for t in np.flatnonzero(~(self.offered | bad_loss).any(axis=1))
         ]
         faults += [Fault(self.tensors[t], f"has {self.weights[t]} weights") for t in np.flatnonzero(self.weights < 0)]
+        return faults or self._total_faults()
+
+    def _total_faults(self) -> list[Fault]:
+        """Totals that the arithmetic of the solver can't hold."""
+        faults = []
+        largest = sum(np.where(self.offered, self.sizes, 0).max(axis=1).tolist())
+        if largest >= 2**53:
+            faults.append(Fault("loss table", f"sizes add up to {largest:,} bytes; at most 2^53 can be reckoned with"))
+        if not np.isfinite(np.where(self.offered, self.losses, 0.0).max(axis=1).sum()):
+            faults.append(Fault("loss table", "losses add up to more than a double can hold"))
         return faults

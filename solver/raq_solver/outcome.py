@@ -13,8 +13,10 @@ class Outcome:
 
     `bound` and `multiplier` are None exactly when there is no allocation. `bound` is the proven least loss;
     `multiplier` (nats per token per byte) is the certificate that `verify` recomputes a bound from.
+    `constraint_multipliers` belong to it: one price for each constraint of the problem, in loss per unit of what it
+    limits (bytes, tensors); 0 where the bound does without it; empty when the problem has no side constraints.
     `least_bytes` and `most_bytes` say which capacities make a difference: below the first nothing fits, above the
-    second nothing gets better.
+    second nothing gets better (side constraints not regarded).
     """
 
     termination: Termination
@@ -25,6 +27,7 @@ class Outcome:
     least_bytes: int
     most_bytes: int
     seconds: float
+    constraint_multipliers: tuple[float, ...] = ()
 
     @property
     def gap(self) -> float | None:

@@ -13,13 +13,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
-from raq_solver.allocation import Allocation, Ledger, account
+from raq_solver.allocation import Ledger, account
+from raq_solver.demands import rows_of, sums, tie_groups
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.outcome import Outcome
-from raq_solver.problem import Problem, tie_groups
+from raq_solver.problem import Problem
 
 _ROUNDING = 1e-9
 """Losses that differ by no more than this, relatively, count as the same number."""
@@ -31,6 +32,7 @@ class Verification:
 
     `size` and `loss` are recomputed, None without an allocation. `certified_bound` is what the multiplier alone
     proves: no allocation that keeps all constraints and fits the capacity has a lower loss.
+    `certified_infeasible`: the smallest choice of all is larger than the capacity.
     """
 
     termination: Termination
@@ -38,6 +40,7 @@ class Verification:
     size: int | None
     loss: float | None
     certified_bound: float | None
+    certified_infeasible: bool = False
 
     @property
     def holds(self) -> bool:
@@ -53,18 +56,19 @@ class Verification:
 
     @property
     def proven_by_certificate(self) -> bool:
-        """Whether the certificate alone proves the optimum, to within rounding (1e-9)."""
-        return self.holds and self.certified_gap is not None and self.certified_gap <= _ROUNDING
+        """Whether the certificate alone proves the claim: an optimum to within rounding (1e-9), or infeasibility."""
+        optimal = self.certified_gap is not None and self.certified_gap <= _ROUNDING
+        return self.holds and (optimal or self.certified_infeasible)
 
     def __str__(self) -> str:
         if self.faults:
             return "does not hold: " + "; ".join(str(fault) for fault in self.faults)
-        if self.certified_gap is None:
-            return f"holds: {self.termination.value}"
         if self.proven_by_certificate:
-            return "holds: the multiplier alone proves the optimum"
+            return "holds, proven by the certificate alone: " + self.termination.value
+        if self.certified_gap is None:
+            return f"nothing contradicts it, but it rests on the search: {self.termination.value}"
         return (
-            f"holds: the multiplier alone proves that no allocation is better by more than {self.certified_gap:.3g} "
+            f"holds: the certificate alone proves that no allocation is better by more than {self.certified_gap:.3g} "
             "of the loss; that none lies in between rests on the search"
         )
 
@@ -72,37 +76,41 @@ class Verification:
 def verify(problem: Problem, outcome: Outcome) -> Verification:
     """Recheck an outcome of the problem: size, loss, capacity, constraints and bound."""
     if outcome.allocation is None or outcome.ledger is None:
-        return Verification(outcome.termination, tuple(_empty_faults(problem, outcome)), None, None, None)
+        return _verify_empty(problem, outcome)
     try:
         ledger = account(outcome.allocation, problem.table, problem.capacity_bytes)
     except InvalidInput as error:
         return Verification(outcome.termination, error.faults, None, None, None)
     faults = [*problem.violations(outcome.allocation), *_ledger_faults(ledger, outcome.ledger)]
-    multiplier = outcome.multiplier
-    if multiplier is None or not 0 <= multiplier < math.inf:
-        faults.append(Fault("multiplier", f"{multiplier}; must be a number of at least 0"))
+    prices = (outcome.multiplier, *outcome.constraint_multipliers)
+    if not all(price is not None and 0 <= price < math.inf for price in prices):
+        faults.append(Fault("multiplier", f"{prices}; must be numbers of at least 0"))
         return Verification(outcome.termination, tuple(faults), ledger.size, ledger.loss, None)
-    bound = ledger.loss - _lagrangian_gap(problem, outcome.allocation, multiplier) - multiplier * ledger.slack
+    bound = ledger.loss - _lagrangian_gap(problem, outcome)
     faults += _bound_faults(outcome, ledger, bound)
     return Verification(outcome.termination, tuple(faults), ledger.size, ledger.loss, bound)
 
 
-def _lagrangian_gap(problem: Problem, allocation: Allocation, multiplier: float) -> float:
-    """How much each group of tied tensors could still save at this price of a byte, added up."""
-    table = problem.table
-    column = {name: index for index, name in enumerate(table.quant_types)}
-    chosen = np.array([column[allocation.types[name]] for name in table.tensors])
-    index = np.arange(len(chosen))
-    losses = np.where(problem.allowed(), table.losses, np.inf)
-    saved = table.losses[index, chosen][:, None] - losses
-    spared = table.sizes[index, chosen][:, None] - table.sizes
-    group = _groups(problem)
-    group_saved = np.zeros((group.max() + 1, saved.shape[1]))
-    group_spared = np.zeros(group_saved.shape)
-    np.add.at(group_saved, group, saved)
-    np.add.at(group_spared, group, spared)
-    gains: Float64[np.ndarray, " groups"] = (group_saved + multiplier * group_spared).max(axis=1)
-    return math.fsum(gains.tolist())
+def _lagrangian_gap(problem: Problem, outcome: Outcome) -> float:
+    """What each group of tied tensors could still save at these prices, and what is paid for unused capacity."""
+    table, allocation = problem.table, outcome.unwrap()[0]
+    chosen = np.array([table.column_of[allocation.types[name]] for name in table.tensors])
+    index = np.arange(chosen.size)
+    multiplier = outcome.multiplier or 0.0
+    sizes = table.sizes[index, chosen]
+    saved = multiplier * (sizes[:, None] - table.sizes)
+    unused = [multiplier * (problem.capacity_bytes - int(sizes.sum()))]
+    for constraint, price in zip(problem.constraints, outcome.constraint_multipliers, strict=False):
+        rows = rows_of(constraint, table)
+        for demand in sums(constraint, table) if price > 0 else []:
+            taken = demand.coefficients[np.arange(len(rows)), chosen[rows]]
+            saved[rows] += price * (taken[:, None] - demand.coefficients)
+            unused.append(price * (demand.capacity - int(taken.sum())))
+    saved += table.losses[index, chosen][:, None] - np.where(problem.allowed(), table.losses, np.inf)
+    groups = _groups(problem)
+    in_group = np.zeros((groups.max() + 1, saved.shape[1]))
+    np.add.at(in_group, groups, saved)
+    return math.fsum([*in_group.max(axis=1).tolist(), *unused])
 
 
 def _groups(problem: Problem) -> Int64[np.ndarray, " tensors"]:
@@ -139,18 +147,19 @@ def _bound_faults(outcome: Outcome, ledger: Ledger, certified: float) -> list[Fa
     return faults
 
 
-def _empty_faults(problem: Problem, outcome: Outcome) -> list[Fault]:
-    """Faults of an outcome without an allocation: only a capacity below the smallest choice is infeasible."""
-    if outcome.termination is Termination.NO_SOLUTION_FOUND:
-        return []
-    if outcome.termination is not Termination.INFEASIBLE:
-        return [Fault("outcome", f"{outcome.termination.name} without an allocation")]
+def _verify_empty(problem: Problem, outcome: Outcome) -> Verification:
+    """An outcome without an allocation: is the smallest choice, side constraints not regarded, too large?"""
     table, group = problem.table, _groups(problem)
     shape = (int(group.max()) + 1, len(table.quant_types))
     sizes, blocked = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
     np.add.at(sizes, group, table.sizes)
     np.logical_or.at(blocked, group, ~problem.allowed())
     least = int(np.where(blocked, np.iinfo(np.int64).max, sizes).min(axis=1).sum())
-    if least <= problem.capacity_bytes:
-        return [Fault("outcome", f"claimed infeasible, but {least} bytes are possible")]
-    return []
+    faults = []
+    if outcome.termination in (Termination.OPTIMAL, Termination.FEASIBLE):
+        faults.append(Fault("outcome", f"{outcome.termination.name} without an allocation"))
+    infeasible = outcome.termination is Termination.INFEASIBLE
+    if infeasible and least <= problem.capacity_bytes and not problem.has_side_constraints:
+        faults.append(Fault("outcome", f"claimed infeasible, but {least} bytes are possible"))
+    certified = infeasible and least > problem.capacity_bytes
+    return Verification(outcome.termination, tuple(faults), None, None, None, certified)

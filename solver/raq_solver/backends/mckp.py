@@ -64,6 +64,15 @@ class Relaxed:
         infeasible = KnapsackSolution(None, math.inf, 0.0, Termination.INFEASIBLE)
         return [solutions.get(capacity, infeasible) for capacity in capacities]
 
+    def least_capacity(self, loss: float) -> int:
+        """A capacity below which the relaxation, and so every choice, has a larger loss; 0 where that is rounding."""
+        excess = (loss - self.least_loss) + 1e-9 * loss
+        steps = int(np.searchsorted(-self.relaxation.left[:-1], -excess))
+        if steps in (0, self.relaxation.slopes.size):
+            return 0
+        missing = (self.relaxation.left[steps - 1] - excess) / self.relaxation.slopes[steps - 1]
+        return self.least_size + int(self.relaxation.spent[steps - 1]) + int(missing)
+
     def _root(self, capacity: int) -> Root:
         room = np.array([capacity - self.least_size])
         whole = self.relaxation.whole_steps(room)

@@ -1,0 +1,88 @@
+"""The other question: the smallest size whose predicted loss is at most so much.
+
+The least loss never rises with the capacity, so the answer is where it first falls to the limit. The relaxation
+brackets it to about the size of one step; between, capacities are halved, each settled exactly.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from raq_solver.allocation import Allocation, Ledger
+from raq_solver.backends.mckp import Relaxed
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.formulate import formulate
+from raq_solver.knapsack import Limits, Termination
+from raq_solver.outcome import Outcome
+from raq_solver.problem import Problem
+from raq_solver.solve import NO_LIMITS, solve
+
+_ROUNDING: Final = 1e-12
+"""A loss that exceeds the limit by less than this, relatively, keeps it: sums of floats are not more exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Smallest:
+    """The smallest size that keeps a loss.
+
+    OPTIMAL: no allocation with a loss of at most `most_loss` is smaller. FEASIBLE: time was up; none is smaller than
+    `bound_bytes`. INFEASIBLE: no allocation within the problem's capacity keeps it; `least_loss` is the least there.
+    """
+
+    termination: Termination
+    most_loss: float
+    allocation: Allocation | None
+    ledger: Ledger | None
+    bound_bytes: int
+    least_loss: float | None
+    seconds: float
+
+
+def smallest_size(problem: Problem, most_loss: float, limits: Limits = NO_LIMITS) -> Smallest:
+    """The smallest allocation whose loss is at most `most_loss` (nats per token) and that fits the capacity.
+
+    Of equally small ones that of least loss. Raises InvalidInput when the loss is negative or not a number.
+    """
+    if not most_loss >= 0:
+        raise InvalidInput(Fault("loss", f"{most_loss}; must be at least 0"))
+    start = time.perf_counter()
+    best = solve(problem, limits)
+    if best.ledger is None:
+        return Smallest(best.termination, most_loss, None, None, 0, None, best.seconds)
+    limit = most_loss * (1 + _ROUNDING)
+    if best.ledger.loss > limit:
+        certain = best.bound is not None and best.bound > limit
+        termination = Termination.INFEASIBLE if certain else Termination.NO_SOLUTION_FOUND
+        return Smallest(termination, most_loss, None, None, 0, best.ledger.loss, time.perf_counter() - start)
+    allocation, ledger, bound = _halved(problem, best, limit, limits, start)
+    termination = Termination.OPTIMAL if bound == ledger.size else Termination.FEASIBLE
+    seconds = time.perf_counter() - start
+    return Smallest(termination, most_loss, allocation, ledger, bound, ledger.loss, seconds)
+
+
+def _halved(
+    problem: Problem, first: Outcome, limit: float, limits: Limits, start: float
+) -> tuple[Allocation, Ledger, int]:
+    """The smallest allocation within the limit, and the proven least size."""
+    allocation, ledger = first.unwrap()
+    knapsack, decoder = formulate(problem)
+    step = int(np.gcd.reduce((knapsack.sizes - knapsack.sizes[:, :1])[np.isfinite(knapsack.losses)]))
+    relaxed = Relaxed(knapsack.sizes, knapsack.losses)
+    bound = max(decoder.least_bytes, relaxed.least_capacity(limit))
+    deadline = start + limits.seconds if limits.seconds is not None else None
+    while bound < ledger.size:
+        left = None if deadline is None else deadline - time.perf_counter()
+        if left is not None and left <= 0:
+            break
+        capacity = (bound + ledger.size - 1) // 2
+        outcome = solve(replace(problem, capacity_bytes=capacity), Limits(left))
+        if outcome.ledger is not None and outcome.ledger.loss <= limit:
+            allocation, ledger = outcome.unwrap()
+        elif outcome.termination is Termination.INFEASIBLE or (outcome.bound is not None and outcome.bound > limit):
+            # Nothing of this size keeps the loss; sizes differ by whole steps.
+            bound = ledger.size - (ledger.size - capacity - 1) // step * step
+        else:
+            break
+    return allocation, ledger, bound
