@@ -24,6 +24,8 @@ _VERSION: Final = 3
 _BOOL: Final = 7
 _STRING: Final = 8
 _ARRAY: Final = 9
+_DEEPEST: Final = 16
+"""Arrays inside arrays; no file in use has more than one."""
 # struct codes of the scalar value types, by GGUF's number for them.
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _SIZES: Final = {type_id: struct.calcsize("<" + code) for type_id, code in _SCALARS.items()}
@@ -76,7 +78,7 @@ def parse_header(data: bytes | memoryview, where: str) -> Header:
         tensor_count, value_count = struct.unpack_from("<QQ", data, 8)
         metadata, position = _metadata(data, 24, value_count)
         tensors, position = _tensor_infos(data, position, tensor_count)
-    except (struct.error, _CutError):
+    except (struct.error, OverflowError, _CutError):
         what = f"the header is cut off or damaged: it does not end within the {len(data):,} bytes there are"
         raise InvalidInput(Fault(where, what)) from None
     except _DamageError as damage:
@@ -170,8 +172,10 @@ def _tensor_infos(data: bytes | memoryview, position: int, count: int) -> tuple[
     return tuple(infos.values()), position
 
 
-def _end(data: bytes | memoryview, position: int, type_id: int) -> int:
+def _end(data: bytes | memoryview, position: int, type_id: int, depth: int = 0) -> int:
     """Where the value that begins at `position` ends."""
+    if depth > _DEEPEST:
+        raise _DamageError(f"arrays lie in arrays more than {_DEEPEST} deep")
     if type_id in _SIZES:
         return position + _SIZES[type_id]
     if type_id == _STRING:
@@ -188,7 +192,7 @@ def _end(data: bytes | memoryview, position: int, type_id: int) -> int:
             position += 8 + length(data, position)[0]
         return position
     for _ in range(count):
-        position = _end(data, position, item_type)
+        position = _end(data, position, item_type, depth + 1)
     return position
 
 

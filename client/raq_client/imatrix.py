@@ -140,6 +140,34 @@ def merge(parts: Sequence[Importance]) -> Importance:
     return Importance(entries, datasets, sum(p.chunk_count for p in parts), parts[0].chunk_size, sources)
 
 
+def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
+    """One importance from several domains, each counting by its weight, however long its text was.
+
+    The mean squares of every column are averaged with the weights; counts stay those of all texts together. A matrix
+    that some domain did not reach takes the others' mean. Raises InvalidInput for weights that are not above 0, and
+    with every entry whose length differs between files.
+    """
+    assert parts, "nothing to blend"
+    faults = [Fault(_title(part), f"weight {weight}; must be above 0") for part, weight in parts if not weight > 0]
+    raise_faults(faults)
+    counted = merge([part for part, _ in parts])
+    entries = {}
+    for name, whole in counted.entries.items():
+        sums = np.zeros((whole.counts.size, whole.sums.size // whole.counts.size))
+        weights = np.zeros((whole.counts.size, 1))
+        for part, weight in parts:
+            entry = part.entries.get(name)
+            if entry is not None:
+                share = weight * (entry.counts[:, None] > 0)
+                sums += share * entry.mean_squares.astype(np.float64)
+                weights += share
+        means = np.divide(sums, weights, out=sums, where=weights > 0)
+        blended = (means * whole.counts[:, None]).astype(np.float32).ravel()
+        entries[name] = Entry(blended, whole.counts)
+    sources = " + ".join(f"{weight:g} × {_title(part)}" for part, weight in parts)
+    return Importance(entries, counted.datasets, counted.chunk_count, counted.chunk_size, sources)
+
+
 def _title(importance: Importance) -> str:
     return importance.source or "the importance"
 

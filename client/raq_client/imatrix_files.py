@@ -108,7 +108,9 @@ def _dat_entry(data: bytes, position: int) -> tuple[str, Entry, int]:
     stored_values = np.frombuffer(data, "<f4", values, position)
     chunks = max(chunks, 1)
     tokens = np.float32(chunks * DEFAULT_CHUNK_SIZE)
-    sums = (stored_values / np.float32(chunks)) * tokens
+    # What overflows here becomes infinite, and a fault with the tensor's name.
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = (stored_values / np.float32(chunks)) * tokens
     return name, Entry(sums.astype(np.float32), np.array([tokens], np.float32)), position + 4 * values
 
 

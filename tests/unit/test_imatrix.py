@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gguf_files import DATA, MODEL_4M, SHARED, write
-from raq_client.imatrix import Entry, Importance, check_against, merge
+from raq_client.imatrix import Entry, Importance, blend, check_against, merge
 from raq_client.imatrix_files import read_importance, write_importance
 from raq_client.model_file import open_model
 from raq_solver.errors import InvalidInput
@@ -119,6 +119,19 @@ def test_merging_is_counting_in_one_run() -> None:
     assert (both.datasets, both.chunk_count) == (("x", "y"), 7)
     with pytest.raises(InvalidInput, match="can't be merged"):
         merge([one, Importance({"a": _entry([1], [1])})])
+
+
+def test_domains_count_by_weight_not_by_length() -> None:
+    short = Importance({"a": _entry([2, 0], [1]), "b": _entry([4, 8], [1, 0])}, ("x",))
+    long = Importance({"a": _entry([0, 4000], [1000]), "b": _entry([8, 8], [1, 1])}, ("y",))
+    both = blend([(short, 0.75), (long, 0.25)])
+    np.testing.assert_allclose(both.entries["a"].mean_squares, [[1.5, 1]])
+    # Only the long text reached the second expert.
+    np.testing.assert_allclose(both.entries["b"].mean_squares, [[5], [8]])
+    assert both.datasets == ("x", "y")
+    np.testing.assert_allclose(blend([(short, 3.0)]).entries["a"].sums, short.entries["a"].sums)
+    with pytest.raises(InvalidInput, match="must be above 0"):
+        blend([(short, 0.0), (long, 1.0)])
 
 
 def test_digests_tell_importances_apart() -> None:
