@@ -32,7 +32,8 @@ Array new_array(std::unique_ptr<Value[]> data, std::int64_t rows, std::int64_t c
 
 raq::Rows rows_of(const Weights& weights, const std::optional<Importance>& importance) {
   const raq::Rows rows{weights.data(), importance ? importance->data() : nullptr,
-                       static_cast<std::int64_t>(weights.shape(0)), static_cast<std::int64_t>(weights.shape(1))};
+                       static_cast<std::int64_t>(weights.shape(0)),
+                       static_cast<std::int64_t>(weights.shape(1))};
   if (!importance) return rows;
   if (importance->shape(0) != weights.shape(1))
     throw std::invalid_argument("importance has " + std::to_string(importance->shape(0)) +
@@ -60,9 +61,9 @@ bool on_cuda(const std::string& device) {
   return device == "cuda";
 }
 
-NewBlocks quantize(const std::string& quant_type, const Weights& weights, const std::optional<Importance>& importance,
-                   int threads, const std::string& effort, const std::string& device,
-                   const std::string& instruction_set) {
+NewBlocks quantize(const std::string& quant_type, const Weights& weights,
+                   const std::optional<Importance>& importance, int threads, const std::string& effort,
+                   const std::string& device, const std::string& instruction_set) {
   const raq::QuantType& type = raq::find_quant_type(quant_type);
   const raq::Rows rows = rows_of(weights, importance);
   const raq::Options options = options_of(threads, effort, instruction_set);
@@ -79,13 +80,14 @@ NewBlocks quantize(const std::string& quant_type, const Weights& weights, const 
   return new_array<NewBlocks>(std::move(blocks), rows.count, row_bytes);
 }
 
-NewWeights dequantize(const std::string& quant_type, const Blocks& blocks, std::int64_t row_length, int threads,
-                      const std::string& device, const std::string& instruction_set) {
+NewWeights dequantize(const std::string& quant_type, const Blocks& blocks, std::int64_t row_length,
+                      int threads, const std::string& device, const std::string& instruction_set) {
   const raq::QuantType& type = raq::find_quant_type(quant_type);
   const raq::Options options = options_of(threads, "fast", instruction_set);
   const bool cuda = on_cuda(device);
   if (row_length < 0) throw std::invalid_argument("row length is negative");
-  const std::int64_t count = static_cast<std::int64_t>(blocks.shape(0)), row_bytes = type.row_bytes(row_length);
+  const std::int64_t count = static_cast<std::int64_t>(blocks.shape(0)),
+                     row_bytes = type.row_bytes(row_length);
   if (static_cast<std::int64_t>(blocks.shape(1)) != row_bytes)
     throw std::invalid_argument("rows of " + std::to_string(blocks.shape(1)) + " bytes, but " +
                                 std::to_string(row_length) + " weights of " + type.name + " take " +
@@ -101,7 +103,8 @@ NewWeights dequantize(const std::string& quant_type, const Blocks& blocks, std::
   return new_array<NewWeights>(std::move(weights), count, row_length);
 }
 
-std::vector<raq::ErrorSums> measure_errors(const std::vector<std::string>& quant_types, const Weights& weights,
+std::vector<raq::ErrorSums> measure_errors(const std::vector<std::string>& quant_types,
+                                           const Weights& weights,
                                            const std::optional<Importance>& importance, int threads,
                                            const std::string& effort, const std::string& device,
                                            const std::string& instruction_set) {
@@ -115,8 +118,9 @@ std::vector<raq::ErrorSums> measure_errors(const std::vector<std::string>& quant
 }
 
 raq::ErrorSums measure_error(const std::string& quant_type, const Weights& weights,
-                             const std::optional<Importance>& importance, int threads, const std::string& effort,
-                             const std::string& device, const std::string& instruction_set) {
+                             const std::optional<Importance>& importance, int threads,
+                             const std::string& effort, const std::string& device,
+                             const std::string& instruction_set) {
   return measure_errors({quant_type}, weights, importance, threads, effort, device, instruction_set).front();
 }
 
@@ -126,11 +130,13 @@ void bind_records(nb::module_& module) {
       .def_ro("ggml_id", &raq::QuantType::ggml_id)
       .def_ro("weights_per_block", &raq::QuantType::weights_per_block)
       .def_ro("bytes_per_block", &raq::QuantType::bytes_per_block)
-      .def("__repr__", [](const raq::QuantType& type) { return "QuantType(" + std::string(type.name) + ")"; });
+      .def("__repr__",
+           [](const raq::QuantType& type) { return "QuantType(" + std::string(type.name) + ")"; });
 
-  nb::class_<raq::ErrorSums>(module, "ErrorSums",
-                             "Sums over the weights w of a tensor, r what w becomes, h its column's importance (1 where "
-                             "none was given).")
+  nb::class_<raq::ErrorSums>(
+      module, "ErrorSums",
+      "Sums over the weights w of a tensor, r what w becomes, h its column's importance (1 where "
+      "none was given).")
       .def_ro("weighted_squared_error", &raq::ErrorSums::weighted_squared_error, "Sum of h (w - r)^2.")
       .def_ro("weighted_energy", &raq::ErrorSums::weighted_energy, "Sum of h w^2.")
       .def_ro("squared_error", &raq::ErrorSums::squared_error, "Sum of (w - r)^2.")
@@ -157,25 +163,28 @@ NB_MODULE(_raq_native, module) {
   module.attr("QUANT_TYPES") = nb::tuple(types);
   module.attr("cuda_built") = raq::cuda::built();
 
-  module.def("quantize", &quantize, "quant_type"_a, "weights"_a.noconvert(), "importance"_a.noconvert() = nb::none(),
-             nb::kw_only(), "threads"_a = 0, "effort"_a = "fast", "device"_a = "cpu", "instruction_set"_a = "automatic",
-             "Blocks of each row, uint8[rows, row bytes].\n\n"
-             "Importance is per column, not negative, in any unit; without it all columns count alike. The search\n"
-             "minimizes the sum of h (w - r)^2. `threads` 0 means one per processor; `effort` is 'fast' or 'best'\n"
-             "(wider search, same format); `device` is 'cpu' or 'cuda'. Neither threads nor device nor\n"
-             "`instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a byte.\n\n"
-             "Raises ValueError for an unknown name, a row length that the block does not divide, importance of\n"
-             "another length or with a negative or non-finite value, and a NaN or infinite weight (its place is\n"
-             "named); RuntimeError if CUDA is asked for and absent, or fails.");
+  module.def(
+      "quantize", &quantize, "quant_type"_a, "weights"_a.noconvert(), "importance"_a.noconvert() = nb::none(),
+      nb::kw_only(), "threads"_a = 0, "effort"_a = "fast", "device"_a = "cpu",
+      "instruction_set"_a = "automatic",
+      "Blocks of each row, uint8[rows, row bytes].\n\n"
+      "Importance is per column, not negative, in any unit; without it all columns count alike. The search\n"
+      "minimizes the sum of h (w - r)^2. `threads` 0 means one per processor; `effort` is 'fast' or 'best'\n"
+      "(wider search, same format); `device` is 'cpu' or 'cuda'. Neither threads nor device nor\n"
+      "`instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a byte.\n\n"
+      "Raises ValueError for an unknown name, a row length that the block does not divide, importance of\n"
+      "another length or with a negative or non-finite value, and a NaN or infinite weight (its place is\n"
+      "named); RuntimeError if CUDA is asked for and absent, or fails.");
   module.def("dequantize", &dequantize, "quant_type"_a, "blocks"_a.noconvert(), "row_length"_a, nb::kw_only(),
              "threads"_a = 0, "device"_a = "cpu", "instruction_set"_a = "automatic",
              "Weights of each row, float32[rows, row_length]. Any bytes give some floats.\n\n"
              "Raises ValueError if the rows' bytes and row_length do not belong together.");
-  module.def("measure_error", &measure_error, "quant_type"_a, "weights"_a.noconvert(),
-             "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
-             "device"_a = "cpu", "instruction_set"_a = "automatic",
-             "What `quantize` followed by `dequantize` does to the weights, without keeping either result.\n\n"
-             "Raises as `quantize` does.");
+  module.def(
+      "measure_error", &measure_error, "quant_type"_a, "weights"_a.noconvert(),
+      "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
+      "device"_a = "cpu", "instruction_set"_a = "automatic",
+      "What `quantize` followed by `dequantize` does to the weights, without keeping either result.\n\n"
+      "Raises as `quantize` does.");
   module.def("measure_errors", &measure_errors, "quant_types"_a, "weights"_a.noconvert(),
              "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
              "device"_a = "cpu", "instruction_set"_a = "automatic",

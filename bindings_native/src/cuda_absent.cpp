@@ -5,7 +5,8 @@ namespace raq::cuda {
 namespace {
 
 [[noreturn]] void refuse() {
-  throw std::runtime_error("this build of raq has no CUDA kernels: build it with a CUDA compiler, or use device='cpu'");
+  throw std::runtime_error(
+      "this build of raq has no CUDA kernels: build it with a CUDA compiler, or use device='cpu'");
 }
 
 }  // namespace

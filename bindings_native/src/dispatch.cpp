@@ -27,7 +27,8 @@ std::int64_t QuantType::row_bytes(std::int64_t row_length) const {
 const std::vector<QuantType>& quant_types() {
   static const std::vector<QuantType> list = [] {
     std::vector<QuantType> rows = {
-#define RAQ_QUANT_TYPE(name, id, weights_per_block, bytes_per_block) {#name, id, weights_per_block, bytes_per_block, 0},
+#define RAQ_QUANT_TYPE(name, id, weights_per_block, bytes_per_block) \
+  {#name, id, weights_per_block, bytes_per_block, 0},
 #include "quant_types.def"
 #undef RAQ_QUANT_TYPE
     };
@@ -39,7 +40,8 @@ const std::vector<QuantType>& quant_types() {
 
 const QuantType& find_quant_type(const std::string& name) {
   const auto& list = quant_types();
-  const auto found = std::find_if(list.begin(), list.end(), [&](const QuantType& type) { return name == type.name; });
+  const auto found =
+      std::find_if(list.begin(), list.end(), [&](const QuantType& type) { return name == type.name; });
   if (found == list.end()) throw std::invalid_argument("unknown quant type '" + name + "'");
   return *found;
 }

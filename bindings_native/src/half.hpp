@@ -1,7 +1,7 @@
 // IEEE 754 binary16 and bfloat16, to and from binary32, by integer arithmetic: the same bits on every target.
 //
-// Both roundings are to nearest, ties to even, and both SATURATE: a finite weight never becomes an infinity, because
-// one infinite scale makes a whole block unusable (llama.cpp refuses such a row).
+// Both roundings are to nearest, ties to even, and both SATURATE: a finite weight never becomes an infinity,
+// because one infinite scale makes a whole block unusable (llama.cpp refuses such a row).
 #pragma once
 
 #include "portable.hpp"
@@ -40,8 +40,8 @@ RAQ_INLINE Int bfloat_from_float(Float value) {
 
 RAQ_INLINE Float bfloat_to_float(Int bits) { return float_of_bits(bits << 16); }
 
-// A power of two and its inverse. Blocks are searched with their largest weight in [1, 2), so that no square in a
-// search overflows or vanishes; dividing by a power of two loses nothing.
+// A power of two and its inverse. Blocks are searched with their largest weight in [1, 2), so that no square
+// in a search overflows or vanishes; dividing by a power of two loses nothing.
 struct Unit {
   Float scale;
   Float inverse;

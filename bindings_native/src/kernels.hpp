@@ -1,7 +1,7 @@
 // The formats as plain functions over whole rows, one set per instruction-set level of the CPU.
 //
-// Rules: single-threaded; rows are complete, so their blocks follow each other without gaps; nothing is checked here
-// but that weights are finite.
+// Rules: single-threaded; rows are complete, so their blocks follow each other without gaps; nothing is
+// checked here but that weights are finite.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,8 @@ struct ErrorSums {
 constexpr std::int64_t all_finite = -1;
 
 struct Kernels {
-  // Both return the position of the first non-finite weight in the rows, or all_finite; what they wrote is then void.
+  // Both return the position of the first non-finite weight in the rows, or all_finite; what they wrote is
+  // then void.
   std::int64_t (*quantize)(Rows rows, Effort effort, std::uint8_t* blocks);
   std::int64_t (*measure)(Rows rows, Effort effort, ErrorSums& sums);
   void (*dequantize)(const std::uint8_t* blocks, std::int64_t block_count, float* weights);

@@ -1,6 +1,8 @@
-// Compiled once per instruction-set level (RAQ_LEVEL, RAQ_LANES, -march differ); dispatch.cpp picks at run time.
+// Compiled once per instruction-set level (RAQ_LEVEL, RAQ_LANES, -march differ); dispatch.cpp picks at run
+// time.
 //
-// Rule: no function of the standard library that the linker could share with a copy compiled for another level.
+// Rule: no function of the standard library that the linker could share with a copy compiled for another
+// level.
 #include "kernels.hpp"
 
 #include "formats/all.hpp"
@@ -53,18 +55,20 @@ std::int64_t for_each_tile(const Rows& rows, Effort effort, Use use) {
 template <class Format>
 std::int64_t quantize(Rows rows, Effort effort, std::uint8_t* out) {
   if constexpr (Format::weights == 1) rows.importance = nullptr;  // nothing to choose: spare the loading
-  return for_each_tile<Format>(rows, effort, [&](const auto&, const auto& block, std::int64_t first, int count) {
-    store_blocks(block, count, out + first * Format::bytes);
-  });
+  return for_each_tile<Format>(rows, effort,
+                               [&](const auto&, const auto& block, std::int64_t first, int count) {
+                                 store_blocks(block, count, out + first * Format::bytes);
+                               });
 }
 
 template <class Format>
 std::int64_t measure(Rows rows, Effort effort, ErrorSums& sums) {
-  return for_each_tile<Format>(rows, effort, [&](const auto& tile, const auto& block, std::int64_t, int count) {
-    Float restored[Format::weights];
-    Format::dequantize(block, restored);
-    add_lanes(errors_of(tile, restored), count, sums);
-  });
+  return for_each_tile<Format>(rows, effort,
+                               [&](const auto& tile, const auto& block, std::int64_t, int count) {
+                                 Float restored[Format::weights];
+                                 Format::dequantize(block, restored);
+                                 add_lanes(errors_of(tile, restored), count, sums);
+                               });
 }
 
 template <class Format>
@@ -89,7 +93,7 @@ void dequantize(const std::uint8_t* blocks, std::int64_t block_count, float* wei
 
 const raq::Kernels* raq::RAQ_JOIN(kernels_, RAQ_LEVEL)() {
   static constexpr Kernels table[] = {
-#define RAQ_QUANT_TYPE(name, id, weights_per_block, bytes_per_block)                     \
+#define RAQ_QUANT_TYPE(name, id, weights_per_block, bytes_per_block)          \
   {RAQ_LEVEL::quantize<RAQ_LEVEL::name>, RAQ_LEVEL::measure<RAQ_LEVEL::name>, \
    RAQ_LEVEL::dequantize<RAQ_LEVEL::name>},
 #include "quant_types.def"

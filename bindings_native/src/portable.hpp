@@ -18,12 +18,15 @@
 #define RAQ_HD __device__
 #define RAQ_INLINE __device__ __forceinline__
 #define RAQ_NOINLINE __device__ __noinline__
-#define RAQ_UNROLL _Pragma("unroll")
+#define RAQ_UNROLL _Pragma("unroll 8")
+#define RAQ_ROLLED \
+  _Pragma("unroll 1")  // an outer loop: a copy of its body per step costs minutes of compiling
 #else
 #define RAQ_HD inline
 #define RAQ_INLINE inline __attribute__((always_inline))
 #define RAQ_NOINLINE __attribute__((noinline))
 #define RAQ_UNROLL
+#define RAQ_ROLLED
 #endif
 
 namespace raq::RAQ_LEVEL {
@@ -57,7 +60,9 @@ RAQ_INLINE Float float_of_bits(Int bits) { return (Float)bits; }
 RAQ_INLINE Float to_float(Int value) { return __builtin_convertvector(value, Float); }
 RAQ_INLINE Int truncate(Float value) { return __builtin_convertvector(value, Int); }
 RAQ_INLINE float& lane(Float& value, int index) { return reinterpret_cast<float*>(&value)[index]; }
-RAQ_INLINE std::int32_t& lane(Int& value, int index) { return reinterpret_cast<std::int32_t*>(&value)[index]; }
+RAQ_INLINE std::int32_t& lane(Int& value, int index) {
+  return reinterpret_cast<std::int32_t*>(&value)[index];
+}
 #endif
 
 RAQ_INLINE Float splat(float value) { return Float{} + value; }
@@ -74,7 +79,8 @@ RAQ_INLINE Float clamp(Float value, float low, float high) {
 }
 RAQ_INLINE Float magnitude(Float value) { return float_of_bits(float_bits(value) & 0x7fffffff); }
 
-// Nearest whole number, ties to even. Exact for |value| < 2^22: at 1.5 * 2^23 the unit in the last place is 1.
+// Nearest whole number, ties to even. Exact for |value| < 2^22: at 1.5 * 2^23 the unit in the last place
+// is 1.
 RAQ_INLINE Float nearest(Float value) { return (value + 12582912.0f) - 12582912.0f; }
 
 RAQ_INLINE Float inverse_or_zero(Float value) {

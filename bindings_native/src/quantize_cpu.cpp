@@ -1,5 +1,5 @@
-// Threads over chunks of rows. Chunks are cut by row length alone, never by the number of threads, and their sums are
-// added in order: so a result does not depend on how many threads there were.
+// Threads over chunks of rows. Chunks are cut by row length alone, never by the number of threads, and their
+// sums are added in order: so a result does not depend on how many threads there were.
 #include <algorithm>
 #include <atomic>
 #include <exception>
@@ -12,7 +12,8 @@
 namespace raq {
 namespace {
 
-// A quarter of a megabyte of weights: several types are measured while a chunk is still in the second-level cache.
+// A quarter of a megabyte of weights: several types are measured while a chunk is still in the second-level
+// cache.
 constexpr std::int64_t chunk_weights = 65536;
 
 struct Chunks {
@@ -56,7 +57,8 @@ Rows part(const Rows& rows, const Chunks& chunks, std::int64_t chunk) {
 }
 
 void require_finite(std::int64_t position, const Rows& rows, std::int64_t first_row) {
-  if (position != all_finite) throw NonFiniteWeight(first_row + position / rows.length, position % rows.length);
+  if (position != all_finite)
+    throw NonFiniteWeight(first_row + position / rows.length, position % rows.length);
 }
 
 }  // namespace
@@ -71,8 +73,8 @@ void quantize(const QuantType& type, const Rows& rows, const Options& options, s
   const Chunks chunks(rows.count, rows.length);
   for_each_chunk(chunks.count, options.threads, [&](std::int64_t chunk) {
     const std::int64_t first = chunks.first(chunk);
-    require_finite(kernels.quantize(part(rows, chunks, chunk), options.effort, blocks + first * row_bytes), rows,
-                   first);
+    require_finite(kernels.quantize(part(rows, chunks, chunk), options.effort, blocks + first * row_bytes),
+                   rows, first);
   });
 }
 
@@ -88,7 +90,8 @@ void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t 
   });
 }
 
-std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, const Options& options) {
+std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows,
+                               const Options& options) {
   for (const QuantType& type : types) type.row_bytes(rows.length);
   const Chunks chunks(rows.count, rows.length);
   std::vector<ErrorSums> parts(chunks.count * types.size());

@@ -1,4 +1,5 @@
-// CUDA: indices, staging, launches. A thread quantizes one block with the very lines the CPU runs (RAQ_LANES = 1).
+// CUDA: indices, staging, launches. A thread quantizes one block with the very lines the CPU runs (RAQ_LANES
+// = 1).
 #include <algorithm>
 #include <limits>
 
@@ -85,13 +86,15 @@ __global__ void measure_blocks(Rows rows, std::int64_t block_count, Effort effor
   if (threadIdx.x == 0) {
     const LaneErrors& a = shared[0];
     out[blockIdx.x] = {a.weighted_squared_error[0], a.weighted_energy[0], a.squared_error[0], a.energy[0],
-                       a.restored_energy[0], a.product[0], a.max_error[0]};
+                       a.restored_energy[0],        a.product[0],         a.max_error[0]};
   }
 }
 
 // ---- launchers ----
 
-std::int64_t groups_of(std::int64_t block_count) { return (block_count + threads_per_group - 1) / threads_per_group; }
+std::int64_t groups_of(std::int64_t block_count) {
+  return (block_count + threads_per_group - 1) / threads_per_group;
+}
 
 struct Launchers {
   void (*quantize)(Rows, std::int64_t, Effort, std::uint8_t*, unsigned long long*);
@@ -124,13 +127,15 @@ const Launchers& launchers(const QuantType& type) {
   return table[type.index];
 }
 
-// Part of a tensor on the device: its weights, the importance of its columns, and where a non-finite weight is.
+// Part of a tensor on the device: its weights, the importance of its columns, and where a non-finite weight
+// is.
 class DevicePart {
  public:
   DevicePart(const Rows& rows, std::int64_t rows_per_part)
       : weights_(rows_per_part * rows.length), importance_(rows.length), first_bad_(1) {
     if (rows.importance != nullptr)
-      RAQ_CUDA_CHECK(cudaMemcpy(importance_.data(), rows.importance, rows.length * sizeof(float), cudaMemcpyDefault));
+      RAQ_CUDA_CHECK(
+          cudaMemcpy(importance_.data(), rows.importance, rows.length * sizeof(float), cudaMemcpyDefault));
   }
 
   Rows load(const Rows& rows, std::int64_t first, std::int64_t count) {
@@ -145,7 +150,8 @@ class DevicePart {
   void require_finite(const Rows& rows, std::int64_t first) {
     unsigned long long position = 0;
     RAQ_CUDA_CHECK(cudaMemcpy(&position, first_bad_.data(), sizeof position, cudaMemcpyDefault));
-    if (position != no_position) throw NonFiniteWeight(first + position / rows.length, position % rows.length);
+    if (position != no_position)
+      throw NonFiniteWeight(first + position / rows.length, position % rows.length);
   }
 
  private:
@@ -209,7 +215,8 @@ void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t 
   DeviceArray<std::uint8_t> in(step * row_bytes);
   DeviceArray<float> out(step * row_length);
   for (std::int64_t first = 0; first < rows; first += step) {
-    const std::int64_t count = std::min(step, rows - first), block_count = count * row_length / type.weights_per_block;
+    const std::int64_t count = std::min(step, rows - first),
+                       block_count = count * row_length / type.weights_per_block;
     RAQ_CUDA_CHECK(cudaMemcpy(in.data(), blocks + first * row_bytes, count * row_bytes, cudaMemcpyDefault));
     if (block_count > 0) launchers(type).dequantize(in.data(), block_count, out.data());
     RAQ_CUDA_CHECK(cudaMemcpy(weights + first * row_length, out.data(), count * row_length * sizeof(float),

@@ -1,7 +1,8 @@
-// The C++ interface: quantize, dequantize and measure whole tensors. It names no CUDA type and no Python type.
+// The C++ interface: quantize, dequantize and measure whole tensors. It names no CUDA type and no Python
+// type.
 //
-// A tensor is `count` rows of `length` weights, row after row. Rows are independent of each other, and a result
-// depends neither on the number of threads nor on the instruction set nor on the device.
+// A tensor is `count` rows of `length` weights, row after row. Rows are independent of each other, and a
+// result depends neither on the number of threads nor on the instruction set nor on the device.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,9 @@
 // Search for an affine format: x ~ scale * code + base, code a whole number in [0, high].
 //
 // For given codes the best (scale, base) solves a 2 x 2 system in the sums below and explains
-// scale * sum(h x c) + base * sum(h x) of the energy; candidates are judged by that. They spread the codes over the
-// block's range a little narrower and a little wider than it is. In the K formats the base is -offset with a stored
-// offset >= 0, so a positive base is replaced by zero and the scale refitted.
+// scale * sum(h x c) + base * sum(h x) of the energy; candidates are judged by that. They spread the codes
+// over the block's range a little narrower and a little wider than it is. In the K formats the base is
+// -offset with a stored offset >= 0, so a positive base is replaced by zero and the scale refitted.
 #pragma once
 
 #include "search_symmetric.hpp"
@@ -18,15 +18,16 @@ struct AffineFit {
 };
 
 struct AffineSums {
-  Float weight;      // sum(h), the same for all candidates
-  Float plain;       // sum(h x), likewise
-  Float code;        // sum(h c)
-  Float square;      // sum(h c c)
-  Float cross;       // sum(h x c)
+  Float weight;  // sum(h), the same for all candidates
+  Float plain;   // sum(h x), likewise
+  Float code;    // sum(h c)
+  Float square;  // sum(h c c)
+  Float cross;   // sum(h x c)
 };
 
 template <int N>
-RAQ_INLINE void add_codes(AffineSums& sums, const Float* x, const Float* h, Float inverse, Float base, float high) {
+RAQ_INLINE void add_codes(AffineSums& sums, const Float* x, const Float* h, Float inverse, Float base,
+                          float high) {
   sums.code = sums.square = sums.cross = splat(0.0f);
   RAQ_UNROLL
   for (int k = 0; k < N; ++k) {
@@ -61,7 +62,8 @@ RAQ_INLINE void keep_better(AffineFit& best, const AffineSums& sums) {
 }
 
 template <int N, bool base_is_free>
-RAQ_INLINE AffineFit fit_affine(const Float* x, const Float* h, float high, int steps, float spacing, Float& weight) {
+RAQ_INLINE AffineFit fit_affine(const Float* x, const Float* h, float high, int steps, float spacing,
+                                Float& weight) {
   Float low = base_is_free ? x[0] : smaller(x[0], splat(0.0f));
   Float top = x[0];
   AffineSums sums{};
@@ -77,6 +79,7 @@ RAQ_INLINE AffineFit fit_affine(const Float* x, const Float* h, float high, int 
   AffineFit best{splat(0.0f), base_is_free ? mean : smaller(mean, splat(0.0f)), splat(0.0f), splat(0.0f)};
   best.gain = best.base * sums.plain;
   const Float inverse_range = inverse_or_zero(top - low);
+  RAQ_ROLLED
   for (int step = -steps; step <= steps; ++step) {
     add_codes<N>(sums, x, h, (high + spacing * static_cast<float>(step)) * inverse_range, low, high);
     keep_better<base_is_free>(best, sums);
@@ -104,6 +107,7 @@ struct AffineSuperBlock {
   RAQ_HD void search(const Float* x, const Float* h, Unit unit, int steps) {
     Float wanted_scales[s.sub_blocks], wanted_offsets[s.sub_blocks], scale_stakes[s.sub_blocks],
         weights[s.sub_blocks];
+    RAQ_ROLLED
     for (int j = 0; j < s.sub_blocks; ++j) {
       const AffineFit fit = fit_affine<s.length, false>(x + j * s.length, h + j * s.length, s.high, steps,
                                                         0.9f / static_cast<float>(steps), weights[j]);
@@ -111,35 +115,39 @@ struct AffineSuperBlock {
       wanted_offsets[j] = splat(0.0f) - fit.base;
       scale_stakes[j] = fit.square;
     }
-    d = store_scale(fit_scale<s.sub_blocks>(wanted_scales, scale_stakes, s.scale_high, 9).scale, unit);
-    dmin = store_scale(fit_scale<s.sub_blocks>(wanted_offsets, weights, s.scale_high, 9).scale, unit);
+    d = store_scale(fit_positive<s.sub_blocks>(wanted_scales, scale_stakes, 9).scale, unit);
+    dmin = store_scale(fit_positive<s.sub_blocks>(wanted_offsets, weights, 9).scale, unit);
     choose_scales(x, h, wanted_scales, wanted_offsets, weights, unit);
     choose_codes(x);
   }
 
  private:
-  // Sums over a super-block of h times products of a = sub_scale * code, b = sub_offset and x, for refitting d, dmin.
+  // Sums over a super-block of h times products of a = sub_scale * code, b = sub_offset and x, for refitting
+  // d, dmin.
   struct SuperSums {
     Float aa, ab, bb, ax, bx;
   };
 
+  // One scale for numbers that are all positive: the largest goes near the end of the whole numbers' range.
   template <int N>
-  RAQ_INLINE static ScaleFit fit_scale(const Float* x, const Float* h, float high, int steps) {
-    Float top = splat(0.0f);
-    for (int k = 0; k < N; ++k) top = larger(x[k], top);
-    const Float inverse_top = inverse_or_zero(top);
+  RAQ_INLINE static ScaleFit fit_positive(const Float* x, const Float* h, int steps) {
+    using Codes = Whole<0, s.scale_high>;
+    const Float inverse_top = inverse_or_zero(extreme_of<N>(x));
     ScaleFit best{splat(0.0f), splat(0.0f), splat(0.0f)};
+    RAQ_ROLLED
     for (int step = -steps; step <= steps; ++step)
-      keep_better(best, code_sums<N>(x, h, (high + 0.1f * static_cast<float>(step)) * inverse_top, 0.0f, high));
-    keep_better(best, code_sums<N>(x, h, inverse_or_zero(best.scale), 0.0f, high));
+      keep_better(best,
+                  code_sums<Codes, N>(x, h, (Codes::high + 0.1f * static_cast<float>(step)) * inverse_top));
+    keep_better(best, code_sums<Codes, N>(x, h, inverse_or_zero(best.scale)));
     return best;
   }
 
   // Tries whole scales next to the wanted one; for each the offset that suits its codes.
-  RAQ_HD void choose_scales(const Float* x, const Float* h, const Float* wanted_scales, const Float* wanted_offsets,
-                            const Float* weights, Unit unit) {
+  RAQ_HD void choose_scales(const Float* x, const Float* h, const Float* wanted_scales,
+                            const Float* wanted_offsets, const Float* weights, Unit unit) {
     const Float inverse_d = inverse_or_zero(d.value), inverse_dmin = inverse_or_zero(dmin.value);
     SuperSums total{};
+    RAQ_ROLLED
     for (int j = 0; j < s.sub_blocks; ++j) {
       const Float *xj = x + j * s.length, *hj = h + j * s.length;
       AffineSums sums{};
@@ -150,10 +158,12 @@ struct AffineSuperBlock {
       scales[j] = offsets[j] = splat(0.0f);
       Float best_gain = splat(-1e30f);
       AffineSums best_sums{};
+      RAQ_ROLLED
       for (int delta = -1; delta <= 1; ++delta) {
         const Float candidate = middle + static_cast<float>(delta);
         const Float scale = d.value * candidate, inverse = inverse_or_zero(scale);
         Float offset = first_offset;
+        RAQ_ROLLED
         for (int round = 0; round < 2; ++round) {
           const Float base = splat(0.0f) - dmin.value * offset;
           add_codes<s.length>(sums, xj, hj, inverse, base, s.high);

@@ -1,26 +1,37 @@
-// Search for the scale of a symmetric format: x ~ scale * code, code a whole number in [low, high].
+// Search for the scale of a format without a base: x ~ scale * code.
 //
-// For given codes the best scale is s = sum(h x c) / sum(h c^2) and explains sum(h x c)^2 / sum(h c^2) of the energy
-// sum(h x^2): what is not explained is the error. So a candidate is only judged by its two sums. Candidates put the
-// weight of largest magnitude at, near and beyond the end of the code range; each is followed by its best scale.
-// h is the importance: exactly the weight of each column in the error this project reports, nothing mixed in.
+// `Codes` says which codes there are: `round` gives the one nearest to a number, `low` is the end further
+// from zero.
+//
+// For given codes the best scale is s = sum(h x c) / sum(h c^2) and explains sum(h x c)^2 / sum(h c^2) of the
+// energy sum(h x^2): what is not explained is the error. So a candidate is only judged by its two sums.
+// Candidates put the weight of largest magnitude at, near and beyond the end of the code range; each is
+// followed by its best scale. h is the importance: exactly the weight of each column in the error this
+// project reports, nothing mixed in.
 #pragma once
 
 #include "half.hpp"
 
 namespace raq::RAQ_LEVEL {
 
+// Whole numbers from low to high.
+template <int low_, int high_>
+struct Whole {
+  static constexpr float low = low_, high = high_;
+  RAQ_INLINE static Float round(Float value) { return nearest(clamp(value, low, high)); }
+};
+
 struct CodeSums {
   Float cross;   // sum(h x c)
   Float square;  // sum(h c c)
 };
 
-template <int N>
-RAQ_INLINE CodeSums code_sums(const Float* x, const Float* h, Float inverse, float low, float high) {
+template <class Codes, int N>
+RAQ_INLINE CodeSums code_sums(const Float* x, const Float* h, Float inverse) {
   CodeSums sums{splat(0.0f), splat(0.0f)};
   RAQ_UNROLL
   for (int k = 0; k < N; ++k) {
-    const Float code = nearest(clamp(x[k] * inverse, low, high));
+    const Float code = Codes::round(x[k] * inverse);
     const Float weighted = h[k] * code;
     sums.cross += weighted * x[k];
     sums.square += weighted * code;
@@ -51,40 +62,43 @@ RAQ_INLINE Float extreme_of(const Float* x) {
   return extreme;
 }
 
-// Best scale among 2 * steps + 1 candidates `spacing` code steps apart. `low` is the longer end of the range.
-template <int N>
-RAQ_INLINE ScaleFit fit_scale(const Float* x, const Float* h, float low, float high, int steps, float spacing) {
+// Best scale among those that put the extreme weight `steps` times `spacing` code units below and beyond
+// Codes::low.
+template <class Codes, int N>
+RAQ_INLINE ScaleFit fit_scale(const Float* x, const Float* h, int steps, float spacing) {
   const Float inverse_extreme = inverse_or_zero(extreme_of<N>(x));
   ScaleFit best{splat(0.0f), splat(0.0f), splat(0.0f)};
+  RAQ_ROLLED
   for (int step = -steps; step <= steps; ++step)
-    keep_better(best, code_sums<N>(x, h, (low - spacing * static_cast<float>(step)) * inverse_extreme, low, high));
-  keep_better(best, code_sums<N>(x, h, inverse_or_zero(best.scale), low, high));
+    keep_better(
+        best, code_sums<Codes, N>(x, h, (Codes::low - spacing * static_cast<float>(step)) * inverse_extreme));
+  keep_better(best, code_sums<Codes, N>(x, h, inverse_or_zero(best.scale)));
   return best;
 }
 
 // Shape of a super-block whose sub-blocks have a whole-number scale each: x ~ d * sub_scale * code.
 struct SymmetricShape {
   int sub_blocks;
-  int length;     // weights per sub-block
-  int low, high;  // codes
+  int length;  // weights per sub-block
   int scale_low, scale_high;
 };
 
-template <SymmetricShape s>
+template <class Codes, SymmetricShape s>
 struct SymmetricSuperBlock {
   Float codes[s.sub_blocks * s.length];
   Float scales[s.sub_blocks];
   StoredScale d;
 
-  RAQ_HD void search(const Float* x, const Float* h, Unit unit, int steps) {
+  RAQ_HD void search(const Float* x, const Float* h, Unit unit, int steps, float spacing) {
     Float wanted[s.sub_blocks];
     Float stakes[s.sub_blocks];
+    RAQ_ROLLED
     for (int j = 0; j < s.sub_blocks; ++j) {
-      const ScaleFit fit = fit_scale<s.length>(x + j * s.length, h + j * s.length, s.low, s.high, steps, 0.1f);
+      const ScaleFit fit = fit_scale<Codes, s.length>(x + j * s.length, h + j * s.length, steps, spacing);
       wanted[j] = fit.scale;
       stakes[j] = fit.square;
     }
-    const ScaleFit fit = fit_scale<s.sub_blocks>(wanted, stakes, s.scale_low, s.scale_high, 9, 0.1f);
+    const ScaleFit fit = fit_scale<Whole<s.scale_low, s.scale_high>, s.sub_blocks>(wanted, stakes, 9, 0.1f);
     d = store_scale(fit.scale, unit);
     choose_scales(x, h, wanted, unit);
     choose_codes(x);
@@ -95,15 +109,17 @@ struct SymmetricSuperBlock {
   RAQ_HD void choose_scales(const Float* x, const Float* h, const Float* wanted, Unit unit) {
     const Float inverse = inverse_or_zero(d.value);
     Float cross = splat(0.0f), square = splat(0.0f);
+    RAQ_ROLLED
     for (int j = 0; j < s.sub_blocks; ++j) {
       const Float middle = nearest(clamp(wanted[j] * inverse, s.scale_low + 1, s.scale_high - 1));
       scales[j] = splat(0.0f);
       Float best_gain = splat(-1e30f), best_cross = splat(0.0f), best_square = splat(0.0f);
+      RAQ_ROLLED
       for (int offset = -1; offset <= 1; ++offset) {
         const Float candidate = middle + static_cast<float>(offset);
         const Float scale = d.value * candidate;
         const CodeSums sums =
-            code_sums<s.length>(x + j * s.length, h + j * s.length, inverse_or_zero(scale), s.low, s.high);
+            code_sums<Codes, s.length>(x + j * s.length, h + j * s.length, inverse_or_zero(scale));
         const Float gain = scale * (2.0f * sums.cross - scale * sums.square);
         const Mask better = gain > best_gain;
         best_gain = select(better, gain, best_gain);
@@ -120,8 +136,7 @@ struct SymmetricSuperBlock {
   RAQ_HD void choose_codes(const Float* x) {
     for (int j = 0; j < s.sub_blocks; ++j) {
       const Float inverse = inverse_or_zero(d.value * scales[j]);
-      for (int k = j * s.length; k < (j + 1) * s.length; ++k)
-        codes[k] = nearest(clamp(x[k] * inverse, s.low, s.high));
+      for (int k = j * s.length; k < (j + 1) * s.length; ++k) codes[k] = Codes::round(x[k] * inverse);
     }
   }
 };

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles.ggml import BY_NAME, row_bytes
@@ -52,6 +52,7 @@ def some_importance(seed: int, length: int = 512) -> np.ndarray | None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(kind=kinds, seed=seeds)
+@settings(max_examples=30)
 def test_bytes_depend_on_weights_and_importance_alone(name: str, kind: str, seed: int) -> None:
     weights, importance = some_weights(kind, seed), some_importance(seed)
     blocks = quantize(name, weights, importance, threads=1)
@@ -65,6 +66,7 @@ def test_bytes_depend_on_weights_and_importance_alone(name: str, kind: str, seed
 
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=seeds)
+@settings(max_examples=5)
 def test_threads_change_nothing(name: str, seed: int) -> None:
     weights, importance = some_weights("tails", seed, rows=300), some_importance(seed)
     one, two = (quantize(name, weights, importance, threads=threads) for threads in (1, 2))

@@ -1,6 +1,11 @@
 // Every format; quant_types.def lists the same names.
 #pragma once
 
+#include "fp4.hpp"
+#include "iq1.hpp"
+#include "iq2.hpp"
+#include "iq3.hpp"
+#include "iq4.hpp"
 #include "plain.hpp"
 #include "q2_k.hpp"
 #include "q3_k.hpp"
@@ -9,6 +14,7 @@
 #include "q4_k.hpp"
 #include "q6_k.hpp"
 #include "q8_0.hpp"
+#include "ternary.hpp"
 
 namespace raq::RAQ_LEVEL {
 

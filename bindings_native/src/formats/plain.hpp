@@ -13,7 +13,9 @@ struct F32 {
   RAQ_INLINE static void quantize(const Float* x, const Float*, Unit, Effort, Bytes<bytes>& block) {
     block.word[0] = float_bits(x[0]);
   }
-  RAQ_INLINE static void dequantize(const Bytes<bytes>& block, Float* x) { x[0] = float_of_bits(block.word[0]); }
+  RAQ_INLINE static void dequantize(const Bytes<bytes>& block, Float* x) {
+    x[0] = float_of_bits(block.word[0]);
+  }
 };
 
 struct F16 {
@@ -31,7 +33,9 @@ struct BF16 {
   RAQ_INLINE static void quantize(const Float* x, const Float*, Unit, Effort, Bytes<bytes>& block) {
     block.word[0] = bfloat_from_float(x[0]);
   }
-  RAQ_INLINE static void dequantize(const Bytes<bytes>& block, Float* x) { x[0] = bfloat_to_float(block.word[0]); }
+  RAQ_INLINE static void dequantize(const Bytes<bytes>& block, Float* x) {
+    x[0] = bfloat_to_float(block.word[0]);
+  }
 };
 
 }  // namespace raq::RAQ_LEVEL

@@ -1,5 +1,5 @@
-// Q2_K: 256 weights, 16 sub-blocks of 16; w = d * scale * code - dmin * offset; code 0..3, scale and offset 0..15;
-// 2.625 bits per weight.
+// Q2_K: 256 weights, 16 sub-blocks of 16; w = d * scale * code - dmin * offset; code 0..3, scale and offset
+// 0..15; 2.625 bits per weight.
 //
 // Bytes: 0..15 per sub-block scale (low nibble) and offset (high nibble); 16..79 codes; 80 d; 82 dmin.
 // Codes: each half of 128 weights has 32 bytes; bit pair p of byte l is weight 32 p + l of the half.
@@ -32,7 +32,8 @@ RAQ_INLINE void to_codes(const Float* values, Int shift, Int* codes, int count) 
 struct Q2_K {
   static constexpr int weights = 256, bytes = 84;
 
-  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
     AffineSuperBlock<AffineShape{16, 16, 3, 15}> found;
     found.search(x, h, unit, effort == Effort::best ? 36 : 9);
     Int codes[weights];
@@ -48,7 +49,8 @@ struct Q2_K {
     const Float d = half_to_float(block.get_pair(80)), dmin = half_to_float(block.get_pair(82));
     for (int j = 0; j < 16; ++j) {
       const Float scale = d * to_float(block.get(j) & 15), offset = dmin * to_float(block.get(j) >> 4);
-      for (int k = 16 * j; k < 16 * (j + 1); ++k) x[k] = scale * to_float(get_bit_pair(block, 16, k)) - offset;
+      for (int k = 16 * j; k < 16 * (j + 1); ++k)
+        x[k] = scale * to_float(get_bit_pair(block, 16, k)) - offset;
     }
   }
 };

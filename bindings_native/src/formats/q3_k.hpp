@@ -1,8 +1,9 @@
-// Q3_K: 256 weights, 16 sub-blocks of 16; w = d * scale * code; code -4..3, scale -32..31; 3.4375 bits per weight.
+// Q3_K: 256 weights, 16 sub-blocks of 16; w = d * scale * code; code -4..3, scale -32..31; 3.4375 bits per
+// weight.
 //
-// Bytes: 0..31 third bits (byte l, bit b: weight 32 b + l; SET means code >= 0); 32..95 low two bits of code + 4, laid
-// as in Q2_K; 96..107 scales + 32: low nibbles of 0..7 and, in the high nibbles, of 8..15 in bytes 0..7; their upper
-// two bits in byte 8 + j % 4 at bit 2 (j / 4); 108 d.
+// Bytes: 0..31 third bits (byte l, bit b: weight 32 b + l; SET means code >= 0); 32..95 low two bits of code
+// + 4, laid as in Q2_K; 96..107 scales + 32: low nibbles of 0..7 and, in the high nibbles, of 8..15 in bytes
+// 0..7; their upper two bits in byte 8 + j % 4 at bit 2 (j / 4); 108 d.
 #pragma once
 
 #include "../search_symmetric.hpp"
@@ -13,9 +14,10 @@ namespace raq::RAQ_LEVEL {
 struct Q3_K {
   static constexpr int weights = 256, bytes = 110;
 
-  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
-    SymmetricSuperBlock<SymmetricShape{16, 16, -4, 3, -32, 31}> found;
-    found.search(x, h, unit, effort == Effort::best ? 18 : 9);
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    SymmetricSuperBlock<Whole<-4, 3>, SymmetricShape{16, 16, -32, 31}> found;
+    found.search(x, h, unit, effort == Effort::best ? 18 : 9, effort == Effort::best ? 0.05f : 0.1f);
     Int codes[weights];
     to_codes(found.codes, splat(4), codes, weights);
     block.clear();

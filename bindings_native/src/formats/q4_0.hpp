@@ -1,5 +1,5 @@
-// Q4_0 and Q5_0: 32 weights share one half-precision scale; w = d * (code - middle), middle 8 or 16; 4.5 and 5.5
-// bits per weight.
+// Q4_0 and Q5_0: 32 weights share one half-precision scale; w = d * (code - middle), middle 8 or 16; 4.5
+// and 5.5 bits per weight.
 //
 // Bytes of Q4_0: 0 d, 2..17 low four bits (byte j: weight j low nibble, weight j + 16 high nibble).
 // Bytes of Q5_0: 0 d, 2..5 fifth bits (bit k: weight k), 6..21 low four bits as in Q4_0.
@@ -31,12 +31,12 @@ RAQ_INLINE Int get_fifth_bit(const Bytes<Count>& block, int offset, int k) {
 
 template <int middle>
 RAQ_INLINE StoredScale symmetric_codes(const Float* x, const Float* h, Unit unit, Effort effort, Int* codes) {
-  constexpr float low = -middle, high = middle - 1;
+  using Codes = Whole<-middle, middle - 1>;
   const int steps = effort == Effort::best ? 18 : 9;
   const float spacing = effort == Effort::best ? 0.05f : 0.1f;
-  const StoredScale d = store_scale(fit_scale<32>(x, h, low, high, steps, spacing).scale, unit);
+  const StoredScale d = store_scale(fit_scale<Codes, 32>(x, h, steps, spacing).scale, unit);
   const Float inverse = inverse_or_zero(d.value);
-  for (int k = 0; k < 32; ++k) codes[k] = truncate(nearest(clamp(x[k] * inverse, low, high))) + middle;
+  for (int k = 0; k < 32; ++k) codes[k] = truncate(Codes::round(x[k] * inverse)) + middle;
   return d;
 }
 

@@ -1,11 +1,11 @@
-// Q4_K and Q5_K: 256 weights, 8 sub-blocks of 32; w = d * scale * code - dmin * offset; scale and offset 0..63;
-// code 0..15 or 0..31; 4.5 and 5.5 bits per weight.
+// Q4_K and Q5_K: 256 weights, 8 sub-blocks of 32; w = d * scale * code - dmin * offset; scale and offset
+// 0..63; code 0..15 or 0..31; 4.5 and 5.5 bits per weight.
 //
-// Bytes of both: 0 d, 2 dmin, 4..15 scales and offsets of six bits. Sub-blocks 0..3 have theirs in the low six bits of
-// bytes 0..3 and 4..7 of those twelve; sub-blocks 4..7 have the low four bits in the nibbles of bytes 8..11 and the
-// upper two on top of bytes 0..3 (scale) and 4..7 (offset).
-// Then Q4_K: 16..143 codes: 32 bytes per 64 weights, low nibbles the first 32, high nibbles the second.
-// Q5_K: 16..47 fifth bits (byte l, bit j: weight l of sub-block j), 48..175 low four bits as in Q4_K.
+// Bytes of both: 0 d, 2 dmin, 4..15 scales and offsets of six bits. Sub-blocks 0..3 have theirs in the low
+// six bits of bytes 0..3 and 4..7 of those twelve; sub-blocks 4..7 have the low four bits in the nibbles of
+// bytes 8..11 and the upper two on top of bytes 0..3 (scale) and 4..7 (offset). Then Q4_K: 16..143 codes: 32
+// bytes per 64 weights, low nibbles the first 32, high nibbles the second. Q5_K: 16..47 fifth bits (byte l,
+// bit j: weight l of sub-block j), 48..175 low four bits as in Q4_K.
 #pragma once
 
 #include "q2_k.hpp"
@@ -43,7 +43,8 @@ RAQ_INLINE Int get_row_nibble(const Bytes<Count>& block, int start, int k) {
 struct Q4_K {
   static constexpr int weights = 256, bytes = 144;
 
-  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
     AffineSuperBlock<AffineShape{8, 32, 15, 63}> found;
     found.search(x, h, unit, effort == Effort::best ? 36 : 9);
     Int codes[weights];
@@ -59,7 +60,8 @@ struct Q4_K {
     const Float d = half_to_float(block.get_pair(0)), dmin = half_to_float(block.get_pair(2));
     for (int j = 0; j < 8; ++j) {
       const Float scale = d * to_float(get_scale(block, j)), offset = dmin * to_float(get_offset(block, j));
-      for (int k = 32 * j; k < 32 * (j + 1); ++k) x[k] = scale * to_float(get_row_nibble(block, 16, k)) - offset;
+      for (int k = 32 * j; k < 32 * (j + 1); ++k)
+        x[k] = scale * to_float(get_row_nibble(block, 16, k)) - offset;
     }
   }
 };
@@ -67,7 +69,8 @@ struct Q4_K {
 struct Q5_K {
   static constexpr int weights = 256, bytes = 176;
 
-  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
     AffineSuperBlock<AffineShape{8, 32, 31, 63}> found;
     found.search(x, h, unit, effort == Effort::best ? 36 : 9);
     Int codes[weights];

@@ -1,8 +1,9 @@
-// Q6_K: 256 weights, 16 sub-blocks of 16; w = d * scale * code; code -32..31, scale -128..127; 6.5625 bits per weight.
+// Q6_K: 256 weights, 16 sub-blocks of 16; w = d * scale * code; code -32..31, scale -128..127; 6.5625 bits
+// per weight.
 //
-// Bytes: 0..127 low four bits of code + 32, 128..191 upper two bits, 192..207 scales, 208 d. In each half of 128 weights
-// (64 and 32 bytes): low byte l has weights l and l + 64, low byte l + 32 has weights l + 32 and l + 96; bit pairs of
-// upper byte l belong to l, l + 32, l + 64, l + 96.
+// Bytes: 0..127 low four bits of code + 32, 128..191 upper two bits, 192..207 scales, 208 d. In each half of
+// 128 weights (64 and 32 bytes): low byte l has weights l and l + 64, low byte l + 32 has weights l + 32 and
+// l + 96; bit pairs of upper byte l belong to l, l + 32, l + 64, l + 96.
 #pragma once
 
 #include "../search_symmetric.hpp"
@@ -13,9 +14,10 @@ namespace raq::RAQ_LEVEL {
 struct Q6_K {
   static constexpr int weights = 256, bytes = 210;
 
-  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
-    SymmetricSuperBlock<SymmetricShape{16, 16, -32, 31, -128, 127}> found;
-    found.search(x, h, unit, effort == Effort::best ? 18 : 9);
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    SymmetricSuperBlock<Whole<-32, 31>, SymmetricShape{16, 16, -128, 127}> found;
+    found.search(x, h, unit, effort == Effort::best ? 18 : 9, effort == Effort::best ? 0.05f : 0.1f);
     Int codes[weights];
     to_codes(found.codes, splat(32), codes, weights);
     block.clear();

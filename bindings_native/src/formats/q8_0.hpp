@@ -13,13 +13,13 @@ struct Q8_0 {
 
   RAQ_HD static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
     Float scale = magnitude(extreme_of<weights>(x)) * (1.0f / 127.0f);
-    if (effort == Effort::best) scale = fit_scale<weights>(x, h, -127.0f, 127.0f, 6, 0.4f).scale;
+    if (effort == Effort::best) scale = fit_scale<Whole<-127, 127>, weights>(x, h, 6, 0.4f).scale;
     const StoredScale d = store_scale(scale, unit);
     const Float inverse = inverse_or_zero(d.value);
     block.clear();
     block.put_pair(0, d.bits);
     for (int k = 0; k < weights; ++k)
-      block.put(2 + k, truncate(nearest(clamp(x[k] * inverse, -127.0f, 127.0f))) & 0xff);
+      block.put(2 + k, truncate(Whole<-127, 127>::round(x[k] * inverse)) & 0xff);
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {

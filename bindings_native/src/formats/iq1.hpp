@@ -1,0 +1,83 @@
+// IQ1_S and IQ1_M: 256 weights; groups of 8 name a vector v of -1, 0, 1; w = d * (2 l + 1) * (v + delta),
+// delta 1/8 or -1/8; 1.5625 and 1.75 bits per weight.
+//
+// IQ1_S: l and the sign of delta per 32 weights. Bytes: 0 d; 2..33 low eight bits of the vectors; 34..49 per
+// sub-block a pair: upper three bits of its four vectors, l at bit 12, bit 15 set for a negative delta.
+// IQ1_M: l per 16 weights, the sign of delta per group. Bytes: 0..31 low eight bits; 32..47 four bits per
+// group: three upper bits, then the sign; 48..55 four pairs: four l of three bits each, and on top four bits
+// of d, lowest pair first.
+#pragma once
+
+#include "../search_codebook.hpp"
+#include "iq2.hpp"
+
+namespace raq::RAQ_LEVEL {
+
+RAQ_INLINE Float shifted_value(Float scale, Int code, Int negative, int k) {
+  const Float delta = select(negative == splat(1), splat(-0.125f), splat(0.125f));
+  return scale * (book_value<BookIq1>(code, k) + delta);
+}
+
+struct IQ1_S {
+  static constexpr int weights = 256, bytes = 50;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    CodebookSuperBlock<BookIq1, BookShape{32, 15, 1.0f, Shift::per_sub_block, 1.125f, 0.3f}> found;
+    found.search(x, h, unit, effort);
+    block.clear();
+    block.put_pair(0, found.d.bits);
+    for (int j = 0; j < 8; ++j) {
+      Int pair = (scale_code(found.scales[j]) << 12) | (found.negative_shift[4 * j] << 15);
+      for (int g = 0; g < 4; ++g) {
+        block.put(2 + 4 * j + g, found.codes[4 * j + g] & 0xff);
+        pair |= (found.codes[4 * j + g] >> 8) << (3 * g);
+      }
+      block.put_pair(34 + 2 * j, pair);
+    }
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0));
+    for (int g = 0; g < 32; ++g) {
+      const Int pair = block.get_pair(34 + 2 * (g / 4));
+      const Int code = block.get(2 + g) | (((pair >> (3 * (g % 4))) & 7) << 8);
+      const Float scale = d * to_float(2 * ((pair >> 12) & 7) + 1);
+      for (int k = 0; k < 8; ++k) x[8 * g + k] = shifted_value(scale, code, pair >> 15, k);
+    }
+  }
+};
+
+struct IQ1_M {
+  static constexpr int weights = 256, bytes = 56;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    CodebookSuperBlock<BookIq1, BookShape{16, 15, 1.0f, Shift::per_group, 1.125f, 0.3f}> found;
+    found.search(x, h, unit, effort);
+    block.clear();
+    for (int g = 0; g < 32; ++g) {
+      block.put(g, found.codes[g] & 0xff);
+      block.put(32 + g / 2, ((found.codes[g] >> 8) | (found.negative_shift[g] << 3)) << (4 * (g % 2)));
+    }
+    for (int p = 0; p < 4; ++p) {
+      Int pair = ((found.d.bits >> (4 * p)) & 15) << 12;
+      for (int i = 0; i < 4; ++i) pair |= scale_code(found.scales[4 * p + i]) << (3 * i);
+      block.put_pair(48 + 2 * p, pair);
+    }
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    Int bits = splat(0);
+    for (int p = 0; p < 4; ++p) bits |= (block.get_pair(48 + 2 * p) >> 12) << (4 * p);
+    const Float d = half_to_float(bits);
+    for (int g = 0; g < 32; ++g) {
+      const Int high = (block.get(32 + g / 2) >> (4 * (g % 2))) & 15, code = block.get(g) | ((high & 7) << 8);
+      const int j = g / 2;
+      const Float scale = d * to_float(2 * ((block.get_pair(48 + 2 * (j / 4)) >> (3 * (j % 4))) & 7) + 1);
+      for (int k = 0; k < 8; ++k) x[8 * g + k] = shifted_value(scale, code, high >> 3, k);
+    }
+  }
+};
+
+}  // namespace raq::RAQ_LEVEL

@@ -1,0 +1,77 @@
+// IQ3_XXS and IQ3_S: 256 weights, sub-blocks of 32; groups of 4 name a vector of eight magnitudes; signs
+// apart; 3.0625 and 3.4375 bits per weight.
+//
+// IQ3_XXS: w = d / 4 * (2 l + 1) * magnitude * sign. Bytes: 0 d; 2..65 vectors; 66..97 a word per sub-block:
+// four 7-bit sign codes (as in IQ2_XXS), l in the top four bits. IQ3_S: w = d * (2 l + 1) * magnitude * sign.
+// Bytes: 0 d; 2..65 low eight bits of the vectors; 66..73 their ninth bits; 74..105 signs; 106..109 l, four
+// bits per sub-block.
+#pragma once
+
+#include "iq2.hpp"
+
+namespace raq::RAQ_LEVEL {
+
+struct IQ3_XXS {
+  static constexpr int weights = 256, bytes = 98;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    Signs signs;
+    signs.take(x);
+    signs.make_even(h);
+    CodebookSuperBlock<BookIq3Xxs, BookShape{32, 31, 0.25f, Shift::none, 62.0f, 0.65f}> found;
+    found.search(signs.sizes, h, unit, effort);
+    block.clear();
+    block.put_pair(0, found.d.bits);
+    for (int g = 0; g < 64; ++g) block.put(2 + g, found.codes[g]);
+    for (int j = 0; j < 8; ++j) {
+      Int word = scale_code(found.scales[j]) << 28;
+      for (int g = 0; g < 4; ++g) word |= (signs.bits[4 * j + g] & 0x7f) << (7 * g);
+      put_word(block, 66 + 4 * j, word);
+    }
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0));
+    for (int g = 0; g < 64; ++g) {
+      const Int word = get_word(block, 66 + 4 * (g / 8)), code = block.get(2 + g);
+      const Int signs = signs_of_code((word >> (7 * (g / 2 % 4))) & 0x7f);
+      const Float scale = d * (0.5f + to_float((word >> 28) & 15)) * 0.5f;
+      for (int k = 0; k < 4; ++k)
+        x[4 * g + k] = with_sign(scale * book_value<BookIq3Xxs>(code, k), signs, 4 * (g % 2) + k);
+    }
+  }
+};
+
+struct IQ3_S {
+  static constexpr int weights = 256, bytes = 110;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    Signs signs;
+    signs.take(x);
+    CodebookSuperBlock<BookIq3S, BookShape{32, 31, 1.0f, Shift::none, 15.0f, 0.65f}> found;
+    found.search(signs.sizes, h, unit, effort);
+    block.clear();
+    block.put_pair(0, found.d.bits);
+    for (int g = 0; g < 64; ++g) {
+      block.put(2 + g, found.codes[g] & 0xff);
+      block.put(66 + g / 8, (found.codes[g] >> 8) << (g % 8));
+    }
+    for (int g = 0; g < 32; ++g) block.put(74 + g, signs.bits[g]);
+    put_scale_nibbles(block, 106, found.scales, 8);
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0));
+    for (int g = 0; g < 64; ++g) {
+      const Int code = block.get(2 + g) | (((block.get(66 + g / 8) >> (g % 8)) & 1) << 8);
+      const Int signs = block.get(74 + g / 2);
+      const Float scale = d * to_float(1 + 2 * get_scale_nibble(block, 106, g / 8));
+      for (int k = 0; k < 4; ++k)
+        x[4 * g + k] = with_sign(scale * book_value<BookIq3S>(code, k), signs, 4 * (g % 2) + k);
+    }
+  }
+};
+
+}  // namespace raq::RAQ_LEVEL

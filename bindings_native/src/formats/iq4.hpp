@@ -1,0 +1,99 @@
+// IQ4_NL and IQ4_XS: codes name one of 16 uneven values, -127 to 113, denser near zero; 4.5 and 4.25 bits per
+// weight.
+//
+// IQ4_NL: 32 weights, w = d * value. Bytes: 0 d, 2..17 codes as in Q4_0.
+// IQ4_XS: 256 weights, 8 sub-blocks of 32, w = d * scale * value, scale -32..31. Bytes: 0 d, 2..3 upper two
+// bits of scale + 32 (sub-block j at bit 2 j), 4..7 lower four bits (j even low nibble), 8..135 codes, 16
+// bytes per sub-block.
+#pragma once
+
+#include "q4_0.hpp"
+
+namespace raq::RAQ_LEVEL {
+
+struct UnevenValues {
+  static constexpr float low = -127;
+  static constexpr int count = 16;
+
+  // Source of the values: ggml's table of IQ4_NL.
+  RAQ_INLINE static constexpr float value(int code) {
+    constexpr float table[count] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    return table[code];
+  }
+  RAQ_INLINE static Float round(Float position) {
+    Float found = splat(value(0));
+    RAQ_UNROLL
+    for (int code = 1; code < count; ++code)
+      found = select(position > splat(middle(code)), splat(value(code)), found);
+    return found;
+  }
+  RAQ_INLINE static Int code_of(Float position) {
+    Int code = splat(0);
+    for (int i = 1; i < count; ++i) code += select(position > splat(middle(i)), splat(1), splat(0));
+    return code;
+  }
+  RAQ_INLINE static Float value_of(Int code) {
+    Float found = splat(value(0));
+    for (int i = 1; i < count; ++i) found = select(code == splat(i), splat(value(i)), found);
+    return found;
+  }
+
+ private:
+  RAQ_INLINE static constexpr float middle(int code) { return (value(code - 1) + value(code)) * 0.5f; }
+};
+
+struct IQ4_NL {
+  static constexpr int weights = 32, bytes = 18;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    const bool best = effort == Effort::best;
+    const StoredScale d =
+        store_scale(fit_scale<UnevenValues, weights>(x, h, best ? 18 : 9, best ? 2.0f : 4.0f).scale, unit);
+    const Float inverse = inverse_or_zero(d.value);
+    Int codes[weights];
+    for (int k = 0; k < weights; ++k) codes[k] = UnevenValues::code_of(x[k] * inverse);
+    block.clear();
+    block.put_pair(0, d.bits);
+    put_nibbles(block, 2, codes);
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0));
+    for (int k = 0; k < weights; ++k) x[k] = d * UnevenValues::value_of(get_nibble(block, 2, k));
+  }
+};
+
+struct IQ4_XS {
+  static constexpr int weights = 256, bytes = 136;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    const bool best = effort == Effort::best;
+    SymmetricSuperBlock<UnevenValues, SymmetricShape{8, 32, -32, 31}> found;
+    found.search(x, h, unit, best ? 18 : 9, best ? 2.0f : 4.0f);
+    block.clear();
+    block.put_pair(0, found.d.bits);
+    for (int j = 0; j < 8; ++j) {
+      const Int scale = truncate(found.scales[j]) + 32;
+      block.put(2 + j / 4, (scale >> 4) << (2 * (j % 4)));
+      block.put(4 + j / 2, (scale & 15) << (4 * (j % 2)));
+      Int codes[32];
+      for (int k = 0; k < 32; ++k) codes[k] = UnevenValues::code_of(found.codes[32 * j + k]);
+      put_nibbles(block, 8 + 16 * j, codes);
+    }
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0));
+    for (int j = 0; j < 8; ++j) {
+      const Int high = (block.get(2 + j / 4) >> (2 * (j % 4))) & 3,
+                low = (block.get(4 + j / 2) >> (4 * (j % 2))) & 15;
+      const Float scale = d * to_float((low | (high << 4)) - 32);
+      for (int k = 0; k < 32; ++k)
+        x[32 * j + k] = scale * UnevenValues::value_of(get_nibble(block, 8 + 16 * j, k));
+    }
+  }
+};
+
+}  // namespace raq::RAQ_LEVEL

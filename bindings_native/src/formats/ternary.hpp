@@ -1,0 +1,134 @@
+// TQ1_0, TQ2_0, Q1_0, Q2_0: one half-precision scale and codes of two, three or four values.
+//
+// TQ1_0: 256 weights, w = d * (trit - 1); 1.6875 bits per weight. Bytes: 0..31 five trits each, of weights j,
+// j + 32 .. j + 128; 32..47 five trits each, of 160 + j, 160 + j + 16 ..; 48..51 four trits each, of 240 + j,
+// 240 + j + 4 ..; 52 d. Five trits t0..t4 are the fraction (81 t0 + 27 t1 + 9 t2 + 3 t3 + t4) / 243 in
+// 256ths, rounded up. TQ2_0: 256 weights, w = d * (code - 1), code 0..2; 2.0625 bits. Bytes: 0..63 codes laid
+// as in Q2_K, 64 d. Q1_0: 128 weights, w = d or -d; 1.125 bits. Bytes: 0 d, 2..17 one bit each in order, set
+// for d. Q2_0: 64 weights, w = d * (code - 1), code 0..3; 2.25 bits. Bytes: 0 d, 2..17 codes in order, lowest
+// bits first.
+#pragma once
+
+#include "q2_k.hpp"
+
+namespace raq::RAQ_LEVEL {
+
+// Scale of codes that are few: the extreme weight may lie far beyond them. The candidates put it at 1 to 5
+// times the last code; without outliers, as in models trained to be ternary, the first is exact.
+template <class Codes, int N>
+RAQ_INLINE StoredScale fit_few_codes(const Float* x, const Float* h, Unit unit, Effort effort) {
+  const Float inverse_extreme = inverse_or_zero(extreme_of<N>(x));
+  const int steps = effort == Effort::best ? 64 : 16;
+  ScaleFit best{splat(0.0f), splat(0.0f), splat(0.0f)};
+  for (int step = 0; step <= steps; ++step) {
+    const float beyond = 1.0f + 4.0f * static_cast<float>(step) / static_cast<float>(steps);
+    keep_better(best, code_sums<Codes, N>(x, h, (Codes::low * beyond) * inverse_extreme));
+    if constexpr (-Codes::low != Codes::high)
+      keep_better(best, code_sums<Codes, N>(x, h, (Codes::high * beyond) * inverse_extreme));
+  }
+  for (int round = 0; round < 3; ++round)
+    keep_better(best, code_sums<Codes, N>(x, h, inverse_or_zero(best.scale)));
+  return store_scale(-Codes::low == Codes::high ? magnitude(best.scale) : best.scale, unit);
+}
+
+struct TQ1_0 {
+  static constexpr int weights = 256, bytes = 54;
+
+  // Calls use(byte, place of the trit, weight) for every weight.
+  template <class Use>
+  RAQ_INLINE static void for_each_trit(Use use) {
+    for (int k = 0; k < 160; ++k) use(k % 32, k / 32, k);
+    for (int k = 0; k < 80; ++k) use(32 + k % 16, k / 16, 160 + k);
+    for (int k = 0; k < 16; ++k) use(48 + k % 4, k / 4, 240 + k);
+  }
+  RAQ_INLINE static constexpr int power_of_3(int n) { return n == 0 ? 1 : 3 * power_of_3(n - 1); }
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    using Codes = Whole<-1, 1>;
+    const StoredScale d = fit_few_codes<Codes, weights>(x, h, unit, effort);
+    const Float inverse = inverse_or_zero(d.value);
+    Int sums[52];
+    for (int i = 0; i < 52; ++i) sums[i] = splat(0);
+    for_each_trit([&](int byte, int place, int k) {
+      sums[byte] += (truncate(Codes::round(x[k] * inverse)) + 1) * power_of_3(4 - place);
+    });
+    block.clear();
+    // ceil(256 v / 243): 4316 / 2^20 is a little over 1 / 243, exact up to 242 * 256 + 242.
+    for (int i = 0; i < 52; ++i) block.put(i, ((sums[i] * 256 + 242) * 4316) >> 20);
+    block.put_pair(52, d.bits);
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(52));
+    for_each_trit([&](int byte, int place, int k) {
+      const Int rest = (block.get(byte) * power_of_3(place)) & 0xff;
+      x[k] = d * to_float(((rest * 3) >> 8) - 1);
+    });
+  }
+};
+
+struct TQ2_0 {
+  static constexpr int weights = 256, bytes = 66;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    using Codes = Whole<-1, 1>;
+    const StoredScale d = fit_few_codes<Codes, weights>(x, h, unit, effort);
+    const Float inverse = inverse_or_zero(d.value);
+    Int codes[weights];
+    for (int k = 0; k < weights; ++k) codes[k] = truncate(Codes::round(x[k] * inverse)) + 1;
+    block.clear();
+    put_bit_pairs(block, 0, codes);
+    block.put_pair(64, d.bits);
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(64));
+    for (int k = 0; k < weights; ++k) x[k] = d * to_float(get_bit_pair(block, 0, k) - 1);
+  }
+};
+
+struct Q1_0 {
+  static constexpr int weights = 128, bytes = 18;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort, Bytes<bytes>& block) {
+    Float sum = splat(0.0f), importance = splat(0.0f);
+    for (int k = 0; k < weights; ++k) {
+      sum += h[k] * magnitude(x[k]);
+      importance += h[k];
+    }
+    block.clear();
+    block.put_pair(0, store_scale(quotient_or_zero(sum, importance), unit).bits);
+    for (int k = 0; k < weights; ++k)
+      block.put(2 + k / 8, select(x[k] < splat(0.0f), splat(0), splat(1 << (k % 8))));
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0));
+    for (int k = 0; k < weights; ++k)
+      x[k] = select(((block.get(2 + k / 8) >> (k % 8)) & 1) == splat(1), d, splat(0.0f) - d);
+  }
+};
+
+struct Q2_0 {
+  static constexpr int weights = 64, bytes = 18;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    using Codes = Whole<-1, 2>;
+    const StoredScale d = fit_few_codes<Codes, weights>(x, h, unit, effort);
+    const Float inverse = inverse_or_zero(d.value);
+    block.clear();
+    block.put_pair(0, d.bits);
+    for (int k = 0; k < weights; ++k)
+      block.put(2 + k / 4, (truncate(Codes::round(x[k] * inverse)) + 1) << (2 * (k % 4)));
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+    const Float d = half_to_float(block.get_pair(0));
+    for (int k = 0; k < weights; ++k) x[k] = d * to_float(((block.get(2 + k / 4) >> (2 * (k % 4))) & 3) - 1);
+  }
+};
+
+}  // namespace raq::RAQ_LEVEL
