@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from raq_solver.errors import Fault, InvalidInput, near_misses
 from raq_solver.losses import LossTable
 from raq_solver.profile import Profile
+from raq_solver.residual import residual_sensitivities
 
 LossModel = Callable[[Profile], LossTable]
 """A way to predict losses."""
@@ -51,6 +52,18 @@ def prior(profile: Profile) -> LossTable:
     return _table(profile, factors, "relative output error, prior sensitivity by role")
 
 
+def residual(profile: Profile) -> LossTable:
+    """L = s × E with s from each tensor's share of the residual stream (raq_solver.residual), about nats per token.
+
+    Needs importance and a dense model; raises InvalidInput where it does not apply.
+    """
+    found = residual_sensitivities(profile)
+    if isinstance(found, str):
+        what = f"the loss model residual does not apply to this model: {found}; use prior"
+        raise InvalidInput(Fault("profile", what))
+    return _table(profile, found, "relative output error, sensitivity by share of the residual stream")
+
+
 def activation(profile: Profile) -> LossTable:
     """Σ h ΔW², the expected squared change of each tensor's output: L = energy × E.
 
@@ -78,14 +91,16 @@ def measured(profile: Profile) -> LossTable:
 
 
 LOSS_MODELS: Final[Mapping[str, LossModel]] = MappingProxyType(
-    {"prior": prior, "relative": relative, "activation": activation, "measured": measured}
+    {"residual": residual, "prior": prior, "relative": relative, "activation": activation, "measured": measured}
 )
 """The loss models by name."""
 
 
 def default_loss_model(profile: Profile) -> LossModel:
-    """`measured` where the profile holds sensitivities, else `prior`."""
-    return measured if np.isfinite(profile.sensitivities).any() else prior
+    """`measured` where the profile holds sensitivities, else `residual` where it applies, else `prior`."""
+    if np.isfinite(profile.sensitivities).any():
+        return measured
+    return prior if isinstance(residual_sensitivities(profile), str) else residual
 
 
 def loss_model(name: str) -> LossModel:
@@ -98,8 +113,8 @@ def loss_model(name: str) -> LossModel:
 
 
 def _table(profile: Profile, factors: Float64[np.ndarray, " tensors"], source: str) -> LossTable:
-    # A tensor that stays what it is loses nothing, whatever its factor.
-    losses = np.where(np.isfinite(profile.relative_errors), factors[:, None] * profile.relative_errors, np.inf)
+    losses = np.full(profile.relative_errors.shape, np.inf)
+    np.multiply(factors[:, None], profile.relative_errors, out=losses, where=np.isfinite(profile.relative_errors))
     return LossTable(
         tensors=tuple(tensor.name for tensor in profile.tensors),
         quant_types=tuple(quant_type.name for quant_type in profile.quant_types),

@@ -59,6 +59,11 @@ class Profile:
         """Weights of each tensor."""
         return np.array([tensor.weights for tensor in self.tensors], dtype=np.int64)
 
+    @property
+    def has_importance(self) -> bool:
+        """Whether errors and energies count columns by importance (some tensors may lack it all the same)."""
+        return self.provenance.get("imatrix", "none") != "none"
+
     def digest(self) -> str:
         """SHA-256 over a canonical form: equal digests mean the same profile."""
         header = {

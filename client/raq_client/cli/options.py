@@ -40,7 +40,7 @@ Loss = Annotated[
     str | None,
     typer.Option(
         "--loss",
-        help="Loss model: measured (default where known), prior (else), relative, activation.",
+        help="Loss model: measured, residual, prior, relative, activation; the first that applies.",
         show_default=False,
     ),
 ]
