@@ -1,0 +1,123 @@
+"""The regression on made-up models whose sensitivities are known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raq_client.sensitivity_design import balanced_design, most_telling, role_design, single_design
+from raq_client.sensitivity_fit import Evaluation, Fit, fit_sensitivities
+
+ROLES = ("attn_q", "attn_v", "ffn_down", "ffn_up")
+NAMES = ("token_embd.weight", *(f"blk.{b}.{role}.weight" for b in range(6) for role in ROLES), "output.weight")
+ERROR = 0.005
+
+
+def _truth(seed: int, spread: float = 0.3) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    effects = {role: random.normal(0, 1) for role in (*ROLES, "token_embd", "output")}
+    logs = [effects[name.removesuffix(".weight").split(".")[-1]] + random.normal(0, spread) for name in NAMES]
+    sensitivities: np.ndarray = np.exp(np.array(logs) - 3)
+    return sensitivities
+
+
+def _evaluate(truth: np.ndarray, groups: list[tuple[str, ...]], noise: float, seed: int) -> list[Evaluation]:
+    random = np.random.default_rng(seed)
+    column = {name: index for index, name in enumerate(NAMES)}
+    found = []
+    for group in groups:
+        kl = ERROR * sum(truth[column[name]] for name in group)
+        found.append(Evaluation(group, (ERROR,) * len(group), kl * (1 + noise * random.normal()), noise * kl))
+    return found
+
+
+@given(st.integers(0, 1000))
+def test_one_evaluation_each_is_hardly_shrunk(seed: int) -> None:
+    truth = _truth(seed)
+    fit = fit_sensitivities(NAMES, _evaluate(truth, single_design(NAMES), 0.0, seed))
+    np.testing.assert_allclose(fit.values, truth, rtol=0.02)
+    assert fit.information.min() > 0.95
+    np.testing.assert_allclose(fit.errors / truth, 0.02, atol=0.01)
+
+
+@given(st.integers(0, 1000))
+def test_errors_are_honest_where_groups_and_singles_are_mixed(seed: int) -> None:
+    truth = _truth(seed)
+    groups = role_design(NAMES) + single_design(NAMES)[::3]
+    fit = fit_sensitivities(NAMES, _evaluate(truth, groups, 0.02, seed))
+    surprise = (fit.values - truth) / fit.errors
+    assert np.sqrt(np.square(surprise).mean()) < 2
+    measured = [index for index, name in enumerate(NAMES) if (name,) in groups]
+    others = [index for index in range(len(NAMES)) if index not in measured]
+    assert fit.information[measured].min() > fit.information[others].max()
+    assert (fit.errors[others] / fit.values[others]).min() > 0.05
+    # what groups say in sum is kept
+    for group in role_design(NAMES):
+        rows = [NAMES.index(name) for name in group]
+        assert math.isclose(fit.values[rows].sum(), truth[rows].sum(), rel_tol=0.2)
+
+
+@given(st.integers(0, 1000), st.randoms(use_true_random=False))
+def test_order_does_not_matter_and_units_are_those_of_the_losses(seed: int, random: object) -> None:
+    truth = _truth(seed)
+    found = _evaluate(truth, role_design(NAMES) + single_design(NAMES)[:5], 0.05, seed)
+    fit = fit_sensitivities(NAMES, found)
+    shuffle = np.random.default_rng(seed).permutation(len(NAMES))
+    shuffled = fit_sensitivities([NAMES[index] for index in shuffle], found[::-1])
+    np.testing.assert_allclose(shuffled.values, fit.values[shuffle], rtol=1e-6)
+    tenfold = [Evaluation(e.tensors, e.errors, 10 * e.kl, 10 * e.kl_error) for e in found]
+    np.testing.assert_allclose(fit_sensitivities(NAMES, tenfold).values, 10 * fit.values, rtol=1e-6)
+
+
+@given(st.integers(0, 1000), st.floats(0.001, 0.1))
+def test_the_noise_floor_is_taken_off(seed: int, floor: float) -> None:
+    truth = _truth(seed)
+    found = _evaluate(truth, single_design(NAMES), 0.0, seed)
+    raised = [Evaluation(e.tensors, e.errors, e.kl + floor, e.kl_error) for e in found]
+    expected = fit_sensitivities(NAMES, found)
+    np.testing.assert_allclose(fit_sensitivities(NAMES, raised, floor).values, expected.values, rtol=1e-6)
+
+
+def test_a_model_that_nothing_hurts_has_no_sensitivities() -> None:
+    fit = fit_sensitivities(NAMES, [Evaluation((name,), (ERROR,), 0.0, 0.0) for name in NAMES])
+    assert not fit.values.any()
+    assert not fit.information.any()
+
+
+@given(st.integers(1, 40), st.integers(1, 4))
+def test_balanced_designs_use_every_tensor_equally_often(evaluations: int, rounds: int) -> None:
+    groups = balanced_design(NAMES, evaluations, rounds)
+    assert len(groups) <= max(evaluations, rounds)
+    for name in NAMES:
+        assert sum(name in group for group in groups) == rounds
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+
+
+def test_role_designs_hold_each_tensor_once() -> None:
+    groups = role_design(NAMES)
+    assert len(groups) == len(ROLES) + 2
+    assert sorted(name for group in groups for name in group) == sorted(NAMES)
+
+
+def test_the_most_telling_tensor_has_the_largest_uncertain_loss() -> None:
+    errors = np.linspace(1, 2, len(NAMES))
+    fit = Fit(np.ones(len(NAMES)), errors, np.zeros(len(NAMES)))
+    assert most_telling(NAMES, fit, {}, frozenset()) == NAMES[-1]
+    assert most_telling(NAMES, fit, {}, frozenset({(NAMES[-1],)})) == NAMES[-2]
+    assert most_telling(NAMES, fit, {NAMES[0]: 9.0}, frozenset()) == NAMES[0]
+    assert most_telling(NAMES, fit, {}, frozenset(single_design(NAMES))) is None
+
+
+@pytest.mark.parametrize("count", [6, 12, 20])
+def test_more_evaluations_come_nearer(count: int) -> None:
+    truth = _truth(3, spread=0.6)
+    found = _evaluate(truth, role_design(NAMES), 0.02, 0)
+    while len(found) < count:
+        fit = fit_sensitivities(NAMES, found)
+        name = most_telling(NAMES, fit, {}, frozenset(e.tensors for e in found))
+        assert name is not None
+        found += _evaluate(truth, [(name,)], 0.02, len(found))
+    miss = np.abs(fit_sensitivities(NAMES, found).values - truth).sum() / truth.sum()
+    assert miss < {6: 0.5, 12: 0.3, 20: 0.15}[count]

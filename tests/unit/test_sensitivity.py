@@ -1,0 +1,148 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from engine_models import DATA, MODEL, SHARED, TEXT, write_quantized
+
+from raq_client import engine
+from raq_client.imatrix_files import read_importance
+from raq_client.measure import measure_profile
+from raq_client.model_file import open_model
+from raq_client.perplexity import Text, measure
+from raq_client.quantize import quantize_model
+from raq_client.sensitivity import Sensitivities, measure_sensitivities
+from raq_client.trial import Bench, Trial
+from raq_solver.allocation import Allocation
+from raq_solver.errors import InvalidInput
+from raq_solver.quant_types import CATALOGUE
+
+
+def _bench() -> Bench:
+    importance = read_importance(DATA / "wiki-math-4M.gsm8k.imatrix.gguf")
+    return Bench(open_model(MODEL), MODEL, importance, [Text("text", TEXT)], windows=4, context=128, threads=2)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sensitivities, Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    return measure_sensitivities(_bench(), cache=folder), folder
+
+
+def test_every_quantizable_tensor_gets_a_sensitivity(measured: tuple[Sensitivities, Path]) -> None:
+    found, _ = measured
+    matrices = [t.name for t in open_model(MODEL).tensors if t.source_type.name == "F16"]
+    assert list(found.tensors) == matrices
+    assert len(found.evaluations) == len(matrices) == 30
+    assert (found.fit.values > 0).all()
+    assert (found.fit.errors > 0).all()
+    by_name = dict(zip(found.tensors, found.fit.values, strict=True))
+    assert max(by_name, key=lambda name: by_name[name]) == "output.weight"
+
+
+def test_the_untouched_model_is_the_floor_and_losses_add_up(measured: tuple[Sensitivities, Path]) -> None:
+    found, _ = measured
+    assert found.floor.kl == 0.0
+    assert 0.85 < found.additivity < 1.15
+
+
+def test_a_second_run_is_answered_from_the_journal(
+    measured: tuple[Sensitivities, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, folder = measured
+    monkeypatch.setattr(engine, "load", lambda *_, **__: pytest.fail("the model was loaded"))
+    steps: list[tuple[int, int]] = []
+    again = measure_sensitivities(_bench(), cache=folder, progress=lambda done, of: steps.append((done, of)))
+    np.testing.assert_array_equal(again.fit.values, found.fit.values)
+    assert steps == [(done, 32) for done in range(1, 33)]
+
+
+def test_an_interrupted_run_goes_on(measured: tuple[Sensitivities, Path], tmp_path: Path) -> None:
+    found, folder = measured
+    (journal,) = folder.iterdir()
+    lines = journal.read_text().splitlines()
+    cut = tmp_path / journal.name
+    cut.write_text("\n".join(lines[:20]) + "\n" + lines[20][:15] + "\n")
+    again = measure_sensitivities(_bench(), cache=tmp_path)
+    np.testing.assert_array_equal(again.fit.values, found.fit.values)
+    assert len(cut.read_text().splitlines()) == len(lines) + 1
+
+
+def test_few_evaluations_go_to_roles_first(measured: tuple[Sensitivities, Path], tmp_path: Path) -> None:
+    found, _ = measured
+    few = measure_sensitivities(_bench(), evaluations=14, cache=tmp_path)
+    assert [len(e.tensors) for e in few.evaluations] == [1, *[4] * 7, 1, *[1] * 5]
+    miss = np.log(few.fit.values / found.fit.values)
+    assert np.sqrt(np.square(miss).mean()) < np.log(found.fit.values).std()
+    fewer = measure_sensitivities(_bench(), evaluations=3, cache=tmp_path)
+    assert [len(e.tensors) for e in fewer.evaluations] == [10, 10, 10]
+
+
+def test_a_profile_takes_the_sensitivities_over(measured: tuple[Sensitivities, Path]) -> None:
+    found, _ = measured
+    profile = measure_profile(_bench().model, None, [CATALOGUE["Q8_0"]])
+    filled = found.applied_to(profile)
+    column = {tensor.name: row for row, tensor in enumerate(filled.tensors)}
+    assert filled.sensitivities[column["output.weight"]] == found.fit.values[found.tensors.index("output.weight")]
+    assert math.isnan(filled.sensitivities[column["output_norm.weight"]])
+    assert "30 evaluations at Q4_K, 4 windows of 128 tokens" in filled.provenance["sensitivity"]
+
+
+def test_a_trial_in_memory_equals_a_check_of_the_file(tmp_path: Path) -> None:
+    """But for the activations, which the kernels of quantized files round to 8 bits: a few percent of the KL."""
+    text = Text("text", TEXT[:20000])
+    bench = replace(_bench(), texts=[text], windows=1000)
+    names = [t.name for t in bench.model.tensors if t.source_type.name == "F16"]
+    with Trial(bench) as model:
+        tried = model.run(dict.fromkeys(names, CATALOGUE["Q4_K"])).scores
+        untouched = model.run({}).scores
+    assert not untouched.kl.any()
+    types = {t.name: "Q4_K" if t.name in names else t.source_type.name for t in bench.model.tensors}
+    quantize_model(bench.model, Allocation(types), bench.importance, tmp_path / "q4_k.gguf", threads=2)
+    real = measure(MODEL, tmp_path / "q4_k.gguf", [text], context=128, threads=2).scores()
+    assert tried.kl.shape == real.kl.shape
+    assert math.isclose(tried.kl.mean(), real.kl.mean(), rel_tol=0.1)
+    assert np.corrcoef(np.log(tried.kl.ravel() + 1e-6), np.log(real.kl.ravel() + 1e-6))[0, 1] > 0.95
+
+
+def test_what_cannot_be_perturbed_is_refused(tmp_path: Path) -> None:
+    path = write_quantized(tmp_path / "q4.gguf", gguf.GGMLQuantizationType.Q4_0)
+    stuck = replace(_bench(), model=open_model(path), path=path)
+    with pytest.raises(InvalidInput, match="has no tensor to perturb"):
+        measure_sensitivities(stuck)
+    with (
+        Trial(stuck) as model,
+        pytest.raises(InvalidInput, match=r"can't be tried in memory: output\.weight"),
+    ):
+        model.run({"output.weight": CATALOGUE["Q4_K"]})
+    with pytest.raises(InvalidInput, match="there is none to measure on"):
+        measure_sensitivities(replace(_bench(), texts=[]))
+    with pytest.raises(InvalidInput, match="evaluations: must be at least 1"):
+        measure_sensitivities(_bench(), evaluations=0)
+
+
+def test_torn_and_foreign_lines_of_a_journal_are_measured_again(tmp_path: Path) -> None:
+    from raq_client.sensitivity_journal import Journal
+
+    path = tmp_path / "j.jsonl"
+    good = {"tensors": ["a"], "errors": [0.1], "kl": 1.0, "kl_error": 0.1}
+    path.write_text("\n".join([json.dumps(good), "{", "[]", json.dumps({"uses": ["a", "b"]})]))
+    journal = Journal(path)
+    assert journal.tensors == ("a", "b")
+    known = journal.get(("a",))
+    assert known is not None
+    assert known.kl == 1.0
+    assert journal.get(("b",)) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the larger data beside the repository")
+def test_losses_add_up_on_the_larger_model() -> None:
+    path = SHARED / "models" / "wiki-math-18M-f16.gguf"
+    importance = read_importance(SHARED / "imatrix" / "wiki-math-18M.wiki.imatrix.gguf")
+    text = Text("wiki", (SHARED / "text" / "wikitext2.test.raw.txt").read_text())
+    found = measure_sensitivities(Bench(open_model(path), path, importance, [text], threads=2))
+    assert 0.9 < found.additivity < 1.1
