@@ -71,7 +71,8 @@ def padded(size: int, alignment: int) -> int:
 def parse_header(data: bytes | memoryview, where: str) -> Header:
     """The header that `data` begins with; `where` names the file in errors.
 
-    Raises InvalidInput if this is not GGUF, a version or byte order not supported, damaged, or cut off.
+    Raises HeaderCutOffError if `data` ends before the header does, else InvalidInput if this is not GGUF, a version or
+    byte order not supported, or damaged.
     """
     _check_start(bytes(data[:8]), where)
     try:
@@ -80,7 +81,7 @@ def parse_header(data: bytes | memoryview, where: str) -> Header:
         tensors, position = _tensor_infos(data, position, tensor_count)
     except (struct.error, OverflowError, _CutError):
         what = f"the header is cut off or damaged: it does not end within the {len(data):,} bytes there are"
-        raise InvalidInput(Fault(where, what)) from None
+        raise HeaderCutOffError(Fault(where, what)) from None
     except _DamageError as damage:
         raise InvalidInput(Fault(where, f"the header is damaged: {damage}")) from None
     alignment = metadata[ALIGNMENT_KEY].decode() if ALIGNMENT_KEY in metadata else DEFAULT_ALIGNMENT
@@ -116,6 +117,10 @@ def encode_header(metadata: Mapping[str, StoredValue], tensors: Sequence[TensorI
         parts.append(struct.pack("<IQ", info.ggml_id, info.offset))
     header = b"".join(parts)
     return header + bytes(padded(len(header), alignment) - len(header))
+
+
+class HeaderCutOffError(InvalidInput):
+    """The bytes end before the header does; with more of them it may be whole."""
 
 
 class _CutError(Exception):

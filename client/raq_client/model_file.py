@@ -129,19 +129,19 @@ def open_model(path: Path | str, *, header_only: bool = False) -> ModelFile:
     """
     path = Path(path)
     opened = _read_header(path)
-    split = _count(opened, "split.count") > 1
-    shards = _shard_paths(path, _count(opened, "split.count")) if split else (path,)
+    split = shard_count(opened) > 1
+    shards = _shard_paths(path, shard_count(opened)) if split else (path,)
     headers = [_read_header(shard) for shard in shards] if split else [opened]
     places: dict[Tensor, _Place] = {}
     faults: list[Fault] = []
     for shard, header in zip(shards, headers, strict=True):
-        found, shard_faults = _tensors_of(shard, header)
+        offsets, shard_faults = tensors_of(header, str(shard))
         known = {tensor.name for tensor in places}
         shard_faults += [
-            Fault(str(shard), f"the tensor {t.name} is in an earlier shard too") for t in found if t.name in known
+            Fault(str(shard), f"the tensor {t.name} is in an earlier shard too") for t in offsets if t.name in known
         ]
-        shard_faults += [] if header_only or shard_faults else _cut_off(shard, header, found)
-        places |= found
+        shard_faults += [] if header_only or shard_faults else _cut_off(shard, header, offsets)
+        places |= {tensor: _Place(shard, offset) for tensor, offset in offsets.items()}
         faults += shard_faults
     promised = _count(headers[0], "split.tensors.count")
     if split and not faults and promised != len(places):
@@ -150,6 +150,37 @@ def open_model(path: Path | str, *, header_only: bool = False) -> ModelFile:
     metadata = {key: value for key, value in headers[0].metadata.items() if key not in _SPLIT_KEYS}
     by_name = {tensor.name: place for tensor, place in places.items()}
     return ModelFile(path, shards, metadata, tuple(places), headers[0].alignment, by_name)
+
+
+def tensors_of(header: Header, where: str) -> tuple[dict[Tensor, int], list[Fault]]:
+    """The tensors of a header and where in the file their data begin, and what is wrong with the others."""
+    offsets: dict[Tensor, int] = {}
+    faults: list[Fault] = []
+    for info in header.tensors:
+        source_type = quant_type_by_ggml_id(info.ggml_id) or _PLAIN.get(info.ggml_id)
+        if source_type is None:
+            faults.append(Fault(where, f"{info.name} is stored in a type raq does not know (ggml {info.ggml_id})"))
+        elif not source_type.fits(info.shape[0]):
+            what = f"rows of {info.shape[0]} are not whole blocks of {source_type.name}: the header is damaged"
+            faults.append(Fault(where, f"{info.name}: {what}"))
+        elif info.offset % header.alignment:
+            faults.append(Fault(where, f"{info.name} is not aligned to {header.alignment}: the header is damaged"))
+        else:
+            offsets[Tensor(info.name, info.shape, source_type)] = header.data_start + info.offset
+    return offsets, faults
+
+
+def shard_names(name: str, count: int) -> list[str]:
+    """The names of all shards of a split model, given one of them; none if it is not named as a shard is."""
+    found = _SHARD.fullmatch(name)
+    if found is None or int(found["count"]) != count:
+        return []
+    return [f"{found['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
+def shard_count(header: Header) -> int:
+    """Shards of the model that a header belongs to, 1 if it is not split."""
+    return max(1, _count(header, "split.count"))
 
 
 def to_weights(
@@ -187,34 +218,16 @@ def _read_header(path: Path) -> Header:
 
 
 def _shard_paths(path: Path, count: int) -> tuple[Path, ...]:
-    found = _SHARD.fullmatch(path.name)
-    if found is None or int(found["count"]) != count:
+    paths = tuple(path.with_name(name) for name in shard_names(path.name, count))
+    if not paths:
         what = f"one of {count} shards, but its name does not end in -0000N-of-{count:05}.gguf"
         raise InvalidInput(Fault(str(path), what))
-    paths = tuple(path.with_name(f"{found['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1))
     raise_faults([Fault(str(shard), "this shard of the model is missing") for shard in paths if not shard.exists()])
     return paths
 
 
-def _tensors_of(shard: Path, header: Header) -> tuple[dict[Tensor, _Place], list[Fault]]:
-    places: dict[Tensor, _Place] = {}
-    faults: list[Fault] = []
-    for info in header.tensors:
-        source_type = quant_type_by_ggml_id(info.ggml_id) or _PLAIN.get(info.ggml_id)
-        if source_type is None:
-            faults.append(Fault(str(shard), f"{info.name} is stored in a type raq does not know (ggml {info.ggml_id})"))
-        elif not source_type.fits(info.shape[0]):
-            what = f"rows of {info.shape[0]} are not whole blocks of {source_type.name}: the header is damaged"
-            faults.append(Fault(str(shard), f"{info.name}: {what}"))
-        elif info.offset % header.alignment:
-            faults.append(Fault(str(shard), f"{info.name} is not aligned to {header.alignment}: the header is damaged"))
-        else:
-            places[Tensor(info.name, info.shape, source_type)] = _Place(shard, header.data_start + info.offset)
-    return places, faults
-
-
-def _cut_off(shard: Path, header: Header, places: Mapping[Tensor, _Place]) -> list[Fault]:
-    needed = max([header.data_start, *(place.offset + tensor.size for tensor, place in places.items())])
+def _cut_off(shard: Path, header: Header, offsets: Mapping[Tensor, int]) -> list[Fault]:
+    needed = max([header.data_start, *(offset + tensor.size for tensor, offset in offsets.items())])
     there = shard.stat().st_size
     if there >= needed:
         return []

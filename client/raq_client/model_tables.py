@@ -1,7 +1,8 @@
 """Tensor tables: what a model consists of, without its weights.
 
-Read from the header of a GGUF file (the data need not be there), a CSV of shapes (`name,shape` with the row length
-first, as in `5120x17408`), or a `.map` listing of Thireus' GGUF Tool Suite.
+Read from the header of a GGUF file (the data need not be there; it may lie on a web server), a CSV of shapes
+(`name,shape` with the row length first, as in `5120x17408`), a `.map` listing of Thireus' GGUF Tool Suite, or a folder
+of safetensors files as models are published in.
 """
 
 import csv
@@ -62,17 +63,25 @@ def role_of(name: str) -> str:
 
 
 def read_table(path: Path | str, architecture: str = "") -> ModelTable:
-    """Read a table; the ending of the name tells the format.
+    """Read a table; the ending of the name tells the format. An http(s) address is that of a GGUF file.
 
     `architecture` (llama.cpp's name) is for the formats that do not hold it.
     Raises InvalidInput with a fault for every line that can't be read.
     """
+    if str(path).startswith(("http://", "https://")):
+        from raq_client.remote_table import read_remote_table
+
+        return read_remote_table(str(path))
     path = Path(path)
+    if path.is_dir():
+        from raq_client.safetensors_table import read_safetensors_table
+
+        return read_safetensors_table(path)
     if path.suffix == ".gguf":
         return table_of(open_model(path, header_only=True))
     readers: dict[str, Callable[[str, str], Iterable[Tensor]]] = {".csv": _read_csv, ".map": _read_map}
     if path.suffix not in readers:
-        what = "not a table of tensors; give a .gguf file, a .csv of shapes or a .map"
+        what = "not a table of tensors; give a .gguf file, a .csv of shapes, a .map, or a folder of safetensors"
         raise InvalidInput(Fault(str(path), what))
     try:
         text = path.read_text()
