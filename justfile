@@ -25,6 +25,11 @@ test *arguments:
 test-gpu:
     {{python}} -m pytest tests/gpu
 
+# Compile the kernels for GPUs into a folder; needs nvcc, no GPU.
+cuda-build folder:
+    cmake -S bindings_native -B {{folder}} -DRAQ_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(realpath -s {{python}})"
+    cmake --build {{folder}} --target raq_cuda
+
 # Generated code: messages and the native stub.
 generate:
     {{python}} .ci/generate.py
