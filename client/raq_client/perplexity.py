@@ -106,45 +106,74 @@ def measure(
     library: Path | str | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Score every window of `texts` with both models; at most `windows` of each text, from its beginning.
+    """Score every window of `texts` with both models; arguments and errors as for `measure_all`."""
+    (measured,) = measure_all(
+        baseline,
+        [candidate],
+        texts,
+        context=context,
+        windows=windows,
+        threads=threads,
+        library=library,
+        progress=progress,
+    )
+    return measured
 
-    Models are loaded and freed here unless they come as engines, which must have been loaded for `context`.
-    An interrupt between windows frees them too.
 
-    Raises InvalidInput if there is no text, a text is shorter than two windows, a model can't be loaded, or the
-    two models do not share a vocabulary.
+def measure_all(
+    baseline: Path | str | Engine,
+    candidates: Sequence[Path | str | Engine],
+    texts: Sequence[Text],
+    *,
+    context: int = DEFAULT_CONTEXT,
+    windows: int | None = None,
+    threads: int = 0,
+    library: Path | str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Measurement, ...]:
+    """Score every window of `texts` with all models; at most `windows` of each text, from its beginning.
+
+    All models are held in memory at once, and the baseline reads each window once. Models are loaded and freed here
+    unless they come as engines, which must have been loaded for `context`. An interrupt between windows frees them.
+
+    Raises InvalidInput if there is no text, a text is shorter than two windows, a model can't be loaded, or a
+    candidate has another vocabulary than the baseline.
     """
     _require_texts(texts, windows)
     with ExitStack() as stack:
         engines = []
-        for model in (baseline, candidate):
+        for model in (baseline, *candidates):
             if isinstance(model, Engine):
                 assert model.context == context, "an engine evaluates windows of the length it was loaded for"
                 engines.append(model)
             else:
-                engines.append(
-                    stack.enter_context(engine.load(model, context=context, threads=threads, library=library))
-                )
-        return _measure_engines(engines[0], engines[1], texts, windows, progress)
+                loaded = engine.load(model, context=context, threads=threads, library=library)
+                engines.append(stack.enter_context(loaded))
+        return _measure_engines(engines[0], engines[1:], texts, windows, progress)
 
 
 def _measure_engines(
-    base: Engine, other: Engine, texts: Sequence[Text], limit: int | None, progress: Progress | None
-) -> Measurement:
-    _require_one_vocabulary(base, other, texts[0])
+    base: Engine, others: Sequence[Engine], texts: Sequence[Text], limit: int | None, progress: Progress | None
+) -> tuple[Measurement, ...]:
+    for other in others:
+        _require_one_vocabulary(base, other, texts[0])
     cut = cut_windows(base, texts, limit)
     total, done = sum(map(len, cut)), 0
-    measured = []
+    measured: list[list[TextScores]] = [[] for _ in others]
     for text, windows in zip(texts, cut, strict=True):
-        parts = []
-        for scores in _score_side_by_side(base, other, windows):
-            parts.append(scores)
+        parts: list[list[TokenScores]] = [[] for _ in others]
+        for scores in _score_side_by_side(base, others, windows):
+            for part, score in zip(parts, scores, strict=True):
+                part.append(score)
             done += 1
             if progress is not None:
                 progress(done, total)
-        measured.append(TextScores(text.name, text.domain, windows, join_scores(parts)))
-    warnings = _context_warnings(base, other)
-    return Measurement(str(base.path), str(other.path), base.context, tuple(measured), warnings)
+        for found, part in zip(measured, parts, strict=True):
+            found.append(TextScores(text.name, text.domain, windows, join_scores(part)))
+    return tuple(
+        Measurement(str(base.path), str(other.path), base.context, tuple(found), _context_warnings(base, other))
+        for other, found in zip(others, measured, strict=True)
+    )
 
 
 def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list[Int32[np.ndarray, "windows context"]]:
@@ -171,12 +200,13 @@ def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list
 
 
 def _score_side_by_side(
-    base: Engine, other: Engine, windows: Int32[np.ndarray, "windows context"]
-) -> Iterator[TokenScores]:
-    following = slice(scored_positions(base.context).start + 1, None)
-    pairs = zip(windows, base.score_windows(windows), other.score_windows(windows), strict=True)
-    for window, base_logits, other_logits in pairs:
-        yield score_window(base_logits, other_logits, window[following])
+    base: Engine, others: Sequence[Engine], windows: Int32[np.ndarray, "windows context"]
+) -> Iterator[list[TokenScores]]:
+    """Per window the scores of each other model; no more logits exist than each model's own of a few windows."""
+    following = windows[:, scored_positions(base.context).start + 1 :]
+    streams = [other.score_windows(windows) for other in others]
+    for targets, base_logits, *logits in zip(following, base.score_windows(windows), *streams, strict=True):
+        yield [score_window(base_logits, other_logits, targets) for other_logits in logits]
 
 
 def _require_texts(texts: Sequence[Text], windows: int | None) -> None:

@@ -144,5 +144,6 @@ def test_losses_add_up_on_the_larger_model() -> None:
     path = SHARED / "models" / "wiki-math-18M-f16.gguf"
     importance = read_importance(SHARED / "imatrix" / "wiki-math-18M.wiki.imatrix.gguf")
     text = Text("wiki", (SHARED / "text" / "wikitext2.test.raw.txt").read_text())
-    found = measure_sensitivities(Bench(open_model(path), path, importance, [text], threads=2))
+    bench = Bench(open_model(path), path, importance, [text], windows=4, threads=2)
+    found = measure_sensitivities(bench, evaluations=10)
     assert 0.9 < found.additivity < 1.1
