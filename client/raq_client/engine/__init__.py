@@ -1,13 +1,14 @@
 """The evaluation engine: the only package that knows libllama."""
 
 from raq_client.engine.library import ENVIRONMENT_VARIABLE, find_library
-from raq_client.engine.model import DEFAULT_CONTEXT, Engine, load, scored_positions
+from raq_client.engine.model import DEFAULT_CONTEXT, SMALLEST_CONTEXT, Engine, load, scored_positions
 from raq_client.engine.observe import Product
 from raq_client.engine.weights import Weights, WeightTensor
 
 __all__ = [
     "DEFAULT_CONTEXT",
     "ENVIRONMENT_VARIABLE",
+    "SMALLEST_CONTEXT",
     "Engine",
     "Product",
     "WeightTensor",
