@@ -1,16 +1,20 @@
 """The one table between errors and gRPC status codes, and the details that carry every fault.
 
 The server reads it forwards, the client backwards. A fault travels as a google.rpc.BadRequest field violation, the
-class of an InvalidInput as google.rpc.ErrorInfo, so that the same exception comes out at the other end.
+class of an error as google.rpc.ErrorInfo, when to try again as google.rpc.RetryInfo, so that the same exception comes
+out at the other end.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from raq_proto.errors import NotPermitted, Overloaded, Unauthenticated, UnknownProfile
 from raq_solver.errors import (
     BackendFailure,
     DeadlineExceeded,
@@ -30,14 +34,27 @@ REQUEST_ID_KEY: Final = "raq-request-id"
 
 CODES: Final[dict[type[RaqError], grpc.StatusCode]] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    UnknownProfile: grpc.StatusCode.NOT_FOUND,
     ServiceUnavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
     BackendFailure: grpc.StatusCode.INTERNAL,
     LedgerMismatch: grpc.StatusCode.INTERNAL,
 }
 """The status code of each error; subclasses have their parent's."""
 
-_INPUT_ERRORS: Final = {kind.__name__: kind for kind in (InvalidInput, UnknownQuantType, UnknownTensor)}
+_TEXT_LIMIT: Final = 800
+_DETAILS_LIMIT: Final = 3600
+"""Bytes of faults in one status: peers refuse more than 8 KiB of metadata (gRPC's default), and it travels in base64,
+beside the text."""
+
+_INPUT_ERRORS: Final = {kind.__name__: kind for kind in (InvalidInput, UnknownQuantType, UnknownTensor, UnknownProfile)}
+_OTHER_ERRORS: Final = {
+    kind.__name__: kind
+    for kind in (ServiceUnavailable, DeadlineExceeded, Unauthenticated, NotPermitted, BackendFailure, LedgerMismatch)
+}
 
 
 def status_of(error: RaqError) -> status_pb2.Status:
@@ -47,39 +64,79 @@ def status_of(error: RaqError) -> status_pb2.Status:
     if isinstance(error, InvalidInput):
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=fault.where, description=fault.what)
-            for fault in error.faults
+            for fault in _fitting(error.faults)
         ]
         details.append(_packed(error_details_pb2.BadRequest(field_violations=violations)))
-    return status_pb2.Status(code=code.value[0], message=str(error), details=details)
+    if isinstance(error, Overloaded):
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(1000 * error.retry_seconds))
+        details.append(_packed(retry))
+    return status_pb2.Status(code=code.value[0], message=str(error)[:_TEXT_LIMIT], details=details)
+
+
+def _fitting(faults: Sequence[Fault]) -> list[Fault]:
+    """The faults, cut off where they would not fit, with their number said."""
+    fitting: list[Fault] = []
+    left = _DETAILS_LIMIT
+    for fault in faults:
+        cut = Fault(fault.where[:_TEXT_LIMIT], fault.what[:_TEXT_LIMIT])
+        left -= len(f"{cut.where}{cut.what}".encode()) + 8
+        if left < 0 and fitting:
+            return [*fitting, Fault("", f"and {len(faults) - len(fitting)} more")]
+        fitting.append(cut)
+    return fitting
 
 
 def error_of(failure: grpc.RpcError, address: str) -> RaqError:
-    """The error that a failed call to `address` stands for."""
-    assert isinstance(failure, grpc.Call)
+    """The error that a failed call to `address` stands for. Those that a service adds name the call's request id."""
+    assert isinstance(failure, grpc.Call | grpc.aio.AioRpcError)
     code, text = failure.code(), failure.details() or ""
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return _input_error(failure, text)
+    reason, faults, retry_seconds = _details(failure)
+    if reason in _INPUT_ERRORS or code is grpc.StatusCode.INVALID_ARGUMENT:
+        return _INPUT_ERRORS.get(reason, InvalidInput)(faults or [Fault("request", text)])
+    suffix = _request_id(failure)
+    if reason == Overloaded.__name__:
+        return Overloaded(text + suffix, retry_seconds)
+    if reason in _OTHER_ERRORS:
+        return _OTHER_ERRORS[reason](text + suffix)
     if code is grpc.StatusCode.UNAVAILABLE:
         return ServiceUnavailable(f"no raq server answers at {address} ({text}); is raq-server running there?")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return DeadlineExceeded(f"{address} did not answer in time; allow more seconds")
-    return ServiceError(f"{address} failed: {code.name}: {text}")
+        return DeadlineExceeded(f"{address} did not answer in time; allow more seconds{suffix}")
+    return ServiceError(f"{address} failed: {code.name}: {text}{suffix}")
 
 
-def _input_error(failure: grpc.Call, text: str) -> InvalidInput:
-    kind: type[InvalidInput] = InvalidInput
-    faults: list[Fault] = []
-    status = rpc_status.from_call(failure)
-    for packed in status.details if status is not None else ():
-        info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+def _details(failure: "grpc.Call | grpc.aio.AioRpcError") -> tuple[str, list[Fault], float]:
+    """The reason of ours (empty: none), its faults, and the seconds after which to try again."""
+    reason, faults, retry_seconds = "", [], 0.0
+    for packed in _packed_details(failure):
+        info, request, retry = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.RetryInfo(),
+        )
         if packed.Unpack(info) and info.domain == DOMAIN:
-            kind = _INPUT_ERRORS.get(info.reason, InvalidInput)
+            reason = info.reason
         elif packed.Unpack(request):
             faults += [Fault(violation.field, violation.description) for violation in request.field_violations]
-    return kind(faults or [Fault("request", text)])
+        elif packed.Unpack(retry):
+            retry_seconds = retry.retry_delay.ToMilliseconds() / 1000
+    return reason, faults, retry_seconds
 
 
-def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+def _packed_details(failure: "grpc.Call | grpc.aio.AioRpcError") -> list[any_pb2.Any]:
+    for key, value in failure.trailing_metadata() or ():
+        if key == rpc_status.GRPC_DETAILS_METADATA_KEY:
+            return list(status_pb2.Status.FromString(value).details)
+    return []
+
+
+def _request_id(failure: "grpc.Call | grpc.aio.AioRpcError") -> str:
+    found = dict(failure.trailing_metadata() or ()).get(REQUEST_ID_KEY)
+    return f" [request {found}]" if found else ""
+
+
+def _packed(message: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

@@ -60,6 +60,7 @@ def test_faults_travel_as_bad_request(server_address: str) -> None:
     request = solver_service_pb2.SolveRequest(
         problem=problem_pb2.Problem(
             table=problem_pb2.LossTable(tensors=["t0"], quant_types=["Q"], sizes=[1], losses=[0.5], weights=[1]),
+            budget=problem_pb2.Budget(capacity_bytes=1),
             constraints=constraints,
         )
     )

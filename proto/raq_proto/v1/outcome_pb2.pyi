@@ -26,12 +26,13 @@ class _Termination:
 class _TerminationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Termination.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TERMINATION_UNSPECIFIED: _Termination.ValueType  # 0
+    """Refused."""
     TERMINATION_OPTIMAL: _Termination.ValueType  # 1
     """No allocation within the budget has a lower loss."""
     TERMINATION_FEASIBLE: _Termination.ValueType  # 2
     """A limit stopped the search; the bound says how much better it could be."""
     TERMINATION_INFEASIBLE: _Termination.ValueType  # 3
-    """Even the smallest types do not fit the budget."""
+    """No allocation fits the budget and keeps every constraint."""
     TERMINATION_NO_SOLUTION_FOUND: _Termination.ValueType  # 4
     """A limit stopped the search before any allocation was found."""
 
@@ -39,12 +40,13 @@ class Termination(_Termination, metaclass=_TerminationEnumTypeWrapper):
     """How a search ended, and what may be relied on."""
 
 TERMINATION_UNSPECIFIED: Termination.ValueType  # 0
+"""Refused."""
 TERMINATION_OPTIMAL: Termination.ValueType  # 1
 """No allocation within the budget has a lower loss."""
 TERMINATION_FEASIBLE: Termination.ValueType  # 2
 """A limit stopped the search; the bound says how much better it could be."""
 TERMINATION_INFEASIBLE: Termination.ValueType  # 3
-"""Even the smallest types do not fit the budget."""
+"""No allocation fits the budget and keeps every constraint."""
 TERMINATION_NO_SOLUTION_FOUND: Termination.ValueType  # 4
 """A limit stopped the search before any allocation was found."""
 Global___Termination: _TypeAlias = Termination  # noqa: Y015
@@ -112,6 +114,8 @@ Global___Ledger: _TypeAlias = Ledger  # noqa: Y015
 
 @_typing.final
 class Outcome(_message.Message):
+    """The answer, with what proves it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TERMINATION_FIELD_NUMBER: _builtins.int
@@ -121,6 +125,7 @@ class Outcome(_message.Message):
     LEAST_BYTES_FIELD_NUMBER: _builtins.int
     MOST_BYTES_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_MULTIPLIERS_FIELD_NUMBER: _builtins.int
     termination: Global___Termination.ValueType
     bound: _builtins.float
     """No allocation has a lower loss; nats per token."""
@@ -138,6 +143,12 @@ class Outcome(_message.Message):
     def ledger(self) -> Global___Ledger:
         """Absent when there is no allocation; so are bound and multiplier."""
 
+    @_builtins.property
+    def constraint_multipliers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """One price for each constraint of the problem, in loss per unit of what it limits; 0 where the bound does without
+        it; empty without side constraints. They belong to the certificate.
+        """
+
     def __init__(
         self,
         *,
@@ -148,10 +159,11 @@ class Outcome(_message.Message):
         least_bytes: _builtins.int = ...,
         most_bytes: _builtins.int = ...,
         seconds: _builtins.float = ...,
+        constraint_multipliers: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bound", b"_bound", "_multiplier", b"_multiplier", "bound", b"bound", "ledger", b"ledger", "multiplier", b"multiplier"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound", b"_bound", "_multiplier", b"_multiplier", "bound", b"bound", "least_bytes", b"least_bytes", "ledger", b"ledger", "most_bytes", b"most_bytes", "multiplier", b"multiplier", "seconds", b"seconds", "termination", b"termination"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound", b"_bound", "_multiplier", b"_multiplier", "bound", b"bound", "constraint_multipliers", b"constraint_multipliers", "least_bytes", b"least_bytes", "ledger", b"ledger", "most_bytes", b"most_bytes", "multiplier", b"multiplier", "seconds", b"seconds", "termination", b"termination"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bound: _TypeAlias = _typing.Literal["bound"]  # noqa: Y015
     _WhichOneofArgType__bound: _TypeAlias = _typing.Literal["_bound", b"_bound"]  # noqa: Y015
@@ -163,3 +175,254 @@ class Outcome(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__multiplier) -> _WhichOneofReturnType__multiplier | None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
+class Change(_message.Message):
+    """A tensor that has another quant type than before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSOR_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    tensor: _builtins.str
+    before: _builtins.str
+    after: _builtins.str
+    def __init__(
+        self,
+        *,
+        tensor: _builtins.str = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Change: _TypeAlias = Change  # noqa: Y015
+
+@_typing.final
+class Assignment(_message.Message):
+    """A tensor and its quant type."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSOR_FIELD_NUMBER: _builtins.int
+    QUANT_TYPE_FIELD_NUMBER: _builtins.int
+    tensor: _builtins.str
+    quant_type: _builtins.str
+    def __init__(
+        self,
+        *,
+        tensor: _builtins.str = ...,
+        quant_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quant_type", b"quant_type", "tensor", b"tensor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class Point(_message.Message):
+    """One point of a frontier."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    TERMINATION_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_FIELD_NUMBER: _builtins.int
+    ALLOCATION_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    capacity_bytes: _builtins.int
+    termination: Global___Termination.ValueType
+    size: _builtins.int
+    """Bytes. Absent when there is no allocation; so are loss, bound and multiplier."""
+    loss: _builtins.float
+    """Nats per token."""
+    bound: _builtins.float
+    """No allocation of this capacity has a lower loss."""
+    multiplier: _builtins.float
+    """What the next byte is worth, nats per token per byte."""
+    seconds: _builtins.float
+    """Wall time."""
+    @_builtins.property
+    def allocation(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]:
+        """In file order; only in the first point of a stream that has an allocation. The later ones follow from `changes`."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Change]:
+        """From the last point that had an allocation."""
+
+    def __init__(
+        self,
+        *,
+        capacity_bytes: _builtins.int = ...,
+        termination: Global___Termination.ValueType = ...,
+        size: _builtins.int | None = ...,
+        loss: _builtins.float | None = ...,
+        bound: _builtins.float | None = ...,
+        multiplier: _builtins.float | None = ...,
+        allocation: _abc.Iterable[Global___Assignment] | None = ...,
+        changes: _abc.Iterable[Global___Change] | None = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound", b"_bound", "_loss", b"_loss", "_multiplier", b"_multiplier", "_size", b"_size", "bound", b"bound", "loss", b"loss", "multiplier", b"multiplier", "size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound", b"_bound", "_loss", b"_loss", "_multiplier", b"_multiplier", "_size", b"_size", "allocation", b"allocation", "bound", b"bound", "capacity_bytes", b"capacity_bytes", "changes", b"changes", "loss", b"loss", "multiplier", b"multiplier", "seconds", b"seconds", "size", b"size", "termination", b"termination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bound: _TypeAlias = _typing.Literal["bound"]  # noqa: Y015
+    _WhichOneofArgType__bound: _TypeAlias = _typing.Literal["_bound", b"_bound"]  # noqa: Y015
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__multiplier: _TypeAlias = _typing.Literal["multiplier"]  # noqa: Y015
+    _WhichOneofArgType__multiplier: _TypeAlias = _typing.Literal["_multiplier", b"_multiplier"]  # noqa: Y015
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bound) -> _WhichOneofReturnType__bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__multiplier) -> _WhichOneofReturnType__multiplier | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+
+Global___Point: _TypeAlias = Point  # noqa: Y015
+
+@_typing.final
+class Fault(_message.Message):
+    """One thing wrong with an input."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHERE_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    where: _builtins.str
+    """Where: a tensor, a constraint, a field."""
+    what: _builtins.str
+    """What, and the way out."""
+    def __init__(
+        self,
+        *,
+        where: _builtins.str = ...,
+        what: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["what", b"what", "where", b"where"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fault: _TypeAlias = Fault  # noqa: Y015
+
+@_typing.final
+class Verification(_message.Message):
+    """What a check of an outcome found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMINATION_FIELD_NUMBER: _builtins.int
+    FAULTS_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    CERTIFIED_BOUND_FIELD_NUMBER: _builtins.int
+    CERTIFIED_INFEASIBLE_FIELD_NUMBER: _builtins.int
+    termination: Global___Termination.ValueType
+    """As claimed."""
+    size: _builtins.int
+    """Bytes, recomputed; absent without an allocation; so is the loss."""
+    loss: _builtins.float
+    """Nats per token, recomputed."""
+    certified_bound: _builtins.float
+    """What the certificate alone proves: no allocation has a lower loss."""
+    certified_infeasible: _builtins.bool
+    """The smallest choice of all is larger than the capacity."""
+    @_builtins.property
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]:
+        """What does not hold; empty when everything claimed that can be checked does."""
+
+    def __init__(
+        self,
+        *,
+        termination: Global___Termination.ValueType = ...,
+        faults: _abc.Iterable[Global___Fault] | None = ...,
+        size: _builtins.int | None = ...,
+        loss: _builtins.float | None = ...,
+        certified_bound: _builtins.float | None = ...,
+        certified_infeasible: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_certified_bound", b"_certified_bound", "_loss", b"_loss", "_size", b"_size", "certified_bound", b"certified_bound", "loss", b"loss", "size", b"size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_certified_bound", b"_certified_bound", "_loss", b"_loss", "_size", b"_size", "certified_bound", b"certified_bound", "certified_infeasible", b"certified_infeasible", "faults", b"faults", "loss", b"loss", "size", b"size", "termination", b"termination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__certified_bound: _TypeAlias = _typing.Literal["certified_bound"]  # noqa: Y015
+    _WhichOneofArgType__certified_bound: _TypeAlias = _typing.Literal["_certified_bound", b"_certified_bound"]  # noqa: Y015
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__size: _TypeAlias = _typing.Literal["size"]  # noqa: Y015
+    _WhichOneofArgType__size: _TypeAlias = _typing.Literal["_size", b"_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__certified_bound) -> _WhichOneofReturnType__certified_bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__size) -> _WhichOneofReturnType__size | None: ...
+
+Global___Verification: _TypeAlias = Verification  # noqa: Y015
+
+@_typing.final
+class Smallest(_message.Message):
+    """The smallest size that keeps a loss."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMINATION_FIELD_NUMBER: _builtins.int
+    MOST_LOSS_FIELD_NUMBER: _builtins.int
+    LEDGER_FIELD_NUMBER: _builtins.int
+    BOUND_BYTES_FIELD_NUMBER: _builtins.int
+    LEAST_LOSS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    termination: Global___Termination.ValueType
+    """OPTIMAL: no smaller allocation keeps the loss. FEASIBLE: time was up; none is smaller than bound_bytes.
+    INFEASIBLE: no allocation within the capacity keeps it.
+    """
+    most_loss: _builtins.float
+    """As asked, nats per token."""
+    bound_bytes: _builtins.int
+    """No allocation that keeps the loss has fewer bytes."""
+    least_loss: _builtins.float
+    """The least loss within the capacity, where it was found."""
+    seconds: _builtins.float
+    """Wall time."""
+    @_builtins.property
+    def ledger(self) -> Global___Ledger:
+        """Absent when there is no allocation."""
+
+    def __init__(
+        self,
+        *,
+        termination: Global___Termination.ValueType = ...,
+        most_loss: _builtins.float = ...,
+        ledger: Global___Ledger | None = ...,
+        bound_bytes: _builtins.int = ...,
+        least_loss: _builtins.float | None = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_least_loss", b"_least_loss", "least_loss", b"least_loss", "ledger", b"ledger"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_least_loss", b"_least_loss", "bound_bytes", b"bound_bytes", "least_loss", b"least_loss", "ledger", b"ledger", "most_loss", b"most_loss", "seconds", b"seconds", "termination", b"termination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__least_loss: _TypeAlias = _typing.Literal["least_loss"]  # noqa: Y015
+    _WhichOneofArgType__least_loss: _TypeAlias = _typing.Literal["_least_loss", b"_least_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__least_loss) -> _WhichOneofReturnType__least_loss | None: ...
+
+Global___Smallest: _TypeAlias = Smallest  # noqa: Y015

@@ -22,33 +22,48 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from raq_proto.v1 import profile_pb2 as raq__proto_dot_v1_dot_profile__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1araq_proto/v1/problem.proto\x12\x06raq.v1\"q\n\tLossTable\x12\x0f\n\x07tensors\x18\x01 \x03(\t\x12\x13\n\x0bquant_types\x18\x02 \x03(\t\x12\x0f\n\x07weights\x18\x03 \x03(\x03\x12\r\n\x05sizes\x18\x04 \x03(\x03\x12\x0e\n\x06losses\x18\x05 \x03(\x01\x12\x0e\n\x06source\x18\x06 \x01(\t\".\n\x04\x42its\x12\x11\n\tnumerator\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65nominator\x18\x02 \x01(\x03\"\x19\n\x03Pin\x12\x12\n\nquant_type\x18\x01 \x01(\t\"#\n\x05\x46loor\x12\x1a\n\x04\x62its\x18\x01 \x01(\x0b\x32\x0c.raq.v1.Bits\"%\n\x07\x43\x65iling\x12\x1a\n\x04\x62its\x18\x01 \x01(\x0b\x32\x0c.raq.v1.Bits\"\x1e\n\x07\x45xclude\x12\x13\n\x0bquant_types\x18\x01 \x03(\t\"\x05\n\x03Tie\"\xf5\x01\n\nConstraint\x12\x0f\n\x07tensors\x18\x01 \x03(\t\x12\x1e\n\x06source\x18\x02 \x01(\x0e\x32\x0e.raq.v1.Source\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1a\n\x03pin\x18\x04 \x01(\x0b\x32\x0b.raq.v1.PinH\x00\x12\x1e\n\x05\x66loor\x18\x05 \x01(\x0b\x32\r.raq.v1.FloorH\x00\x12\"\n\x07\x63\x65iling\x18\x06 \x01(\x0b\x32\x0f.raq.v1.CeilingH\x00\x12\"\n\x07\x65xclude\x18\x07 \x01(\x0b\x32\x0f.raq.v1.ExcludeH\x00\x12\x1a\n\x03tie\x18\x08 \x01(\x0b\x32\x0b.raq.v1.TieH\x00\x42\x06\n\x04kind\"l\n\x07Problem\x12 \n\x05table\x18\x01 \x01(\x0b\x32\x11.raq.v1.LossTable\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x02 \x01(\x03\x12\'\n\x0b\x63onstraints\x18\x03 \x03(\x0b\x32\x12.raq.v1.Constraint*[\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSOURCE_DATA\x10\x01\x12\x17\n\x13SOURCE_ARCHITECTURE\x10\x02\x12\x0f\n\x0bSOURCE_USER\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1araq_proto/v1/problem.proto\x12\x06raq.v1\x1a\x1araq_proto/v1/profile.proto\"q\n\tLossTable\x12\x0f\n\x07tensors\x18\x01 \x03(\t\x12\x13\n\x0bquant_types\x18\x02 \x03(\t\x12\x0f\n\x07weights\x18\x03 \x03(\x03\x12\r\n\x05sizes\x18\x04 \x03(\x03\x12\x0e\n\x06losses\x18\x05 \x03(\x01\x12\x0e\n\x06source\x18\x06 \x01(\t\"/\n\x05Ratio\x12\x11\n\tnumerator\x18\x01 \x01(\x03\x12\x13\n\x0b\x64\x65nominator\x18\x02 \x01(\x03\"V\n\x06\x42udget\x12\x18\n\x0e\x63\x61pacity_bytes\x18\x01 \x01(\x03H\x00\x12(\n\x0f\x62its_per_weight\x18\x02 \x01(\x0b\x32\r.raq.v1.RatioH\x00\x42\x08\n\x06\x61mount\"\x19\n\x03Pin\x12\x12\n\nquant_type\x18\x01 \x01(\t\"$\n\x05\x46loor\x12\x1b\n\x04\x62its\x18\x01 \x01(\x0b\x32\r.raq.v1.Ratio\"&\n\x07\x43\x65iling\x12\x1b\n\x04\x62its\x18\x01 \x01(\x0b\x32\r.raq.v1.Ratio\"\x1e\n\x07\x45xclude\x12\x13\n\x0bquant_types\x18\x01 \x03(\t\"\x05\n\x03Tie\"4\n\x06\x41tMost\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\x12\x1b\n\x04\x62its\x18\x02 \x01(\x0b\x32\r.raq.v1.Ratio\"\x1e\n\rDistinctTypes\x12\r\n\x05\x63ount\x18\x01 \x01(\x03\" \n\x06Region\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x01 \x01(\x03\"D\n\x0b\x41\x63tiveBytes\x12\x1d\n\x06shares\x18\x01 \x03(\x0b\x32\r.raq.v1.Ratio\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x02 \x01(\x03\"\n\n\x08Monotone\"\xbe\x03\n\nConstraint\x12\x0f\n\x07tensors\x18\x01 \x03(\t\x12\x1e\n\x06source\x18\x02 \x01(\x0e\x32\x0e.raq.v1.Source\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x1a\n\x03pin\x18\x04 \x01(\x0b\x32\x0b.raq.v1.PinH\x00\x12\x1e\n\x05\x66loor\x18\x05 \x01(\x0b\x32\r.raq.v1.FloorH\x00\x12\"\n\x07\x63\x65iling\x18\x06 \x01(\x0b\x32\x0f.raq.v1.CeilingH\x00\x12\"\n\x07\x65xclude\x18\x07 \x01(\x0b\x32\x0f.raq.v1.ExcludeH\x00\x12\x1a\n\x03tie\x18\x08 \x01(\x0b\x32\x0b.raq.v1.TieH\x00\x12!\n\x07\x61t_most\x18\t \x01(\x0b\x32\x0e.raq.v1.AtMostH\x00\x12/\n\x0e\x64istinct_types\x18\n \x01(\x0b\x32\x15.raq.v1.DistinctTypesH\x00\x12 \n\x06region\x18\x0b \x01(\x0b\x32\x0e.raq.v1.RegionH\x00\x12+\n\x0c\x61\x63tive_bytes\x18\x0c \x01(\x0b\x32\x13.raq.v1.ActiveBytesH\x00\x12$\n\x08monotone\x18\r \x01(\x0b\x32\x10.raq.v1.MonotoneH\x00\x42\x06\n\x04kind\"c\n\rProfileLosses\x12\x10\n\x06\x64igest\x18\x01 \x01(\tH\x00\x12!\n\x06inline\x18\x02 \x01(\x0b\x32\x0f.raq.v1.ProfileH\x00\x12\x12\n\nloss_model\x18\x03 \x01(\tB\t\n\x07profile\"\xaa\x01\n\x07Problem\x12\"\n\x05table\x18\x01 \x01(\x0b\x32\x11.raq.v1.LossTableH\x00\x12(\n\x07profile\x18\x04 \x01(\x0b\x32\x15.raq.v1.ProfileLossesH\x00\x12\x1e\n\x06\x62udget\x18\x02 \x01(\x0b\x32\x0e.raq.v1.Budget\x12\'\n\x0b\x63onstraints\x18\x03 \x03(\x0b\x32\x12.raq.v1.ConstraintB\x08\n\x06losses*[\n\x06Source\x12\x16\n\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSOURCE_DATA\x10\x01\x12\x17\n\x13SOURCE_ARCHITECTURE\x10\x02\x12\x0f\n\x0bSOURCE_USER\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raq_proto.v1.problem_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SOURCE']._serialized_start=701
-  _globals['_SOURCE']._serialized_end=792
-  _globals['_LOSSTABLE']._serialized_start=38
-  _globals['_LOSSTABLE']._serialized_end=151
-  _globals['_BITS']._serialized_start=153
-  _globals['_BITS']._serialized_end=199
-  _globals['_PIN']._serialized_start=201
-  _globals['_PIN']._serialized_end=226
-  _globals['_FLOOR']._serialized_start=228
-  _globals['_FLOOR']._serialized_end=263
-  _globals['_CEILING']._serialized_start=265
-  _globals['_CEILING']._serialized_end=302
-  _globals['_EXCLUDE']._serialized_start=304
-  _globals['_EXCLUDE']._serialized_end=334
-  _globals['_TIE']._serialized_start=336
-  _globals['_TIE']._serialized_end=341
-  _globals['_CONSTRAINT']._serialized_start=344
-  _globals['_CONSTRAINT']._serialized_end=589
-  _globals['_PROBLEM']._serialized_start=591
-  _globals['_PROBLEM']._serialized_end=699
+  _globals['_SOURCE']._serialized_start=1387
+  _globals['_SOURCE']._serialized_end=1478
+  _globals['_LOSSTABLE']._serialized_start=66
+  _globals['_LOSSTABLE']._serialized_end=179
+  _globals['_RATIO']._serialized_start=181
+  _globals['_RATIO']._serialized_end=228
+  _globals['_BUDGET']._serialized_start=230
+  _globals['_BUDGET']._serialized_end=316
+  _globals['_PIN']._serialized_start=318
+  _globals['_PIN']._serialized_end=343
+  _globals['_FLOOR']._serialized_start=345
+  _globals['_FLOOR']._serialized_end=381
+  _globals['_CEILING']._serialized_start=383
+  _globals['_CEILING']._serialized_end=421
+  _globals['_EXCLUDE']._serialized_start=423
+  _globals['_EXCLUDE']._serialized_end=453
+  _globals['_TIE']._serialized_start=455
+  _globals['_TIE']._serialized_end=460
+  _globals['_ATMOST']._serialized_start=462
+  _globals['_ATMOST']._serialized_end=514
+  _globals['_DISTINCTTYPES']._serialized_start=516
+  _globals['_DISTINCTTYPES']._serialized_end=546
+  _globals['_REGION']._serialized_start=548
+  _globals['_REGION']._serialized_end=580
+  _globals['_ACTIVEBYTES']._serialized_start=582
+  _globals['_ACTIVEBYTES']._serialized_end=650
+  _globals['_MONOTONE']._serialized_start=652
+  _globals['_MONOTONE']._serialized_end=662
+  _globals['_CONSTRAINT']._serialized_start=665
+  _globals['_CONSTRAINT']._serialized_end=1111
+  _globals['_PROFILELOSSES']._serialized_start=1113
+  _globals['_PROFILELOSSES']._serialized_end=1212
+  _globals['_PROBLEM']._serialized_start=1215
+  _globals['_PROBLEM']._serialized_end=1385
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from raq_proto.v1 import profile_pb2 as _profile_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -26,17 +27,25 @@ class _Source:
 class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SOURCE_UNSPECIFIED: _Source.ValueType  # 0
+    """Refused."""
     SOURCE_DATA: _Source.ValueType  # 1
+    """Measured: importance ratio, error or sensitivity."""
     SOURCE_ARCHITECTURE: _Source.ValueType  # 2
+    """Known of such tensors: recurrent pathway, router, embedding, output head."""
     SOURCE_USER: _Source.ValueType  # 3
+    """Asked for."""
 
 class Source(_Source, metaclass=_SourceEnumTypeWrapper):
     """Whose knowledge a constraint is."""
 
 SOURCE_UNSPECIFIED: Source.ValueType  # 0
+"""Refused."""
 SOURCE_DATA: Source.ValueType  # 1
+"""Measured: importance ratio, error or sensitivity."""
 SOURCE_ARCHITECTURE: Source.ValueType  # 2
+"""Known of such tensors: recurrent pathway, router, embedding, output head."""
 SOURCE_USER: Source.ValueType  # 3
+"""Asked for."""
 Global___Source: _TypeAlias = Source  # noqa: Y015
 
 @_typing.final
@@ -94,8 +103,8 @@ class LossTable(_message.Message):
 Global___LossTable: _TypeAlias = LossTable  # noqa: Y015
 
 @_typing.final
-class Bits(_message.Message):
-    """A number of bits per weight, exactly: numerator / denominator."""
+class Ratio(_message.Message):
+    """A number, exactly: numerator / denominator. The denominator must be positive."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -115,7 +124,39 @@ class Bits(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Bits: _TypeAlias = Bits  # noqa: Y015
+Global___Ratio: _TypeAlias = Ratio  # noqa: Y015
+
+@_typing.final
+class Budget(_message.Message):
+    """What the tensor data of the whole file may take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    BITS_PER_WEIGHT_FIELD_NUMBER: _builtins.int
+    capacity_bytes: _builtins.int
+    """Bytes."""
+    @_builtins.property
+    def bits_per_weight(self) -> Global___Ratio:
+        """Bits of tensor data per weight, over all weights of the file. Whoever knows the weights makes bytes of it,
+        rounded down: the server, when it is asked about a profile by digest.
+        """
+
+    def __init__(
+        self,
+        *,
+        capacity_bytes: _builtins.int = ...,
+        bits_per_weight: Global___Ratio | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "bits_per_weight", b"bits_per_weight", "capacity_bytes", b"capacity_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "bits_per_weight", b"bits_per_weight", "capacity_bytes", b"capacity_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_amount: _TypeAlias = _typing.Literal["capacity_bytes", "bits_per_weight"]  # noqa: Y015
+    _WhichOneofArgType_amount: _TypeAlias = _typing.Literal["amount", b"amount"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_amount) -> _WhichOneofReturnType_amount | None: ...
+
+Global___Budget: _TypeAlias = Budget  # noqa: Y015
 
 @_typing.final
 class Pin(_message.Message):
@@ -125,6 +166,7 @@ class Pin(_message.Message):
 
     QUANT_TYPE_FIELD_NUMBER: _builtins.int
     quant_type: _builtins.str
+    """A column of the loss table."""
     def __init__(
         self,
         *,
@@ -146,11 +188,13 @@ class Floor(_message.Message):
 
     BITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def bits(self) -> Global___Bits: ...
+    def bits(self) -> Global___Ratio:
+        """Bits per weight."""
+
     def __init__(
         self,
         *,
-        bits: Global___Bits | None = ...,
+        bits: Global___Ratio | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -168,11 +212,13 @@ class Ceiling(_message.Message):
 
     BITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def bits(self) -> Global___Bits: ...
+    def bits(self) -> Global___Ratio:
+        """Bits per weight."""
+
     def __init__(
         self,
         *,
-        bits: Global___Bits | None = ...,
+        bits: Global___Ratio | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -190,7 +236,9 @@ class Exclude(_message.Message):
 
     QUANT_TYPES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def quant_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def quant_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns of the loss table."""
+
     def __init__(
         self,
         *,
@@ -222,7 +270,120 @@ class Tie(_message.Message):
 Global___Tie: _TypeAlias = Tie  # noqa: Y015
 
 @_typing.final
+class AtMost(_message.Message):
+    """No more than `count` of the tensors get more than `bits` bits per weight."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    BITS_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    @_builtins.property
+    def bits(self) -> Global___Ratio: ...
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        bits: Global___Ratio | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AtMost: _TypeAlias = AtMost  # noqa: Y015
+
+@_typing.final
+class DistinctTypes(_message.Message):
+    """The tensors are stored in no more than `count` different quant types."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DistinctTypes: _TypeAlias = DistinctTypes  # noqa: Y015
+
+@_typing.final
+class Region(_message.Message):
+    """The tensors together take at most so many bytes: one GPU of a split, the part that must stay in VRAM."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    capacity_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        capacity_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Region: _TypeAlias = Region  # noqa: Y015
+
+@_typing.final
+class ActiveBytes(_message.Message):
+    """At most so many bytes of the tensors are read per generated token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARES_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    capacity_bytes: _builtins.int
+    @_builtins.property
+    def shares(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ratio]:
+        """For each tensor the share of it that a token reads, between 0 and 1: experts used / experts."""
+
+    def __init__(
+        self,
+        *,
+        shares: _abc.Iterable[Global___Ratio] | None = ...,
+        capacity_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "shares", b"shares"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActiveBytes: _TypeAlias = ActiveBytes  # noqa: Y015
+
+@_typing.final
+class Monotone(_message.Message):
+    """Along the tensors in the order given, bits per weight never fall."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Monotone: _TypeAlias = Monotone  # noqa: Y015
+
+@_typing.final
 class Constraint(_message.Message):
+    """A demand on an allocation."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TENSORS_FIELD_NUMBER: _builtins.int
@@ -233,11 +394,19 @@ class Constraint(_message.Message):
     CEILING_FIELD_NUMBER: _builtins.int
     EXCLUDE_FIELD_NUMBER: _builtins.int
     TIE_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    DISTINCT_TYPES_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
+    ACTIVE_BYTES_FIELD_NUMBER: _builtins.int
+    MONOTONE_FIELD_NUMBER: _builtins.int
     source: Global___Source.ValueType
+    """Must be specified."""
     reason: _builtins.str
     """Why, in words for the report."""
     @_builtins.property
-    def tensors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def tensors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of tensors; what they mean depends on the kind."""
+
     @_builtins.property
     def pin(self) -> Global___Pin: ...
     @_builtins.property
@@ -248,6 +417,16 @@ class Constraint(_message.Message):
     def exclude(self) -> Global___Exclude: ...
     @_builtins.property
     def tie(self) -> Global___Tie: ...
+    @_builtins.property
+    def at_most(self) -> Global___AtMost: ...
+    @_builtins.property
+    def distinct_types(self) -> Global___DistinctTypes: ...
+    @_builtins.property
+    def region(self) -> Global___Region: ...
+    @_builtins.property
+    def active_bytes(self) -> Global___ActiveBytes: ...
+    @_builtins.property
+    def monotone(self) -> Global___Monotone: ...
     def __init__(
         self,
         *,
@@ -259,16 +438,55 @@ class Constraint(_message.Message):
         ceiling: Global___Ceiling | None = ...,
         exclude: Global___Exclude | None = ...,
         tie: Global___Tie | None = ...,
+        at_most: Global___AtMost | None = ...,
+        distinct_types: Global___DistinctTypes | None = ...,
+        region: Global___Region | None = ...,
+        active_bytes: Global___ActiveBytes | None = ...,
+        monotone: Global___Monotone | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ceiling", b"ceiling", "exclude", b"exclude", "floor", b"floor", "kind", b"kind", "pin", b"pin", "tie", b"tie"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["active_bytes", b"active_bytes", "at_most", b"at_most", "ceiling", b"ceiling", "distinct_types", b"distinct_types", "exclude", b"exclude", "floor", b"floor", "kind", b"kind", "monotone", b"monotone", "pin", b"pin", "region", b"region", "tie", b"tie"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling", b"ceiling", "exclude", b"exclude", "floor", b"floor", "kind", b"kind", "pin", b"pin", "reason", b"reason", "source", b"source", "tensors", b"tensors", "tie", b"tie"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_bytes", b"active_bytes", "at_most", b"at_most", "ceiling", b"ceiling", "distinct_types", b"distinct_types", "exclude", b"exclude", "floor", b"floor", "kind", b"kind", "monotone", b"monotone", "pin", b"pin", "reason", b"reason", "region", b"region", "source", b"source", "tensors", b"tensors", "tie", b"tie"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["pin", "floor", "ceiling", "exclude", "tie"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["pin", "floor", "ceiling", "exclude", "tie", "at_most", "distinct_types", "region", "active_bytes", "monotone"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Constraint: _TypeAlias = Constraint  # noqa: Y015
+
+@_typing.final
+class ProfileLosses(_message.Message):
+    """Losses that the server predicts from a profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    INLINE_FIELD_NUMBER: _builtins.int
+    LOSS_MODEL_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    """The digest of a stored profile, as ProfileService.Put answers it."""
+    loss_model: _builtins.str
+    """Name of the loss model; empty: the default for what the profile holds."""
+    @_builtins.property
+    def inline(self) -> _profile_pb2.Profile:
+        """The profile itself; it is not stored."""
+
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        inline: _profile_pb2.Profile | None = ...,
+        loss_model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "inline", b"inline", "profile", b"profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "inline", b"inline", "loss_model", b"loss_model", "profile", b"profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_profile: _TypeAlias = _typing.Literal["digest", "inline"]  # noqa: Y015
+    _WhichOneofArgType_profile: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_profile) -> _WhichOneofReturnType_profile | None: ...
+
+Global___ProfileLosses: _TypeAlias = ProfileLosses  # noqa: Y015
 
 @_typing.final
 class Problem(_message.Message):
@@ -277,25 +495,31 @@ class Problem(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TABLE_FIELD_NUMBER: _builtins.int
-    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     CONSTRAINTS_FIELD_NUMBER: _builtins.int
-    capacity_bytes: _builtins.int
-    """For the tensor data of the whole file."""
     @_builtins.property
     def table(self) -> Global___LossTable: ...
+    @_builtins.property
+    def profile(self) -> Global___ProfileLosses: ...
+    @_builtins.property
+    def budget(self) -> Global___Budget: ...
     @_builtins.property
     def constraints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Constraint]: ...
     def __init__(
         self,
         *,
         table: Global___LossTable | None = ...,
-        capacity_bytes: _builtins.int = ...,
+        profile: Global___ProfileLosses | None = ...,
+        budget: Global___Budget | None = ...,
         constraints: _abc.Iterable[Global___Constraint] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["table", b"table"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "losses", b"losses", "profile", b"profile", "table", b"table"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "constraints", b"constraints", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "constraints", b"constraints", "losses", b"losses", "profile", b"profile", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_losses: _TypeAlias = _typing.Literal["table", "profile"]  # noqa: Y015
+    _WhichOneofArgType_losses: _TypeAlias = _typing.Literal["losses", b"losses"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_losses) -> _WhichOneofReturnType_losses | None: ...
 
 Global___Problem: _TypeAlias = Problem  # noqa: Y015

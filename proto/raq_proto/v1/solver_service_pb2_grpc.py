@@ -26,8 +26,10 @@ if _version_not_supported:
 
 
 class SolverServiceStub:
-    """Finds allocations. A budget that can't be met is an outcome; INVALID_ARGUMENT carries a google.rpc.BadRequest
-    that names every fault of the request.
+    """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
+    all need the scope `solve`. A budget that can't be met is an outcome. INVALID_ARGUMENT carries a
+    google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
+    RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
     """
 
     def __init__(self, channel):
@@ -41,15 +43,65 @@ class SolverServiceStub:
                 request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.SolveRequest.SerializeToString,
                 response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.SolveResponse.FromString,
                 _registered_method=True)
+        self.SolveBatch = channel.unary_stream(
+                '/raq.v1.SolverService/SolveBatch',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.SolveBatchRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.SolveBatchResponse.FromString,
+                _registered_method=True)
+        self.Sweep = channel.unary_stream(
+                '/raq.v1.SolverService/Sweep',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.SweepRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.SweepResponse.FromString,
+                _registered_method=True)
+        self.Smallest = channel.unary_unary(
+                '/raq.v1.SolverService/Smallest',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.SmallestRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.SmallestResponse.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_unary(
+                '/raq.v1.SolverService/Verify',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.VerifyResponse.FromString,
+                _registered_method=True)
 
 
 class SolverServiceServicer:
-    """Finds allocations. A budget that can't be met is an outcome; INVALID_ARGUMENT carries a google.rpc.BadRequest
-    that names every fault of the request.
+    """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
+    all need the scope `solve`. A budget that can't be met is an outcome. INVALID_ARGUMENT carries a
+    google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
+    RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
     """
 
     def Solve(self, request, context):
-        """The allocation of least loss within the capacity, with its proof. Idempotent and deterministic.
+        """The allocation of least loss within the budget, with its proof.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SolveBatch(self, request, context):
+        """The same for many budgets or sets of constraints, answered as they are proven.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Sweep(self, request, context):
+        """The frontier: the optimum of every budget, answered as it is proven.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Smallest(self, request, context):
+        """The smallest allocation whose loss is at most so much.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Recompute an outcome's size, loss, constraints and bound, trusting nobody's search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,6 +115,26 @@ def add_SolverServiceServicer_to_server(servicer, server):
                     request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.SolveRequest.FromString,
                     response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.SolveResponse.SerializeToString,
             ),
+            'SolveBatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.SolveBatch,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.SolveBatchRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.SolveBatchResponse.SerializeToString,
+            ),
+            'Sweep': grpc.unary_stream_rpc_method_handler(
+                    servicer.Sweep,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.SweepRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.SweepResponse.SerializeToString,
+            ),
+            'Smallest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Smallest,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.SmallestRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.SmallestResponse.SerializeToString,
+            ),
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.VerifyRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.VerifyResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'raq.v1.SolverService', rpc_method_handlers)
@@ -72,8 +144,10 @@ def add_SolverServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SolverService:
-    """Finds allocations. A budget that can't be met is an outcome; INVALID_ARGUMENT carries a google.rpc.BadRequest
-    that names every fault of the request.
+    """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
+    all need the scope `solve`. A budget that can't be met is an outcome. INVALID_ARGUMENT carries a
+    google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
+    RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
     """
 
     @staticmethod
@@ -93,6 +167,114 @@ class SolverService:
             '/raq.v1.SolverService/Solve',
             raq__proto_dot_v1_dot_solver__service__pb2.SolveRequest.SerializeToString,
             raq__proto_dot_v1_dot_solver__service__pb2.SolveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SolveBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/raq.v1.SolverService/SolveBatch',
+            raq__proto_dot_v1_dot_solver__service__pb2.SolveBatchRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.SolveBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/raq.v1.SolverService/Sweep',
+            raq__proto_dot_v1_dot_solver__service__pb2.SweepRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.SweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Smallest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raq.v1.SolverService/Smallest',
+            raq__proto_dot_v1_dot_solver__service__pb2.SmallestRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.SmallestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raq.v1.SolverService/Verify',
+            raq__proto_dot_v1_dot_solver__service__pb2.VerifyRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.VerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,50 @@
+"""What a service may be asked beside a whole problem: a profile by its digest or in full, and a budget in any unit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raq_solver.budget import BitsPerWeight, Budget, capacity_bytes
+from raq_solver.constraints import Constraint
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.loss_models import default_loss_model, loss_model
+from raq_solver.losses import LossTable
+from raq_solver.problem import Problem
+from raq_solver.profile import Profile
+
+Stored = Callable[[str], Profile]
+"""Finds a profile by its digest; raises UnknownProfile."""
+
+
+@dataclass(frozen=True, eq=False)
+class ProfileProblem:
+    """A problem whose losses are predicted from a profile: the profile itself, or the digest of a stored one.
+
+    `loss_model` is a name of `raq_solver.LOSS_MODELS`, None the default for what the profile holds.
+    """
+
+    profile: Profile | str
+    budget: Budget
+    constraints: tuple[Constraint, ...] = ()
+    loss_model: str | None = None
+
+    def problem(self, stored: Stored) -> Problem:
+        """The problem itself. Raises InvalidInput with every fault, UnknownProfile when nothing has that digest."""
+        profile = self.profile if isinstance(self.profile, Profile) else stored(self.profile)
+        table = predicted(profile, self.loss_model)
+        return Problem(table, capacity_in(table, self.budget), self.constraints)
+
+
+Question = Problem | ProfileProblem
+"""What can be solved."""
+
+
+def predicted(profile: Profile, name: str | None) -> LossTable:
+    """The profile's losses by the loss model of that name, or by its default one."""
+    return (loss_model(name) if name else default_loss_model(profile))(profile)
+
+
+def capacity_in(table: LossTable, budget: Budget) -> int:
+    """The budget in bytes. Raises InvalidInput when it is per weight and the table does not know its weights."""
+    if isinstance(budget, BitsPerWeight) and not table.total_weights:
+        raise InvalidInput(Fault("budget", "is per weight, but the table lacks numbers of weights; say it in bytes"))
+    return capacity_bytes(budget, table.total_weights)

@@ -1,0 +1,53 @@
+"""Domain ⇄ message, a pair for each type, a module for each message file or part of it. The only code that knows both.
+
+Rules
+- `x_from_proto(x_to_proto(x))` has the digest of x.
+- Reading is the server's validation: it returns a domain value or raises InvalidInput with every fault.
+- Unspecified enum values and absent parts are faults, never defaults.
+"""
+
+from raq_proto.convert.constraint import constraint_from_proto, constraint_to_proto
+from raq_proto.convert.outcome import (
+    outcome_from_proto,
+    outcome_to_proto,
+    smallest_from_proto,
+    smallest_to_proto,
+    verification_from_proto,
+    verification_to_proto,
+)
+from raq_proto.convert.problem import problem_from_proto, problem_to_proto, table_from_proto, table_to_proto
+from raq_proto.convert.profile import profile_from_proto, profile_to_proto
+from raq_proto.convert.requests import (
+    BudgetRange,
+    Variant,
+    batch_from_proto,
+    batch_to_proto,
+    sweep_from_proto,
+    sweep_to_proto,
+)
+from raq_proto.convert.sweep import points_from_proto, points_to_proto
+
+__all__ = [
+    "BudgetRange",
+    "Variant",
+    "batch_from_proto",
+    "batch_to_proto",
+    "constraint_from_proto",
+    "constraint_to_proto",
+    "outcome_from_proto",
+    "outcome_to_proto",
+    "points_from_proto",
+    "points_to_proto",
+    "problem_from_proto",
+    "problem_to_proto",
+    "profile_from_proto",
+    "profile_to_proto",
+    "smallest_from_proto",
+    "smallest_to_proto",
+    "sweep_from_proto",
+    "sweep_to_proto",
+    "table_from_proto",
+    "table_to_proto",
+    "verification_from_proto",
+    "verification_to_proto",
+]

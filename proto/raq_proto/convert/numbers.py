@@ -1,0 +1,55 @@
+"""Exact numbers: budgets and ratios, as far as the wire's whole numbers reach."""
+
+from fractions import Fraction
+from typing import Final
+
+from raq_proto.v1 import problem_pb2
+from raq_solver.budget import BitsPerWeight, Budget, TotalBytes
+from raq_solver.errors import Fault, InvalidInput
+
+LARGEST: Final = 2**63 - 1
+"""Largest whole number on the wire (int64)."""
+
+
+def whole(number: int, where: str) -> int:
+    """The number itself. Raises InvalidInput when the wire can't carry it."""
+    if abs(number) > LARGEST:
+        raise InvalidInput(Fault(where, f"{number} is more than a service can be told; at most 2^63 - 1"))
+    return number
+
+
+def ratio_to_proto(ratio: Fraction, where: str) -> problem_pb2.Ratio:
+    """Fraction to message."""
+    return problem_pb2.Ratio(numerator=whole(ratio.numerator, where), denominator=whole(ratio.denominator, where))
+
+
+def ratio_from_proto(message: problem_pb2.Ratio, where: str) -> Fraction:
+    """Message to fraction."""
+    if message.denominator <= 0:
+        raise InvalidInput(Fault(where, f"has the denominator {message.denominator}; it must be positive"))
+    return Fraction(message.numerator, message.denominator)
+
+
+def budget_to_proto(budget: Budget) -> problem_pb2.Budget:
+    """Budget to message."""
+    match budget:
+        case TotalBytes(count):
+            return problem_pb2.Budget(capacity_bytes=whole(count, "budget"))
+        case BitsPerWeight(bits):
+            return problem_pb2.Budget(bits_per_weight=ratio_to_proto(bits, "budget"))
+
+
+def budget_from_proto(message: problem_pb2.Budget, where: str = "budget") -> Budget:
+    """Message to budget."""
+    match message.WhichOneof("amount"):
+        case "capacity_bytes":
+            if message.capacity_bytes < 0:
+                raise InvalidInput(Fault(where, f"{message.capacity_bytes} bytes; must be at least 0"))
+            return TotalBytes(message.capacity_bytes)
+        case "bits_per_weight":
+            bits = ratio_from_proto(message.bits_per_weight, where)
+            if bits <= 0:
+                raise InvalidInput(Fault(where, f"{bits} bits per weight; must be more than 0"))
+            return BitsPerWeight(bits)
+        case _:
+            raise InvalidInput(Fault(where, "is missing; say capacity_bytes or bits_per_weight"))

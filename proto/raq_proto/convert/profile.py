@@ -1,0 +1,91 @@
+"""Profiles ⇄ messages."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+
+from raq_proto.v1 import profile_pb2
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.profile import Profile
+from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.tensors import Tensor
+
+_MOST_WEIGHTS: Final = 2**48
+"""Weights of one tensor that sizes can be reckoned for without passing what a double holds exactly."""
+
+
+def profile_to_proto(profile: Profile) -> profile_pb2.Profile:
+    """Profile to message."""
+    return profile_pb2.Profile(
+        tensors=[
+            profile_pb2.Tensor(name=tensor.name, shape=tensor.shape, source_type=tensor.source_type.name)
+            for tensor in profile.tensors
+        ],
+        quant_types=[q.name for q in profile.quant_types],
+        relative_errors=profile.relative_errors.ravel().tolist(),
+        energies=profile.energies.tolist(),
+        sensitivities=profile.sensitivities.tolist(),
+        sensitivity_errors=profile.sensitivity_errors.tolist(),
+        provenance=profile.provenance,
+    )
+
+
+def profile_from_proto(message: profile_pb2.Profile) -> Profile:
+    """Message to profile."""
+    shape = len(message.tensors), len(message.quant_types)
+    faults = [
+        Fault(f"profile.{name}", f"has {count} numbers; {shape[0]} tensors x {shape[1]} quant types need {needed}")
+        for name, count, needed in (
+            ("relative_errors", len(message.relative_errors), shape[0] * shape[1]),
+            ("energies", len(message.energies), shape[0]),
+            ("sensitivities", len(message.sensitivities), shape[0]),
+            ("sensitivity_errors", len(message.sensitivity_errors), shape[0]),
+        )
+        if count != needed
+    ]
+    if not all(shape):
+        faults.append(Fault("profile", "has no tensors" if not shape[0] else "has no quant types"))
+    tensors = tuple(filter(None, (_tensor(each, faults) for each in message.tensors)))
+    types = tuple(filter(None, (_type(name, faults) for name in message.quant_types)))
+    faults += [
+        Fault("profile.energies", f"holds {energy}; must be finite and at least 0")
+        for energy in message.energies
+        if not 0 <= energy < math.inf
+    ]
+    raise_faults(faults)
+    return Profile(
+        tensors=tensors,
+        quant_types=types,
+        relative_errors=_numbers(message.relative_errors).reshape(shape),
+        energies=_numbers(message.energies),
+        sensitivities=_numbers(message.sensitivities),
+        sensitivity_errors=_numbers(message.sensitivity_errors),
+        provenance=dict(message.provenance),
+    )
+
+
+def _numbers(values: Sequence[float]) -> Float64[np.ndarray, " numbers"]:
+    numbers = np.array(values, dtype=np.float64)
+    numbers[np.isnan(numbers)] = np.nan  # one bit pattern: the digest is over bits
+    return numbers
+
+
+def _tensor(message: profile_pb2.Tensor, faults: list[Fault]) -> Tensor | None:
+    shape = tuple(message.shape)
+    if not shape or min(shape) < 1 or math.prod(shape) > _MOST_WEIGHTS:
+        what = f"has the shape {shape}; needs positive numbers, at most 2^48 weights in all"
+        faults.append(Fault(message.name or "tensor", what))
+        return None
+    source = _type(message.source_type, faults)
+    return None if source is None else Tensor(message.name, shape, source)
+
+
+def _type(name: str, faults: list[Fault]) -> QuantType | None:
+    try:
+        return quant_type(name)
+    except InvalidInput as error:
+        faults += error.faults
+        return None

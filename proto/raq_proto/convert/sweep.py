@@ -1,0 +1,51 @@
+"""Frontiers ⇄ streams of messages: the first allocation in full, the later ones by what changes."""
+
+from collections.abc import Iterable, Iterator
+
+from raq_proto.convert.outcome import termination_from_proto, termination_to_proto
+from raq_proto.v1 import outcome_pb2
+from raq_solver.allocation import Allocation
+from raq_solver.sweep import Change, Point
+
+
+def points_to_proto(points: Iterable[Point]) -> Iterator[outcome_pb2.Point]:
+    """The points of one frontier to messages, one by one."""
+    told = False
+    for point in points:
+        message = outcome_pb2.Point(
+            capacity_bytes=point.capacity_bytes,
+            termination=termination_to_proto(point.termination),
+            size=point.size,
+            loss=point.loss,
+            bound=point.bound,
+            multiplier=point.multiplier,
+            changes=[outcome_pb2.Change(tensor=c.tensor, before=c.before, after=c.after) for c in point.changes],
+            seconds=point.seconds,
+        )
+        if point.allocation is not None and not told:
+            types = point.allocation.types.items()
+            message.allocation.extend(outcome_pb2.Assignment(tensor=t, quant_type=q) for t, q in types)
+            told = True
+        yield message
+
+
+def points_from_proto(messages: Iterable[outcome_pb2.Point]) -> Iterator[Point]:
+    """Messages of one frontier to points, one by one."""
+    types: dict[str, str] = {}
+    for message in messages:
+        if message.allocation:
+            types = {each.tensor: each.quant_type for each in message.allocation}
+        changes = tuple(Change(each.tensor, each.before, each.after) for each in message.changes)
+        types |= {change.tensor: change.after for change in changes}
+        found = message.HasField("size")
+        yield Point(
+            capacity_bytes=message.capacity_bytes,
+            termination=termination_from_proto(message.termination, "point"),
+            size=message.size if found else None,
+            loss=message.loss if message.HasField("loss") else None,
+            bound=message.bound if message.HasField("bound") else None,
+            multiplier=message.multiplier if message.HasField("multiplier") else None,
+            allocation=Allocation(types) if found else None,
+            changes=changes,
+            seconds=message.seconds,
+        )
