@@ -118,11 +118,16 @@ def chosen_types(names: Sequence[str]) -> tuple[QuantType, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def chosen_loss(profile: Profile, name: str | None) -> LossTable:
+    """The losses that the named model predicts, or the default one for None."""
+    model = loss_model(name) if name else default_loss_model(profile)
+    return model(profile)
+
+
 def make_plan(profile: Profile, request: Request) -> Plan:
     """Predict losses, state the problem, solve it."""
     budget = parse_budget(request.budget)
-    model = loss_model(request.loss) if request.loss else default_loss_model(profile)
-    table = model(profile)
+    table = chosen_loss(profile, request.loss)
     constraints = request.demands.constraints(table.tensors)
     problem = Problem(table, capacity_bytes(budget, table.total_weights), constraints)
     with solver_at(request.server) as solve:

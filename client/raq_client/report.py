@@ -2,15 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from raq_client.check_report import CheckReport, Summary
-from raq_client.statistics import Estimate
 from raq_solver.allocation import Ledger
 from raq_solver.budget import bits_per_weight
 from raq_solver.knapsack import Termination
@@ -103,37 +101,6 @@ def types_table(ledger: Ledger) -> RenderableType:
         share = f"{100 * size / ledger.size:.1f} %"
         table.add_row(name, str(len(by_type[name])), f"{size:,}", share, roles_text(by_type[name]))
     return table
-
-
-def check_table(report: CheckReport) -> RenderableType:
-    """The figures of a check, one column for all texts and one for each when there are several."""
-    columns = {"all texts": report.overall} if len(report.texts) != 1 else {}
-    columns |= report.texts
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
-    for title, read in _CHECK_ROWS:
-        table.add_row(f"[dim]{title}[/dim]", *(read(summary) for summary in columns.values()))
-    return table
-
-
-def _with_error(estimate: Estimate, scale: float = 1, digits: int = 4) -> str:
-    return f"{estimate.value * scale:.{digits}f} ± {estimate.error * scale:.{digits}f}"
-
-
-_CHECK_ROWS: Final[tuple[tuple[str, Callable[[Summary], str]], ...]] = (
-    ("tokens scored (windows)", lambda s: f"{s.tokens:,} ({s.windows})"),
-    ("perplexity, original", lambda s: _with_error(s.baseline_perplexity, digits=3)),
-    ("perplexity, quantized", lambda s: _with_error(s.perplexity, digits=3)),
-    ("rise of the loss, nats/token", lambda s: _with_error(s.log_ratio, digits=5)),
-    ("KL divergence, mean", lambda s: _with_error(s.kl, digits=6)),
-    ("KL divergence, median", lambda s: f"{s.kl_quantiles[0.5]:.6f}"),
-    ("KL divergence, 99 %", lambda s: f"{s.kl_quantiles[0.99]:.6f}"),
-    ("KL divergence, 99.9 %", lambda s: f"{s.kl_quantiles[0.999]:.6f}"),
-    ("same top token, %", lambda s: _with_error(s.top1_agreement, 100, 2)),
-    ("RMS change of p, %", lambda s: _with_error(s.probability_change_rms, 100, 3)),
-)
 
 
 def roles_text(tensors: Iterable[str]) -> str:

@@ -47,7 +47,7 @@ def check(
     if as_json:
         print_json(options.plain(report))
     else:
-        from raq_client.report import check_table
+        from raq_client.measured_report import check_table
 
         OUT.print(check_table(report))
     if max_kl is not None and report.overall.kl.value > max_kl:

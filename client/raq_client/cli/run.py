@@ -66,7 +66,7 @@ def run(
             report = checked(model, target, texts, context, windows, threads, libllama)
             result["check"] = options.plain(report)
             if not as_json:
-                from raq_client.report import check_table
+                from raq_client.measured_report import check_table
 
                 OUT.print("")
                 OUT.print(check_table(report))

@@ -1,0 +1,82 @@
+"""`raq-client sensitivity`: measure how much the model's output moves when each tensor is damaged."""
+
+from typing import Annotated
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.check import read_texts
+from raq_client.cli.console import OUT, print_json, progress_bar, say
+
+
+def sensitivity(
+    model: options.ModelArgument,
+    output: options.Output,
+    text: options.Texts = None,
+    imatrix: options.Imatrix = None,
+    types: options.Types = None,
+    evaluations: Annotated[
+        int | None, typer.Option("--evaluations", min=1, help="Most runs of the model; one per tensor when not given.")
+    ] = None,
+    windows: Annotated[int, typer.Option("--windows", min=2, help="Windows of text in each run.")] = 16,
+    probe: Annotated[str, typer.Option("--probe", help="Quant type that damages.")] = "Q3_K",
+    context: options.Context = 512,
+    effort: options.Effort = "fast",
+    threads: options.Threads = 0,
+    libllama: options.Library = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Measure MODEL's profile with a sensitivity for every tensor, and save it for solve, sweep and run.
+
+    The model is loaded once; tensors are damaged and restored in memory, and the KL divergence over a little text is
+    measured each time. With fewer runs than tensors, groups are damaged together and the rest is estimated. An
+    interrupted measurement goes on where it stopped. Calibrate on text like the model's use, not on the text that
+    the result is checked on.
+
+    Example: raq-client sensitivity model-f16.gguf -i imatrix.gguf -t calibration.txt -o model.profile.json
+    """
+    from platformdirs import user_cache_path
+
+    from raq_client.atomic_file import check_output
+    from raq_client.measured_report import sensitivity_table
+    from raq_client.model_file import open_model
+    from raq_client.planning import Sources, importance_of, obtain_profile
+    from raq_client.profile_file import save_profile
+    from raq_client.sensitivity import measure_sensitivities
+    from raq_client.trial import Bench
+    from raq_solver.quant_types import quant_type
+
+    check_output(output, force=force)
+    damage = quant_type(probe)
+    texts = read_texts(text or [])
+    profile = obtain_profile(
+        Sources(model=model, imatrix=imatrix, types=options.listed(types), effort=effort, threads=threads), progress_bar
+    )
+    opened = open_model(model)
+    importance = None if imatrix is None else importance_of(opened, imatrix)
+    cache = user_cache_path("raq") / "sensitivities"
+    bench = Bench(opened, model, importance, texts, windows, context, effort, threads, libllama)
+    with progress_bar("measuring sensitivity") as report:
+        found = measure_sensitivities(
+            bench,
+            probe=damage,
+            evaluations=evaluations,
+            cache=user_cache_path("raq") / "sensitivities",
+            progress=report,
+        )
+    save_profile(found.applied_to(profile), output, force=force)
+    if as_json:
+        rows = zip(found.tensors, found.fit.values.tolist(), found.fit.errors.tolist(), strict=True)
+        print_json(
+            {
+                "output": str(output),
+                "additivity": found.additivity,
+                "tokens": found.tokens,
+                "evaluations": len(found.evaluations),
+                "sensitivities": {name: {"value": value, "error": error} for name, value, error in rows},
+            }
+        )
+    else:
+        OUT.print(sensitivity_table(found))
+        say(f"{output}: sum of single losses / loss of all at once at {damage.name}: {found.additivity:.2f}")
