@@ -112,7 +112,7 @@ def plot_frontier(
     known = [(p.size * scale, p.loss) for p in points if p.size is not None and p.loss]
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*zip(*known, strict=True), drawstyle="steps-post", label="proven optimum")
+    axes.plot(*zip(*known, strict=True), marker=".", label="proven optimum")
     shown = [mark for mark in landmarks if known[0][0] <= mark.size * scale <= known[-1][0] and mark.loss > 0]
     axes.plot([mark.size * scale for mark in shown], [mark.loss for mark in shown], "x", label="llama.cpp's mixtures")
     for mark in shown:

@@ -58,13 +58,7 @@ def sensitivity(
     cache = user_cache_path("raq") / "sensitivities"
     bench = Bench(opened, model, importance, texts, windows, context, effort, threads, libllama)
     with progress_bar("measuring sensitivity") as report:
-        found = measure_sensitivities(
-            bench,
-            probe=damage,
-            evaluations=evaluations,
-            cache=user_cache_path("raq") / "sensitivities",
-            progress=report,
-        )
+        found = measure_sensitivities(bench, probe=damage, evaluations=evaluations, cache=cache, progress=report)
     save_profile(found.applied_to(profile), output, force=force)
     if as_json:
         rows = zip(found.tensors, found.fit.values.tolist(), found.fit.errors.tolist(), strict=True)
