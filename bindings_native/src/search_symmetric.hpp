@@ -10,6 +10,7 @@
 // project reports, nothing mixed in.
 #pragma once
 
+#include "effort.hpp"
 #include "half.hpp"
 
 namespace raq::RAQ_LEVEL {
@@ -62,17 +63,34 @@ RAQ_INLINE Float extreme_of(const Float* x) {
   return extreme;
 }
 
-// Best scale among those that put the extreme weight `steps` times `spacing` code units below and beyond
-// Codes::low.
+// Candidates put the extreme weight up to `steps` spacings below and beyond the end of the codes; `mirrored`,
+// also at the other, shorter end.
+struct ScaleSearch {
+  int steps;
+  float spacing;
+  bool mirrored;
+  int refinements;  // rounds of rounding to the best scale so far and fitting again
+  int rounds;       // of choosing whole scales of sub-blocks and fitting the super-block to them
+};
+// `unit` is what one step of the codes is near their end.
+RAQ_INLINE ScaleSearch scale_search(Effort effort, float unit = 1.0f) {
+  if (effort == Effort::best) return {18, 0.1f * unit, true, 3, 3};
+  return {9, 0.1f * unit, false, 1, 1};
+}
+
 template <class Codes, int N>
-RAQ_INLINE ScaleFit fit_scale(const Float* x, const Float* h, int steps, float spacing) {
+RAQ_INLINE ScaleFit fit_scale(const Float* x, const Float* h, const ScaleSearch& search) {
   const Float inverse_extreme = inverse_or_zero(extreme_of<N>(x));
   ScaleFit best{splat(0.0f), splat(0.0f), splat(0.0f)};
   RAQ_ROLLED
-  for (int step = -steps; step <= steps; ++step)
-    keep_better(
-        best, code_sums<Codes, N>(x, h, (Codes::low - spacing * static_cast<float>(step)) * inverse_extreme));
-  keep_better(best, code_sums<Codes, N>(x, h, inverse_or_zero(best.scale)));
+  for (int step = -search.steps; step <= search.steps; ++step) {
+    const Float inverse = (Codes::low - search.spacing * static_cast<float>(step)) * inverse_extreme;
+    keep_better(best, code_sums<Codes, N>(x, h, inverse));
+    if (search.mirrored) keep_better(best, code_sums<Codes, N>(x, h, splat(0.0f) - inverse));
+  }
+  RAQ_ROLLED
+  for (int round = 0; round < search.refinements; ++round)
+    keep_better(best, code_sums<Codes, N>(x, h, inverse_or_zero(best.scale)));
   return best;
 }
 
@@ -89,18 +107,20 @@ struct SymmetricSuperBlock {
   Float scales[s.sub_blocks];
   StoredScale d;
 
-  RAQ_HD void search(const Float* x, const Float* h, Unit unit, int steps, float spacing) {
+  RAQ_HD void search(const Float* x, const Float* h, Unit unit, const ScaleSearch& how) {
     Float wanted[s.sub_blocks];
     Float stakes[s.sub_blocks];
     RAQ_ROLLED
     for (int j = 0; j < s.sub_blocks; ++j) {
-      const ScaleFit fit = fit_scale<Codes, s.length>(x + j * s.length, h + j * s.length, steps, spacing);
+      const ScaleFit fit = fit_scale<Codes, s.length>(x + j * s.length, h + j * s.length, how);
       wanted[j] = fit.scale;
       stakes[j] = fit.square;
     }
-    const ScaleFit fit = fit_scale<Whole<s.scale_low, s.scale_high>, s.sub_blocks>(wanted, stakes, 9, 0.1f);
+    const ScaleFit fit =
+        fit_scale<Whole<s.scale_low, s.scale_high>, s.sub_blocks>(wanted, stakes, scale_search(Effort::fast));
     d = store_scale(fit.scale, unit);
-    choose_scales(x, h, wanted, unit);
+    RAQ_ROLLED
+    for (int round = 0; round < how.rounds; ++round) choose_scales(x, h, wanted, unit);
     choose_codes(x);
   }
 

@@ -127,9 +127,9 @@ def test_q8_0_errs_by_half_a_step(seed: int) -> None:
     assert (difference <= step * (0.5 + 127 * 2.0**-11)).all()
 
 
-@given(seed=seeds, kind=st.sampled_from(["gauss", "tails"]))
-def test_more_bits_err_less(seed: int, kind: str) -> None:
-    weights, importance = some_weights(kind, seed, rows=8), some_importance(seed)
+@given(seed=seeds)
+def test_more_bits_err_less(seed: int) -> None:
+    weights, importance = some_weights("gauss", seed, rows=8), some_importance(seed)
     families = [["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0"], ["Q4_0", "Q5_0", "Q8_0"], ["Q4_1", "Q5_1"]]
     for family in families:
         errors = [found.weighted_squared_error for found in measure_errors(family, weights, importance)]

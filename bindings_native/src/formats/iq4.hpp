@@ -47,9 +47,8 @@ struct IQ4_NL {
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
-    const bool best = effort == Effort::best;
     const StoredScale d =
-        store_scale(fit_scale<UnevenValues, weights>(x, h, best ? 18 : 9, best ? 2.0f : 4.0f).scale, unit);
+        store_scale(fit_scale<UnevenValues, weights>(x, h, scale_search(effort, 40.0f)).scale, unit);
     const Float inverse = inverse_or_zero(d.value);
     Int codes[weights];
     for (int k = 0; k < weights; ++k) codes[k] = UnevenValues::code_of(x[k] * inverse);
@@ -69,9 +68,8 @@ struct IQ4_XS {
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
-    const bool best = effort == Effort::best;
     SymmetricSuperBlock<UnevenValues, SymmetricShape{8, 32, -32, 31}> found;
-    found.search(x, h, unit, best ? 18 : 9, best ? 2.0f : 4.0f);
+    found.search(x, h, unit, scale_search(effort, 40.0f));
     block.clear();
     block.put_pair(0, found.d.bits);
     for (int j = 0; j < 8; ++j) {

@@ -35,7 +35,7 @@ struct Q2_K {
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
     AffineSuperBlock<AffineShape{16, 16, 3, 15}> found;
-    found.search(x, h, unit, effort == Effort::best ? 36 : 9);
+    found.search(x, h, unit, effort);
     Int codes[weights];
     to_codes(found.codes, splat(0), codes, weights);
     block.clear();

@@ -46,7 +46,7 @@ struct Q4_K {
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
     AffineSuperBlock<AffineShape{8, 32, 15, 63}> found;
-    found.search(x, h, unit, effort == Effort::best ? 36 : 9);
+    found.search(x, h, unit, effort);
     Int codes[weights];
     to_codes(found.codes, splat(0), codes, weights);
     block.clear();
@@ -72,7 +72,7 @@ struct Q5_K {
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
     AffineSuperBlock<AffineShape{8, 32, 31, 63}> found;
-    found.search(x, h, unit, effort == Effort::best ? 36 : 9);
+    found.search(x, h, unit, effort);
     Int codes[weights];
     to_codes(found.codes, splat(0), codes, weights);
     block.clear();

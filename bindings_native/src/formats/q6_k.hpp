@@ -17,7 +17,7 @@ struct Q6_K {
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
     SymmetricSuperBlock<Whole<-32, 31>, SymmetricShape{16, 16, -128, 127}> found;
-    found.search(x, h, unit, effort == Effort::best ? 18 : 9, effort == Effort::best ? 0.05f : 0.1f);
+    found.search(x, h, unit, scale_search(effort));
     Int codes[weights];
     to_codes(found.codes, splat(32), codes, weights);
     block.clear();
