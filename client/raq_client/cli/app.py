@@ -5,7 +5,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from raq_client.cli import check, compare, profile, quantize, run, sensitivity, solve, sweep
+from raq_client.cli import check, compare, imatrix, profile, quantize, run, sensitivity, solve, sweep
 from raq_solver.errors import InvalidInput, RaqError, ServiceError
 
 EXIT_BUG: Final = 1
@@ -26,6 +26,7 @@ APP.command(name="profile")(profile.profile)
 APP.command(name="solve")(solve.solve)
 APP.command(name="quantize")(quantize.quantize)
 APP.command(name="check")(check.check)
+APP.add_typer(imatrix.APP, name="imatrix")
 APP.command(name="compare")(compare.compare)
 APP.command(name="sweep")(sweep.sweep)
 APP.command(name="sensitivity")(sensitivity.sensitivity)

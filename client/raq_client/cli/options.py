@@ -60,6 +60,12 @@ Exclude = Annotated[
 Tie = Annotated[
     list[str] | None, typer.Option("--tie", help="PATTERN: these tensors share one type.", show_default=False)
 ]
+DemoteBelow = Annotated[
+    float, typer.Option("--demote-below", min=0, max=1, help="Ratios below make candidates for fewer bits.")
+]
+PromoteAbove = Annotated[
+    float, typer.Option("--promote-above", min=1, help="Ratios above make candidates for more bits.")
+]
 Server = Annotated[
     str | None,
     typer.Option("--server", help="HOST:PORT of a raq-server; else RAQ_SERVER, else solved here.", show_default=False),

@@ -1,0 +1,229 @@
+"""`raq-client imatrix`: what importance files say, alone and against each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raq_client.cli import imatrix_columns as columns
+from raq_client.cli import options
+from raq_client.cli.console import OUT, print_json, say
+from raq_client.cli.tables import Column, print_csv, print_rows, table_of
+from raq_solver.errors import Fault, InvalidInput, near_misses
+
+if TYPE_CHECKING:
+    from raq_client.ratio import RatioReport, TensorRatio
+
+APP = typer.Typer(help="Importance files: show, compare, merge, convert.", no_args_is_help=True)
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Importance file (GGUF or .dat).")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+Parts = list[Path] | None
+
+
+class By(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
+    """What one line stands for."""
+
+    TENSOR = "tensor"
+    BLOCK = "block"
+    ZONE = "zone"
+    ROLE = "role"
+
+
+Grouping = Annotated[By, typer.Option("--by", help="One line for each of these; zones are 8 blocks.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Means of a block, zone or role."""
+
+    group: str
+    tensors: int
+    total: float
+    mean: float
+    entropy_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRatio:
+    """The geometric mean ratio of a block, zone or role."""
+
+    group: str
+    tensors: int
+    ratio: float
+    demote: int
+    promote: int
+
+
+@APP.command()
+def show(
+    file: File,
+    by: Grouping = By.TENSOR,
+    experts: Annotated[
+        str | None, typer.Option("--experts", metavar="TENSOR", help="One line for each expert of this tensor.")
+    ] = None,
+    as_json: options.Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Show what an importance file says of every tensor, block, zone or role, or of the experts of one tensor.
+
+    The figures are those of llama-imatrix --show-statistics. They describe activations; they do not rank tensors by
+    damage.
+
+    Example: raq-client imatrix show imatrix.gguf --by zone
+    """
+    from raq_client.imatrix_files import read_importance
+    from raq_client.imatrix_statistics import entry_statistics, expert_statistics, grouped
+
+    importance = read_importance(file)
+    if experts is not None:
+        if experts not in importance.entries:
+            what = f"no entry of {file}{near_misses(experts, importance.entries)}"
+            raise InvalidInput(Fault(experts, what))
+        print_rows(expert_statistics(importance, experts), columns.EXPERTS, as_json=as_json, as_csv=as_csv)
+        return
+    statistics = entry_statistics(importance)
+    if not as_json and not as_csv:
+        inputs = len({min(one.name, *one.tied, one.name) for one in statistics})
+        say(f"{len(statistics)} tensors, {inputs} distinct inputs, {importance.chunk_count} chunks")
+    if by is By.TENSOR:
+        print_rows(statistics, columns.ENTRIES, as_json=as_json, as_csv=as_csv)
+        return
+    groups = grouped(statistics, lambda one: str(getattr(one, by.value)))
+    rows = [Group(name, g.tensors, g.total, g.mean, g.entropy_share) for name, g in groups.items()]
+    print_rows(
+        rows, (Column(by.value, lambda row: row.group, figures=False), *columns.GROUPS), as_json=as_json, as_csv=as_csv
+    )
+
+
+@APP.command()
+def ratio(
+    domain: Annotated[Path, typer.Argument(metavar="DOMAIN", help="Importance of the domain's text.")],
+    general: Annotated[Path, typer.Argument(metavar="GENERAL", help="Importance of general text.")],
+    domain_part: Annotated[
+        Parts, typer.Option("--domain-part", help="More of the domain; repeats give intervals.", show_default=False)
+    ] = None,
+    general_part: Annotated[
+        Parts, typer.Option("--general-part", help="More of general text, likewise.", show_default=False)
+    ] = None,
+    by: Grouping = By.TENSOR,
+    demote_below: options.DemoteBelow = 0.80,
+    promote_above: options.PromoteAbove = 1.10,
+    as_json: options.Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Compare how hard DOMAIN drives each tensor with how hard GENERAL does, and name candidates for moves.
+
+    A ratio is the domain's mean squared input over the general text's, divided by the median of that over all distinct
+    inputs: neither token counts nor overall scale matter. Tensors that read one input (q/k/v, gate/up) share one ratio.
+
+    Example: raq-client imatrix ratio reasoning.gguf wiki.gguf --by zone
+    """
+    from raq_client.domains import read_parts
+    from raq_client.ratio import Thresholds, importance_ratio
+
+    report = importance_ratio(
+        read_parts([domain, *(domain_part or ())]),
+        read_parts([general, *(general_part or ())]),
+        Thresholds(demote_below, promote_above),
+    )
+    rows: Sequence[Any] = report.rows if by is By.TENSOR else _grouped(report, by)
+    if as_csv:
+        print_csv([options.plain(_row(row)) for row in rows])
+    elif as_json:
+        print_json(_ratio_json(report, by, rows))
+    else:
+        name = Column(by.value, lambda row: row.group, figures=False)
+        OUT.print(table_of(rows, columns.RATIOS if by is By.TENSOR else (name, *columns.GROUP_RATIOS)))
+        _say_candidates(report)
+
+
+@APP.command()
+def merge(
+    files: Annotated[list[str], typer.Argument(metavar="FILE[:WEIGHT]...", help="Importance files of one model.")],
+    output: options.Output,
+    force: options.Force = False,
+) -> None:
+    """Add importance files up as if they had been counted in one run; with weights, blend domains by them.
+
+    Examples:
+
+    raq-client imatrix merge part-1.gguf part-2.gguf -o whole.gguf
+
+    raq-client imatrix merge reasoning.gguf:0.7 tools.gguf:0.3 -o both.gguf
+    """
+    from raq_client.domains import read_domains
+    from raq_client.imatrix_files import write_importance
+
+    importance = read_domains(files)
+    write_importance(importance, output, force=force)
+    say(f"{output}: {len(importance.entries)} tensors, {importance.chunk_count} chunks")
+
+
+@APP.command()
+def convert(file: File, output: options.Output, force: options.Force = False) -> None:
+    """Write an importance file in the other format: the old one if the name ends in .dat, else GGUF.
+
+    The old format knows no counts per expert.
+
+    Example: raq-client imatrix convert imatrix.dat -o imatrix.gguf
+    """
+    from raq_client.imatrix_files import read_importance, write_importance
+
+    importance = read_importance(file)
+    write_importance(importance, output, force=force)
+    say(f"{output}: {len(importance.entries)} tensors, {importance.chunk_count} chunks")
+
+
+def _grouped(report: "RatioReport", by: By) -> list[GroupRatio]:
+    from raq_client.ratio import Verdict
+
+    members: dict[str, list[TensorRatio]] = {}
+    for row in report.rows:
+        members.setdefault(str(getattr(row, by.value)), []).append(row)
+    means = report.grouped(lambda row: str(getattr(row, by.value)))
+    return [
+        GroupRatio(
+            name,
+            len(rows),
+            means[name],
+            sum(row.verdict is Verdict.DEMOTE for row in rows),
+            sum(row.verdict is Verdict.PROMOTE for row in rows),
+        )
+        for name, rows in members.items()
+    ]
+
+
+def _row(row: Any) -> dict[str, Any]:
+    """A row as plain data; verdicts by name."""
+    found = options.plain_fields(row)
+    return found | ({"verdict": row.verdict.name.lower()} if "verdict" in found else {})
+
+
+def _ratio_json(report: "RatioReport", by: By, rows: Sequence[Any]) -> dict[str, Any]:
+    return {
+        "scale": report.scale,
+        "inputs": report.inputs,
+        "by": by.value,
+        "rows": [options.plain(_row(row)) for row in rows],
+        "demote": list(report.demote),
+        "promote": list(report.promote),
+        "only_domain": list(report.only_domain),
+        "only_general": list(report.only_general),
+    }
+
+
+def _say_candidates(report: "RatioReport") -> None:
+    from raq_client.report import roles_text
+
+    say(
+        f"\n{len(report.rows)} tensors share {report.inputs} distinct inputs; ratios are relative to {report.scale:.4f}"
+    )
+    for title, names in (("demote", report.demote), ("promote", report.promote)):
+        say(f"{title} {len(names)}: {roles_text(names) or 'none'}")
+    for title, names in (("the domain", report.only_domain), ("general text", report.only_general)):
+        if names:
+            say(f"only in {title}: {roles_text(names)}")
