@@ -10,7 +10,7 @@ single tensors, each time the one whose uncertain loss is largest; the rest foll
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -74,14 +74,17 @@ def measure_sensitivities(
     *,
     probe: QuantType = DEFAULT_PROBE,
     evaluations: int | None = None,
-    leverage: Mapping[str, float] | None = None,
+    leverage: Mapping[str, float] = MappingProxyType({}),
+    expected: Mapping[str, float] = MappingProxyType({}),
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivities:
     """Sensitivities of every tensor that may be quantized, from at most `evaluations` runs (None: one per tensor).
 
-    `leverage` (tensor to range of relative errors to choose from) steers where few evaluations go. Two more runs
-    find the floor and the loss of all tensors at once. `cache` is a folder for the journal.
+    `leverage` (tensor to range of relative errors to choose from) steers where few evaluations go. `expected` are
+    sensitivities foreseen without a run, in any unit, such as those of the loss model `residual`: what few
+    evaluations can't tell follows them. Two more runs find the floor and the loss of all tensors at once. `cache` is
+    a folder for the journal.
 
     Raises InvalidInput if the model can't be loaded, evaluated or written, or a text is missing or too short.
     """
@@ -94,16 +97,26 @@ def measure_sensitivities(
         count = min(evaluations or len(names), len(names))
         runs = _Runs(trial, journal, probe, count + 2, progress)
         floor = runs.evaluate(())
-        found = _evaluate_all(runs, names, count, floor, leverage or {})
+
+        def fitted(done: Sequence[Evaluation]) -> Fit:
+            return fit_sensitivities(names, done, floor.kl, expected)
+
+        found = _evaluate_all(runs, names, count, fitted, leverage)
         together = runs.evaluate(names)
-    fit = fit_sensitivities(names, found, floor.kl)
+    fit = fitted(found)
     tokens = bench.windows * (bench.context - 1 - bench.context // 2)
-    provenance = {
-        "sensitivity": f"{len(found)} evaluations at {probe.name}, {bench.windows} windows of {bench.context} tokens",
-        "sensitivity_texts": ", ".join(text.name for text in bench.texts),
-        "sensitivity_key": key,
-    }
-    return Sensitivities(names, fit, tuple(found), floor, together, tokens, MappingProxyType(provenance))
+    return Sensitivities(names, fit, tuple(found), floor, together, tokens, _provenance(bench, probe, len(found), key))
+
+
+def _provenance(bench: Bench, probe: QuantType, evaluations: int, key: str) -> Mapping[str, str]:
+    windows = f"{bench.windows} windows of {bench.context} tokens"
+    return MappingProxyType(
+        {
+            "sensitivity": f"{evaluations} evaluations at {probe.name}, {windows}",
+            "sensitivity_texts": ", ".join(text.name for text in bench.texts),
+            "sensitivity_key": key,
+        }
+    )
 
 
 class _Runs:
@@ -131,12 +144,16 @@ class _Runs:
 
 
 def _evaluate_all(
-    runs: _Runs, names: Group, count: int, floor: Evaluation, leverage: Mapping[str, float]
+    runs: _Runs,
+    names: Group,
+    count: int,
+    fitted: Callable[[Sequence[Evaluation]], Fit],
+    leverage: Mapping[str, float],
 ) -> list[Evaluation]:
     found = [runs.evaluate(group) for group in _first_groups(names, count)]
     while len(found) < count:
-        fit = fit_sensitivities(names, found, floor.kl)
-        name = most_telling(names, fit, leverage, frozenset(evaluation.tensors for evaluation in found))
+        done = frozenset(evaluation.tensors for evaluation in found)
+        name = most_telling(names, fitted(found), leverage, done)
         if name is None:
             break
         found.append(runs.evaluate((name,)))

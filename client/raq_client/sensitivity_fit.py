@@ -4,12 +4,15 @@ Model: KL of an evaluation = Σ s_t E_t over its tensors + noise, the linearity 
 Measured on the two models of the project at 8 windows of 512: the sum over 30 single tensors is 0.995, 0.998 and
 1.007 times the KL of all at once at Q3_K, Q4_K and Q6_K, and 0.82 at Q2_K.
 
-Prior: a tensor is like those of its role and of its depth. Both effects are fitted to the logarithms of a first,
-hardly regularized solution; what they leave unexplained is the width of the prior.
+Prior: a tensor is what was expected of it (by a loss model that needs no run, or all alike), times an effect of its
+role and one of its depth. Both effects are fitted to the logarithms of a first, hardly regularized solution; what they
+leave unexplained is the width of the prior.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float64
@@ -23,7 +26,7 @@ GROUP_MODEL_ERROR = 0.05
 DEPTH_ZONES = 4
 """Parts of the depth whose tensors resemble each other; the first and the last block stand apart from them."""
 WIDE = 3.0
-"""Width of the first prior, in multiples of the mean sensitivity."""
+"""Width of the first prior, in multiples of what is expected, or of its mean where that is larger."""
 USUAL_SPREAD, USUAL_WEIGHT = 0.8, 4.0
 """Spread of tensors around their role and depth in natural logarithms where nothing is known of it, and how many
 well measured tensors it takes to outweigh that. (4M model: 0.9 around one value common to all roles and depths.)"""
@@ -55,22 +58,45 @@ class Fit:
     information: Float64[np.ndarray, " tensors"]
 
 
-def fit_sensitivities(names: Sequence[str], evaluations: Sequence[Evaluation], floor: float = 0.0) -> Fit:
+def fit_sensitivities(
+    names: Sequence[str],
+    evaluations: Sequence[Evaluation],
+    floor: float = 0.0,
+    expected: Mapping[str, float] = MappingProxyType({}),
+) -> Fit:
     """Sensitivities of `names` from evaluations of groups of them; `floor` is the KL of changing nothing.
 
-    With no evaluation at all that shows a loss, everything is 0 with an error of 0.
+    `expected` are sensitivities foreseen without a run, in any unit; a tensor that is not in it, or has none above 0,
+    counts as their geometric mean. With no evaluation that shows a loss, everything is 0 with an error of 0.
     """
     design, losses, noise = _system(names, evaluations, floor)
-    mean = float(losses.sum() / design.sum()) if design.sum() > 0 else 0.0
-    if mean <= 0:
+    shape = _expected_shape(names, expected)
+    reach = float((design @ shape).sum())
+    scale = float(losses.sum()) / reach if reach > 0 else 0.0
+    if scale <= 0:
         nothing = np.zeros(len(names))
         return Fit(nothing, nothing.copy(), nothing.copy())
-    flat = np.full(len(names), mean)
-    first, _, information = _posterior(design, losses, noise, flat, WIDE * flat)
-    centre, spread = _like_tensors(names, np.maximum(first, 1e-3 * mean), information)
+    foreseen = scale * shape
+    wide = WIDE * np.maximum(foreseen, foreseen.mean())
+    first, doubt, _ = _posterior(design, losses, noise, foreseen, wide)
+    known = np.square(first) / (np.square(first) + np.square(doubt))
+    effects, spread = _like_tensors(names, np.maximum(first / foreseen, 1e-3), known)
+    centre = foreseen * effects
     width = centre * np.sqrt(np.expm1(spread**2))  # of a log-normal of that spread
+    # A tensor that was measured to be nothing like what was expected of it is not pulled back.
+    width = np.maximum(width, np.abs(first - centre) - 2 * doubt)
     values, errors, information = _posterior(design, losses, noise, centre, width)
     return Fit(np.maximum(values, 0.0), errors, information)
+
+
+def _expected_shape(names: Sequence[str], expected: Mapping[str, float]) -> Float64[np.ndarray, " tensors"]:
+    """What is expected of each tensor, as a multiple of the geometric mean."""
+    logs = np.array([math.log(expected[name]) if expected.get(name, 0.0) > 0 else math.nan for name in names])
+    known = np.isfinite(logs)
+    if not known.any():
+        return np.ones(len(names))
+    shape: np.ndarray = np.exp(np.where(known, logs - logs[known].mean(), 0.0))
+    return shape
 
 
 def _system(
@@ -101,7 +127,7 @@ def _posterior(
 
 
 def _like_tensors(names: Sequence[str], first: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, float]:
-    """What role and depth let one expect of each tensor, and the spread around it in natural logarithms."""
+    """What role and depth multiply each tensor's expectation by, and the spread around it in natural logarithms."""
     features = _features(names)
     target = np.log(first)
     weights = np.maximum(information, 1e-6)
