@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from engine_models import MODEL, SHARED, TEXT, write_quantized, write_smaller_vocabulary
+from engine_models import MODEL, SHARED, TEXT, rewrite, write_quantized, write_smaller_vocabulary
 
 from raq_client import engine
 from raq_client.check_report import CheckReport
@@ -94,6 +94,16 @@ def test_texts_and_domains_are_reported_apart_and_together(q4_0: Path) -> None:
 def test_a_window_longer_than_the_training_context_is_a_warning_not_an_error() -> None:
     found = check(MODEL, MODEL, [Text("long", TEXT)], context=640, windows=2, threads=2)
     assert "was trained for a context of 512 tokens" in found.warnings[0]
+
+
+def test_a_broken_model_is_reported_not_hidden(tmp_path: Path) -> None:
+    def spoil(name: str, data: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.full_like(data, np.nan) if name == "blk.1.ffn_up.weight" else data}
+
+    found = check(MODEL, rewrite(tmp_path / "nan.gguf", spoil), [SHORT], context=128, windows=3, threads=2)
+    assert found.warnings[-1].startswith("189 of 189 tokens have no usable prediction")
+    assert math.isnan(found.overall.kl.value)
+    assert math.isfinite(found.overall.baseline_perplexity.value)
 
 
 def test_engines_can_be_reused(q4_0: Path) -> None:
