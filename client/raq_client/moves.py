@@ -131,7 +131,7 @@ def exchange(base: Allocation, after: Allocation, table: LossTable, capacity: in
     ]
     order = list(Stage)
     staged.sort(key=lambda pair: (order.index(pair[0]), _bargain(pair[1]), pair[1].tensor))
-    sink = opening = capacity - sum(_size(name, base.types[name], table) for name in table.tensors)
+    sink = opening = capacity - sum(stored_size(name, base.types[name], table) for name in table.tensors)
     lines = []
     for stage, one in staged:
         sink -= one.size
@@ -210,11 +210,12 @@ class _Moved:
 
 
 def _line(name: str, before: str, after: str, table: LossTable) -> _Moved:
-    size = _size(name, after, table) - _size(name, before, table)
+    size = stored_size(name, after, table) - stored_size(name, before, table)
     return _Moved(name, before, after, size, _loss(name, after, table) - _loss(name, before, table))
 
 
-def _size(name: str, quant_type: str, table: LossTable) -> int:
+def stored_size(name: str, quant_type: str, table: LossTable) -> int:
+    """Bytes of a tensor at a type, also at one that the table does not offer."""
     column = table.column_of.get(quant_type)
     if column is not None and table.sizes[table.row_of[name], column] > 0:
         return int(table.sizes[table.row_of[name], column])

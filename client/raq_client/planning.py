@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -10,10 +10,15 @@ from platformdirs import user_cache_path
 
 from raq_client.imatrix import Importance
 from raq_client.model_file import ModelFile, open_model
+from raq_client.model_tables import ModelTable, guessed_architecture, table_of
+from raq_client.moves import Agreement, Exchange, exchange
+from raq_client.premises import Around, Premises, agreements_of, base_of, premises_of
+from raq_client.prices import Price, prices
+from raq_client.quantizable import is_quantizable
 from raq_client.quantize import Effort
 from raq_client.selection import Demands
 from raq_client.solving import solver_at
-from raq_solver.budget import Budget, capacity_bytes, parse_budget
+from raq_solver.budget import Budget
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 from raq_solver.loss_models import default_loss_model, loss_model
@@ -32,10 +37,13 @@ Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where the facts of a model come from: a saved profile, or the model and its importance file."""
+    """Where the facts of a model come from: a saved profile, or the model and its importance.
+
+    `imatrix` names importance files, each `FILE` or `FILE:WEIGHT`.
+    """
 
     model: Path | None = None
-    imatrix: Path | None = None
+    imatrix: tuple[str, ...] = ()
     profile: Path | None = None
     types: tuple[str, ...] = ()
     effort: Effort = "fast"
@@ -47,11 +55,12 @@ class Sources:
 class Request:
     """What to solve."""
 
-    budget: str
+    budget: str | None = None
     loss: str | None = None
     demands: Demands = field(default_factory=Demands)
     server: str | None = None
     seconds: float | None = None
+    around: Around = field(default_factory=Around)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +68,26 @@ class Plan:
     """A solved problem and what it was made from."""
 
     profile: Profile
-    budget: Budget
+    premises: Premises
     problem: Problem
     outcome: Outcome
+    prices: tuple[Price, ...] = ()
+
+    @property
+    def budget(self) -> Budget:
+        """What was asked for."""
+        return self.premises.budget
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The moves from the base to the allocation, where there are both."""
+        base, found = self.premises.base, self.outcome.allocation
+        return None if base is None or found is None else exchange(base, found, self.table, self.premises.capacity)
+
+    @property
+    def agreements(self) -> tuple[Agreement, ...]:
+        """What ratio, measured sensitivity and base say of each tensor; empty without a ratio and a base."""
+        return agreements_of(self.premises, self.profile)
 
     @property
     def table(self) -> LossTable:
@@ -81,7 +107,7 @@ def obtain_profile(sources: Sources, bars: Bars) -> Profile:
     from raq_client.measure import measure_profile
 
     model = open_model(sources.model)
-    importance = None if sources.imatrix is None else importance_of(model, sources.imatrix)
+    importance = importance_of(model, sources.imatrix)
     with bars("measuring errors") as report:
         return measure_profile(
             model,
@@ -94,14 +120,45 @@ def obtain_profile(sources: Sources, bars: Bars) -> Profile:
         )
 
 
-def importance_of(model: ModelFile, path: Path) -> Importance:
-    """The importance in a file, seen to be of this model. Raises InvalidInput with every mismatch."""
-    from raq_client.imatrix import check_against
-    from raq_client.imatrix_files import read_importance
+def importance_of(model: ModelFile, texts: Sequence[str]) -> Importance | None:
+    """The importance in these files (`FILE` or `FILE:WEIGHT`), seen to be of this model; None for no file.
 
-    importance = read_importance(path)
+    Raises InvalidInput with every mismatch.
+    """
+    from raq_client.domains import read_domains
+    from raq_client.imatrix import check_against
+
+    if not texts:
+        return None
+    importance = read_domains(texts)
     check_against(importance, model.tensors, ())
     return importance
+
+
+def widened(sources: Sources, around: Around) -> Sources:
+    """The sources with the types of the base among those to measure, so that the base can be priced."""
+    if sources.model is None or sources.profile is not None or around.base is None:
+        return sources
+    table = table_of(open_model(sources.model))
+    _, base = base_of(around, table, has_importance=bool(sources.imatrix)) or ("", None)
+    assert base is not None, "there is a base"
+    quantizable = [tensor.name for tensor in table.tensors if is_quantizable(tensor, table.architecture)]
+    names = (*(sources.types or DEFAULT_TYPES), *sorted({base.types[name] for name in quantizable}))
+    return replace(sources, types=tuple(dict.fromkeys(names)))
+
+
+def model_table(sources: Sources, profile: Profile) -> ModelTable:
+    """The table of the model; from a saved profile it has no metadata, and shapes must do."""
+    if sources.model is not None and sources.profile is None:
+        return table_of(open_model(sources.model))
+    return profile_table(profile)
+
+
+def profile_table(profile: Profile) -> ModelTable:
+    """The table of the model that a profile is of."""
+    name = profile.provenance.get("model", "the model")
+    architecture = profile.provenance.get("architecture") or guessed_architecture(profile.tensors)
+    return ModelTable(name, architecture, profile.tensors)
 
 
 def chosen_types(names: Sequence[str]) -> tuple[QuantType, ...]:
@@ -124,12 +181,20 @@ def chosen_loss(profile: Profile, name: str | None) -> LossTable:
     return model(profile)
 
 
-def make_plan(profile: Profile, request: Request) -> Plan:
-    """Predict losses, state the problem, solve it."""
-    budget = parse_budget(request.budget)
-    table = chosen_loss(profile, request.loss)
-    constraints = request.demands.constraints(table.tensors)
-    problem = Problem(table, capacity_bytes(budget, table.total_weights), constraints)
+def make_plan(profile: Profile, request: Request, model: ModelTable | None = None) -> Plan:
+    """Predict losses, state the problem, solve it; `model` adds metadata to what the profile tells of the model."""
+    losses = chosen_loss(profile, request.loss)
+    premises = premises_of(
+        request.budget,
+        request.demands.constraints(losses.tensors),
+        request.around,
+        losses,
+        model or profile_table(profile),
+        has_importance=profile.has_importance,
+    )
+    problem = Problem(losses, premises.capacity, premises.constraints)
+    limits = Limits(request.seconds)
     with solver_at(request.server) as solve:
-        outcome = solve(problem, Limits(request.seconds))
-    return Plan(profile, budget, problem, outcome)
+        outcome = solve(problem, limits)
+        found = prices(problem, outcome, lambda other: solve(other, limits))
+    return Plan(profile, premises, problem, outcome, found)

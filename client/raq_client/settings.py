@@ -5,14 +5,18 @@ Paths in it are relative to the file's folder. Flags win over the environment, t
 
 import tomllib
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from raq_client.profile_file import faults_of
 from raq_solver.errors import Fault, InvalidInput, near_misses
 
 FILE_NAME: Final = "raq.toml"
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
+"""One text or several."""
 
 
 class Settings(BaseModel):
@@ -21,12 +25,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: Path | None = Field(default=None, description="the model file to quantize")
-    imatrix: Path | None = Field(default=None, description="importance of the model's input columns")
+    imatrix: Texts = Field(default=(), description="importance of the model's input columns; FILE, or FILE:WEIGHT")
     profile: Path | None = Field(default=None, description="a saved profile, instead of model and imatrix")
     text: tuple[Path, ...] = Field(default=(), description="texts to check on")
     server: str | None = Field(default=None, description="HOST:PORT of a raq-server; without it solve here")
     types: tuple[str, ...] = Field(default=(), description="quant types to choose from")
     loss: str | None = Field(default=None, description="loss model")
+    base: str | None = Field(default=None, description="what to start from: a mixture, a file or a recipe")
+    architecture: str | None = Field(default=None, description="rules on kinds of tensors: default, none, or a file")
     pin: tuple[str, ...] = Field(default=(), description="PATTERN=TYPE")
     floor: tuple[str, ...] = Field(default=(), description="PATTERN=BITS")
     ceiling: tuple[str, ...] = Field(default=(), description="PATTERN=BITS")
@@ -35,10 +41,9 @@ class Settings(BaseModel):
 
     def beside(self, folder: Path) -> Self:
         """The same settings with paths made relative to `folder`."""
-        changed = {
-            name: folder / path for name in ("model", "imatrix", "profile") if (path := getattr(self, name)) is not None
-        }
-        return self.model_copy(update={**changed, "text": tuple(folder / path for path in self.text)})
+        changed = {name: folder / path for name in ("model", "profile") if (path := getattr(self, name)) is not None}
+        changed |= {"text": tuple(folder / path for path in self.text)}
+        return self.model_copy(update={**changed, "imatrix": tuple(str(folder / text) for text in self.imatrix)})
 
 
 def read_settings(folder: Path) -> Settings:

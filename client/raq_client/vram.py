@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from raq_client.memory_shape import MemoryShape
+from raq_solver.budget import TotalBytes, parse_budget
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensors import Tensor
@@ -143,6 +144,19 @@ def parse_context(text: str) -> int:
     if found is None:
         raise InvalidInput(Fault(text, "not a context; write a number of tokens, as 32768 or 184k"))
     return int(re.sub("[_,]", "", found[1])) * {"": 1, "k": 2**10, "m": 2**20}[found[2].lower()]
+
+
+def parse_size(text: str) -> int:
+    """Read a size with its unit, `24GiB` or `3GB`, as whole bytes; a lone 0 needs none.
+
+    Raises InvalidInput for anything else.
+    """
+    if re.fullmatch(r"\s*0+(\.0*)?\s*[A-Za-z]*\s*", text):
+        return 0
+    budget = parse_budget(text)
+    if not isinstance(budget, TotalBytes):
+        raise InvalidInput(Fault(text, "not a size; write its unit, as in 24GiB"))
+    return budget.count
 
 
 def _token_bytes(keys: int, values: int, serving: Serving) -> int:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Budget = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--budget", "-b", help="Bits per weight (5.7) or a size (4.2GiB, 17GB) of all tensor data.", show_default=False
     ),
@@ -22,8 +22,14 @@ Model = Annotated[
 ]
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="GGUF model file; of a split model, any shard.")]
 Imatrix = Annotated[
-    Path | None,
-    typer.Option("--imatrix", "-i", help="Importance file of llama-imatrix (GGUF or .dat).", show_default=False),
+    list[str] | None,
+    typer.Option(
+        "--imatrix",
+        "-i",
+        metavar="FILE[:WEIGHT]",
+        help="Importance file of llama-imatrix (GGUF or .dat); several are added up, or blended by weights.",
+        show_default=False,
+    ),
 ]
 ProfileFile = Annotated[
     Path | None,

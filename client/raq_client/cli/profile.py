@@ -32,7 +32,12 @@ def profile(
 
     check_output(output, force=force)
     sources = Sources(
-        model=model, imatrix=imatrix, types=options.listed(types), effort=effort, threads=threads, cached=not no_cache
+        model=model,
+        imatrix=tuple(imatrix or ()),
+        types=options.listed(types),
+        effort=effort,
+        threads=threads,
+        cached=not no_cache,
     )
     measured = obtain_profile(sources, progress_bar)
     save_profile(measured, output, force=force)

@@ -40,7 +40,7 @@ def quantize(
 
     source = open_model(model)
     types = read_allocation(allocation, source.tensors, source.architecture)
-    importance = None if imatrix is None else importance_of(source, imatrix)
+    importance = importance_of(source, imatrix or ())
     total = planned_size(resolved_types(source, types, has_importance=importance is not None))
     with size_bar("quantizing", total) as report:
         written = quantize_model(

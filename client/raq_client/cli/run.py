@@ -6,18 +6,24 @@ from typing import Annotated, Any
 import typer
 
 from raq_client.cli import options
+from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.check import checked, read_texts
-from raq_client.cli.console import OUT, print_json, progress_bar, say, size_bar
-from raq_client.cli.solve import EXIT_CODES, Format, merged_demands, print_plan
-from raq_client.planning import Plan, Request, Sources, importance_of, make_plan, obtain_profile
+from raq_client.cli.console import OUT, print_json, say, size_bar
+from raq_client.cli.solve import EXIT_CODES, Format, merged_demands, plan_dict, plan_for, print_plan
+from raq_client.cli.spread import spread
+from raq_client.planning import Plan, Request, Sources, importance_of
+from raq_client.premises import Around
 from raq_client.settings import Settings, read_settings
 from raq_client.solving import chosen_server
 from raq_solver.errors import Fault, InvalidInput
 
 
+@spread
 def run(
     model: options.ModelArgument,
-    budget: options.Budget,
+    memory: MemoryOptions,
+    around: BaseOptions,
+    budget: options.Budget = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)] = None,
     imatrix: options.Imatrix = None,
     text: options.Texts = None,
@@ -32,7 +38,7 @@ def run(
     seconds: options.Seconds = None,
     effort: options.Effort = "fast",
     threads: options.Threads = 0,
-    context: options.Context = 512,
+    check_context: Annotated[int, typer.Option("--check-context", min=8, help="Tokens of a window.")] = 512,
     windows: options.Windows = None,
     libllama: options.Library = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Stop after the plan.")] = False,
@@ -48,22 +54,22 @@ def run(
     settings = read_settings(Path.cwd())
     texts = read_texts(text or list(settings.text))
     target = _checked_target(output, plan_only=plan_only, force=force)
-    imatrix = imatrix or settings.imatrix
-    sources = Sources(model, imatrix, None, options.listed(types) or settings.types, effort, threads)
-    plan = make_plan(
-        obtain_profile(sources, progress_bar),
-        _request(settings, budget, loss, server, seconds, (pin, floor, ceiling, exclude, tie)),
+    sources = Sources(
+        model, tuple(imatrix or settings.imatrix), None, options.listed(types) or settings.types, effort, threads
     )
+    demands = (pin, floor, ceiling, exclude, tie)
+    wanted = around.around(settings, memory)
+    plan = plan_for(sources, _request(settings, budget, loss, server, seconds, demands, wanted))
     if not as_json or plan.outcome.allocation is None:
-        print_plan(plan, budget, Format.JSON if as_json else Format.TABLE)
+        print_plan(plan, Format.JSON if as_json else Format.TABLE)
     code = EXIT_CODES[plan.outcome.termination]
     if plan.outcome.allocation is None:
         raise typer.Exit(code)
-    result = _plan_dict(plan)
+    result: dict[str, Any] = {"plan": plan_dict(plan)}
     if target is not None:
         result["file"] = _quantized(plan, sources, target, force=force, as_json=as_json)
         if texts:
-            report = checked(model, target, texts, context, windows, threads, libllama)
+            report = checked(model, target, texts, check_context, windows, threads, libllama)
             result["check"] = options.plain(report)
             if not as_json:
                 from raq_client.measured_report import check_table
@@ -91,11 +97,12 @@ def _checked_target(output: Path | None, *, plan_only: bool, force: bool) -> Pat
 
 def _request(
     settings: Settings,
-    budget: str,
+    budget: str | None,
     loss: str | None,
     server: str | None,
     seconds: float | None,
     demands: tuple[list[str] | None, ...],
+    around: Around,
 ) -> Request:
     return Request(
         budget,
@@ -103,13 +110,8 @@ def _request(
         merged_demands(settings, *demands),
         chosen_server(server, settings.server),
         seconds,
+        around,
     )
-
-
-def _plan_dict(plan: Plan) -> dict[str, Any]:
-    from raq_client.report import outcome_to_dict
-
-    return {"plan": outcome_to_dict(plan.outcome, plan.table.source)}
 
 
 def _quantized(plan: Plan, sources: Sources, target: Path, *, force: bool, as_json: bool) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def _quantized(plan: Plan, sources: Sources, target: Path, *, force: bool, as_js
     assert sources.model is not None
     allocation, ledger = plan.outcome.unwrap()
     source = open_model(sources.model)
-    importance = None if sources.imatrix is None else importance_of(source, sources.imatrix)
+    importance = importance_of(source, sources.imatrix)
     with size_bar("quantizing", ledger.size) as report:
         written = quantize_model(
             source,

@@ -51,10 +51,11 @@ def sensitivity(
     damage = quant_type(probe)
     texts = read_texts(text or [])
     profile = obtain_profile(
-        Sources(model=model, imatrix=imatrix, types=options.listed(types), effort=effort, threads=threads), progress_bar
+        Sources(model=model, imatrix=tuple(imatrix or ()), types=options.listed(types), effort=effort, threads=threads),
+        progress_bar,
     )
     opened = open_model(model)
-    importance = None if imatrix is None else importance_of(opened, imatrix)
+    importance = importance_of(opened, imatrix or ())
     cache = user_cache_path("raq") / "sensitivities"
     bench = Bench(opened, model, importance, texts, windows, context, effort, threads, libllama)
     with progress_bar("measuring sensitivity") as report:

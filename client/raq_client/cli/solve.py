@@ -2,13 +2,15 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
 from raq_client.cli import options
+from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.planning import Plan, Request, Sources, make_plan, obtain_profile
+from raq_client.cli.spread import spread
+from raq_client.planning import Plan, Request, Sources, make_plan, model_table, obtain_profile, widened
 from raq_client.selection import Demands
 from raq_client.settings import Settings, read_settings
 from raq_client.solving import chosen_server
@@ -31,8 +33,11 @@ class Format(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
     LLAMA_CPP = "llama.cpp"
 
 
+@spread
 def solve(
-    budget: options.Budget,
+    memory: MemoryOptions,
+    around: BaseOptions,
+    budget: options.Budget = None,
     model: options.Model = None,
     imatrix: options.Imatrix = None,
     profile: options.ProfileFile = None,
@@ -53,7 +58,8 @@ def solve(
     """Find the allocation of least predicted loss within a budget, with proof that none is better.
 
     The model comes from --model or --profile, or from raq.toml in this folder. Patterns are shell globs over tensor
-    names. Exit code 0: proven optimal; 3: a limit stopped the search; 4: the budget is too small.
+    names. With a --base and no budget the allocation is as large as the base; with --vram the weights get what context
+    and overhead leave. Exit code 0: proven optimal; 3: a limit stopped the search; 4: the budget is too small.
 
     Examples:
 
@@ -62,20 +68,31 @@ def solve(
     raq-client solve -b 4.2GiB -m model-f16.gguf -i imatrix.gguf --pin 'output.weight=Q6_K' --floor 'blk.0.*=Q4_K'
 
     raq-client solve -b 5.7 --format llama.cpp > types.txt
+
+    raq-client solve -m model-f16.gguf -i r.gguf --base Q4_K_M --moves ratio --domain r.gguf --general wiki.gguf
+
+    raq-client solve -m model-f16.gguf --vram 24GiB --context 184k --kv q4_0 --overhead 3GiB
     """
     settings = read_settings(Path.cwd())
     sources = merged_sources(settings, model, imatrix, profile, types, effort, threads)
     demands = merged_demands(settings, pin, floor, ceiling, exclude, tie)
-    request = Request(budget, loss or settings.loss, demands, chosen_server(server, settings.server), seconds)
-    plan = make_plan(obtain_profile(sources, progress_bar), request)
-    print_plan(plan, budget, Format.JSON if as_json else output_format)
+    wanted = around.around(settings, memory)
+    request = Request(budget, loss or settings.loss, demands, chosen_server(server, settings.server), seconds, wanted)
+    plan = plan_for(sources, request)
+    print_plan(plan, Format.JSON if as_json else output_format)
     raise typer.Exit(EXIT_CODES[plan.outcome.termination])
+
+
+def plan_for(sources: Sources, request: Request) -> Plan:
+    """The plan for a model or a saved profile, measured behind a progress bar."""
+    profile = obtain_profile(widened(sources, request.around), progress_bar)
+    return make_plan(profile, request, model_table(sources, profile))
 
 
 def merged_sources(
     settings: Settings,
     model: Path | None,
-    imatrix: Path | None,
+    imatrix: list[str] | None,
     profile: Path | None,
     types: str | None,
     effort: Literal["fast", "best"],
@@ -85,7 +102,7 @@ def merged_sources(
     named = model is not None or profile is not None
     return Sources(
         model=model if named else settings.model,
-        imatrix=imatrix or (None if named else settings.imatrix),
+        imatrix=tuple(imatrix or (() if named else settings.imatrix)),
         profile=profile if named else settings.profile,
         types=options.listed(types) or settings.types,
         effort=effort,
@@ -99,21 +116,30 @@ def merged_demands(settings: Settings, *flags: list[str] | None) -> Demands:
     return Demands(*((*setting, *(flag or ())) for setting, flag in zip(given, flags, strict=True)))
 
 
-def print_plan(plan: Plan, budget: str, output_format: Format) -> None:
+def plan_dict(plan: Plan) -> dict[str, Any]:
+    """A plan as plain data for --json."""
+    from raq_client.around_report import around_dict
+    from raq_client.report import outcome_to_dict
+
+    return outcome_to_dict(plan.outcome, plan.table.source) | around_dict(plan)
+
+
+def print_plan(plan: Plan, output_format: Format) -> None:
     """Print a plan, or say why there is none."""
-    from raq_client.report import generous_text, infeasible_text, outcome_to_dict, plan_report
+    from raq_client.around_report import around_tables
+    from raq_client.report import generous_text, infeasible_text, plan_report
 
     weights = plan.table.total_weights
     if output_format is Format.JSON:
-        print_json(outcome_to_dict(plan.outcome, plan.table.source))
+        print_json(plan_dict(plan))
     if plan.outcome.allocation is None:
-        say(f"raq-client: {infeasible_text(plan.outcome, budget, weights)}")
+        say(f"raq-client: {infeasible_text(plan.outcome, str(plan.budget), weights)}")
         return
     generous = generous_text(plan.outcome, weights)
     if generous:
         say(f"note: {generous}")
     if output_format is Format.TABLE:
-        OUT.print(plan_report(plan.outcome, plan.table.source, str(plan.budget)))
+        OUT.print(plan_report(plan.outcome, plan.table.source, str(plan.budget)), *around_tables(plan), sep="\n")
     elif output_format is Format.LLAMA_CPP:
         print_overrides(plan)
 

@@ -1,0 +1,134 @@
+"""The options around a budget: base and moves, architecture, exo, and the promise of memory."""
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raq_client.cli import options
+from raq_client.premises import Around
+from raq_client.promise import Promise
+from raq_client.ratio import Thresholds
+from raq_client.settings import Settings
+from raq_client.vram import Serving, parse_context, parse_size
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.quant_types import QuantType, quant_type
+
+
+class Moves(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
+    """Which tensors may leave the base."""
+
+    ANY = "any"
+    RATIO = "ratio"
+
+
+class Counting(str, Enum):  # noqa: UP042
+    """What overrides do to the tensors that they do not name."""
+
+    LLAMA_CPP = "llama.cpp"
+    RESOLVED = "resolved"
+
+
+def _option(*names: str, help_text: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, show_default=False, **more)
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """How a model is to run, on how much memory."""
+
+    vram: Annotated[
+        str | None, _option("--vram", help_text="Memory of the device, as 24GiB; the weights get what is left.")
+    ] = None
+    serving_context: Annotated[
+        str, _option("--context", help_text="Tokens of context to hold, as 184k; with --vram.")
+    ] = "4096"
+    kv: Annotated[
+        str, _option("--kv", help_text="Type of the key-value cache, as q8_0; two with a comma: keys, values.")
+    ] = "f16"
+    overhead: Annotated[
+        str, _option("--overhead", help_text="What else takes memory there (driver, desktop, vision), as 3GiB.")
+    ] = "0B"
+    parallel: Annotated[int, _option("--parallel", min=1, help_text="Sequences at once.")] = 1
+    batch: Annotated[int, _option("--ubatch", min=1, help_text="Tokens computed at once (n_ubatch).")] = 512
+    host: Annotated[
+        list[str] | None, _option("--host", help_text="PATTERN of tensors kept on the host; may be repeated.")
+    ] = None
+
+    def promise(self) -> Promise | None:
+        """The promise of memory, or None without --vram."""
+        if self.vram is None:
+            return None
+        return Promise(parse_size(self.vram), self.serving(), tuple(self.host or ()))
+
+    def serving(self) -> Serving:
+        """How the model runs."""
+        keys, values = self.cache_types()
+        return Serving(
+            context=parse_context(self.serving_context),
+            key_type=keys,
+            value_type=values,
+            sequences=self.parallel,
+            batch=self.batch,
+            overhead=parse_size(self.overhead),
+        )
+
+    def cache_types(self) -> tuple[QuantType, QuantType]:
+        """Types of keys and values."""
+        names = options.listed(self.kv)
+        if len(names) not in (1, 2):
+            raise InvalidInput(Fault("--kv", f"{self.kv!r}; give one type, or two with a comma: keys, values"))
+        return quant_type(names[0]), quant_type(names[-1])
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """A base, and what may leave it."""
+
+    base: Annotated[
+        str | None,
+        _option(
+            "--base", help_text="Start from this: a mixture (Q4_K_M), a GGUF file, an allocation, overrides, a recipe."
+        ),
+    ] = None
+    overrides: Annotated[
+        Path | None, _option("--overrides", help_text="A --tensor-type-file laid over the mixture of --base.")
+    ] = None
+    counting: Annotated[
+        Counting,
+        typer.Option("--counting", help="Whether overrides shift the mixture's other types as llama.cpp does."),
+    ] = Counting.LLAMA_CPP
+    moves: Annotated[
+        Moves, typer.Option("--moves", help="Which tensors may leave the base: any, or candidates of the ratio.")
+    ] = Moves.ANY
+    domain: Annotated[
+        list[Path] | None, _option("--domain", help_text="Importance of the domain's text, for the ratio.")
+    ] = None
+    general: Annotated[
+        list[Path] | None, _option("--general", help_text="Importance of general text, for the ratio.")
+    ] = None
+    demote_below: options.DemoteBelow = 0.80
+    promote_above: options.PromoteAbove = 1.10
+    exo: Annotated[
+        list[str] | None, _option("--exo", help_text="PATTERN of tensors held at F16; shows what the rest pays.")
+    ] = None
+    architecture: Annotated[
+        str | None, _option("--architecture", help_text="Rules on kinds of tensors: default, none, or a file.")
+    ] = None
+
+    def around(self, settings: Settings, memory: MemoryOptions) -> Around:
+        """What is asked for, the project's settings where the flags are silent."""
+        return Around(
+            base=self.base or settings.base,
+            overrides=self.overrides,
+            counting=self.counting.value,
+            moves=self.moves.value,
+            domain=tuple(self.domain or ()),
+            general=tuple(self.general or ()),
+            thresholds=Thresholds(self.demote_below, self.promote_above),
+            exo=tuple(self.exo or ()),
+            architecture=self.architecture or settings.architecture or "none",
+            promise=memory.promise(),
+        )
