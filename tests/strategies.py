@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from raq_solver.knapsack import Knapsack
+from raq_solver.knapsack import Distinct, Knapsack, Linear, SideRow
 
 
 @st.composite
@@ -47,3 +47,34 @@ def _losses(draw: st.DrawFn, rng: np.random.Generator, sizes: np.ndarray) -> np.
     if kind == "wide":
         return 10.0 ** rng.uniform(-12, 3, sizes.shape)
     return rng.random(sizes.shape)
+
+
+def _linear(draw: st.DrawFn, rng: np.random.Generator, knapsack: Knapsack) -> Linear:
+    """A region of some rows, or a limit on how many take more than so much."""
+    rows = np.flatnonzero(rng.random(len(knapsack.sizes)) < 0.7)
+    rows = rows if rows.size else np.array([0])
+    coefficients = knapsack.sizes[rows]
+    if draw(st.booleans()):
+        coefficients = (coefficients > int(np.median(coefficients))).astype(np.int64)
+    least, most = int(coefficients.min(axis=1).sum()), int(coefficients.max(axis=1).sum())
+    return Linear(rows, coefficients, draw(st.integers(max(0, least - 1), most)))
+
+
+def _falls(rng: np.random.Generator, knapsack: Knapsack) -> Linear:
+    """Two rows of which the first may not be larger than the second."""
+    rows = rng.permutation(len(knapsack.sizes))[:2]
+    coefficients = knapsack.sizes[rows] * np.array([1, -1])[: rows.size, None]
+    return Linear(rows, coefficients, 0 if rows.size == 2 else knapsack.capacity)
+
+
+@st.composite
+def knapsacks_with_side_rows(draw: st.DrawFn, *, most_rows: int = 5, most_types: int = 4) -> Knapsack:
+    """Knapsacks with regions, counts, comparisons of two rows and limits on distinct columns; also infeasible ones."""
+    plain = draw(knapsacks(most_rows=most_rows, most_types=most_types, feasible=True))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    side: list[SideRow] = [_linear(draw, rng, plain) for _ in range(draw(st.integers(0, 2)))]
+    side += [_falls(rng, plain) for _ in range(draw(st.integers(0, 1)))]
+    for _ in range(draw(st.integers(0, 2))):
+        rows = np.flatnonzero(rng.random(len(plain.sizes)) < 0.8)
+        side.append(Distinct(rows if rows.size else np.array([0]), draw(st.integers(1, 3))))
+    return Knapsack(plain.sizes, plain.losses, plain.capacity, tuple(side))

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from raq_solver.backends import mckp
+from raq_solver.backends import general
 from raq_solver.formulate import formulate
 from raq_solver.knapsack import Backend, KnapsackSolution, Limits, Termination
 from raq_solver.outcome import Outcome
@@ -15,7 +15,7 @@ Solver = Callable[[Problem, Limits], Outcome]
 """What solves a problem: `solve` in this process, or a client of the service."""
 
 
-def solve(problem: Problem, limits: Limits = NO_LIMITS, backend: Backend = mckp.solve) -> Outcome:
+def solve(problem: Problem, limits: Limits = NO_LIMITS, backend: Backend = general.solve) -> Outcome:
     """Find the allocation of least loss that fits the problem's capacity, with proof.
 
     Infeasible and stopped by a limit are outcomes, not errors. Deterministic.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from raq_solver.knapsack import Knapsack
+from raq_solver.knapsack import Distinct, Knapsack, SideRow
 
 
 def choices(knapsack: Knapsack) -> Iterator[tuple[tuple[int, ...], int, float]]:
@@ -18,6 +18,19 @@ def choices(knapsack: Knapsack) -> Iterator[tuple[tuple[int, ...], int, float]]:
         yield tuple(int(column) for column in picks), size, loss
 
 
+def keeps(row: SideRow, picks: tuple[int, ...]) -> bool:
+    """Whether a choice keeps a side row."""
+    if isinstance(row, Distinct):
+        return len({picks[member] for member in row.rows}) <= row.count
+    total = sum(int(row.coefficients[place, picks[member]]) for place, member in enumerate(row.rows))
+    return total <= row.capacity
+
+
 def least_loss(knapsack: Knapsack) -> float | None:
-    """The least loss within the capacity, None when nothing fits."""
-    return min((loss for _, size, loss in choices(knapsack) if size <= knapsack.capacity), default=None)
+    """The least loss within the capacity and all side rows, None when nothing fits."""
+    fitting = (
+        loss
+        for picks, size, loss in choices(knapsack)
+        if size <= knapsack.capacity and all(keeps(row, picks) for row in knapsack.side)
+    )
+    return min(fitting, default=None)

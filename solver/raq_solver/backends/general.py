@@ -1,0 +1,47 @@
+"""The general path: knapsacks with side rows. Without any it is the fast path."""
+
+import math
+import time
+
+import numpy as np
+
+from raq_solver.backends import mckp
+from raq_solver.backends.dual import Priced
+from raq_solver.backends.linear import NOTHING, Best, dual, impossible, priced_demands, settle_linear
+from raq_solver.backends.type_sets import TypeSets
+from raq_solver.knapsack import Distinct, Knapsack, KnapsackSolution, Limits, Linear, Termination
+
+
+def solve(knapsack: Knapsack, limits: Limits) -> KnapsackSolution:
+    """The optimum of a knapsack with its side rows, or the best found when the time is up.
+
+    Deterministic without a time limit. Raises BackendFailure if OR-Tools fails.
+    """
+    if not knapsack.side:
+        return mckp.solve(knapsack, limits)
+    deadline = time.perf_counter() + (math.inf if limits.seconds is None else limits.seconds)
+    rows = np.arange(len(knapsack.sizes))
+    linear = [row for row in knapsack.side if isinstance(row, Linear)]
+    demands = [Linear(rows, knapsack.sizes, knapsack.capacity), *linear]
+    distinct = [row for row in knapsack.side if isinstance(row, Distinct)]
+    root = dual(knapsack.losses, demands, np.zeros(len(priced_demands(demands))), deadline)
+    if impossible(knapsack.losses, root):
+        return KnapsackSolution(None, math.inf, 0.0, Termination.INFEASIBLE)
+    if distinct:
+        best = TypeSets(knapsack.losses, demands, distinct, root, deadline).run()
+    else:
+        best = settle_linear(knapsack.losses, demands, root, NOTHING, deadline)
+    return _claim(knapsack, best, root, demands)
+
+
+def _claim(knapsack: Knapsack, best: Best, root: Priced, demands: list[Linear]) -> KnapsackSolution:
+    """The solution with the prices of the capacity and of each side row; a row that got none is worth 0."""
+    prices = dict(zip((id(demands[index]) for index in priced_demands(demands)), root.prices.tolist(), strict=True))
+    side = tuple(prices.get(id(row), 0.0) for row in knapsack.side)
+    multiplier = float(root.prices[0])
+    bound = max(best.bound, root.bound) if best.picks is not None else best.bound
+    if best.picks is None:
+        termination = Termination.INFEASIBLE if best.proven else Termination.NO_SOLUTION_FOUND
+        return KnapsackSolution(None, math.inf, 0.0, termination)
+    termination = Termination.OPTIMAL if best.proven else Termination.FEASIBLE
+    return KnapsackSolution(best.picks, min(bound, best.loss), multiplier, termination, side)

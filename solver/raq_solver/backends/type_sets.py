@@ -1,0 +1,163 @@
+"""Limits on the number of different types: branch and bound over which types may be used.
+
+Rules
+- A node says for each limit which columns are open and which are settled as used. At fixed prices every row takes its
+  best open cell: a bound. The regret of a column is what its rows lose when it closes. Closing several columns loses at
+  least the sum of their regrets, so the cheapest regrets of as many as must still close add to the bound.
+- Prices are those of the best set found by closing columns greedily and exchanging them. Any prices give bounds.
+- A node with no more open columns than allowed is a knapsack with linear rows alone.
+"""
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from raq_solver.backends.dual import Priced, totals
+from raq_solver.backends.linear import NOTHING, Best, dual, priced_demands, settle_linear
+from raq_solver.knapsack import Distinct, Linear
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A part of the search: open and settled columns of each limit, and a bound on what lies in it."""
+
+    open: Bool[np.ndarray, "limits types"]
+    used: Bool[np.ndarray, "limits types"]
+    bound: float
+
+
+class TypeSets:
+    """The search for the best sets of columns."""
+
+    def __init__(
+        self,
+        losses: Float64[np.ndarray, "rows types"],
+        demands: Sequence[Linear],
+        limits: Sequence[Distinct],
+        root: Priced,
+        deadline: float,
+    ) -> None:
+        self.losses, self.demands, self.limits = losses, demands, limits
+        self.deadline = deadline
+        self.prices = root.prices
+        self.rows = [demands[index] for index in priced_demands(demands)]
+        self.total, self.paid = totals(losses, self.rows, root.prices)
+        self.root = Node(
+            np.ones((len(limits), losses.shape[1]), dtype=bool),
+            np.zeros((len(limits), losses.shape[1]), dtype=bool),
+            0.0,
+        )
+
+    def run(self) -> Best:
+        """The best choice that keeps all demands and limits, with what is proven of it."""
+        start = self._exchanged(self._greedy())
+        best = self._leaf(start, NOTHING)
+        if best.picks is not None:
+            at = dual(self._masked(self.losses, start), self.demands, self.prices, self.deadline)
+            self.total, self.paid = totals(self.losses, self.rows, at.prices)
+        count = itertools.count()
+        heap = [(self.root.bound, next(count), self.root)]
+        missed = math.inf
+        while heap and time.perf_counter() < self.deadline:
+            bound, _, node = heapq.heappop(heap)
+            if bound >= best.loss:
+                heap.clear()
+            elif not self._excess(node).any():
+                best = self._leaf(node, best)
+                missed = min(missed, best.bound)
+            else:
+                for child in self._children(node):
+                    if child.bound < best.loss:
+                        heapq.heappush(heap, (child.bound, next(count), child))
+        return replace(best, bound=min(best.loss, missed, *(bound for bound, _, _ in heap)))
+
+    def _leaf(self, node: Node, best: Best) -> Best:
+        losses = self._masked(self.losses, node)
+        if not np.isfinite(losses).any(axis=1).all():
+            return replace(best, bound=best.loss)
+        at = dual(losses, self.demands, self.prices, self.deadline)
+        return settle_linear(losses, self.demands, at, best, self.deadline)
+
+    def _children(self, node: Node) -> list[Node]:
+        """The node with one more column settled as used, and with it closed."""
+        _, regrets = self._value(node)
+        limit = int(self._excess(node).argmax())
+        free = np.flatnonzero(node.open[limit] & ~node.used[limit])
+        column = int(free[regrets[limit, free].argmax()])
+        used = node.used.copy()
+        used[limit, column] = True
+        kept = node.open.copy()
+        if used[limit].sum() == self.limits[limit].count:
+            kept[limit] = used[limit]
+        closed = node.open.copy()
+        closed[limit, column] = False
+        return [self._bounded(Node(kept, used, node.bound)), self._bounded(Node(closed, node.used, node.bound))]
+
+    def _bounded(self, node: Node) -> Node:
+        value, regrets = self._value(node)
+        extra = [0.0]
+        for limit, excess in enumerate(self._excess(node).tolist()):
+            free = node.open[limit] & ~node.used[limit]
+            extra.append(float(np.sort(regrets[limit, free])[:excess].sum()))
+        return replace(node, bound=max(node.bound, value + max(extra)))
+
+    def _excess(self, node: Node) -> np.ndarray:
+        """How many columns must still close, for each limit."""
+        counts = np.array([limit.count for limit in self.limits])
+        excess: np.ndarray = np.maximum(node.open.sum(axis=1) - counts, 0)
+        return excess
+
+    def _masked(self, table: Float64[np.ndarray, "rows types"], node: Node) -> Float64[np.ndarray, "rows types"]:
+        masked = table.copy()
+        for limit, columns in zip(self.limits, node.open, strict=True):
+            masked[np.ix_(limit.rows, np.flatnonzero(~columns))] = np.inf
+        return masked
+
+    def _value(self, node: Node) -> tuple[float, Float64[np.ndarray, "limits types"]]:
+        """The bound at the search's prices, and the regret of every column."""
+        table = self._masked(self.total, node)
+        two = np.partition(table, min(1, table.shape[1] - 1), axis=1)[:, :2]
+        best = table.argmin(axis=1)
+        regrets = np.zeros(node.open.shape)
+        if not np.isfinite(two[:, 0]).all():
+            return math.inf, regrets
+        second = two[:, 1] - two[:, 0] if table.shape[1] > 1 else np.full(len(table), np.inf)
+        for number, limit in enumerate(self.limits):
+            np.add.at(regrets[number], best[limit.rows], second[limit.rows])
+        rounding = 4 * np.finfo(float).eps * (float(np.abs(two[:, 0]).sum()) + self.paid)
+        return float(two[:, 0].sum() - self.paid) - rounding, regrets
+
+    def _greedy(self) -> Node:
+        """Close the column of least regret until all limits are kept."""
+        node = self.root
+        while self._excess(node).any():
+            limit = int(self._excess(node).argmax())
+            columns = np.flatnonzero(node.open[limit])
+            opened = node.open.copy()
+            opened[limit, columns[self._value(node)[1][limit, columns].argmin()]] = False
+            node = replace(node, open=opened)
+        return node
+
+    def _exchanged(self, node: Node) -> Node:
+        """Exchange an open column for a closed one as long as that lowers the bound at the search's prices."""
+        value = self._value(node)[0]
+        for limit in range(len(self.limits)):
+            improved = True
+            while improved and time.perf_counter() < self.deadline:
+                improved = False
+                opened, closed = np.flatnonzero(node.open[limit]).tolist(), np.flatnonzero(~node.open[limit]).tolist()
+                for old, new in itertools.product(opened, closed):
+                    candidate = node.open.copy()
+                    candidate[limit, [old, new]] = False, True
+                    other = replace(node, open=candidate)
+                    reached = self._value(other)[0]
+                    if reached < value * (1 - 1e-9):
+                        node, value, improved = other, reached, True
+                        break
+        return node
