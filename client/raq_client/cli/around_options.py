@@ -31,8 +31,12 @@ class Counting(str, Enum):  # noqa: UP042
     RESOLVED = "resolved"
 
 
-def _option(*names: str, help_text: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help_text, show_default=False, **more)
+_MEMORY = {"show_default": False, "rich_help_panel": "Promise of memory"}
+_BASE = {"show_default": False, "rich_help_panel": "Base and moves"}
+
+
+def _option(panel: dict[str, Any], *names: str, help_text: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help_text, **(panel | more))
 
 
 @dataclass(frozen=True)
@@ -40,21 +44,23 @@ class MemoryOptions:
     """How a model is to run, on how much memory."""
 
     vram: Annotated[
-        str | None, _option("--vram", help_text="Memory of the device, as 24GiB; the weights get what is left.")
+        str | None,
+        _option(_MEMORY, "--vram", help_text="Memory of the device, as 24GiB; the weights get what is left."),
     ] = None
     serving_context: Annotated[
-        str, _option("--context", help_text="Tokens of context to hold, as 184k; with --vram.")
+        str, _option(_MEMORY, "--context", help_text="Tokens of context to hold, as 184k; with --vram.")
     ] = "4096"
     kv: Annotated[
-        str, _option("--kv", help_text="Type of the key-value cache, as q8_0; two with a comma: keys, values.")
+        str, _option(_MEMORY, "--kv", help_text="Type of the key-value cache, as q8_0; two with a comma: keys, values.")
     ] = "f16"
     overhead: Annotated[
-        str, _option("--overhead", help_text="What else takes memory there (driver, desktop, vision), as 3GiB.")
+        str,
+        _option(_MEMORY, "--overhead", help_text="What else takes memory there (driver, desktop, vision), as 3GiB."),
     ] = "0B"
-    parallel: Annotated[int, _option("--parallel", min=1, help_text="Sequences at once.")] = 1
-    batch: Annotated[int, _option("--ubatch", min=1, help_text="Tokens computed at once (n_ubatch).")] = 512
+    parallel: Annotated[int, _option(_MEMORY, "--parallel", min=1, help_text="Sequences at once.")] = 1
+    batch: Annotated[int, _option(_MEMORY, "--ubatch", min=1, help_text="Tokens computed at once (n_ubatch).")] = 512
     host: Annotated[
-        list[str] | None, _option("--host", help_text="PATTERN of tensors kept on the host; may be repeated.")
+        list[str] | None, _option(_MEMORY, "--host", help_text="PATTERN of tensors kept on the host; may be repeated.")
     ] = None
 
     def promise(self) -> Promise | None:
@@ -90,32 +96,45 @@ class BaseOptions:
     base: Annotated[
         str | None,
         _option(
-            "--base", help_text="Start from this: a mixture (Q4_K_M), a GGUF file, an allocation, overrides, a recipe."
+            _BASE,
+            "--base",
+            help_text="Start from this: a mixture (Q4_K_M), a GGUF file, an allocation, overrides, a recipe.",
         ),
     ] = None
     overrides: Annotated[
-        Path | None, _option("--overrides", help_text="A --tensor-type-file laid over the mixture of --base.")
+        Path | None, _option(_BASE, "--overrides", help_text="A --tensor-type-file laid over the mixture of --base.")
     ] = None
     counting: Annotated[
         Counting,
-        typer.Option("--counting", help="Whether overrides shift the mixture's other types as llama.cpp does."),
+        _option(
+            _BASE,
+            "--counting",
+            show_default=True,
+            help_text="Whether overrides shift the mixture's other types as llama.cpp does.",
+        ),
     ] = Counting.LLAMA_CPP
     moves: Annotated[
-        Moves, typer.Option("--moves", help="Which tensors may leave the base: any, or candidates of the ratio.")
+        Moves,
+        _option(
+            _BASE,
+            "--moves",
+            show_default=True,
+            help_text="Which tensors may leave the base: any, or candidates of the ratio.",
+        ),
     ] = Moves.ANY
     domain: Annotated[
-        list[Path] | None, _option("--domain", help_text="Importance of the domain's text, for the ratio.")
+        list[Path] | None, _option(_BASE, "--domain", help_text="Importance of the domain's text, for the ratio.")
     ] = None
     general: Annotated[
-        list[Path] | None, _option("--general", help_text="Importance of general text, for the ratio.")
+        list[Path] | None, _option(_BASE, "--general", help_text="Importance of general text, for the ratio.")
     ] = None
     demote_below: options.DemoteBelow = 0.80
     promote_above: options.PromoteAbove = 1.10
     exo: Annotated[
-        list[str] | None, _option("--exo", help_text="PATTERN of tensors held at F16; shows what the rest pays.")
+        list[str] | None, _option(_BASE, "--exo", help_text="PATTERN of tensors held at F16; shows what the rest pays.")
     ] = None
     architecture: Annotated[
-        str | None, _option("--architecture", help_text="Rules on kinds of tensors: default, none, or a file.")
+        str | None, _option(_BASE, "--architecture", help_text="Rules on kinds of tensors: default, none, or a file.")
     ] = None
 
     def around(self, settings: Settings, memory: MemoryOptions) -> Around:

@@ -41,7 +41,11 @@ Texts = Annotated[
 ]
 Types = Annotated[
     str | None,
-    typer.Option("--types", help="Quant types to choose from, with commas between.", show_default=False),
+    typer.Option(
+        "--types",
+        help="Quant types to choose from, with commas between; k, iq and legacy stand for families.",
+        show_default=False,
+    ),
 ]
 Loss = Annotated[
     str | None,
@@ -67,11 +71,18 @@ Exclude = Annotated[
 Tie = Annotated[
     list[str] | None, typer.Option("--tie", help="PATTERN: these tensors share one type.", show_default=False)
 ]
+RATIO_PANEL = "Base and moves"
 DemoteBelow = Annotated[
-    float, typer.Option("--demote-below", min=0, max=1, help="Ratios below make candidates for fewer bits.")
+    float,
+    typer.Option(
+        "--demote-below", min=0, max=1, rich_help_panel=RATIO_PANEL, help="Ratios below make candidates for fewer bits."
+    ),
 ]
 PromoteAbove = Annotated[
-    float, typer.Option("--promote-above", min=1, help="Ratios above make candidates for more bits.")
+    float,
+    typer.Option(
+        "--promote-above", min=1, rich_help_panel=RATIO_PANEL, help="Ratios above make candidates for more bits."
+    ),
 ]
 Server = Annotated[
     str | None,

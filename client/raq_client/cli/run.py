@@ -21,8 +21,6 @@ from raq_solver.errors import Fault, InvalidInput
 @spread
 def run(
     model: options.ModelArgument,
-    memory: MemoryOptions,
-    around: BaseOptions,
     budget: options.Budget = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)] = None,
     imatrix: options.Imatrix = None,
@@ -44,6 +42,9 @@ def run(
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Stop after the plan.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
+    *,
+    around: BaseOptions,
+    memory: MemoryOptions,
 ) -> None:
     """Quantize MODEL to a budget: measure it, solve, write the file, and check it on text.
 

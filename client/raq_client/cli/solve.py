@@ -35,8 +35,6 @@ class Format(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
 
 @spread
 def solve(
-    memory: MemoryOptions,
-    around: BaseOptions,
     budget: options.Budget = None,
     model: options.Model = None,
     imatrix: options.Imatrix = None,
@@ -54,6 +52,9 @@ def solve(
     threads: options.Threads = 0,
     output_format: Annotated[Format, typer.Option("--format", help="How to print the allocation.")] = Format.TABLE,
     as_json: options.Json = False,
+    *,
+    around: BaseOptions,
+    memory: MemoryOptions,
 ) -> None:
     """Find the allocation of least predicted loss within a budget, with proof that none is better.
 
