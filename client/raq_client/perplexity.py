@@ -149,6 +149,7 @@ def measure_all(
             else:
                 loaded = engine.load(model, context=context, threads=threads, library=library)
                 engines.append(stack.enter_context(loaded))
+        assert engines[0] not in engines[1:], "an engine holds one set of logits: it can't be its own candidate"
         return _measure_engines(engines[0], engines[1:], texts, windows, progress)
 
 

@@ -6,7 +6,7 @@ moves fields there needs no change here. What the prefix holds is checked field 
 that the library itself returns: a release that inserts a field into the prefix is refused, never misread.
 
 Source of the layouts: include/llama.h and ggml/include/ggml.h of llama.cpp commit 0c1e57098 (0.5.0-dev);
-the same offsets hold in 0.6.0-dev.
+the same offsets hold in 0.4.1-dev (b11063) and 0.6.0-dev (b11549).
 """
 
 import ctypes

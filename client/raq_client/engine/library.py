@@ -19,6 +19,7 @@ from raq_client.engine.layout import CONTEXT_PARAMS, MODEL_PARAMS, Batch, Opaque
 from raq_solver.errors import Fault, InvalidInput
 
 ENVIRONMENT_VARIABLE = "RAQ_LIBLLAMA"
+KNOWN_RELEASES = "0.4 to 0.6"  # tried: 0.4.1-dev (b11063) and 0.6.0-dev (b11549); 0.2.0-dev (b10566) is refused
 LOG_LINES_KEPT = 200
 LOG_LEVEL_ERROR = 4  # ggml.h: GGML_LOG_LEVEL_ERROR
 LOG_LEVEL_CONTINUED = 5  # ggml.h: GGML_LOG_LEVEL_CONT, goes on with the line before
@@ -201,6 +202,6 @@ def _verify(calls: ctypes.CDLL, path: Path, version: str) -> None:
             Fault(
                 str(path),
                 f"libllama {version} lays out its structs in a way raq does not know ({', '.join(wrong)}); "
-                "use a build of llama.cpp 0.5 or 0.6, or the one in the package xllamacpp",
+                f"use a build of llama.cpp {KNOWN_RELEASES}, or the one in the package xllamacpp",
             )
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raq_client.engine.library import Library
+from raq_client.engine.library import KNOWN_RELEASES, Library
 from raq_solver.errors import Fault, InvalidInput
 
 MAX_DIMENSIONS, MAX_SOURCES, MAX_NAME = 4, 10, 64  # ggml.h: GGML_MAX_DIMS, GGML_MAX_SRC, GGML_MAX_NAME
@@ -70,7 +70,7 @@ def _unknown_layout(library: Library) -> InvalidInput:
         Fault(
             str(library.path),
             f"libllama {library.version} lays out its tensors in a way raq does not know; "
-            "importance and sensitivity need a build of llama.cpp 0.5 or 0.6",
+            f"importance and sensitivity need a build of llama.cpp {KNOWN_RELEASES}",
         )
     )
 
