@@ -1,0 +1,114 @@
+"""Loss models: what each predicts from the same facts, and when it says that it can't."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raq_client.imatrix_files import read_importance
+from raq_client.measure import measure_profile
+from raq_client.model_file import open_model
+from raq_client.planning import chosen_types
+from raq_solver.errors import InvalidInput
+from raq_solver.loss_models import LOSS_MODELS, default_loss_model, loss_model, measured, prior, relative, residual
+from raq_solver.profile import Profile
+from raq_solver.quant_types import quant_type
+from raq_solver.residual import READ, ROLE_FACTORS, SCALE, residual_sensitivities
+from raq_solver.tensors import Tensor
+
+Q4, Q8 = quant_type("Q4_K"), quant_type("Q8_0")
+ENERGIES = {
+    "token_embd.weight": 512.0,  # over 512 rows: the stream begins with energy 1
+    "blk.0.attn_q.weight": 7.0,
+    "blk.0.attn_output.weight": 3.0,
+    "blk.0.ffn_up.weight": 2.0,
+    "blk.0.ffn_down.weight": 4.0,
+    "blk.1.attn_output.weight": 8.0,
+    "blk.1.ffn_down.weight": 16.0,
+    "output.weight": 5.0,
+}
+
+
+def profile(energies: dict[str, float] = ENERGIES, *, imatrix: str = "digest", experts: int = 1) -> Profile:
+    tensors = tuple(
+        Tensor(name, (256, 512) if experts == 1 else (256, 512, experts), quant_type("F16")) for name in energies
+    )
+    errors = np.tile([1e-5, 4e-3], (len(tensors), 1))
+    unknown = np.full(len(tensors), np.nan)
+    return Profile(
+        tensors, (Q8, Q4), errors, np.array(list(energies.values())), unknown, unknown.copy(), {"imatrix": imatrix}
+    )
+
+
+def test_relative_counts_all_alike() -> None:
+    table = relative(profile())
+    assert (table.losses == profile().relative_errors).all()
+    assert table.sizes[0].tolist() == [Q8.size(256 * 512), Q4.size(256 * 512)]
+
+
+def test_prior_weighs_head_and_embedding() -> None:
+    factors = prior(profile()).losses[:, 1] / 4e-3
+    assert factors == pytest.approx([5, 1, 1, 1, 1, 1, 1, 10])
+    tied = {name: energy for name, energy in ENERGIES.items() if name != "output.weight"}
+    assert (prior(profile(tied)).losses[0, 1] / 4e-3) == pytest.approx(15)
+
+
+def test_residual_by_hand() -> None:
+    """The stream's energy after each addition: 1, 4, 8, 16, 32."""
+    found = residual_sensitivities(profile())
+    assert not isinstance(found, str)
+    by_name = dict(zip(ENERGIES, found / SCALE, strict=True))
+    attention = 3 * (READ * (1 / 4 + 1 / 8 + 1 / 16) + 1 / 32)
+    assert by_name["blk.0.attn_output.weight"] == pytest.approx(ROLE_FACTORS["attn_output"] * attention)
+    assert by_name["blk.0.attn_q.weight"] == pytest.approx(ROLE_FACTORS["attn_q"] * attention)
+    last = 16 * (1 / 32)
+    assert by_name["blk.1.ffn_down.weight"] == pytest.approx(ROLE_FACTORS["ffn_down"] * last)
+    embedding = 1 * (READ * (1 + 1 / 4 + 1 / 8 + 1 / 16) + 1 / 32)
+    assert by_name["token_embd.weight"] == pytest.approx(4.96 * embedding)
+
+
+def test_residual_does_not_depend_on_the_streams_unit() -> None:
+    scaled = profile({name: 1000 * energy for name, energy in ENERGIES.items()})
+    assert residual(scaled).losses == pytest.approx(residual(profile()).losses)
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (profile(imatrix="none"), "without importance"),
+        (profile(experts=4), "expert tensors"),
+        (profile({"token_embd.weight": 1.0, "blk.0.attn_q.weight": 1.0}), "attention output"),
+        (profile({"blk.0.attn_output.weight": 1.0, "blk.0.ffn_down.weight": 1.0}), "attention output"),
+    ],
+)
+def test_where_residual_does_not_apply_prior_does(made: Profile, why: str) -> None:
+    with pytest.raises(InvalidInput, match=why):
+        residual(made)
+    assert default_loss_model(made) is prior
+
+
+def test_measured_uses_the_median_where_nothing_was_measured() -> None:
+    with pytest.raises(InvalidInput, match="raq-client sensitivity"):
+        measured(profile())
+    base = profile()
+    values = np.array([np.nan, 1.0, 2.0, 3.0, np.nan, np.nan, np.nan, np.nan])
+    known = Profile(
+        base.tensors, base.quant_types, base.relative_errors, base.energies, values, values.copy(), base.provenance
+    )
+    assert measured(known).losses[:, 1] / 4e-3 == pytest.approx([2, 1, 2, 3, 2, 2, 2, 2])
+    assert default_loss_model(known) is measured
+
+
+def test_models_are_found_by_name() -> None:
+    assert all(loss_model(name) is model for name, model in LOSS_MODELS.items())
+    with pytest.raises(InvalidInput, match="did you mean residual"):
+        loss_model("residul")
+
+
+def test_the_real_model_is_covered(data: Path) -> None:
+    model = open_model(data / "wiki-math-4M-f16.gguf")
+    importance = read_importance(data / "wiki-math-4M.gsm8k.imatrix.gguf")
+    found = measure_profile(model, importance, chosen_types(("Q4_0",)))
+    assert default_loss_model(found) is residual
+    losses = residual(found).losses[:, -1]
+    assert found.tensors[int(np.argmax(np.where(np.isfinite(losses), losses, 0)))].name == "output.weight"
