@@ -3,7 +3,7 @@
 The model is loaded when it is first needed: a measurement that is in the journal already needs none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float32, Int32, UInt8
 
 from raq_client import engine
 from raq_client.engine import DEFAULT_CONTEXT, Engine
@@ -68,10 +68,17 @@ class Trial:
         model, recorded = self._ready()
         weights = model.weights()
         self._require_writable(types)
-        probes = {name: self._probe(name, quant_type) for name, quant_type in types.items()}
-        with weights.replaced({name: probe.values for name, probe in probes.items()}):
+        errors: dict[str, float] = {}
+
+        def values() -> Iterator[tuple[str, Float32[np.ndarray, "matrices rows length"]]]:
+            for name, quant_type in types.items():
+                probe = self._probe(name, quant_type)
+                errors[name] = probe.error
+                yield name, probe.values
+
+        with weights.replaced(values(), self._original):
             scores = recorded.compare()
-        return TrialResult(scores, {name: probe.error for name, probe in probes.items()})
+        return TrialResult(scores, errors)
 
     def writable(self) -> frozenset[str]:
         """Names of the tensors that can be tried: used by the model and stored as plain floats."""
@@ -85,6 +92,10 @@ class Trial:
         fitting = probe_type(quant_type, tensor, has_importance=rows is not None)
         weights = self._ready()[0].weights().read(name)
         return make_probe(weights, fitting, rows, effort=bench.effort, threads=bench.threads)
+
+    def _original(self, name: str) -> UInt8[np.ndarray, "rows size"]:
+        model = self._bench.model
+        return model.stored(model.tensor(name))
 
     def _require_writable(self, types: Mapping[str, QuantType]) -> None:
         stuck = sorted(set(types) - self.writable())

@@ -64,6 +64,23 @@ def test_weights_are_put_back_after_an_error(model: engine.Engine) -> None:
     np.testing.assert_array_equal(weights.stored(name), stored)
 
 
+def test_old_bytes_can_come_from_elsewhere_and_values_one_by_one(model: engine.Engine) -> None:
+    weights = model.weights()
+    stored = {name: weights.stored(name) for name in ("blk.0.attn_q.weight", "blk.1.attn_q.weight")}
+    asked: list[str] = []
+
+    def original(name: str) -> np.ndarray:
+        asked.append(name)
+        return stored[name]
+
+    before = _logits(model)
+    with weights.replaced(((name, 0 * weights.read(name)) for name in stored), original):
+        assert asked == []
+        assert not weights.read("blk.1.attn_q.weight").any()
+    assert asked == list(stored)
+    np.testing.assert_array_equal(_logits(model), before)
+
+
 def test_in_place_equals_a_file_with_the_same_weights(model: engine.Engine, tmp_path: Path) -> None:
     half = {name: np.trunc(model.weights().read(name) * 64) / 64 for name in model.weights()}
 

@@ -6,7 +6,7 @@ Source: llama.cpp's scheduler shows each operation's weight tensor (`cb_eval`), 
 it wherever it lives, on a GPU too.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +18,11 @@ from raq_client.engine.observe import Watcher
 from raq_client.engine.session import Loaded, Session
 from raq_client.engine.tensors import BF16, F16, F32, TensorStruct, clean_name, find_operations
 
+Replacements = (
+    Mapping[str, Float32[np.ndarray, "matrices rows length"]]
+    | Iterable[tuple[str, Float32[np.ndarray, "matrices rows length"]]]
+)
+"""New values of some tensors, at hand or made one by one."""
 PROBE_TOKENS = 32
 """Length of the nonsense that is run once to see every weight; more than 16 leaves no kernel unused."""
 
@@ -68,24 +73,30 @@ class Weights(Mapping[str, WeightTensor]):
         return _to_floats(self.stored(name), tensor.type_number).reshape(tensor.shape)
 
     @contextmanager
-    def replaced(self, values: Mapping[str, Float32[np.ndarray, "matrices rows length"]]) -> Iterator[None]:
+    def replaced(self, values: Replacements, original: Callable[[str], np.ndarray] | None = None) -> Iterator[None]:
         """Let the named tensors hold `values`, rounded to the type they are stored in; afterwards all is as before.
 
-        The old bytes are put back exactly, also after an error, so that runs do not drift.
+        The old bytes are put back exactly, also after an error, so that runs do not drift. They are copied first,
+        or asked of `original`: with it, and with `values` that are made one by one, no second model is ever held.
         """
-        before = {name: self.stored(name) for name in values}
+        before: dict[str, np.ndarray | None] = {}
         try:
-            for name, new in values.items():
+            for name, new in values.items() if isinstance(values, Mapping) else values:
                 tensor = self._tensors[name]
                 assert tensor.writable, f"{name} is stored in blocks"
                 assert new.size == np.prod(tensor.shape), f"{name} has another shape"
+                before[name] = None if original is not None else self.stored(name)
                 self._write(name, _from_floats(new, tensor.type_number))
             yield
         finally:
             for name, old in before.items():
-                self._write(name, old)
+                put_back = original(name) if old is None and original is not None else old
+                assert put_back is not None, "either copied or asked for"
+                self._write(name, np.ascontiguousarray(put_back))
 
-    def _write(self, name: str, raw: UInt8[np.ndarray, " size"]) -> None:
+    def _write(self, name: str, raw: UInt8[np.ndarray, "..."]) -> None:
+        size = self._library.calls.ggml_nbytes(self._tensors[name].addresses[0])
+        assert raw.nbytes == size, f"{name} holds {size} bytes, not {raw.nbytes}"
         for address in self._tensors[name].addresses:
             self._library.calls.ggml_backend_tensor_set(address, raw.ctypes.data, 0, raw.nbytes)
 
