@@ -62,11 +62,11 @@ def memory_dict(memory: MemoryBudget) -> dict[str, Any]:
     }
 
 
-def memory_table(memory: MemoryBudget, on_host: Mapping[str, int]) -> Table:
-    """What takes how much of the device."""
+def memory_table(memory: MemoryBudget, on_host: Mapping[str, int], left: str = "left for weights") -> Table:
+    """What takes how much of the device, and what is left."""
     table = _table(("memory of the device", "left"), ("bytes", "right"), ("MiB", "right"), ("from", "left"))
     rows = [(term.name, term.size, term.formula) for term in memory.terms]
-    rows.append(("left for weights", memory.weights, f"of {memory.memory:,} bytes"))
+    rows.append((left, memory.weights, f"of {memory.memory:,} bytes"))
     rows += [(f"on the host: {name}", size, "takes nothing of the device") for name, size in on_host.items()]
     for name, size, formula in rows:
         table.add_row(name, f"{size:,}", f"{size / 2**20:,.1f}", f"[dim]{formula}[/dim]")

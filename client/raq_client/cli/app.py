@@ -5,7 +5,20 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from raq_client.cli import check, compare, imatrix, profile, quantize, run, sensitivity, solve, sweep
+from raq_client.cli import (
+    base,
+    check,
+    compare,
+    imatrix,
+    profile,
+    quantize,
+    recipe,
+    run,
+    sensitivity,
+    solve,
+    sweep,
+    vram,
+)
 from raq_solver.errors import InvalidInput, RaqError, ServiceError
 
 EXIT_BUG: Final = 1
@@ -26,7 +39,10 @@ APP.command(name="profile")(profile.profile)
 APP.command(name="solve")(solve.solve)
 APP.command(name="quantize")(quantize.quantize)
 APP.command(name="check")(check.check)
+APP.command(name="base")(base.base)
+APP.command(name="vram")(vram.vram)
 APP.add_typer(imatrix.APP, name="imatrix")
+APP.add_typer(recipe.APP, name="recipe")
 APP.command(name="compare")(compare.compare)
 APP.command(name="sweep")(sweep.sweep)
 APP.command(name="sensitivity")(sensitivity.sensitivity)

@@ -1,0 +1,63 @@
+"""`raq-client base`: what a base makes of a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.around_options import Counting
+from raq_client.cli.console import OUT, print_json
+
+Table = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="GGUF file (its header is enough) or web address of one, folder of safetensors, .csv or .map of shapes.",
+    ),
+]
+Architecture = Annotated[
+    str | None,
+    typer.Option("--model-architecture", help="llama.cpp's name for it, where the table does not say."),
+]
+
+
+def base(
+    name: Annotated[
+        str, typer.Argument(metavar="BASE", help="A mixture (Q4_K_M), a GGUF file, overrides, an allocation, a recipe.")
+    ],
+    model: Table,
+    overrides: Annotated[
+        Path | None, typer.Option("--overrides", help="A --tensor-type-file laid over the mixture.", show_default=False)
+    ] = None,
+    counting: Annotated[
+        Counting,
+        typer.Option("--counting", help="Whether overrides shift the mixture's other types as llama.cpp does."),
+    ] = Counting.LLAMA_CPP,
+    pure: Annotated[
+        bool, typer.Option("--pure", help="No mixture: the base type everywhere, as llama-quantize.")
+    ] = False,
+    without_importance: Annotated[
+        bool, typer.Option("--without-importance", help="The types that llama-quantize gives without an imatrix.")
+    ] = False,
+    model_architecture: Architecture = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show the types and the size that a mixture or any other base gives MODEL; no weights are needed.
+
+    Example: raq-client base Q4_K_M https://huggingface.co/…/model-f16.gguf
+    """
+    from raq_client.bases import base_recipe
+    from raq_client.model_tables import read_table
+    from raq_client.recipe_steps import carry_out
+    from raq_client.steps_report import step_dict, types_of_step
+
+    recipe = base_recipe(
+        name, overrides=overrides, counting=counting.value, pure=pure, has_importance=not without_importance
+    )
+    table = read_table(model, model_architecture or "")
+    step = carry_out(recipe, table)[-1]
+    if as_json:
+        print_json(step_dict(step, table))
+    else:
+        OUT.print(types_of_step(step, table))

@@ -1,0 +1,73 @@
+"""`raq-client recipe`: recipes that raq ships or people write, shown, carried out and verified."""
+
+from typing import Annotated
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.base import Architecture, Table
+from raq_client.cli.check import EXIT_NOT_PASSED
+from raq_client.cli.console import OUT, print_json, say
+
+APP = typer.Typer(help="Recipes: list, show, verify.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or file, or a mixture.")]
+
+
+@APP.command(name="list")
+def list_recipes(as_json: options.Json = False) -> None:
+    """List the recipes that raq ships, and the mixtures of llama.cpp's that can be used like recipes."""
+    from raq_client.file_types import FILE_TYPES
+    from raq_client.recipes import presets
+
+    if as_json:
+        print_json({"recipes": dict(presets()), "mixtures": list(FILE_TYPES)})
+        return
+    for name, description in presets().items():
+        OUT.print(f"{name:<10}[dim]{description}[/dim]")
+    OUT.print(f"mixtures  [dim]{', '.join(FILE_TYPES)}[/dim]")
+
+
+@APP.command()
+def show(recipe: Name, as_json: options.Json = False) -> None:
+    """Show a recipe as it is read: its base and its moves, after those of the recipes it extends.
+
+    The JSON is itself a recipe file.
+
+    Example: raq-client recipe show ra2
+    """
+    from raq_client.recipes import ladder, read_recipe
+    from raq_client.steps_report import recipe_table
+
+    found = read_recipe(recipe)
+    if as_json:
+        OUT.out(found.as_json(), end="", highlight=False)
+        return
+    for step in ladder(found):
+        OUT.print(recipe_table(step))
+
+
+@APP.command()
+def verify(recipe: Name, model: Table, model_architecture: Architecture = None, as_json: options.Json = False) -> None:
+    """Carry a recipe out on MODEL's table and compare the size with what its author says; no weights are needed.
+
+    Every step is shown with the bytes it frees and spends. Exit code 6 if the sizes differ.
+
+    Example: raq-client recipe verify ra4 model-f16.gguf
+    """
+    from raq_client import recipe_steps
+    from raq_client.model_tables import read_table
+    from raq_client.recipes import read_recipe
+    from raq_client.steps_report import step_dict, steps_table
+
+    found, table = read_recipe(recipe), read_table(model, model_architecture or "")
+    steps = recipe_steps.carry_out(found, table)
+    _, faults = recipe_steps.verify(found, table)
+    if as_json:
+        print_json({"steps": [step_dict(step, table) for step in steps], "differs": [str(fault) for fault in faults]})
+    else:
+        OUT.print(steps_table(steps))
+    for fault in faults:
+        say(f"raq-client: {found.name}: {fault}")
+    if faults:
+        raise typer.Exit(EXIT_NOT_PASSED)

@@ -1,0 +1,88 @@
+"""`raq-client vram`: the largest context beside given weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.around_options import MemoryOptions
+from raq_client.cli.base import Architecture, Table
+from raq_client.cli.console import OUT, print_json
+from raq_client.cli.spread import spread
+from raq_solver.errors import Fault, InvalidInput
+
+if TYPE_CHECKING:
+    from raq_client.model_tables import ModelTable
+
+
+@spread
+def vram(
+    model: Table,
+    allocation: Annotated[
+        Path | None,
+        typer.Option(
+            "--allocation",
+            "-a",
+            help="What `solve --json` printed, or overrides; else MODEL's own types.",
+            show_default=False,
+        ),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Or a base: a mixture, a recipe, a file.", show_default=False)
+    ] = None,
+    model_architecture: Architecture = None,
+    as_json: options.Json = False,
+    *,
+    memory: MemoryOptions,
+) -> None:
+    """Say how large a context fits beside a model's weights, and what takes how much of the memory.
+
+    --context is not looked at; it is what is found.
+
+    Example: raq-client vram model-f16.gguf -a plan.json --vram 24GiB --kv q4_0 --overhead 3GiB --host token_embd.weight
+    """
+    from dataclasses import replace
+
+    from raq_client.around_report import memory_dict, memory_table
+    from raq_client.memory_shape import memory_shape
+    from raq_client.model_tables import read_table
+    from raq_client.vram import MemoryBudget, Term, largest_context, memory_terms
+
+    promise = memory.promise()
+    if promise is None:
+        raise InvalidInput(Fault("", "how much memory is there? Give --vram, as in --vram 24GiB"))
+    table = read_table(model, model_architecture or "")
+    on_device, on_host = _weights(table, allocation, base, promise.host)
+    shape = memory_shape(table)
+    context = largest_context(promise.memory, on_device, shape, promise.serving)
+    serving = replace(promise.serving, context=max(1, context))
+    weights = Term("weights on the device", on_device, f"{sum(on_host.values()):,} bytes on the host")
+    used = MemoryBudget(promise.memory, (weights, *memory_terms(shape, serving)))
+    found: dict[str, Any] = {"context": context, "longest_of_the_model": shape.longest_context, "left": used.weights}
+    if as_json:
+        print_json(found | {"memory": memory_dict(used), "on_host": on_host})
+        return
+    limit = ", the longest the model was made for" if context and context == shape.longest_context else ""
+    OUT.print(f"largest context  {context:,} tokens{limit}" if context else "no context fits beside these weights")
+    OUT.print("", memory_table(used, on_host, left="left over"), sep="\n")
+
+
+def _weights(
+    table: "ModelTable", allocation: Path | None, base: str | None, host: tuple[str, ...]
+) -> tuple[int, dict[str, int]]:
+    """Bytes of weights on the device, and of each tensor on the host."""
+    from raq_client.bases import base_recipe
+    from raq_client.patterns import matching
+    from raq_client.recipe_steps import carry_out
+    from raq_client.vram import device_bytes
+
+    name = str(allocation) if allocation is not None else base
+    types = (
+        {tensor: tensor.source_type for tensor in table.tensors}
+        if name is None
+        else carry_out(base_recipe(name), table)[-1].types
+    )
+    names = matching(host, [tensor.name for tensor in table.tensors], "--host") if host else ()
+    on_host = {tensor.name: types[tensor].size(tensor.weights) for tensor in types if tensor.name in names}
+    return device_bytes(types, names), on_host
