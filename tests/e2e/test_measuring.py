@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from commands import client
 
+from raq_client.imatrix_files import read_importance
 from raq_client.profile_file import load_profile
 
 
@@ -70,3 +71,19 @@ def test_better_worse_and_the_same(model_path: Path, tmp_path: Path, text: Path)
     assert [step["verdict"] for step in result.json] == ["better", "no difference beyond noise"]
     back = client("compare", large, small, "-m", model_path, "-t", text)
     assert "worse" in back.out
+
+
+def test_importance_is_collected_and_resumed(model_path: Path, data: Path, tmp_path: Path) -> None:
+    text, out, again = data / "gsm8k.calibration.txt", tmp_path / "i.gguf", tmp_path / "again.gguf"
+    arguments = ("imatrix", "collect", model_path, "-t", text)
+    assert client(*arguments, "-o", out, "--windows", "4", "--json").json["entries"] == 28
+    # As after an interrupt: two windows are counted in the partial file.
+    assert client(*arguments, "-o", tmp_path / "again.partial.gguf", "--windows", "2").code == 0
+    resumed = client(*arguments, "-o", again, "--windows", "4")
+    assert resumed.code == 0, resumed.err
+    assert "going on" in resumed.err
+    assert not (tmp_path / "again.partial.gguf").exists()
+    first, second = (read_importance(path) for path in (out, again))
+    for name, entry in first.entries.items():
+        assert entry.mean_squares == pytest.approx(second.entries[name].mean_squares, rel=1e-4)
+    assert client("solve", "-b", "5", "-m", model_path, "-i", out, "--types", "Q8_0,Q4_0").code == 0

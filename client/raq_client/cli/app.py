@@ -8,8 +8,10 @@ import typer
 from raq_client.cli import (
     base,
     check,
+    collect,
     compare,
     imatrix,
+    ladder,
     profile,
     quantize,
     recipe,
@@ -39,9 +41,11 @@ APP.command(name="profile")(profile.profile)
 APP.command(name="solve")(solve.solve)
 APP.command(name="quantize")(quantize.quantize)
 APP.command(name="check")(check.check)
+APP.command(name="ladder")(ladder.ladder)
 APP.command(name="base")(base.base)
 APP.command(name="vram")(vram.vram)
 APP.add_typer(imatrix.APP, name="imatrix")
+imatrix.APP.command(name="collect")(collect.collect)
 APP.add_typer(recipe.APP, name="recipe")
 APP.command(name="compare")(compare.compare)
 APP.command(name="sweep")(sweep.sweep)

@@ -8,6 +8,7 @@ import typer
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.settings import read_settings
+from raq_client.texts import read_texts
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
@@ -53,21 +54,6 @@ def check(
     if max_kl is not None and report.overall.kl.value > max_kl:
         say(f"raq-client: mean KL divergence {report.overall.kl.value:.6f} is above {max_kl}")
         raise typer.Exit(EXIT_NOT_PASSED)
-
-
-def read_texts(paths: list[Path]) -> "list[Text]":
-    """The texts in these files. Raises InvalidInput with every file that can't be read."""
-    from raq_client.perplexity import Text
-
-    texts, faults = [], []
-    for path in paths:
-        try:
-            texts.append(Text(str(path), path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError) as error:
-            faults.append(Fault(str(path), f"can't be read as text: {error}"))
-    if faults:
-        raise InvalidInput(faults)
-    return texts
 
 
 def checked(

@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.check import read_texts
 from raq_client.cli.console import OUT, print_json, progress_bar
 from raq_client.settings import read_settings
+from raq_client.texts import read_texts
 from raq_solver.errors import Fault, InvalidInput
 
 

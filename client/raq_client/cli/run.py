@@ -7,7 +7,7 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
-from raq_client.cli.check import checked, read_texts
+from raq_client.cli.check import checked
 from raq_client.cli.console import OUT, print_json, say, size_bar
 from raq_client.cli.solve import EXIT_CODES, Format, merged_demands, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
@@ -15,6 +15,7 @@ from raq_client.planning import Plan, Request, Sources, importance_of
 from raq_client.premises import Around
 from raq_client.settings import Settings, read_settings
 from raq_client.solving import chosen_server
+from raq_client.texts import read_texts
 from raq_solver.errors import Fault, InvalidInput
 
 

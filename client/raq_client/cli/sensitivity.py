@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.check import read_texts
 from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.texts import read_texts
 
 
 def sensitivity(

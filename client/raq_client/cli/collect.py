@@ -1,0 +1,72 @@
+"""`raq-client imatrix collect`: run calibration text through a model and count what drives each tensor."""
+
+from typing import Annotated
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.console import print_json, progress_bar, say
+from raq_solver.errors import Fault, InvalidInput
+
+
+def collect(
+    model: options.ModelArgument,
+    output: options.Output,
+    text: options.Texts = None,
+    context: options.Context = 512,
+    windows: options.Windows = None,
+    output_head: Annotated[bool, typer.Option("--process-output", help="Count the output head too.")] = False,
+    threads: options.Threads = 0,
+    libllama: options.Library = None,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Collect importance as llama-imatrix does, value for value: mean squared inputs of every tensor, per expert.
+
+    Reads plain text, and .jsonl files of chats and completions (what the model is to say is counted, reasoning and
+    tool calls included). Written every 50 windows to OUTPUT.partial, from which an interrupted run goes on. A name
+    that ends in .dat gives the older file format.
+
+    Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
+    """
+    from raq_client.atomic_file import check_output
+    from raq_client.collect import collect as count
+    from raq_client.imatrix_files import read_importance, write_importance
+    from raq_client.texts import read_texts
+
+    check_output(output, force=force)
+    texts = read_texts(text or [])
+    partial = output.with_name(f"{output.stem}.partial.gguf")
+    resume = read_importance(partial) if partial.exists() else None
+    if resume is not None and resume.datasets != tuple(each.name for each in texts):
+        what = f"was counted on other texts ({', '.join(resume.datasets)}); remove it, or name the same texts"
+        raise InvalidInput(Fault(str(partial), what))
+    if resume is not None:
+        say(f"going on from {partial}: {resume.chunk_count} windows are counted")
+    with progress_bar("collecting") as report:
+        found = count(
+            model,
+            texts,
+            context=context,
+            windows=windows,
+            output_head=output_head,
+            threads=threads,
+            library=libllama,
+            resume=resume,
+            save=lambda importance: write_importance(importance, partial, force=True),
+            progress=report,
+        )
+    write_importance(found, output, force=force)
+    partial.unlink(missing_ok=True)
+    if as_json:
+        print_json(
+            {
+                "output": str(output),
+                "entries": len(found.entries),
+                "windows": found.chunk_count,
+                "context": found.chunk_size,
+                "digest": found.digest(),
+            }
+        )
+    else:
+        say(f"{output}: {len(found.entries)} tensors, {found.chunk_count} windows of {found.chunk_size} tokens")

@@ -1,0 +1,56 @@
+"""Calibration text from records: every form, every fault."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raq_client.texts import read_texts, render_records
+from raq_solver.errors import InvalidInput
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        ({"text": "plain"}, "plain"),
+        ({"question": "1+1?", "answer": "2"}, "1+1?\n2"),
+        ({"prompt": "Say", "completion": "said", "reasoning": "hm"}, "Say\n<think>\nhm\n</think>\nsaid"),
+        ({"instruction": "Add", "input": "1 1", "output": "2"}, "Add\n1 1\n2"),
+        ({"instruction": "Add", "input": None, "output": "2"}, "Add\n2"),
+        ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "human: a\ngpt: b"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+                    {"role": "assistant", "reasoning_content": "why", "content": "ho"},
+                ]
+            },
+            "user: hi\nassistant: <think>\nwhy\n</think>\nho",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}]},
+            'assistant: <tool_call>\n{"name": "f"}\n</tool_call>',
+        ),
+    ],
+)
+def test_forms(record: dict[str, object], text: str) -> None:
+    assert render_records(json.dumps(record), "x") == text + "\n"
+
+
+def test_every_bad_line_is_named() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        render_records('{"text": "ok"}\n\n{"foo": 1}\nnot json\n[1]', "file.jsonl")
+    assert [fault.where for fault in caught.value.faults] == [f"file.jsonl, line {n}" for n in (3, 4, 5)]
+
+
+def test_gsm8k_as_published(shared_data: Path) -> None:
+    (text,) = read_texts([shared_data / "text" / "gsm8k.train.jsonl"])
+    assert text.content.startswith("Natalia sold clips to 48 of her friends")
+    assert "#### 72\n\n" in text.content
+
+
+def test_all_unreadable_files_at_once(tmp_path: Path) -> None:
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InvalidInput) as caught:
+        read_texts([tmp_path / "none.txt", tmp_path / "binary.txt"])
+    assert len(caught.value.faults) == 2
