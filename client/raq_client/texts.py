@@ -20,7 +20,8 @@ FORMS: Final = "messages, conversations, prompt and completion, question and ans
 
 def read_texts(paths: Sequence[Path]) -> list[Text]:
     """The texts in these files, each named by its path. Raises InvalidInput with the faults of all files."""
-    found, faults = [], []
+    found: list[Text] = []
+    faults: list[Fault] = []
     for path in paths:
         try:
             found.append(Text(str(path), _content(path)))
@@ -40,7 +41,8 @@ def _content(path: Path) -> str:
 
 def render_records(lines: str, where: str) -> str:
     """The records of a .jsonl file as text, an empty line between them. Raises InvalidInput with every bad line."""
-    rendered, faults = [], []
+    rendered: list[str] = []
+    faults: list[Fault] = []
     for number, line in enumerate(lines.splitlines(), start=1):
         if not line.strip():
             continue

@@ -9,6 +9,7 @@ from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.check import checked
 from raq_client.cli.console import OUT, print_json, say, size_bar
+from raq_client.cli.refining import refined_plan
 from raq_client.cli.solve import EXIT_CODES, Format, merged_demands, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
 from raq_client.planning import Plan, Request, Sources, importance_of
@@ -40,6 +41,13 @@ def run(
     check_context: Annotated[int, typer.Option("--check-context", min=8, help="Tokens of a window.")] = 512,
     windows: options.Windows = None,
     libllama: options.Library = None,
+    refine: Annotated[
+        int, typer.Option("--refine", min=0, help="Rounds of trying, measuring and solving again; needs --calibration.")
+    ] = 0,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option("--calibration", help="Text to refine on, not the one to check on.", show_default=False),
+    ] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Stop after the plan.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -61,7 +69,10 @@ def run(
     )
     demands = (pin, floor, ceiling, exclude, tie)
     wanted = around.around(settings, memory)
-    plan = plan_for(sources, _request(settings, budget, loss, server, seconds, demands, wanted))
+    request = _request(settings, budget, loss, server, seconds, demands, wanted)
+    plan = plan_for(sources, request)
+    if refine and plan.outcome.allocation is not None:
+        plan = refined_plan(plan, sources, request, refine, read_texts(calibration or []), libllama)
     if not as_json or plan.outcome.allocation is None:
         print_plan(plan, Format.JSON if as_json else Format.TABLE)
     code = EXIT_CODES[plan.outcome.termination]

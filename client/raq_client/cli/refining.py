@@ -1,0 +1,43 @@
+"""What `--refine` adds to `run`: the closed loop, with its rounds told."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from raq_client.cli.console import progress_bar, say
+from raq_client.perplexity import Text
+from raq_client.planning import Plan, Request, Sources, importance_of
+from raq_client.solving import solver_at
+from raq_solver.knapsack import Limits
+
+WINDOWS = 16
+"""Windows of text that each trial is measured on."""
+
+
+def refined_plan(
+    plan: Plan, sources: Sources, request: Request, rounds: int, texts: list[Text], library: Path | None
+) -> Plan:
+    """The plan after at most so many rounds; never one that measured worse on these texts."""
+    from raq_client.model_file import open_model
+    from raq_client.refine import refine
+    from raq_client.trial import Bench, Trial
+
+    assert sources.model is not None
+    model = open_model(sources.model)
+    bench = Bench(
+        model,
+        sources.model,
+        importance_of(model, sources.imatrix),
+        texts,
+        windows=WINDOWS,
+        effort=sources.effort,
+        threads=sources.threads,
+        library=library,
+    )
+    limits = Limits(request.seconds)
+    with solver_at(request.server) as solve, Trial(bench) as trial, progress_bar("refining") as report:
+        found = refine(plan.problem, plan.profile, solve, trial, rounds=rounds, limits=limits, progress=report)
+        outcome = solve(found.problem, limits)
+    for each in found.rounds:
+        taken = "taken" if each.accepted else "not taken"
+        say(f"refining: mean KL divergence {each.kl:.6f}, {taken} ({each.source})")
+    return replace(plan, problem=found.problem, outcome=outcome)
