@@ -1,0 +1,146 @@
+"""`raq-client ladder`: several steps, each quantized and checked against the one before."""
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.around_options import BaseOptions, MemoryOptions
+from raq_client.cli.base import Table
+from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.spread import spread
+from raq_client.settings import read_settings
+from raq_client.texts import read_texts
+from raq_solver.errors import Fault, InvalidInput
+
+if TYPE_CHECKING:
+    from raq_client.ladders import Climbed, Route, Rung
+    from raq_client.planning import Request, Sources
+
+
+@spread
+def ladder(
+    model: Table,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Replay this recipe's steps.", show_default=False)
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option("--budget", "-b", help="Or solve for this budget; one for each step.", show_default=False),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", "-o", help="Write the steps here, and ladder.json.", show_default=False)
+    ] = None,
+    imatrix: options.Imatrix = None,
+    text: options.Texts = None,
+    types: options.Types = None,
+    loss: options.Loss = None,
+    effort: options.Effort = "fast",
+    threads: options.Threads = 0,
+    check_context: Annotated[int, typer.Option("--check-context", min=8, help="Tokens of a window.")] = 512,
+    windows: options.Windows = None,
+    libllama: options.Library = None,
+    climb_all: Annotated[bool, typer.Option("--all", help="Go on after a step that gains nothing.")] = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
+    *,
+    around: BaseOptions,
+) -> None:
+    """Climb a ladder: quantize step after step, check each against the one before, stop where nothing is gained.
+
+    Steps are those of a recipe (and of the recipes it extends), or the optimum of each budget. Without --folder they
+    are only shown. A step gains when its KL divergence is lower than the one before beyond noise (paired bootstrap;
+    all verdicts together with 95 % confidence).
+
+    Examples:
+
+    raq-client ladder model-f16.gguf --recipe ra4 -i reasoning.gguf -t held-out.txt -o ladder
+
+    raq-client ladder model-f16.gguf -b 4.5 -b 5.0 -b 5.5 -i imatrix.gguf -t held-out.txt -o ladder
+    """
+    from raq_client.ladder_report import ladder_dict, ladder_table
+    from raq_client.ladders import Route, recipe_rungs
+    from raq_client.model_file import open_model
+    from raq_client.model_tables import read_table
+    from raq_client.planning import Request, Sources, importance_of
+    from raq_client.recipes import read_recipe
+
+    settings = read_settings(Path.cwd())
+    if bool(recipe) == bool(budget):
+        raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
+    named = tuple(imatrix or settings.imatrix)
+    sources = Sources(Path(model), named, None, options.listed(types) or settings.types, effort, threads)
+    if recipe:
+        rungs = recipe_rungs(read_recipe(recipe), read_table(model))
+    else:
+        request = Request(loss=loss or settings.loss, around=around.around(settings, MemoryOptions()))
+        rungs = _solved(sources, request, budget or [])
+    climbed: list[Climbed] = []
+    if folder is not None:
+        paths = text or list(settings.text)
+        opened = open_model(model)
+        route = Route(
+            model=opened,
+            importance=importance_of(opened, named),
+            folder=folder,
+            texts=read_texts(paths),
+            windows=windows,
+            context=check_context,
+            effort=effort,
+            threads=threads,
+            library=libllama,
+            force=force,
+        )
+        climbed = _climbed(rungs, route, climb_all=climb_all)
+        _keep_manifest(route, paths, ladder_dict(rungs, climbed))
+    if as_json:
+        print_json(ladder_dict(rungs, climbed))
+    else:
+        OUT.print(ladder_table(rungs, climbed))
+    if climbed and climbed[-1].step is not None and not climbed[-1].gains:
+        step, before = climbed[-1].step, climbed[-2].rung.name
+        say(f"{climbed[-1].rung.name} against {before}: {step.verdict.value}; the ladder ends here")
+
+
+def _solved(sources: "Sources", request: "Request", budgets: list[str]) -> "tuple[Rung, ...]":
+    """The optimum of each budget, from one profile."""
+    from raq_client.ladders import solved_rungs
+    from raq_client.planning import make_plan, model_table, obtain_profile, widened
+
+    profile = obtain_profile(widened(sources, request.around), progress_bar)
+    table = model_table(sources, profile)
+    plans = [make_plan(profile, replace(request, budget=budget), table) for budget in budgets]
+    return solved_rungs(list(zip(budgets, plans, strict=True)))
+
+
+def _climbed(rungs: "tuple[Rung, ...]", route: "Route", *, climb_all: bool) -> "list[Climbed]":
+    """The rungs as far as they gain something, each behind two progress bars."""
+    from raq_client.ladders import climb
+
+    route.folder.mkdir(parents=True, exist_ok=True)
+    found: list[Climbed] = []
+    with ExitStack() as bars:
+
+        def bar(verb: str) -> "Callable[[Rung], Callable[[int, int], None]]":
+            return lambda rung: bars.enter_context(progress_bar(f"{verb} {rung.name}"[:22]))
+
+        for one in climb(rungs, route, bar("writing"), bar("checking")):
+            found.append(one)
+            bars.close()
+            if not one.gains and not climb_all:
+                break
+    return found
+
+
+def _keep_manifest(route: "Route", texts: list[Path], result: dict[str, Any]) -> None:
+    from raq_client.manifest import make_manifest, write_manifest
+
+    inputs = [*route.model.shards, *texts]
+    outputs = [Path(step["file"]) for step in result["steps"] if "file" in step]
+    imatrix = {"imatrix": None if route.importance is None else route.importance.digest()}
+    write_manifest(make_manifest(sys.argv, inputs, outputs, result | imatrix), route.folder / "ladder.json")

@@ -1,0 +1,87 @@
+"""Ladders on a real model: real files, real paired checks, and an end where nothing is gained."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import gguf
+import pytest
+from commands import client
+
+LADDER = {
+    "first.toml": 'name = "first"\n[base]\nmixture = "Q2_K"\n',
+    "second.toml": 'name = "second"\n[base]\nrecipe = "first.toml"\n[[moves]]\ntensors = ["*ffn*"]\ntype = "Q6_K"\n',
+    "third.toml": (
+        'name = "third"\n[base]\nrecipe = "second.toml"\n'
+        '[[moves]]\ntensors = ["*ffn_gate*"]\nbefore = ["Q6_K"]\ntype = "Q4_K"\n'
+    ),
+    "fourth.toml": 'name = "fourth"\n[base]\nrecipe = "third.toml"\n[[moves]]\ntensors = ["output.*"]\ntype = "Q8_0"\n',
+}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """Four steps; the third takes back what the second gave."""
+    for name, text in LADDER.items():
+        (tmp_path / name).write_text('format = "raq-recipe-1"\n' + text)
+    return tmp_path / "fourth.toml"
+
+
+def test_a_ladder_ends_where_nothing_is_gained(
+    recipe: Path, tmp_path: Path, model_path: Path, imatrix_path: Path, data: Path
+) -> None:
+    folder = tmp_path / "out"
+    text = ("-t", data / "gsm8k.evaluation.txt", "--windows", 6)
+    result = client("ladder", model_path, "--recipe", recipe, "-i", imatrix_path, *text, "-o", folder, "--json")
+    assert result.code == 0, result.err
+    first, second, third, fourth = result.json["steps"]
+    assert second["against_the_one_before"]["verdict"] == "better"
+    assert second["kl"]["value"] < first["kl"]["value"]
+    assert third["against_the_one_before"]["verdict"] != "better"
+    # Three comparisons hold together with 95 %.
+    assert third["against_the_one_before"]["confidence"] == pytest.approx(1 - 0.05 / 3)
+    assert "file" not in fourth
+    assert "the ladder ends here" in result.err
+    for step in (first, second, third):
+        written = {t.name: t.tensor_type.name for t in gguf.GGUFReader(step["file"]).tensors}
+        assert written == step["allocation"]
+        assert sum(int(t.n_bytes) for t in gguf.GGUFReader(step["file"]).tensors) == step["bytes"]
+    assert first["bytes"] + second["spent_bytes"] - second["freed_bytes"] == second["bytes"]
+    manifest = json.loads((folder / "ladder.json").read_text())
+    digests = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in manifest["outputs"]}
+    assert manifest["outputs"] == digests
+    assert len(digests) == 3
+    assert manifest["inputs"][str(model_path)] == hashlib.sha256(model_path.read_bytes()).hexdigest()
+    assert manifest["steps"] == result.json["steps"]
+    again = client("ladder", model_path, "--recipe", recipe, *text, "-o", folder)
+    assert again.code == 2
+    assert "give --force to replace it" in again.err
+
+
+def test_budgets_make_a_ladder_of_optima(model_path: Path, imatrix_path: Path) -> None:
+    found = client("ladder", model_path, "-b", "3.5", "-b", "4.5", "-b", "5.5", "-i", imatrix_path, "--json").json
+    losses = [step["predicted_loss"] for step in found["steps"]]
+    assert losses == sorted(losses, reverse=True)
+    for budget, step in zip(("3.5", "4.5", "5.5"), found["steps"], strict=True):
+        alone = client("solve", "-m", model_path, "-i", imatrix_path, "-b", budget, "--json").json
+        assert step["allocation"] == alone["allocation"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Give either a --recipe or a --budget"),
+        (("-r", "ra1", "-b", "5"), "Give either a --recipe or a --budget"),
+        (("-b", "0.5", "-b", "5"), "0.5: no allocation fits the budget"),
+        (("-r", "Q4_K_M", "-o", "{o}"), "text"),
+    ],
+)
+def test_mistakes_are_named(model_path: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    result = client("ladder", model_path, *(one.format(o=tmp_path / "out") for one in arguments))
+    assert result.code == 2, result.out
+    assert words in result.err
