@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from services import Certificates, Postgres
 
 DATA = Path(__file__).resolve().parent / "data"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -43,7 +47,30 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def server_address() -> Iterator[str]:
     """A real server on a free port of this machine."""
-    from raq_server import ServerConfig, start_server
+    from services import serving
 
-    with start_server(ServerConfig(address="127.0.0.1:0", grace_seconds=1)) as running:
+    with serving() as running:
         yield running.address
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> "Certificates":
+    """Certificates of an authority, a server and a client."""
+    from services import Certificates
+
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    """A PostgreSQL of this run."""
+    from services import Postgres, postgres_binaries
+
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL on this machine (or no user postgres to run it as)")
+    database = Postgres(binaries)
+    database.start()
+    yield database
+    database.stop()
+    database.remove()

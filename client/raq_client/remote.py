@@ -1,48 +1,140 @@
-"""Solving by a server: the same call as `raq_solver.solve`, so that nothing below it knows which one runs."""
+"""The service as an object: the same questions and answers as `raq_solver`, asked over gRPC."""
 
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 import grpc
 
-from raq_proto.channel import CHANNEL_OPTIONS
-from raq_proto.convert import outcome_from_proto, problem_to_proto
-from raq_proto.status import REQUEST_ID_KEY, error_of
-from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
+from raq_client.connection import CHUNK_BYTES, TRANSPORT_SECONDS, Connection, deadline_of
+from raq_proto import convert
+from raq_proto.asked import Question
+from raq_proto.convert import BudgetRange, Variant
+from raq_proto.status import error_of
+from raq_proto.stored import StoredProfile
+from raq_proto.v1 import (
+    profile_service_pb2,
+    profile_service_pb2_grpc,
+    solver_service_pb2,
+    solver_service_pb2_grpc,
+)
+from raq_solver.budget import Budget
 from raq_solver.knapsack import Limits
 from raq_solver.outcome import Outcome
-from raq_solver.problem import Problem
+from raq_solver.profile import Profile
+from raq_solver.smallest import Smallest
+from raq_solver.solve import NO_LIMITS
+from raq_solver.sweep import Point
+from raq_solver.verify import Verification
 
-TRANSPORT_SECONDS: Final = 30.0
-"""Time that sending, queueing and answering may take beside the search itself."""
 
+class Client:
+    """Asks the service. Made by `raq_client.connect`; a context manager, leaving it closes the channel.
 
-class RemoteSolver:
-    """Solves problems by the service at `address` (HOST:PORT or unix:PATH).
-
-    Raises what solving in this process would raise, and ServiceUnavailable, DeadlineExceeded or ServiceError for
-    what a service adds. A context manager; leaving it closes the channel.
+    Raises what answering in this process would raise, UnknownProfile, and ServiceUnavailable, DeadlineExceeded,
+    Overloaded, Unauthenticated, NotPermitted or ServiceError for what a service adds; those name the call's request id.
+    UNAVAILABLE is tried again three times, at growing intervals. Threads may share a client.
     """
 
-    def __init__(self, address: str, *, root_certificates: bytes | None = None) -> None:
-        self.address = address
-        if root_certificates is None:
-            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        else:
-            credentials = grpc.ssl_channel_credentials(root_certificates)
-            self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        self._stub = solver_service_pb2_grpc.SolverServiceStub(self._channel)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.address = connection.address
+        credentials = connection.credentials
+        self._channel = (
+            grpc.insecure_channel(connection.address, connection.options)
+            if credentials is None
+            else grpc.secure_channel(connection.address, credentials, connection.options)
+        )
+        self._solver = solver_service_pb2_grpc.SolverServiceStub(self._channel)
+        self._profiles = profile_service_pb2_grpc.ProfileServiceStub(self._channel)
 
-    def __call__(self, problem: Problem, limits: Limits) -> Outcome:
-        """Find the allocation of least loss that fits the problem's capacity."""
-        request = solver_service_pb2.SolveRequest(problem=problem_to_proto(problem), limit_seconds=limits.seconds or 0)
-        deadline = None if limits.seconds is None else limits.seconds + TRANSPORT_SECONDS
-        with _our_errors(self.address):
-            response = self._stub.Solve(request, timeout=deadline, metadata=((REQUEST_ID_KEY, uuid.uuid4().hex),))
-        return outcome_from_proto(response.outcome)
+    def __call__(self, question: Question, limits: Limits) -> Outcome:
+        """The same as `solve`: a client stands where `raq_solver.solve` does."""
+        return self.solve(question, limits)
+
+    def solve(self, question: Question, limits: Limits = NO_LIMITS) -> Outcome:
+        """Find the allocation of least loss that fits the budget."""
+        request = solver_service_pb2.SolveRequest(
+            problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = self._solver.Solve(request, timeout=deadline_of(limits), metadata=self._connection.metadata())
+        return convert.outcome_from_proto(response.outcome)
+
+    def solve_batch(
+        self, question: Question, variants: Sequence[Variant], limits: Limits = NO_LIMITS
+    ) -> Iterator[Outcome]:
+        """The outcome of each variant, in order, as it is proven. `limits` hold for each."""
+        request = convert.batch_to_proto(question, variants)
+        request.limit_seconds = limits.seconds or 0
+        with self._our_errors():
+            for response in self._solver.SolveBatch(request, metadata=self._connection.metadata()):
+                yield convert.outcome_from_proto(response.outcome)
+
+    def sweep(
+        self, question: Question, budgets: Sequence[Budget] | BudgetRange, limits: Limits = NO_LIMITS
+    ) -> Iterator[Point]:
+        """The optimum of each budget, in order, as it is proven; the question's own is not regarded."""
+        request = convert.sweep_to_proto(question, budgets)
+        request.limit_seconds = limits.seconds or 0
+        with self._our_errors():
+            responses = self._solver.Sweep(request, metadata=self._connection.metadata())
+            yield from convert.points_from_proto(response.point for response in responses)
+
+    def smallest_size(self, question: Question, most_loss: float, limits: Limits = NO_LIMITS) -> Smallest:
+        """The smallest allocation whose loss is at most `most_loss` (nats per token) and that fits the budget."""
+        request = solver_service_pb2.SmallestRequest(
+            problem=convert.problem_to_proto(question), most_loss=most_loss, limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = self._solver.Smallest(request, metadata=self._connection.metadata())
+        return convert.smallest_from_proto(response.smallest)
+
+    def verify(self, question: Question, outcome: Outcome) -> Verification:
+        """Recheck an outcome."""
+        request = solver_service_pb2.VerifyRequest(
+            problem=convert.problem_to_proto(question), outcome=convert.outcome_to_proto(outcome)
+        )
+        with self._our_errors():
+            response = self._solver.Verify(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
+        return convert.verification_from_proto(response.verification)
+
+    def put_profile(self, profile: Profile) -> StoredProfile:
+        """Store a profile; ask by its digest from then on. To put it again does nothing."""
+        content = convert.profile_to_proto(profile).SerializeToString()
+        parts = (
+            profile_service_pb2.PutRequest(chunk=content[start : start + CHUNK_BYTES])
+            for start in range(0, len(content), CHUNK_BYTES)
+        )
+        with self._our_errors():
+            response = self._profiles.Put(parts, metadata=self._connection.metadata())
+        return convert.stored_from_proto(response.info)
+
+    def profile(self, digest: str) -> Profile:
+        """A stored profile. Raises UnknownProfile."""
+        request = profile_service_pb2.GetRequest(digest=digest)
+        with self._our_errors():
+            response = self._profiles.Get(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
+        return convert.profile_from_proto(response.profile)
+
+    def profiles(self) -> Iterator[StoredProfile]:
+        """All stored profiles, by digest."""
+        request = profile_service_pb2.ListRequest()
+        while True:
+            with self._our_errors():
+                response = self._profiles.List(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
+            yield from map(convert.stored_from_proto, response.profiles)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    def delete_profile(self, digest: str) -> bool:
+        """Remove a stored profile; False when there was none."""
+        request = profile_service_pb2.DeleteRequest(digest=digest)
+        with self._our_errors():
+            response = self._profiles.Delete(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
+        return response.deleted
 
     def close(self) -> None:
         """Close the channel."""
@@ -56,10 +148,9 @@ class RemoteSolver:
     ) -> None:
         self.close()
 
-
-@contextmanager
-def _our_errors(address: str) -> Iterator[None]:
-    try:
-        yield
-    except grpc.RpcError as failure:
-        raise error_of(failure, address) from failure
+    @contextmanager
+    def _our_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as failure:
+            raise error_of(failure, self.address) from failure

@@ -2,11 +2,18 @@
 
 from typing import Final
 
-MESSAGE_LIMIT_BYTES: Final = 256 * 2**20
-"""Largest message either end takes. gRPC's own limit of 4 MiB refuses a model of 60,000 expert tensors (9.6 MB)."""
+MESSAGE_LIMIT_BYTES: Final = 64 * 2**20
+"""Largest message either end takes by default. gRPC's own limit of 4 MiB refuses a model of 60,000 expert tensors
+(9.6 MB)."""
 
-CHANNEL_OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
-    ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
-)
-"""Options for servers and channels alike."""
+
+def channel_options(message_limit_bytes: int = MESSAGE_LIMIT_BYTES) -> tuple[tuple[str, int], ...]:
+    """Options for servers and channels alike."""
+    return (
+        ("grpc.max_receive_message_length", message_limit_bytes),
+        ("grpc.max_send_message_length", message_limit_bytes),
+    )
+
+
+CHANNEL_OPTIONS: Final = channel_options()
+"""Options with the default limit."""

@@ -1,46 +1,52 @@
-"""The server as an object: configured, started, stopped; the command line is one of its users."""
+"""The server as an object: configured, started, stopped; the command line is one of its users.
 
-from concurrent.futures import ThreadPoolExecutor
+A thread of its own runs the event loop, so that tests and notebooks can have a server beside their own work.
+"""
+
+import asyncio
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from pydantic import BaseModel, ConfigDict, Field
 
-from raq_proto.channel import CHANNEL_OPTIONS
-from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
-from raq_server.interceptors import ErrorsToStatus
-from raq_server.servicer import SolverServicer
-from raq_solver.errors import Fault, InvalidInput
+from raq_proto.channel import channel_options
+from raq_proto.v1 import profile_service_pb2, profile_service_pb2_grpc
+from raq_server.backroom import Backroom, Memory
+from raq_server.binding import OPTIONS, bind
+from raq_server.calls import Guard
+from raq_server.config import ServerConfig
+from raq_server.log import LOG
+from raq_server.metrics import Metrics
+from raq_server.migrations import migrate
+from raq_server.pool import Pool
+from raq_server.profiles import ProfileServicer
+from raq_server.sizes import Sizes
+from raq_server.solving import SERVICE, SolverCalls
+from raq_server.store import Store, engine_of
+from raq_server.tokens import Tokens
+from raq_solver.errors import ServiceUnavailable
 
-SERVICE_NAME = solver_service_pb2.DESCRIPTOR.services_by_name["SolverService"].full_name
-
-
-class ServerConfig(BaseModel):
-    """How to serve. `address` is HOST:PORT (port 0: any free one) or unix:PATH."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    address: str = "127.0.0.1:8433"
-    workers: int = Field(default=4, ge=1, le=256, description="solves that run at the same time")
-    queue: int = Field(default=64, ge=0, description="further calls that may wait; more are refused")
-    grace_seconds: float = Field(default=10.0, ge=0, description="time that running calls get when the server stops")
-    certificate: Path | None = Field(default=None, description="TLS certificate chain (PEM); needs private_key")
-    private_key: Path | None = Field(default=None, description="TLS private key (PEM)")
+SOLVER_SERVICE: Final = SERVICE.full_name
+PROFILE_SERVICE: Final = profile_service_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name
+_PING_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
     """A server that answers at `address`. A context manager: leaving it stops gracefully."""
 
-    server: grpc.Server
-    health: health.HealthServicer
     address: str
-    grace_seconds: float
+    metrics_address: str | None
+    metrics: Metrics
+    pool: Pool
+    loop: asyncio.AbstractEventLoop
+    stopping: asyncio.Event
+    thread: threading.Thread
 
     def __enter__(self) -> Self:
         return self
@@ -52,58 +58,98 @@ class RunningServer:
 
     def stop(self) -> None:
         """Take no new calls, let running ones finish for the grace period, then end them."""
-        self.health.enter_graceful_shutdown()
-        self.server.stop(self.grace_seconds).wait()
-
-    def wait(self) -> None:
-        """Block until the server has stopped."""
-        self.server.wait_for_termination()
+        if self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.stopping.set)
+        self.thread.join()
 
 
 def start_server(config: ServerConfig) -> RunningServer:
     """Start serving.
 
-    Raises InvalidInput when the address can't be bound or a TLS file can't be read.
+    Raises InvalidInput when the address can't be bound, a TLS file can't be read or the database does not answer.
     """
-    server = grpc.server(
-        ThreadPoolExecutor(config.workers, thread_name_prefix="raq"),
-        interceptors=[ErrorsToStatus()],
-        options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", 0)),
-        maximum_concurrent_rpcs=config.workers + config.queue,
-    )
-    solver_service_pb2_grpc.add_SolverServiceServicer_to_server(SolverServicer(), server)
-    states = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(states, server)
-    for name in ("", SERVICE_NAME):
-        states.set(name, health_pb2.HealthCheckResponse.SERVING)
-    reflection.enable_server_reflection((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = _bind(server, config)
-    server.start()
-    return RunningServer(server, states, address, config.grace_seconds)
+    started: Future[RunningServer] = Future()
+    thread = threading.Thread(target=lambda: asyncio.run(_serve(config, started)), name="raq server", daemon=True)
+    thread.start()
+    return started.result()
 
 
-def _bind(server: grpc.Server, config: ServerConfig) -> str:
-    credentials = _credentials(config)
+async def _serve(config: ServerConfig, started: "Future[RunningServer]") -> None:
+    """Serve until told to stop; what keeps it from starting goes to whoever waits for the start."""
+    parts = _Parts(config)
     try:
-        if credentials is None:
-            port = server.add_insecure_port(config.address)
-        else:
-            port = server.add_secure_port(config.address, credentials)
-    except RuntimeError as error:
-        what = "can't be bound; is the port in use, or the address not of this machine?"
-        raise InvalidInput(Fault(config.address, what)) from error
-    return config.address if config.address.startswith("unix:") else f"{config.address.rpartition(':')[0]}:{port}"
+        address = bind(parts.server, config)
+        await parts.open()
+        metrics_server, metrics_address = None, None
+        if config.metrics_address is not None:
+            metrics_server, metrics_address = parts.metrics.serve(config.metrics_address)
+    except BaseException as error:  # noqa: BLE001  # told to the thread that waits
+        await parts.close(0)
+        started.set_exception(error)
+        return
+    stopping = asyncio.Event()
+    loop, thread = asyncio.get_running_loop(), threading.current_thread()
+    started.set_result(RunningServer(address, metrics_address, parts.metrics, parts.pool, loop, stopping, thread))
+    LOG.info("serving", extra={"fields": {"address": address, "metrics": metrics_address}})
+    await stopping.wait()
+    LOG.info("stopping", extra={"fields": {"grace_seconds": config.grace_seconds}})
+    await parts.close(config.grace_seconds)
+    if metrics_server is not None:
+        await asyncio.to_thread(metrics_server.shutdown)
+        metrics_server.server_close()
+    LOG.info("stopped")
 
 
-def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
-    if config.certificate is None and config.private_key is None:
-        return None
-    if config.certificate is None or config.private_key is None:
-        raise InvalidInput(Fault("TLS", "needs both a certificate and a private key"))
-    pem = []
-    for path in (config.private_key, config.certificate):
-        try:
-            pem.append(path.read_bytes())
-        except OSError as error:
-            raise InvalidInput(Fault(str(path), f"can't be read: {error.strerror}")) from error
-    return grpc.ssl_server_credentials([(pem[0], pem[1])])
+class _Parts:
+    """Everything a server is made of."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.metrics = Metrics()
+        self.engine = engine_of(config.database)
+        self.backroom = Backroom(Store(self.engine), self.metrics)
+        self.pool = Pool(config.workers, config.queue, self.metrics)
+        self.health = health.aio.HealthServicer()
+        self.server = grpc.aio.server(
+            interceptors=[Guard(Tokens.of(config.tokens), config.calls_per_client, self.metrics)],
+            options=(*channel_options(config.message_limit_bytes), *OPTIONS),
+        )
+        memory, sizes = Memory(config.cache_bytes), Sizes.of(config)
+        calls = SolverCalls(self.pool, self.backroom, memory, self.metrics, sizes, config.idle_seconds)
+        self.server.add_generic_rpc_handlers((calls.handler(),))
+        profiles = ProfileServicer(self.backroom, config)
+        profile_service_pb2_grpc.add_ProfileServiceServicer_to_server(profiles, self.server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
+        names = SOLVER_SERVICE, PROFILE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME
+        reflection.enable_server_reflection(names, self.server)
+        self._watching: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Start everything."""
+        await asyncio.to_thread(migrate, self.engine)
+        await self.pool.open()
+        await self.health.set(SOLVER_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        await self.health.set(PROFILE_SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        await self.server.start()
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    async def close(self, grace_seconds: float) -> None:
+        """Drain and end everything; also what was never opened."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self.health.enter_graceful_shutdown()
+        await self.server.stop(grace_seconds)
+        await self.pool.close()
+        await self.backroom.close()
+
+    async def _watch(self) -> None:
+        """Say by the health of ProfileService whether the store answers."""
+        states = health_pb2.HealthCheckResponse
+        while True:
+            try:
+                await self.backroom.ask(self.backroom.store.ping)
+                state = states.SERVING
+            except ServiceUnavailable:
+                state = states.NOT_SERVING
+                LOG.warning("the store does not answer")
+            await self.health.set(PROFILE_SERVICE, state)
+            await asyncio.sleep(_PING_SECONDS)

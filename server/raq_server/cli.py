@@ -1,61 +1,176 @@
-"""`raq-server`: serve until told to stop."""
+"""`raq-server`: serve until told to stop; make tokens; clean the store."""
 
-import logging
+import importlib.util
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
 from raq_solver.errors import InvalidInput
 
-CONFIG_EXIT = 2
+if TYPE_CHECKING:
+    from raq_server.config import ServerConfig
+
+CONFIG_EXIT: Final = 2
+
+APP = typer.Typer(add_completion=True, pretty_exceptions_enable=False)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings in TOML.")]
+Database = Annotated[str | None, typer.Option(help="URL of the store: sqlite:///FILE or postgresql://...")]
 
 
+@APP.callback(invoke_without_command=True)
 def serve(
-    address: Annotated[str, typer.Option(help="HOST:PORT to listen on (port 0: any free one), or unix:PATH.")] = (
-        "127.0.0.1:8433"
-    ),
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Solves that run at the same time.")] = 4,
-    queue: Annotated[int, typer.Option(min=0, help="Further calls that may wait; more are refused.")] = 64,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds that running calls get when the server stops.")] = 10,
+    context: typer.Context,
+    config: ConfigFile = None,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT to listen on (port 0: any free one), or unix:PATH. [127.0.0.1:8433]")
+    ] = None,
+    metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT of Prometheus' /metrics.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that solve. [one a processor]")] = None,
+    queue: Annotated[int | None, typer.Option(help="Calls that may wait; more are refused. [64]")] = None,
+    grace: Annotated[float | None, typer.Option(help="Seconds that running calls get at the end. [10]")] = None,
     certificate: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
     private_key: Annotated[Path | None, typer.Option(help="TLS private key (PEM).")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every call.")] = False,
+    client_ca: Annotated[Path | None, typer.Option(help="Take only clients with certificates signed by these.")] = None,
+    allow_anonymous: Annotated[
+        bool, typer.Option("--allow-anonymous", help="Serve strangers beyond this machine.")
+    ] = False,
+    database: Database = None,
+    log_format: Annotated[str | None, typer.Option(help="json or text. [json]")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings as JSON and end.")] = False,
 ) -> None:
     """Serve the raq solver over gRPC, with health checks and reflection, until SIGTERM or Ctrl-C.
 
-    Example: raq-server --address 0.0.0.0:8433 --certificate cert.pem --private-key key.pem
-    """
-    from raq_server.app import ServerConfig, start_server
+    Every setting can also stand in the file, and in the environment as RAQ_SERVER_NAME; flags come first, then the
+    environment, then the file.
 
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    config = ServerConfig(
+    Example: raq-server --address 0.0.0.0:8433 --certificate cert.pem --private-key key.pem --config raq-server.toml
+    """
+    if context.invoked_subcommand is not None:
+        return
+    settings = _settings(
+        config,
         address=address,
+        metrics_address=metrics_address,
         workers=workers,
         queue=queue,
         grace_seconds=grace,
         certificate=certificate,
         private_key=private_key,
+        client_ca=client_ca,
+        allow_anonymous=allow_anonymous or None,
+        database=database,
+        log_format=log_format,
+        log_level=log_level,
     )
+    if print_config:
+        from raq_server.config import printed
+
+        typer.echo(printed(settings))
+        return
+    _serve(settings)
+
+
+@APP.command()
+def token(
+    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    scope: Annotated[str, typer.Option(help="read, solve or admin; each includes those before it.")] = "solve",
+) -> None:
+    """Make a token, and print it once together with the lines for the settings, which hold only its hash."""
+    _need_extra()
+    from pydantic import ValidationError
+
+    from raq_server.config import TokenEntry
+    from raq_server.tokens import hash_of, new_token
+
+    made = new_token()
     try:
-        running = start_server(config)
+        entry = TokenEntry.model_validate({"name": name, "sha256": hash_of(made), "scope": scope})
+    except ValidationError as error:
+        _refuse("; ".join(f"{each['loc'][0]}: {each['msg']}" for each in error.errors()))
+    typer.echo(f"token, for the client (RAQ_TOKEN); it can't be shown again:\n{made}\n", err=True)
+    typer.echo(f'[[tokens]]\nname = "{entry.name}"\nsha256 = "{entry.sha256}"\nscope = "{entry.scope.value}"')
+
+
+@APP.command()
+def clean(
+    config: ConfigFile = None,
+    database: Database = None,
+    keep_results_days: Annotated[float | None, typer.Option(help="Remove answers not asked for so long. [30]")] = None,
+    keep_profiles_days: Annotated[float | None, typer.Option(help="Likewise profiles. [kept for ever]")] = None,
+    store_limit_bytes: Annotated[
+        int | None, typer.Option(help="Then the longest unused, down to so much. [10 GiB]")
+    ] = (None),
+) -> None:
+    """Remove what was not used for long from the store. Servers may go on running."""
+    settings = _settings(
+        config,
+        database=database,
+        keep_results_days=keep_results_days,
+        keep_profiles_days=keep_profiles_days,
+        store_limit_bytes=store_limit_bytes,
+    )
+    from raq_server.cleaning import clean as cleaned
+    from raq_server.migrations import migrate
+    from raq_server.store import engine_of
+
+    try:
+        engine = engine_of(settings.database)
+        migrate(engine)
+        done = cleaned(engine, settings.keep_results_days, settings.keep_profiles_days, settings.store_limit_bytes)
     except InvalidInput as error:
-        typer.echo(f"raq-server: {error}", err=True)
-        raise typer.Exit(CONFIG_EXIT) from None
+        _refuse(str(error))
+    typer.echo(f"removed {done.results} answers and {done.profiles} profiles; {done.bytes_left:,} bytes are left")
+
+
+def main() -> None:
+    """Entry point of `raq-server`."""
+    APP()
+
+
+def _settings(file: Path | None, **flags: Any) -> "ServerConfig":
+    _need_extra()
+    from raq_server.config import load_config
+
+    try:
+        return load_config(file, **flags)
+    except InvalidInput as error:
+        _refuse(str(error))
+
+
+def _serve(settings: "ServerConfig") -> None:
+    from raq_server.app import start_server
+    from raq_server.log import start_log
+
+    start_log(settings.log_format, settings.log_level)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    try:
+        running = start_server(settings)
+    except InvalidInput as error:
+        _refuse(str(error))
     typer.echo(f"raq-server: serving at {running.address}", err=True)
     stopped.wait()
     running.stop()
 
 
-def main() -> None:
-    """Entry point of `raq-server`."""
-    app = typer.Typer(add_completion=True, pretty_exceptions_enable=False)
-    app.command()(serve)
-    app()
+def _need_extra() -> None:
+    missing = [name for name in ("sqlalchemy", "alembic", "prometheus_client", "pydantic_settings") if not _has(name)]
+    if missing:
+        _refuse("the server needs more packages: pip install 'raq[server]'")
+
+
+def _has(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _refuse(text: str) -> NoReturn:
+    for line in text.splitlines():
+        typer.echo(f"raq-server: {line}", err=True)
+    sys.exit(CONFIG_EXIT)

@@ -1,12 +1,16 @@
 """What every way of solving must do: in this process and over gRPC alike."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 
-from raq_client.remote import RemoteSolver
+from raq_client import connect, connect_async
+from raq_client.remote_async import AsyncClient
 from raq_solver.constraints import Ceiling, Exclude, Floor, Pin, Source, Tie
 from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Limits, Termination
@@ -14,18 +18,45 @@ from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.solve import Solver
 from raq_solver.solve import solve as solve_here
+from services import Certificates, serving
 
 NAMES = ("a", "b", "c", "d")
 TYPES = ("Q2", "Q4", "Q8")
 
 
-@pytest.fixture(params=["in process", "over gRPC"])
-def solve(request: pytest.FixtureRequest) -> Iterator[Solver]:
+@pytest.fixture(scope="module", params=["in process", "TCP", "unix socket", "mutual TLS", "asyncio", "PostgreSQL"])
+def solve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Solver]:
     if request.param == "in process":
         yield solve_here
-    else:
-        with RemoteSolver(request.getfixturevalue("server_address")) as remote:
-            yield remote
+        return
+    with ExitStack() as opened:
+        if request.param == "asyncio":
+            yield opened.enter_context(from_asyncio(request.getfixturevalue("server_address")))
+            return
+        settings: dict[str, object] = {}
+        shown: dict[str, Any] = {}
+        if request.param == "unix socket":
+            settings = {"address": f"unix:{tmp_path_factory.mktemp('socket')}/raq"}
+        if request.param == "mutual TLS":
+            made: Certificates = request.getfixturevalue("certificates")
+            settings = {"certificate": made.server, "private_key": made.server_key, "client_ca": made.authority}
+            shown = {"root_certificates": made.authority, "certificate": made.client, "private_key": made.client_key}
+        if request.param == "PostgreSQL":
+            settings = {"database": request.getfixturevalue("postgres").url}
+        running = opened.enter_context(serving(**settings))
+        yield opened.enter_context(connect(running.address, **shown))
+
+
+@contextmanager
+def from_asyncio(address: str) -> Iterator[Solver]:
+    with asyncio.Runner() as runner:
+
+        async def opened() -> AsyncClient:
+            return connect_async(address)
+
+        client = runner.run(opened())
+        yield lambda problem, limits: runner.run(client.solve(problem, limits))
+        runner.run(client.close())
 
 
 def table(seed: int = 1, tensors: int = 4) -> LossTable:
@@ -105,7 +136,7 @@ def test_the_same_answer_twice(solve: Solver) -> None:
 
 def test_local_and_remote_agree_to_the_last_bit(server_address: str) -> None:
     problem = Problem(table(7, 60), 4_000)
-    with RemoteSolver(server_address) as remote:
-        over_wire = remote(problem, Limits())
+    with connect(server_address) as remote:
+        over_wire = remote.solve(problem)
     here = solve_here(problem, Limits())
     assert (over_wire.ledger, over_wire.bound, over_wire.multiplier) == (here.ledger, here.bound, here.multiplier)

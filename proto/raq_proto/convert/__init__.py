@@ -16,7 +16,7 @@ from raq_proto.convert.outcome import (
     verification_to_proto,
 )
 from raq_proto.convert.problem import problem_from_proto, problem_to_proto, table_from_proto, table_to_proto
-from raq_proto.convert.profile import profile_from_proto, profile_to_proto
+from raq_proto.convert.profile import profile_from_proto, profile_to_proto, stored_from_proto, stored_to_proto
 from raq_proto.convert.requests import (
     BudgetRange,
     Variant,
@@ -25,10 +25,11 @@ from raq_proto.convert.requests import (
     sweep_from_proto,
     sweep_to_proto,
 )
-from raq_proto.convert.sweep import points_from_proto, points_to_proto
+from raq_proto.convert.sweep import PointReader, points_from_proto, points_to_proto
 
 __all__ = [
     "BudgetRange",
+    "PointReader",
     "Variant",
     "batch_from_proto",
     "batch_to_proto",
@@ -44,6 +45,8 @@ __all__ = [
     "profile_to_proto",
     "smallest_from_proto",
     "smallest_to_proto",
+    "stored_from_proto",
+    "stored_to_proto",
     "sweep_from_proto",
     "sweep_to_proto",
     "table_from_proto",

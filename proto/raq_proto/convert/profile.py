@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float64
 
-from raq_proto.v1 import profile_pb2
+from raq_proto.stored import StoredProfile
+from raq_proto.v1 import profile_pb2, profile_service_pb2
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.profile import Profile
 from raq_solver.quant_types import QuantType, quant_type
@@ -64,6 +66,35 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
         sensitivities=_numbers(message.sensitivities),
         sensitivity_errors=_numbers(message.sensitivity_errors),
         provenance=dict(message.provenance),
+    )
+
+
+def stored_to_proto(stored: StoredProfile) -> profile_service_pb2.ProfileInfo:
+    """Stored profile to message."""
+    message = profile_service_pb2.ProfileInfo(
+        digest=stored.digest,
+        tensors=stored.tensors,
+        weights=stored.weights,
+        quant_types=stored.quant_types,
+        provenance=stored.provenance,
+        size_bytes=stored.size_bytes,
+    )
+    message.created.FromDatetime(stored.created)
+    message.used.FromDatetime(stored.used)
+    return message
+
+
+def stored_from_proto(message: profile_service_pb2.ProfileInfo) -> StoredProfile:
+    """Message to stored profile."""
+    return StoredProfile(
+        digest=message.digest,
+        tensors=message.tensors,
+        weights=message.weights,
+        quant_types=tuple(message.quant_types),
+        provenance=dict(message.provenance),
+        size_bytes=message.size_bytes,
+        created=message.created.ToDatetime(UTC),
+        used=message.used.ToDatetime(UTC),
     )
 
 

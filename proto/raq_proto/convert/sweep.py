@@ -29,23 +29,32 @@ def points_to_proto(points: Iterable[Point]) -> Iterator[outcome_pb2.Point]:
         yield message
 
 
-def points_from_proto(messages: Iterable[outcome_pb2.Point]) -> Iterator[Point]:
-    """Messages of one frontier to points, one by one."""
-    types: dict[str, str] = {}
-    for message in messages:
+class PointReader:
+    """Reads the messages of one frontier, in their order."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, str] = {}
+
+    def read(self, message: outcome_pb2.Point) -> Point:
+        """Message to point."""
         if message.allocation:
-            types = {each.tensor: each.quant_type for each in message.allocation}
+            self._types = {each.tensor: each.quant_type for each in message.allocation}
         changes = tuple(Change(each.tensor, each.before, each.after) for each in message.changes)
-        types |= {change.tensor: change.after for change in changes}
+        self._types |= {change.tensor: change.after for change in changes}
         found = message.HasField("size")
-        yield Point(
+        return Point(
             capacity_bytes=message.capacity_bytes,
             termination=termination_from_proto(message.termination, "point"),
             size=message.size if found else None,
             loss=message.loss if message.HasField("loss") else None,
             bound=message.bound if message.HasField("bound") else None,
             multiplier=message.multiplier if message.HasField("multiplier") else None,
-            allocation=Allocation(types) if found else None,
+            allocation=Allocation(self._types) if found else None,
             changes=changes,
             seconds=message.seconds,
         )
+
+
+def points_from_proto(messages: Iterable[outcome_pb2.Point]) -> Iterator[Point]:
+    """Messages of one frontier to points, one by one."""
+    return map(PointReader().read, messages)

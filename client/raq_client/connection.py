@@ -1,0 +1,102 @@
+"""How the service is reached: address, credentials, retries, request ids. What both clients share."""
+
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import grpc
+
+from raq_proto.channel import MESSAGE_LIMIT_BYTES, channel_options
+from raq_proto.status import REQUEST_ID_KEY
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.knapsack import Limits
+
+TRANSPORT_SECONDS: Final = 30.0
+"""Time that sending, queueing and answering may take beside the search itself."""
+
+_RETRIES: Final = {
+    "methodConfig": [
+        {
+            # Every method of raq.v1 is idempotent.
+            "name": [{"service": "raq.v1.SolverService"}, {"service": "raq.v1.ProfileService"}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+"""gRPC's own retry: 4 attempts, waits of about 0.1, 0.3 and 0.9 seconds; streams only before their first answer."""
+
+CHUNK_BYTES: Final = 2**20
+"""Parts that a profile is sent in."""
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Where the service is, and what it is shown. Without certificates and `tls` the connection is not encrypted."""
+
+    address: str
+    token: str | None = None
+    tls: bool = False
+    root_certificates: bytes | None = None
+    certificate: bytes | None = None
+    private_key: bytes | None = None
+
+    @classmethod
+    def of(
+        cls,
+        address: str,
+        token: str | None,
+        tls: bool,  # noqa: FBT001  # all are given by name at the public edge
+        root_certificates: Path | bytes | None,
+        certificate: Path | bytes | None,
+        private_key: Path | bytes | None,
+    ) -> Self:
+        """With the files read. Raises InvalidInput when one can't be, or half a key pair is given."""
+        roots, chain, key = map(_content, (root_certificates, certificate, private_key))
+        if (chain is None) != (key is None):
+            raise InvalidInput(Fault("TLS", "needs both a certificate and a private key"))
+        return cls(address, token, tls or roots is not None or chain is not None, roots, chain, key)
+
+    @property
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Credentials of an encrypted channel, None for one that is not."""
+        if not self.tls:
+            return None
+        return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate)
+
+    @property
+    def options(self) -> tuple[tuple[str, int | str], ...]:
+        """Channel options."""
+        return (
+            *channel_options(),
+            ("grpc.service_config", json.dumps(_RETRIES)),
+            ("grpc.per_rpc_retry_buffer_size", MESSAGE_LIMIT_BYTES),
+        )
+
+    def metadata(self) -> Metadata:
+        """What goes with a call: a new request id, and the token."""
+        authorization = (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        return ((REQUEST_ID_KEY, uuid.uuid4().hex), *authorization)
+
+
+def deadline_of(limits: Limits) -> float | None:
+    """Seconds that a call with these limits gets."""
+    return None if limits.seconds is None else limits.seconds + TRANSPORT_SECONDS
+
+
+def _content(source: Path | bytes | None) -> bytes | None:
+    if not isinstance(source, Path):
+        return source
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise InvalidInput(Fault(str(source), f"can't be read: {error.strerror}")) from error

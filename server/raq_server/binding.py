@@ -1,0 +1,75 @@
+"""Where and under which certificates a server listens, and whether it may listen there."""
+
+import ipaddress
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from raq_server.config import ServerConfig
+from raq_solver.errors import Fault, InvalidInput
+
+OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),
+    # A client that vanished without a word is noticed within 40 s; one that never finishes its handshake within 10 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+)
+"""Channel options of every server."""
+
+
+def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
+    """Listen at the configured address; returns it with the port that was chosen.
+
+    Raises InvalidInput when the address can't be bound, when TLS files are missing, or when the server would serve
+    strangers beyond this machine without being told to.
+    """
+    credentials = _credentials(config)
+    if not (_is_local(config.address) or config.tokens or config.client_ca or config.allow_anonymous):
+        what = (
+            "is beyond this machine, and anybody there could use the server; configure tokens or client_ca, or say "
+            "--allow-anonymous"
+        )
+        raise InvalidInput(Fault(config.address, what))
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(config.address)
+        else:
+            port = server.add_secure_port(config.address, credentials)
+    except RuntimeError as error:
+        what = "can't be bound; is the port in use, or the address not of this machine?"
+        raise InvalidInput(Fault(config.address, what)) from error
+    return config.address if config.address.startswith("unix:") else f"{config.address.rpartition(':')[0]}:{port}"
+
+
+def _is_local(address: str) -> bool:
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    if config.certificate is None or config.private_key is None:
+        if config.certificate or config.private_key or config.client_ca:
+            raise InvalidInput(Fault("TLS", "needs both a certificate and a private key"))
+        return None
+    key, chain = _content(config.private_key), _content(config.certificate)
+    if config.client_ca is None:
+        return grpc.ssl_server_credentials([(key, chain)])
+    roots = _content(config.client_ca)
+    return grpc.ssl_server_credentials([(key, chain)], root_certificates=roots, require_client_auth=True)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(Fault(str(path), f"can't be read: {error.strerror}")) from error

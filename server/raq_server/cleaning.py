@@ -1,0 +1,80 @@
+"""Retention: what was not used for long goes, then the longest unused until the store is small enough."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from raq_server.tables import PROFILES, RESULTS
+
+_DAY: Final = 86400
+_AT_ONCE: Final = 500
+"""Rows looked at in one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What was removed, and what is left."""
+
+    results: int
+    profiles: int
+    bytes_left: int
+
+
+def clean(engine: sa.Engine, results_days: float, profiles_days: float | None, limit_bytes: int) -> Cleaned:
+    """Remove results and profiles not used for so many days, then the longest unused results, then profiles, until
+    their contents take at most `limit_bytes`. Gives the space back (SQLite: VACUUM).
+    """
+    now = int(time.time())
+    with engine.begin() as connection:
+        results = _older(connection, RESULTS, now - results_days * _DAY)
+        profiles = 0 if profiles_days is None else _older(connection, PROFILES, now - profiles_days * _DAY)
+    left = _size(engine)
+    for table in (RESULTS, PROFILES):
+        removed, left = _shrink(engine, table, left, limit_bytes)
+        results, profiles = (results + removed, profiles) if table is RESULTS else (results, profiles + removed)
+    if engine.dialect.name == "sqlite":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM")
+    return Cleaned(results, profiles, left)
+
+
+def _older(connection: sa.Connection, table: sa.Table, before: float) -> int:
+    return connection.execute(sa.delete(table).where(table.c.used < int(before))).rowcount
+
+
+def _size(engine: sa.Engine) -> int:
+    with engine.begin() as connection:
+        return sum(
+            connection.execute(sa.select(sa.func.coalesce(sa.func.sum(table.c.size_bytes), 0))).scalar_one()
+            for table in (RESULTS, PROFILES)
+        )
+
+
+def _shrink(engine: sa.Engine, table: sa.Table, left: int, limit: int) -> tuple[int, int]:
+    """Remove the longest unused rows until at most `limit` bytes are left; how many went, and the bytes left."""
+    removed = 0
+    while left > limit:
+        with engine.begin() as connection:
+            going = list(_longest_unused(connection, table, left - limit))
+            for key, size in going:
+                connection.execute(sa.delete(table).where(sa.and_(*(c == v for c, v in key))))
+                left -= size
+        if not going:
+            break
+        removed += len(going)
+    return removed, left
+
+
+def _longest_unused(
+    connection: sa.Connection, table: sa.Table, excess: int
+) -> Iterator[tuple[list[tuple[sa.Column[str], str]], int]]:
+    keys = list(table.primary_key.columns)
+    query = sa.select(*keys, table.c.size_bytes).order_by(table.c.used, *keys).limit(_AT_ONCE)
+    for *values, size in connection.execute(query).all():
+        if excess <= 0:
+            return
+        excess -= size
+        yield list(zip(keys, values, strict=True)), size

@@ -1,0 +1,50 @@
+"""How large a problem may be: checked on the message, before anything is made of it."""
+
+from pydantic import BaseModel
+
+from raq_proto.v1 import problem_pb2, profile_pb2
+from raq_server.config import ServerConfig
+from raq_solver.errors import Fault, raise_faults
+
+
+class Sizes(BaseModel):
+    """Most of each thing that a message may hold."""
+
+    tensors: int
+    types: int
+    constraints: int
+    budgets: int
+
+    @classmethod
+    def of(cls, config: ServerConfig) -> "Sizes":
+        """From the configuration."""
+        return cls(
+            tensors=config.tensors_limit,
+            types=config.types_limit,
+            constraints=config.constraints_limit,
+            budgets=config.budgets_limit,
+        )
+
+    def check_problem(self, message: problem_pb2.Problem, *, budgets: int = 1, constraints: int = 0) -> None:
+        """Raises InvalidInput with every limit that is passed; `constraints` counts those beside the problem's own."""
+        faults = [
+            *self._table_faults(len(message.table.tensors), len(message.table.quant_types)),
+            *self._profile_faults(message.profile.inline),
+            *_over("constraints", len(message.constraints) + constraints, self.constraints),
+            *_over("budgets", budgets, self.budgets),
+        ]
+        raise_faults(faults)
+
+    def check_profile(self, message: profile_pb2.Profile) -> None:
+        """Raises InvalidInput with every limit that is passed."""
+        raise_faults(self._profile_faults(message))
+
+    def _profile_faults(self, message: profile_pb2.Profile) -> list[Fault]:
+        return self._table_faults(len(message.tensors), len(message.quant_types))
+
+    def _table_faults(self, tensors: int, types: int) -> list[Fault]:
+        return [*_over("tensors", tensors, self.tensors), *_over("quant types", types, self.types)]
+
+
+def _over(what: str, count: int, most: int) -> list[Fault]:
+    return [Fault(what, f"{count:,} are given; this server takes at most {most:,}")] if count > most else []

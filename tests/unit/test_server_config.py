@@ -1,0 +1,84 @@
+"""Flags before environment before file before defaults; what the command prints and refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raq_server.config import ServerConfig, load_config
+from raq_server.tokens import hash_of
+from raq_solver.errors import InvalidInput
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    line = [sys.executable, "-c", "from raq_server.cli import main; main()", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False)
+
+
+def test_flags_then_environment_then_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "raq-server.toml"
+    file.write_text(
+        'workers = 3\nqueue = 5\naddress = "127.0.0.1:1"\n'
+        f'[[tokens]]\nname = "ci"\nsha256 = "{hash_of("x")}"\nscope = "read"\n'
+    )
+    monkeypatch.setenv("RAQ_SERVER_QUEUE", "7")
+    monkeypatch.setenv("RAQ_SERVER_ADDRESS", "127.0.0.1:2")
+    config = load_config(file, address="127.0.0.1:3", workers=None)
+    assert (config.workers, config.queue, config.address) == (3, 7, "127.0.0.1:3")
+    assert [entry.name for entry in config.tokens] == ["ci"]
+    assert config.grace_seconds == ServerConfig().grace_seconds
+
+
+def test_all_faults_of_a_file_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "raq-server.toml"
+    file.write_text('workers = 0\ncolour = "red"\nprivate_key = "nowhere.pem"\n')
+    with pytest.raises(InvalidInput) as caught:
+        load_config(file)
+    text = str(caught.value)
+    for part in ("workers", "colour", "nowhere.pem can't be read"):
+        assert part in text
+    assert len(caught.value.faults) == 3
+
+
+@pytest.mark.parametrize("content", ["a = = b", None])
+def test_a_file_that_is_none_is_one_sentence(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "raq-server.toml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InvalidInput, match=r"raq-server\.toml"):
+        load_config(file)
+
+
+def test_printing_the_configuration_hides_the_password() -> None:
+    done = command("--print-config", "--database", "postgresql://raq:secret@host/raq", "--workers", "2")
+    assert done.returncode == 0
+    assert "secret" not in done.stdout
+    printed = json.loads(done.stdout)
+    assert printed["workers"] == 2
+    assert set(printed) == set(ServerConfig.model_fields)
+
+
+def test_mistakes_on_the_command_line_are_sentences() -> None:
+    done = command("--workers", "0")
+    assert done.returncode == 2
+    assert done.stderr.startswith("raq-server: workers: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_token_is_printed_once_with_its_hash(tmp_path: Path) -> None:
+    done = command("token", "ci", "--scope", "admin")
+    made = done.stderr.strip().splitlines()[-1]
+    file = tmp_path / "raq-server.toml"
+    file.write_text(done.stdout)
+    (entry,) = load_config(file).tokens
+    assert entry.sha256 == hash_of(made)
+    assert entry.scope == "admin"
+    assert command("token", "ci", "--scope", "everything").returncode == 2
+
+
+def test_cleaning_an_empty_store(tmp_path: Path) -> None:
+    done = command("clean", "--database", f"sqlite:///{tmp_path}/store.sqlite")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "removed 0 answers and 0 profiles; 0 bytes are left\n"
