@@ -89,7 +89,7 @@ def exchange_dict(exchange: Exchange) -> dict[str, Any]:
 
 def exchange_tables(exchange: Exchange, base: str, base_loss: float | None) -> list[RenderableType]:
     """The moves from the base, those of one kind in one line, in the order a careful hand would make them."""
-    before = "" if base_loss is None else f", {base_loss:.4g} before"
+    until_then = "" if base_loss is None else f", {base_loss:.4g} before"
     if not exchange.lines:
         return [f"[dim]from the base {base}[/dim]: nothing moves"]
     columns = (("move", "left"), ("types", "left"), ("bytes", "right"), ("loss", "right"), ("sink", "right"))
@@ -103,7 +103,7 @@ def exchange_tables(exchange: Exchange, base: str, base_loss: float | None) -> l
         name = stage.name.lower().replace("_", " ")
         table.add_row(name, f"{before} → {after}", f"{size:+,}", _loss_text(loss), f"{sink:,}", which)
     total = f"freed {exchange.freed:,} bytes, spent {exchange.spent:,}, left {exchange.sink:,}"
-    return [table, f"[dim]in all[/dim]  {total}; loss {_loss_text(exchange.loss)}{before}"]
+    return [table, f"[dim]in all[/dim]  {total}; loss {_loss_text(exchange.loss)}{until_then}"]
 
 
 def _base_loss(plan: "Plan") -> float | None:

@@ -195,3 +195,13 @@ def test_mistakes_are_named(
     assert result.code == 2, result.out
     assert words in result.err
     assert "Traceback" not in result.err
+
+
+def test_moves_are_drawn(model: tuple[object, ...], tmp_path: Path) -> None:
+    picture = tmp_path / "moves.svg"
+    result = client("solve", *model, "--base", "Q4_K_M", "--plot", picture)
+    assert result.code == 0
+    assert "from Q4_K_M to the optimum of 2,870,784 bytes" in picture.read_text()
+    without = client("solve", *model, "-b", "5", "--plot", picture)
+    assert without.code == 2
+    assert "give --base" in without.err

@@ -136,6 +136,9 @@ class BaseOptions:
     architecture: Annotated[
         str | None, _option(_BASE, "--architecture", help_text="Rules on kinds of tensors: default, none, or a file.")
     ] = None
+    plot: Annotated[
+        Path | None, _option(_BASE, "--plot", help_text="Draw the moves from the base into this .svg or .png.")
+    ] = None
 
     def around(self, settings: Settings, memory: MemoryOptions) -> Around:
         """What is asked for, the project's settings where the flags are silent."""

@@ -1,5 +1,6 @@
 """`raq-client recipe`: recipes that raq ships or people write, shown, carried out and verified."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,7 +49,15 @@ def show(recipe: Name, as_json: options.Json = False) -> None:
 
 
 @APP.command()
-def verify(recipe: Name, model: Table, model_architecture: Architecture = None, as_json: options.Json = False) -> None:
+def verify(
+    recipe: Name,
+    model: Table,
+    model_architecture: Architecture = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw the moves into this .svg or .png.", show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
     """Carry a recipe out on MODEL's table and compare the size with what its author says; no weights are needed.
 
     Every step is shown with the bytes it frees and spends. Exit code 6 if the sizes differ.
@@ -67,6 +76,12 @@ def verify(recipe: Name, model: Table, model_architecture: Architecture = None, 
         print_json({"steps": [step_dict(step, table) for step in steps], "differs": [str(fault) for fault in faults]})
     else:
         OUT.print(steps_table(steps))
+    if plot is not None:
+        from raq_client.plots import plot_moves, step_bars
+
+        before, after = ({t.name: q.name for t, q in step.types.items()} for step in (steps[0], steps[-1]))
+        plot_moves(plot, f"{steps[0].name} to {found.name} on {table.name}", step_bars(steps), 0, before, after)
+        say(f"drawn: {plot}")
     for fault in faults:
         say(f"raq-client: {found.name}: {fault}")
     if faults:

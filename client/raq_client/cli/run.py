@@ -10,7 +10,7 @@ from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.check import checked
 from raq_client.cli.console import OUT, print_json, say, size_bar
 from raq_client.cli.refining import refined_plan
-from raq_client.cli.solve import EXIT_CODES, Format, merged_demands, plan_dict, plan_for, print_plan
+from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, merged_demands, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
 from raq_client.planning import Plan, Request, Sources, importance_of
 from raq_client.premises import Around
@@ -75,6 +75,7 @@ def run(
         plan = refined_plan(plan, sources, request, refine, read_texts(calibration or []), libllama)
     if not as_json or plan.outcome.allocation is None:
         print_plan(plan, Format.JSON if as_json else Format.TABLE)
+    draw_moves(plan, around.plot)
     code = EXIT_CODES[plan.outcome.termination]
     if plan.outcome.allocation is None:
         raise typer.Exit(code)

@@ -14,6 +14,7 @@ from raq_client.planning import Plan, Request, Sources, make_plan, model_table, 
 from raq_client.selection import Demands
 from raq_client.settings import Settings, read_settings
 from raq_client.solving import chosen_server
+from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.quant_types import quant_type
 
@@ -81,6 +82,7 @@ def solve(
     request = Request(budget, loss or settings.loss, demands, chosen_server(server, settings.server), seconds, wanted)
     plan = plan_for(sources, request)
     print_plan(plan, Format.JSON if as_json else output_format)
+    draw_moves(plan, around.plot)
     raise typer.Exit(EXIT_CODES[plan.outcome.termination])
 
 
@@ -143,6 +145,20 @@ def print_plan(plan: Plan, output_format: Format) -> None:
         OUT.print(plan_report(plan.outcome, plan.table.source, str(plan.budget)), *around_tables(plan), sep="\n")
     elif output_format is Format.LLAMA_CPP:
         print_overrides(plan)
+
+
+def draw_moves(plan: Plan, path: Path | None) -> None:
+    """Draw the moves from the base, if a picture is asked for and there is an allocation."""
+    if path is None or plan.outcome.allocation is None:
+        return
+    if plan.exchange is None or plan.premises.base is None:
+        raise InvalidInput(Fault("--plot", "moves are drawn from a base; give --base"))
+    from raq_client.plots import exchange_bars, plot_moves
+
+    title = f"from {plan.premises.base_name} to the optimum of {plan.premises.capacity:,} bytes"
+    before, after = plan.premises.base.types, plan.outcome.allocation.types
+    plot_moves(path, title, exchange_bars(plan.exchange), plan.exchange.opening, before, after)
+    say(f"drawn: {path}")
 
 
 def print_overrides(plan: Plan) -> None:
