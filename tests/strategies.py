@@ -1,9 +1,28 @@
 """Hypothesis strategies, one per domain type, shared by all property tests."""
 
+from fractions import Fraction
+
 import numpy as np
 from hypothesis import strategies as st
 
+from raq_solver.constraints import (
+    ActiveBytes,
+    AtMost,
+    Ceiling,
+    Constraint,
+    DistinctTypes,
+    Exclude,
+    Floor,
+    Monotone,
+    Pin,
+    Region,
+    Source,
+    Tie,
+)
+from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Distinct, Knapsack, Linear, SideRow
+from raq_solver.losses import LossTable
+from raq_solver.problem import Problem
 
 
 @st.composite
@@ -78,3 +97,48 @@ def knapsacks_with_side_rows(draw: st.DrawFn, *, most_rows: int = 5, most_types:
         rows = np.flatnonzero(rng.random(len(plain.sizes)) < 0.8)
         side.append(Distinct(rows if rows.size else np.array([0]), draw(st.integers(1, 3))))
     return Knapsack(plain.sizes, plain.losses, plain.capacity, tuple(side))
+
+
+@st.composite
+def problems(draw: st.DrawFn, *, most_tensors: int = 6, most_types: int = 4, side: bool = False) -> Problem:
+    """Problems with constraints of every kind that do not contradict each other; the capacity may be too small."""
+    knapsack = draw(knapsacks(most_rows=most_tensors, most_types=most_types))
+    tensors = tuple(f"blk.{row}.weight" for row in range(len(knapsack.sizes)))
+    types = tuple(f"T{column}" for column in range(knapsack.sizes.shape[1]))
+    weights = knapsack.sizes.max(axis=1)
+    table = LossTable(tensors, types, weights, knapsack.sizes, knapsack.losses)
+    kept: list[Constraint] = []
+    for constraint in draw(st.lists(constraints(tensors, types, side=side), max_size=4)):
+        try:
+            Problem(table, knapsack.capacity, (*kept, constraint))
+        except InvalidInput:
+            continue
+        kept.append(constraint)
+    return Problem(table, knapsack.capacity, tuple(kept))
+
+
+@st.composite
+def constraints(draw: st.DrawFn, tensors: tuple[str, ...], types: tuple[str, ...], *, side: bool = False) -> Constraint:
+    """Any constraint on some of these tensors; with `side` also those that stay beside the table."""
+    chosen = tuple(draw(st.lists(st.sampled_from(tensors), min_size=1, max_size=4, unique=True)))
+    bits = Fraction(draw(st.integers(1, 64)), 8)
+    source, reason = draw(st.sampled_from(Source)), draw(st.sampled_from(["", "a reason"]))
+    some_types = tuple(draw(st.lists(st.sampled_from(types), min_size=1, max_size=2, unique=True)))
+    shares = tuple(draw(st.sampled_from([Fraction(1), Fraction(1, 4), Fraction(3, 8)])) for _ in chosen)
+    bytes_ = draw(st.integers(20, 400))
+    kinds: list[Constraint] = [
+        Pin(chosen, some_types[0], source, reason),
+        Floor(chosen, bits, source, reason),
+        Ceiling(chosen, bits, source, reason),
+        Exclude(chosen, some_types, source, reason),
+        Tie(chosen, source, reason),
+    ]
+    if side:
+        kinds += [
+            AtMost(chosen, draw(st.integers(0, 3)), bits, source, reason),
+            DistinctTypes(chosen, draw(st.integers(1, 3)), source, reason),
+            Region(chosen, bytes_, source, reason),
+            ActiveBytes(chosen, shares, bytes_, source, reason),
+            Monotone(chosen, source, reason),
+        ]
+    return draw(st.sampled_from(kinds))

@@ -1,8 +1,23 @@
 """raq_solver: which quant type for which tensor, proven optimal. Pure domain and mathematics: no files, no wire."""
 
 from raq_solver.allocation import Allocation, Entry, Ledger, account
+from raq_solver.audit import Audit, audit
 from raq_solver.budget import BitsPerWeight, Budget, TotalBytes, bits_per_weight, capacity_bytes, parse_budget
-from raq_solver.constraints import Ceiling, Constraint, Exclude, Floor, Pin, Source, Tie
+from raq_solver.constraints import (
+    ActiveBytes,
+    AtMost,
+    Ceiling,
+    Constraint,
+    DistinctTypes,
+    Exclude,
+    Floor,
+    Monotone,
+    Pin,
+    Region,
+    SideConstraint,
+    Source,
+    Tie,
+)
 from raq_solver.errors import (
     BackendFailure,
     DeadlineExceeded,
@@ -15,47 +30,80 @@ from raq_solver.errors import (
     UnknownQuantType,
     UnknownTensor,
 )
+from raq_solver.explain import (
+    Alternative,
+    Conflict,
+    ConstraintCost,
+    Costs,
+    Flip,
+    TensorReasons,
+    constraint_costs,
+    explain_conflict,
+    explain_tensor,
+    nearest_capacity,
+)
 from raq_solver.knapsack import Limits, Termination
+from raq_solver.ladder import Ladder, Rung, nested_ladder
 from raq_solver.loss_models import LOSS_MODELS, loss_model
 from raq_solver.losses import LossTable
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE, QuantType, quant_type
+from raq_solver.smallest import Smallest, smallest_size
 from raq_solver.solve import Solver, solve
+from raq_solver.sweep import Change, Point, changes_between, knee, spaced, sweep
 from raq_solver.tensors import Tensor
 from raq_solver.verify import Verification, verify
 
 __all__ = [
     "CATALOGUE",
     "LOSS_MODELS",
+    "ActiveBytes",
     "Allocation",
+    "Alternative",
+    "AtMost",
+    "Audit",
     "BackendFailure",
     "BitsPerWeight",
     "Budget",
     "Ceiling",
+    "Change",
+    "Conflict",
     "Constraint",
+    "ConstraintCost",
+    "Costs",
     "DeadlineExceeded",
+    "DistinctTypes",
     "Entry",
     "Exclude",
     "Fault",
+    "Flip",
     "Floor",
     "InvalidInput",
+    "Ladder",
     "Ledger",
     "LedgerMismatch",
     "Limits",
     "LossTable",
+    "Monotone",
     "Outcome",
     "Pin",
+    "Point",
     "Problem",
     "Profile",
     "QuantType",
     "RaqError",
+    "Region",
+    "Rung",
     "ServiceError",
     "ServiceUnavailable",
+    "SideConstraint",
+    "Smallest",
     "Solver",
     "Source",
     "Tensor",
+    "TensorReasons",
     "Termination",
     "Tie",
     "TotalBytes",
@@ -63,11 +111,22 @@ __all__ = [
     "UnknownTensor",
     "Verification",
     "account",
+    "audit",
     "bits_per_weight",
     "capacity_bytes",
+    "changes_between",
+    "constraint_costs",
+    "explain_conflict",
+    "explain_tensor",
+    "knee",
     "loss_model",
+    "nearest_capacity",
+    "nested_ladder",
     "parse_budget",
     "quant_type",
+    "smallest_size",
     "solve",
+    "spaced",
+    "sweep",
     "verify",
 ]

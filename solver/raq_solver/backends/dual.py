@@ -65,14 +65,17 @@ def best_prices(
     centre = start * scale
     best, gradient = _value(losses, demands, centre, scale)
     cuts.add(centre, best, gradient)
-    radius = max(abs(best), 1e-3 * worst, 1e-300)
+    radius = first_radius = max(abs(best), 1e-3 * worst, 1e-300)
     for _ in range(_MOST_ROUNDS):
         if time.perf_counter() > deadline or best > worst * (1 + 1e-9):
             break
         point, predicted = cuts.highest(centre, radius)
         at_edge = bool((np.abs(point - centre) >= radius * (1 - 1e-9)).any())
-        if predicted - best <= _CLOSE * max(abs(best), 1e-9 * worst) and not at_edge:
-            break
+        if predicted - best <= _CLOSE * max(abs(best), 1e-9 * worst):
+            if not at_edge or radius >= first_radius:
+                break
+            radius = first_radius
+            continue
         value, gradient = _value(losses, demands, point, scale)
         cuts.add(point, value, gradient)
         if at_edge and value >= best:
@@ -98,7 +101,7 @@ class _Cuts:
 
     def highest(self, centre: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
         """The point of the box where the cuts allow the highest value, and that value."""
-        from scipy.optimize import linprog
+        from scipy.optimize import linprog  # noqa: PLC0415 - heavy, and only this path needs it
 
         # In units of the box, which keeps the numbers of the linear program near one.
         lower, upper = np.maximum(centre - radius, 0.0), centre + radius

@@ -70,7 +70,7 @@ def settle_linear(
         return replace(known, bound=known.loss)
     if len(demands) == 1:
         return _settle_pure(losses, demands[0], known, deadline)
-    best = _repaired(losses, demands, at, known, deadline)
+    best = repaired(losses, demands, at, known, deadline)
     offered = np.isfinite(losses)
     cells = len(losses) + _FIRST_CORE
     while True:
@@ -94,7 +94,7 @@ def _settle_pure(losses: Float64[np.ndarray, "rows types"], capacity: Linear, kn
     return replace(best, bound=min(found.bound, best.loss))
 
 
-def _repaired(
+def repaired(
     losses: Float64[np.ndarray, "rows types"], demands: Sequence[Linear], at: Priced, known: Best, deadline: float
 ) -> Best:
     """A solution by the fast path over the priced table, the side rows made dearer until they are kept."""

@@ -110,7 +110,7 @@ class _Core:
     """A model with one binary variable for each kept cell of the rows that keep a choice."""
 
     def __init__(self, losses: Float64[np.ndarray, "rows types"], kept: Bool[np.ndarray, "rows types"]) -> None:
-        from ortools.math_opt.python import mathopt
+        from ortools.math_opt.python import mathopt  # noqa: PLC0415 - heavy, and only this path needs it
 
         self.library: Any = mathopt
         self.model = mathopt.Model()

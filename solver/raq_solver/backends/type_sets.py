@@ -19,17 +19,21 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from raq_solver.backends.dual import Priced, totals
-from raq_solver.backends.linear import NOTHING, Best, dual, priced_demands, settle_linear
+from raq_solver.backends.linear import NOTHING, Best, dual, impossible, priced_demands, repaired, settle_linear
 from raq_solver.knapsack import Distinct, Linear
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A part of the search: open and settled columns of each limit, and a bound on what lies in it."""
+    """A part of the search: open and settled columns of each limit, and a bound on what lies in it.
+
+    `at` are the prices of a leaf, where no more columns are open than allowed.
+    """
 
     open: Bool[np.ndarray, "limits types"]
     used: Bool[np.ndarray, "limits types"]
     bound: float
+    at: Priced | None = None
 
 
 class TypeSets:
@@ -57,10 +61,11 @@ class TypeSets:
     def run(self) -> Best:
         """The best choice that keeps all demands and limits, with what is proven of it."""
         start = self._exchanged(self._greedy())
-        best = self._leaf(start, NOTHING)
-        if best.picks is not None:
-            at = dual(self._masked(self.losses, start), self.demands, self.prices, self.deadline)
-            self.total, self.paid = totals(self.losses, self.rows, at.prices)
+        best = NOTHING
+        for leaf in self._leaf(start):
+            if leaf.at is not None:
+                best = repaired(self._masked(self.losses, leaf), self.demands, leaf.at, NOTHING, self.deadline)
+                self.total, self.paid = totals(self.losses, self.rows, leaf.at.prices)
         count = itertools.count()
         heap = [(self.root.bound, next(count), self.root)]
         missed = math.inf
@@ -68,21 +73,22 @@ class TypeSets:
             bound, _, node = heapq.heappop(heap)
             if bound >= best.loss:
                 heap.clear()
-            elif not self._excess(node).any():
-                best = self._leaf(node, best)
+            elif node.at is not None:
+                best = settle_linear(self._masked(self.losses, node), self.demands, node.at, best, self.deadline)
                 missed = min(missed, best.bound)
             else:
-                for child in self._children(node):
+                for child in self._children(node) if self._excess(node).any() else self._leaf(node):
                     if child.bound < best.loss:
                         heapq.heappush(heap, (child.bound, next(count), child))
         return replace(best, bound=min(best.loss, missed, *(bound for bound, _, _ in heap)))
 
-    def _leaf(self, node: Node, best: Best) -> Best:
+    def _leaf(self, node: Node) -> list[Node]:
+        """The node with prices of its own, nothing when it is impossible."""
         losses = self._masked(self.losses, node)
         if not np.isfinite(losses).any(axis=1).all():
-            return replace(best, bound=best.loss)
+            return []
         at = dual(losses, self.demands, self.prices, self.deadline)
-        return settle_linear(losses, self.demands, at, best, self.deadline)
+        return [] if impossible(losses, at) else [replace(node, at=at, bound=max(node.bound, at.bound))]
 
     def _children(self, node: Node) -> list[Node]:
         """The node with one more column settled as used, and with it closed."""

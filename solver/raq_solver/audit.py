@@ -1,0 +1,51 @@
+"""Judge a given allocation: its size and loss, how far it is from the best of the same bytes, and the better map."""
+
+from dataclasses import dataclass, replace
+
+from raq_solver.allocation import Allocation, Ledger, account
+from raq_solver.errors import Fault
+from raq_solver.knapsack import Limits
+from raq_solver.outcome import Outcome
+from raq_solver.problem import Problem
+from raq_solver.solve import NO_LIMITS, Solver, solve
+from raq_solver.sweep import Change, changes_between
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit found.
+
+    `ledger` is the account of the given allocation; its capacity is its own size. `broken` are constraints that it
+    does not keep. `best` is the outcome of solving at its bytes, `changes` lead from the given allocation to it.
+    """
+
+    ledger: Ledger
+    broken: tuple[Fault, ...]
+    best: Outcome
+    changes: tuple[Change, ...]
+
+    @property
+    def excess(self) -> float | None:
+        """Loss beyond the best allocation of the same bytes, relative to the best's loss.
+
+        Negative when the given allocation breaks constraints that the best keeps; infinite when the best loses
+        nothing; None when nothing of these bytes keeps the constraints.
+        """
+        if self.best.ledger is None:
+            return None
+        least = self.best.ledger.loss
+        if least > 0:
+            return (self.ledger.loss - least) / least
+        return 0.0 if self.ledger.loss == 0 else float("inf")
+
+
+def audit(problem: Problem, allocation: Allocation, limits: Limits = NO_LIMITS, solver: Solver = solve) -> Audit:
+    """Compare an allocation with the best one of its own size under the problem's constraints.
+
+    The problem's capacity is not regarded. Raises InvalidInput when the allocation does not fit the table.
+    """
+    size = account(allocation, problem.table, 0).size
+    ledger = replace(account(allocation, problem.table, 0), capacity=size)
+    best = solver(replace(problem, capacity_bytes=size), limits)
+    changes = changes_between(allocation, best.allocation) if best.allocation else ()
+    return Audit(ledger, tuple(problem.violations(allocation)), best, changes)

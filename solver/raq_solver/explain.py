@@ -1,0 +1,199 @@
+"""Why an outcome is what it is: the alternatives of a tensor, the cost of constraints, the conflict of an infeasible.
+
+Every number comes from solving again with something changed, so it is exact, not a first-order estimate.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from raq_solver.constraints import Constraint, Pin, Source
+from raq_solver.demands import tie_groups
+from raq_solver.errors import Fault, UnknownTensor, near_misses
+from raq_solver.knapsack import Limits, Termination
+from raq_solver.outcome import Outcome
+from raq_solver.problem import Problem
+from raq_solver.solve import NO_LIMITS, Solver, solve
+from raq_solver.sweep import spaced, sweep
+
+_FLIP_POINTS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """What happens when a tensor is forced to a type: the least loss then, and the rise; None when infeasible."""
+
+    quant_type: str
+    loss: float | None
+    rise: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """At `capacity_bytes`, and not at the swept budget before, the tensor gets `after` instead of `before`."""
+
+    capacity_bytes: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReasons:
+    """Why a tensor has its type.
+
+    `alternatives` are all other types it may have, the least rise first; the first is the runner-up. `flips` are the
+    changes of its type over the swept budgets.
+    """
+
+    tensor: str
+    chosen: str
+    alternatives: tuple[Alternative, ...]
+    flips: tuple[Flip, ...]
+
+    @property
+    def runner_up(self) -> Alternative | None:
+        """The alternative that costs least, if any is feasible."""
+        return next((other for other in self.alternatives if other.loss is not None), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ConstraintCost:
+    """What one constraint costs: the loss saved when it alone is dropped (None when nothing feasible is known)."""
+
+    number: int
+    constraint: Constraint
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What the constraints cost. `by_source`: the loss saved when all constraints of a source are dropped.
+
+    `total`: when all are dropped. `byte_price` (nats per token per byte) is what one more byte of capacity is worth.
+    """
+
+    constraints: tuple[ConstraintCost, ...]
+    by_source: dict[Source, float]
+    total: float
+    byte_price: float
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Why nothing fits: a minimal set of constraints that, with the capacity, can't be kept together.
+
+    Dropping any one of them makes the others feasible. Empty: the capacity alone is too small.
+    `nearest_capacity_bytes` is the least capacity at which all constraints can be kept; None when none is enough
+    (side constraints contradict each other).
+    """
+
+    constraints: tuple[tuple[int, Constraint], ...]
+    nearest_capacity_bytes: int | None
+
+
+def explain_tensor(problem: Problem, tensor: str, limits: Limits = NO_LIMITS, solver: Solver = solve) -> TensorReasons:
+    """The chosen type of a tensor, what every other would cost, and the budgets at which its type changes.
+
+    Raises UnknownTensor, and InvalidInput when the problem is infeasible.
+    """
+    if tensor not in problem.table.row_of:
+        known = near_misses(tensor, problem.table.tensors)
+        raise UnknownTensor(Fault(tensor, f"not a tensor of the problem{known}"))
+    outcome = solver(problem, limits)
+    allocation, ledger = outcome.unwrap()
+    chosen = allocation.types[tensor]
+    tied = next((group for group in tie_groups(problem.constraints) if tensor in group), (tensor,))
+    rows = [problem.table.row_of[name] for name in tied]
+    allowed = np.logical_and.reduce(problem.allowed()[rows]).tolist()
+    others = [name for name, may in zip(problem.table.quant_types, allowed, strict=True) if may and name != chosen]
+    alternatives = [_forced(problem, tensor, name, ledger.loss, limits, solver) for name in others]
+    alternatives.sort(key=lambda other: (other.loss is None, other.loss))
+    return TensorReasons(tensor, chosen, tuple(alternatives), _flips(problem, tensor, outcome, limits))
+
+
+def constraint_costs(problem: Problem, limits: Limits = NO_LIMITS, solver: Solver = solve) -> Costs:
+    """What each constraint, each source of constraints, and all of them cost in loss.
+
+    Raises InvalidInput when the problem is infeasible.
+    """
+    outcome = solver(problem, limits)
+    loss = outcome.unwrap()[1].loss
+
+    def saved(dropped: Iterable[int]) -> float:
+        relaxed = solver(_without(problem, set(dropped)), limits)
+        return loss - relaxed.unwrap()[1].loss
+
+    numbers = range(len(problem.constraints))
+    sources = {constraint.source for constraint in problem.constraints}
+    return Costs(
+        tuple(ConstraintCost(n + 1, problem.constraints[n], saved([n])) for n in numbers),
+        {s: saved(n for n in numbers if problem.constraints[n].source is s) for s in Source if s in sources},
+        saved(numbers),
+        outcome.multiplier or 0.0,
+    )
+
+
+def explain_conflict(problem: Problem, limits: Limits = NO_LIMITS, solver: Solver = solve) -> Conflict | None:
+    """A minimal conflicting set of constraints and the nearest feasible capacity; None when the problem is feasible.
+
+    A constraint is dropped for good when the rest is infeasible without it (deletion filter), so what stays is
+    minimal, though another minimal set may exist.
+    """
+    if solver(problem, limits).termination is not Termination.INFEASIBLE:
+        return None
+    dropped: set[int] = set()
+    for number in range(len(problem.constraints)):
+        trial = _without(problem, dropped | {number})
+        if solver(trial, limits).termination is Termination.INFEASIBLE:
+            dropped.add(number)
+    core = [(n + 1, c) for n, c in enumerate(problem.constraints) if n not in dropped]
+    return Conflict(tuple(core), nearest_capacity(problem, limits, solver))
+
+
+def nearest_capacity(problem: Problem, limits: Limits = NO_LIMITS, solver: Solver = solve) -> int | None:
+    """The least capacity at which the problem is feasible; None when no capacity is enough."""
+    most = int(problem.table.sizes.max(axis=1).sum())
+    if not problem.has_side_constraints:
+        return solver(problem, limits).least_bytes
+    top = solver(replace(problem, capacity_bytes=most), limits)
+    if top.termination is Termination.INFEASIBLE:
+        return None
+    low, high = top.least_bytes - 1, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        outcome = solver(replace(problem, capacity_bytes=middle), limits)
+        if outcome.termination is Termination.INFEASIBLE:
+            low = middle
+        else:
+            high = outcome.ledger.size if outcome.ledger else middle
+    return high
+
+
+def _forced(problem: Problem, tensor: str, quant_type: str, loss: float, limits: Limits, solver: Solver) -> Alternative:
+    pinned = replace(problem, constraints=(*problem.constraints, Pin((tensor,), quant_type)))
+    outcome = solver(pinned, limits)
+    if outcome.ledger is None:
+        return Alternative(quant_type, None, None)
+    return Alternative(quant_type, outcome.ledger.loss, outcome.ledger.loss - loss)
+
+
+def _flips(problem: Problem, tensor: str, outcome: Outcome, limits: Limits) -> tuple[Flip, ...]:
+    """Changes of the tensor's type over evenly spaced budgets from the least to the most that makes a difference."""
+    budgets = spaced(outcome.least_bytes, max(outcome.least_bytes, outcome.most_bytes), _FLIP_POINTS)
+    flips = []
+    before = None
+    for point in sweep(problem, budgets, limits):
+        if point.allocation is None:
+            continue
+        now = point.allocation.types[tensor]
+        if before is not None and now != before:
+            flips.append(Flip(point.capacity_bytes, before, now))
+        before = now
+    return tuple(flips)
+
+
+def _without(problem: Problem, dropped: set[int]) -> Problem:
+    kept = tuple(constraint for number, constraint in enumerate(problem.constraints) if number not in dropped)
+    return replace(problem, constraints=kept)

@@ -1,0 +1,195 @@
+"""Nested ladders: several budgets whose allocations only promote tensors from one rung to the next.
+
+A larger file then differs from a smaller one by promoted tensors alone, so that steps can be shipped as patches.
+
+Rules
+- A rung gives every tensor at least the bytes that the rung below gives it.
+- The joint optimum has the least sum of the rungs' losses. It is a knapsack of its own: a row's cells are its rising
+  chains of types, one type for each rung; the lowest capacity is the knapsack's, the others are side rows.
+- At each rung's own price of a byte every chain has a reduced cost. Raising the smallest optimum rung by rung gives a
+  solution; chains whose reduced cost exceeds what it leaves open can't be part of a better one and are left out.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from raq_solver.allocation import Allocation, Ledger, account
+from raq_solver.backends import general, mckp
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.formulate import formulate
+from raq_solver.knapsack import Knapsack, Limits, Linear, Termination, lagrangian
+from raq_solver.problem import Problem
+from raq_solver.solve import NO_LIMITS, solve
+
+_MOST_CHAINS: Final = 5000
+"""Rising chains that one row may keep; the table of all rows has as many columns as the longest list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One budget of a ladder. `free_loss` is the least loss at this budget without nesting."""
+
+    capacity_bytes: int
+    allocation: Allocation
+    ledger: Ledger
+    free_loss: float
+
+    @property
+    def price(self) -> float:
+        """Loss that nesting costs at this rung; not negative up to rounding."""
+        return self.ledger.loss - self.free_loss
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """A nested ladder, the smallest budget first.
+
+    `bound`: no nested ladder has a lower sum of losses. `rungs` are empty when there is none.
+    """
+
+    termination: Termination
+    rungs: tuple[Rung, ...]
+    bound: float | None
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """The sum of the rungs' losses."""
+        return math.fsum(rung.ledger.loss for rung in self.rungs)
+
+    @property
+    def price(self) -> float:
+        """The price of nesting: the sum of losses beyond that of the free optima."""
+        return math.fsum(rung.price for rung in self.rungs)
+
+
+def nested_ladder(problem: Problem, capacities: Sequence[int], limits: Limits = NO_LIMITS) -> Ladder:
+    """The nested ladder of least summed loss over rising capacities; the problem's own capacity is not regarded.
+
+    Raises InvalidInput for fewer than two capacities, for capacities that do not rise, for side constraints, and for
+    more chains of types than can be regarded.
+    """
+    start = time.perf_counter()
+    _check(problem, capacities)
+    free = [solve(replace(problem, capacity_bytes=capacity), limits) for capacity in capacities]
+    if free[0].ledger is None:
+        return Ladder(free[0].termination, (), None, time.perf_counter() - start)
+    knapsack, decoder = formulate(replace(problem, capacity_bytes=capacities[0]))
+    chains = _chains(knapsack, capacities)
+    left = None if limits.seconds is None else max(0.0, limits.seconds - (time.perf_counter() - start))
+    solution = general.solve(_joint(knapsack, chains, capacities), Limits(left))
+    if solution.picks is None:
+        return Ladder(solution.termination, (), None, time.perf_counter() - start)
+    rungs = []
+    for level, (capacity, alone) in enumerate(zip(capacities, free, strict=True)):
+        columns = chains[np.arange(len(chains)), solution.picks, level][decoder.row_of_tensor]
+        names = [problem.table.quant_types[column] for column in columns.tolist()]
+        allocation = Allocation(dict(zip(problem.table.tensors, names, strict=True)))
+        ledger = account(allocation, problem.table, capacity)
+        rungs.append(Rung(capacity, allocation, ledger, alone.unwrap()[1].loss))
+    bound = max(solution.bound, math.fsum(alone.bound or 0.0 for alone in free))
+    proven = math.fsum(rung.ledger.loss for rung in rungs) <= bound * (1 + 1e-12)
+    termination = Termination.OPTIMAL if proven else solution.termination
+    return Ladder(termination, tuple(rungs), bound, time.perf_counter() - start)
+
+
+def _check(problem: Problem, capacities: Sequence[int]) -> None:
+    faults = []
+    if len(capacities) < 2:
+        faults.append(Fault("ladder", f"{len(capacities)} budgets; a ladder needs at least two"))
+    faults += [
+        Fault("ladder", f"{after:,} bytes after {before:,}; budgets must rise")
+        for before, after in pairwise(capacities)
+        if after <= before
+    ]
+    if problem.has_side_constraints:
+        faults.append(Fault("ladder", "can't be nested together with constraints that span tensors; leave them out"))
+    if faults:
+        raise InvalidInput(faults)
+
+
+def _chains(knapsack: Knapsack, capacities: Sequence[int]) -> Int64[np.ndarray, "rows chains rungs"]:
+    """The rising chains of columns of each row that the joint optimum may use, filled up with copies of its first."""
+    reduced, bound = _reduced(knapsack, capacities)
+    gap = _raised(knapsack, capacities) - bound
+    gap += 1e-9 * abs(gap) + 1e-12 * float(
+        np.abs(reduced, where=np.isfinite(reduced), out=np.zeros(reduced.shape)).max()
+    )
+    of_row = []
+    for row, (sizes, losses) in enumerate(zip(knapsack.sizes, knapsack.losses, strict=True)):
+        chains: list[tuple[int, ...]] = []
+        _extend(chains, (), _undominated(sizes, losses), reduced[:, row], gap)
+        if len(chains) > _MOST_CHAINS:
+            what = (
+                f"{len(capacities)} rungs leave {len(chains):,} chains of types for a tensor; use fewer rungs or types"
+            )
+            raise InvalidInput(Fault("ladder", what))
+        of_row.append(chains)
+    most = max(len(chains) for chains in of_row)
+    return np.array([chains + [chains[0]] * (most - len(chains)) for chains in of_row], dtype=np.int64)
+
+
+def _reduced(knapsack: Knapsack, capacities: Sequence[int]) -> tuple[Float64[np.ndarray, "rungs rows types"], float]:
+    """Reduced costs at each rung's own price of a byte, and the sum of the rungs' bounds at these prices."""
+    reduced, bound = [], 0.0
+    for capacity in capacities:
+        alone = Knapsack(knapsack.sizes, knapsack.losses, capacity)
+        price = mckp.solve(alone, NO_LIMITS).multiplier
+        total = knapsack.losses + price * knapsack.sizes
+        reduced.append(total - total.min(axis=1, keepdims=True))
+        bound += lagrangian(alone, price)
+    return np.array(reduced), bound
+
+
+def _raised(knapsack: Knapsack, capacities: Sequence[int]) -> float:
+    """The summed loss of a nested ladder: each rung the best that only raises the rung below."""
+    rows = np.arange(len(knapsack.sizes))
+    losses, total = knapsack.losses, 0.0
+    for capacity in capacities:
+        picks = mckp.solve(Knapsack(knapsack.sizes, losses, capacity), NO_LIMITS).picks
+        assert picks is not None, "the rung below fits a rung of more bytes"
+        total += math.fsum(losses[rows, picks].tolist())
+        losses = np.where(knapsack.sizes >= knapsack.sizes[rows, picks][:, None], losses, np.inf)
+    return total
+
+
+def _extend(
+    chains: list[tuple[int, ...]],
+    start: tuple[int, ...],
+    columns: list[int],
+    reduced: Float64[np.ndarray, "rungs types"],
+    gap: float,
+) -> None:
+    """Add the chains that go on from `start` over rising columns within the gap."""
+    level = len(start)
+    if level == len(reduced):
+        chains.append(start)
+        return
+    for place, column in enumerate(columns):
+        left = gap - float(reduced[level, column])
+        if left >= 0:
+            _extend(chains, (*start, column), columns[place:], reduced, left)
+
+
+def _undominated(sizes: Int64[np.ndarray, " types"], losses: Float64[np.ndarray, " types"]) -> list[int]:
+    """Columns by rising size and falling loss."""
+    kept: list[int] = []
+    for column in np.lexsort((losses, sizes)).tolist():
+        if math.isfinite(losses[column]) and (not kept or losses[column] < losses[kept[-1]]):
+            kept.append(column)
+    return kept
+
+
+def _joint(knapsack: Knapsack, chains: Int64[np.ndarray, "rows chains rungs"], capacities: Sequence[int]) -> Knapsack:
+    rows = np.arange(len(chains))
+    losses = knapsack.losses[rows[:, None, None], chains].sum(axis=2)
+    sizes = [knapsack.sizes[rows[:, None], chains[:, :, level]] for level in range(len(capacities))]
+    side = tuple(Linear(rows, size, capacity) for size, capacity in zip(sizes[1:], capacities[1:], strict=True))
+    return Knapsack(sizes[0], losses, capacities[0], side)
