@@ -19,17 +19,11 @@ from jaxtyping import Float32, UInt8
 import raq_native
 from raq_client.gguf_header import Header, StoredValue, Value, parse_header
 from raq_solver.errors import Fault, InvalidInput, UnknownTensor, near_misses, raise_faults
-from raq_solver.quant_types import QuantType, quant_type_by_ggml_id
+from raq_solver.quant_types import QuantType, stored_type_by_ggml_id
 from raq_solver.tensors import Tensor
 
 _SHARD: Final = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _SPLIT_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
-# Whole numbers and doubles: a file may hold them (routing tables), nothing can be quantized to them.
-# Source: enum ggml_type of ggml.h, ggml 0.25.
-_PLAIN: Final = {
-    ggml_id: QuantType(name, ggml_id, 1, size)
-    for name, ggml_id, size in (("I8", 24, 1), ("I16", 25, 2), ("I32", 26, 4), ("I64", 27, 8), ("F64", 28, 8))
-}
 _NUMPY_TYPES: Final = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 _NATIVE: Final = frozenset(known.name for known in raq_native.QUANT_TYPES)
 
@@ -157,7 +151,7 @@ def tensors_of(header: Header, where: str) -> tuple[dict[Tensor, int], list[Faul
     offsets: dict[Tensor, int] = {}
     faults: list[Fault] = []
     for info in header.tensors:
-        source_type = quant_type_by_ggml_id(info.ggml_id) or _PLAIN.get(info.ggml_id)
+        source_type = stored_type_by_ggml_id(info.ggml_id)
         if source_type is None:
             faults.append(Fault(where, f"{info.name} is stored in a type raq does not know (ggml {info.ggml_id})"))
         elif not source_type.fits(info.shape[0]):

@@ -17,7 +17,7 @@ from raq_client.gguf_header import Value
 from raq_client.model_file import ModelFile, open_model
 from raq_client.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput, raise_faults
-from raq_solver.quant_types import CATALOGUE, quant_type
+from raq_solver.quant_types import CATALOGUE, stored_type
 from raq_solver.tensors import Tensor
 
 _BLOCK: Final = re.compile(r"blk\.(\d+)\.")
@@ -143,7 +143,7 @@ def _read_map(text: str, where: str) -> Iterable[Tensor]:
         values = dict(part.split("=", 1) for part in fields if "=" in part)
         shape = tuple(int(length) for length in re.findall(r"\d+", values.get("shape", "")))
         try:
-            tensor = Tensor(name, shape, quant_type(values.get("dtype", "")))
+            tensor = Tensor(name, shape, stored_type(values.get("dtype", "")))
             if not shape or str(tensor.size) != values.get("bytes", ""):
                 faults.append(Fault(f"{where}, line {number}", f"{name or line!r}: shape, type and bytes do not agree"))
             tensors.append(tensor)

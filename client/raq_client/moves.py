@@ -16,7 +16,7 @@ from raq_solver.allocation import Allocation
 from raq_solver.constraints import Ceiling, Constraint, Floor, Pin, Source
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.losses import LossTable
-from raq_solver.quant_types import CATALOGUE
+from raq_solver.quant_types import CATALOGUE, stored_type
 
 _BIG: float = 0.5
 """A role that takes at least this share of all bytes spent is the big move."""
@@ -219,7 +219,7 @@ def stored_size(name: str, quant_type: str, table: LossTable) -> int:
     column = table.column_of.get(quant_type)
     if column is not None and table.sizes[table.row_of[name], column] > 0:
         return int(table.sizes[table.row_of[name], column])
-    return CATALOGUE[quant_type].size(int(table.weights[table.row_of[name]]))
+    return stored_type(quant_type).size(int(table.weights[table.row_of[name]]))
 
 
 def _loss(name: str, quant_type: str, table: LossTable) -> float:

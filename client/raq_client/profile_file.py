@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from raq_client.atomic_file import atomic_file
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import Profile
-from raq_solver.quant_types import quant_type
+from raq_solver.quant_types import stored_type
 from raq_solver.tensors import Tensor
 
 FORMAT: Final = "raq-profile-1"
@@ -90,8 +90,8 @@ def load_profile(path: Path) -> Profile:
     if faults:
         raise InvalidInput(faults)
     return Profile(
-        tensors=tuple(Tensor(row.name, row.shape, quant_type(row.source_type)) for row in rows),
-        quant_types=tuple(quant_type(name) for name in content.quant_types),
+        tensors=tuple(Tensor(row.name, row.shape, stored_type(row.source_type)) for row in rows),
+        quant_types=tuple(stored_type(name) for name in content.quant_types),
         relative_errors=np.array(
             [[np.inf if e is None else e for e in row.relative_errors] for row in rows], dtype=np.float64
         ).reshape(len(rows), width),

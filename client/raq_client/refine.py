@@ -26,7 +26,7 @@ from raq_solver.loss_models import LOSS_MODELS
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
-from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.solve import Solver
 
 DEPTHS: Final = 3
@@ -165,7 +165,7 @@ def _corrected(
 def _divergence(trial: Trial, allocation: Allocation, profile: Profile, untouched: Sequence[str]) -> float:
     """Mean KL divergence of the allocation, the tensors of one group left as they are."""
     changed: dict[str, QuantType] = {
-        tensor.name: quant_type(allocation.types[tensor.name])
+        tensor.name: stored_type(allocation.types[tensor.name])
         for tensor in profile.tensors
         if tensor.name not in untouched and allocation.types[tensor.name] != tensor.source_type.name
     }

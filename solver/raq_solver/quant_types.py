@@ -73,8 +73,17 @@ _ROWS: Final = (
 CATALOGUE: Final[Mapping[str, QuantType]] = MappingProxyType({row[0]: QuantType(*row) for row in _ROWS})
 """All known quant types by name, as ggml spells them."""
 
+PLAIN_TYPES: Final[Mapping[str, QuantType]] = MappingProxyType(
+    {
+        name: QuantType(name, ggml_id, 1, size)
+        for name, ggml_id, size in (("I8", 24, 1), ("I16", 25, 2), ("I32", 26, 4), ("I64", 27, 8), ("F64", 28, 8))
+    }
+)
+"""Whole numbers and doubles, which a file may hold (routing tables) and nothing is ever quantized to."""
+
 _BY_FOLDED_NAME: Final = {name.casefold(): quant_type for name, quant_type in CATALOGUE.items()}
-_BY_GGML_ID: Final = {quant_type.ggml_id: quant_type for quant_type in CATALOGUE.values()}
+_PLAIN_BY_FOLDED_NAME: Final = {name.casefold(): quant_type for name, quant_type in PLAIN_TYPES.items()}
+_BY_GGML_ID: Final = {known.ggml_id: known for known in (*CATALOGUE.values(), *PLAIN_TYPES.values())}
 
 
 def quant_type(name: str) -> QuantType:
@@ -89,6 +98,14 @@ def quant_type(name: str) -> QuantType:
     return found
 
 
-def quant_type_by_ggml_id(ggml_id: int) -> QuantType | None:
-    """The quant type with that number in GGUF files, or None when the catalogue has none."""
+def stored_type(name: str) -> QuantType:
+    """The type of that name that a tensor of a file may have: of the catalogue, or a plain one.
+
+    Raises UnknownQuantType with the nearest names of the catalogue.
+    """
+    return _PLAIN_BY_FOLDED_NAME.get(name.strip().casefold()) or quant_type(name)
+
+
+def stored_type_by_ggml_id(ggml_id: int) -> QuantType | None:
+    """The type with that number in GGUF files, plain ones included, or None when there is none."""
     return _BY_GGML_ID.get(ggml_id)

@@ -16,7 +16,7 @@ from raq_client.settings import Settings, read_settings
 from raq_client.solving import chosen_server
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
-from raq_solver.quant_types import quant_type
+from raq_solver.quant_types import stored_type
 
 EXIT_CODES: Final = {
     Termination.OPTIMAL: 0,
@@ -166,7 +166,7 @@ def print_overrides(plan: Plan) -> None:
     from raq_client.overrides import override_text, overrides_for, pure_base
 
     allocation, _ = plan.outcome.unwrap()
-    types = {tensor: quant_type(allocation.types[tensor.name]) for tensor in plan.profile.tensors}
+    types = {tensor: stored_type(allocation.types[tensor.name]) for tensor in plan.profile.tensors}
     architecture = plan.profile.provenance.get("architecture", "")
     OUT.out(override_text(overrides_for(types, architecture)), end="", highlight=False)
     base = pure_base(types, architecture).name

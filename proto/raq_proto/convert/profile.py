@@ -12,7 +12,7 @@ from raq_proto.stored import StoredProfile
 from raq_proto.v1 import profile_pb2, profile_service_pb2
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.profile import Profile
-from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.tensors import Tensor
 
 _MOST_WEIGHTS: Final = 2**48
@@ -116,7 +116,7 @@ def _tensor(message: profile_pb2.Tensor, faults: list[Fault]) -> Tensor | None:
 
 def _type(name: str, faults: list[Fault]) -> QuantType | None:
     try:
-        return quant_type(name)
+        return stored_type(name)
     except InvalidInput as error:
         faults += error.faults
         return None
