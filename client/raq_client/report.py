@@ -40,11 +40,13 @@ def outcome_to_dict(outcome: Outcome, source: str) -> dict[str, Any]:
     }
 
 
-def infeasible_text(outcome: Outcome, budget: str, weights: int) -> str:
+def infeasible_text(outcome: Outcome, budget: str, weights: int, capacity: int) -> str:
     """One sentence on why nothing fits, with the least budget that does."""
     if outcome.termination is Termination.NO_SOLUTION_FOUND:
         return f"budget {budget}: {outcome.termination.value}; allow more --seconds"
     least = f"{outcome.least_bytes:,} bytes"
+    if capacity >= outcome.least_bytes:
+        return "the demands on several tensors can't be kept together; raq-client explain says which"
     if weights:
         least = f"{bpw_text(bits_per_weight(outcome.least_bytes, weights))} bpw ({least})"
     return f"even the smallest types need {least}; the budget is {budget}"

@@ -3,14 +3,39 @@
 A pattern is a shell glob over the whole name: `blk.*.attn_v.weight`, `output.weight`, `*ffn_down*`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from typing import Final
 
-from raq_solver.constraints import Ceiling, Constraint, Exclude, Floor, Pin, Tie
+from raq_solver.budget import TotalBytes, parse_budget
+from raq_solver.constraints import (
+    AtMost,
+    Ceiling,
+    Constraint,
+    DistinctTypes,
+    Exclude,
+    Floor,
+    Monotone,
+    Pin,
+    Region,
+    Tie,
+)
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.quant_types import quant_type
+
+_VALUES: Final = {
+    "pin": "TYPE",
+    "exclude": "TYPE",
+    "floor": "BITS",
+    "ceiling": "BITS",
+    "at-most": "COUNT:BITS",
+    "region": "SIZE",
+}
+
+
+_PATTERN_ONLY: Final[Mapping[str, type[Tie] | type[Monotone]]] = {"tie": Tie, "monotone": Monotone}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +47,10 @@ class Demands:
     ceiling: Sequence[str] = ()
     exclude: Sequence[str] = ()
     tie: Sequence[str] = ()
+    at_most: Sequence[str] = ()
+    region: Sequence[str] = ()
+    monotone: Sequence[str] = ()
+    distinct_types: int | None = None
 
     def constraints(self, tensors: Sequence[str]) -> tuple[Constraint, ...]:
         """The constraints on a model with these tensors. Raises InvalidInput with the faults of all texts."""
@@ -33,6 +62,9 @@ class Demands:
             ("ceiling", self.ceiling),
             ("exclude", self.exclude),
             ("tie", self.tie),
+            ("at-most", self.at_most),
+            ("region", self.region),
+            ("monotone", self.monotone),
         ):
             for text in texts:
                 try:
@@ -40,6 +72,8 @@ class Demands:
                 except InvalidInput as error:
                     faults += [Fault(f"--{kind} {text}", str(fault)) for fault in error.faults]
         raise_faults(faults)
+        if self.distinct_types is not None:
+            found.append(DistinctTypes(tuple(tensors), self.distinct_types, reason="--distinct-types"))
         return tuple(found)
 
 
@@ -53,22 +87,39 @@ def matching(pattern: str, tensors: Iterable[str]) -> tuple[str, ...]:
 
 
 def _constraint(kind: str, text: str, tensors: Sequence[str]) -> Constraint:
-    pattern, separator, value = text.partition("=")
     reason = f"--{kind} {text}"
-    if kind == "tie":
-        return Tie(matching(text, tensors), reason=reason)
+    if kind in _PATTERN_ONLY:
+        return _PATTERN_ONLY[kind](matching(text, tensors), reason=reason)
+    pattern, separator, value = text.partition("=")
     if kind == "exclude" and not separator:
         return Exclude(tuple(tensors), (quant_type(text).name,), reason=reason)
     if not separator:
-        wanted = "TYPE" if kind in {"pin", "exclude"} else "BITS"
-        raise InvalidInput(Fault("", f"write PATTERN={wanted}"))
-    names = matching(pattern, tensors)
-    if kind == "pin":
-        return Pin(names, quant_type(value).name, reason=reason)
-    if kind == "exclude":
-        return Exclude(names, (quant_type(value).name,), reason=reason)
-    bits = _bits(value)
-    return Floor(names, bits, reason=reason) if kind == "floor" else Ceiling(names, bits, reason=reason)
+        raise InvalidInput(Fault("", f"write PATTERN={_VALUES[kind]}"))
+    return _valued(kind, matching(pattern, tensors), value, reason)
+
+
+def _valued(kind: str, names: tuple[str, ...], value: str, reason: str) -> Constraint:
+    match kind:
+        case "pin":
+            return Pin(names, quant_type(value).name, reason=reason)
+        case "exclude":
+            return Exclude(names, (quant_type(value).name,), reason=reason)
+        case "at-most":
+            count, colon, limit = value.partition(":")
+            if not colon or not count.isdigit():
+                raise InvalidInput(Fault("", f"write PATTERN={_VALUES[kind]}"))
+            return AtMost(names, int(count), _bits(limit), reason=reason)
+        case "region":
+            return Region(names, _bytes(value), reason=reason)
+        case _:
+            return (Floor if kind == "floor" else Ceiling)(names, _bits(value), reason=reason)
+
+
+def _bytes(text: str) -> int:
+    budget = parse_budget(text)
+    if not isinstance(budget, TotalBytes):
+        raise InvalidInput(Fault("", f"{text} is no size; write one as 12GiB"))
+    return budget.count
 
 
 def _bits(text: str) -> Fraction:

@@ -10,6 +10,7 @@ from raq_client.cli import (
     check,
     collect,
     compare,
+    explain,
     imatrix,
     ladder,
     profile,
@@ -49,6 +50,8 @@ imatrix.APP.command(name="collect")(collect.collect)
 APP.add_typer(recipe.APP, name="recipe")
 APP.command(name="compare")(compare.compare)
 APP.command(name="sweep")(sweep.sweep)
+APP.command(name="explain")(explain.explain)
+APP.command(name="audit")(explain.audit)
 APP.command(name="sensitivity")(sensitivity.sensitivity)
 
 

@@ -10,10 +10,12 @@ from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.check import checked
 from raq_client.cli.console import OUT, print_json, say, size_bar
 from raq_client.cli.refining import refined_plan
+from raq_client.cli.side_options import SideOptions
 from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, merged_demands, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
 from raq_client.planning import Plan, Request, Sources, importance_of
 from raq_client.premises import Around
+from raq_client.selection import Demands
 from raq_client.settings import Settings, read_settings
 from raq_client.solving import chosen_server
 from raq_client.texts import read_texts
@@ -54,6 +56,7 @@ def run(
     *,
     around: BaseOptions,
     memory: MemoryOptions,
+    side: SideOptions,
 ) -> None:
     """Quantize MODEL to a budget: measure it, solve, write the file, and check it on text.
 
@@ -67,7 +70,7 @@ def run(
     sources = Sources(
         model, tuple(imatrix or settings.imatrix), None, options.listed(types) or settings.types, effort, threads
     )
-    demands = (pin, floor, ceiling, exclude, tie)
+    demands = side.over(merged_demands(settings, pin, floor, ceiling, exclude, tie))
     wanted = around.around(settings, memory)
     request = _request(settings, budget, loss, server, seconds, demands, wanted)
     plan = plan_for(sources, request)
@@ -115,13 +118,13 @@ def _request(
     loss: str | None,
     server: str | None,
     seconds: float | None,
-    demands: tuple[list[str] | None, ...],
+    demands: Demands,
     around: Around,
 ) -> Request:
     return Request(
         budget,
         loss or settings.loss,
-        merged_demands(settings, *demands),
+        demands,
         chosen_server(server, settings.server),
         seconds,
         around,

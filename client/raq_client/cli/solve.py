@@ -9,6 +9,7 @@ import typer
 from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.side_options import SideOptions
 from raq_client.cli.spread import spread
 from raq_client.planning import Plan, Request, Sources, make_plan, model_table, obtain_profile, widened
 from raq_client.selection import Demands
@@ -56,6 +57,7 @@ def solve(
     *,
     around: BaseOptions,
     memory: MemoryOptions,
+    side: SideOptions,
 ) -> None:
     """Find the allocation of least predicted loss within a budget, with proof that none is better.
 
@@ -77,7 +79,7 @@ def solve(
     """
     settings = read_settings(Path.cwd())
     sources = merged_sources(settings, model, imatrix, profile, types, effort, threads)
-    demands = merged_demands(settings, pin, floor, ceiling, exclude, tie)
+    demands = side.over(merged_demands(settings, pin, floor, ceiling, exclude, tie))
     wanted = around.around(settings, memory)
     request = Request(budget, loss or settings.loss, demands, chosen_server(server, settings.server), seconds, wanted)
     plan = plan_for(sources, request)
@@ -116,7 +118,8 @@ def merged_sources(
 def merged_demands(settings: Settings, *flags: list[str] | None) -> Demands:
     """Demands of the flags (pin, floor, ceiling, exclude, tie) after those of the project's settings."""
     given = (settings.pin, settings.floor, settings.ceiling, settings.exclude, settings.tie)
-    return Demands(*((*setting, *(flag or ())) for setting, flag in zip(given, flags, strict=True)))
+    pin, floor, ceiling, exclude, tie = ((*setting, *(flag or ())) for setting, flag in zip(given, flags, strict=True))
+    return Demands(pin, floor, ceiling, exclude, tie)
 
 
 def plan_dict(plan: Plan) -> dict[str, Any]:
@@ -136,7 +139,7 @@ def print_plan(plan: Plan, output_format: Format) -> None:
     if output_format is Format.JSON:
         print_json(plan_dict(plan))
     if plan.outcome.allocation is None:
-        say(f"raq-client: {infeasible_text(plan.outcome, str(plan.budget), weights)}")
+        say(f"raq-client: {infeasible_text(plan.outcome, str(plan.budget), weights, plan.problem.capacity_bytes)}")
         return
     generous = generous_text(plan.outcome, weights)
     if generous:

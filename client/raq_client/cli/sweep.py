@@ -1,5 +1,6 @@
 """`raq-client sweep`: the best allocation of every budget in a range."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,17 +8,21 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.cli.solve import merged_demands, merged_sources
+from raq_client.cli.solve import EXIT_CODES, merged_demands, merged_sources
 from raq_client.planning import chosen_loss, obtain_profile
 from raq_client.settings import read_settings
+from raq_solver.budget import capacity_bytes, parse_budget
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.losses import LossTable
+from raq_solver.problem import Problem
 
 LINES_SHOWN = 40
 """Points printed as a table; of more, evenly spread ones."""
 
 
 def sweep(
-    first: Annotated[str, typer.Option("--from", help="Smallest budget, as for solve.")],
-    last: Annotated[str, typer.Option("--to", help="Largest budget.")],
+    first: Annotated[str | None, typer.Option("--from", help="Smallest budget, as for solve.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Largest budget.")] = None,
     points: Annotated[int, typer.Option("--points", min=1, help="Budgets to solve, evenly spaced.")] = 50,
     model: options.Model = None,
     imatrix: options.Imatrix = None,
@@ -32,6 +37,14 @@ def sweep(
     seconds: options.Seconds = None,
     effort: options.Effort = "fast",
     threads: options.Threads = 0,
+    ladder: Annotated[
+        str | None,
+        typer.Option(
+            "--ladder",
+            help="Instead of a range: budgets with commas, each only promoting the one before.",
+            show_default=False,
+        ),
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the frontier as CSV.")] = False,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw it into this file (.svg or .png).", show_default=False)
@@ -40,12 +53,14 @@ def sweep(
 ) -> None:
     """Solve many budgets at once: size, loss, proof and the price of the next byte at each, and where it bends.
 
-    Example: raq-client sweep --from 3 --to 8 --points 100 -p model.profile.json --plot frontier.svg
+    Examples:
+
+    raq-client sweep --from 3 --to 8 --points 100 -p model.profile.json --plot frontier.svg
+
+    raq-client sweep --ladder 4,4.5,5,5.7 -p model.profile.json
     """
     from raq_client.frontier import frontier_table, mixture_landmarks, plot_frontier, point_to_dict, to_csv
-    from raq_solver.budget import capacity_bytes, parse_budget
     from raq_solver.knapsack import Limits
-    from raq_solver.problem import Problem
     from raq_solver.sweep import knee, spaced
     from raq_solver.sweep import sweep as solve_all
 
@@ -53,9 +68,15 @@ def sweep(
     facts = obtain_profile(merged_sources(settings, model, imatrix, profile, types, effort, threads), progress_bar)
     table = chosen_loss(facts, loss or settings.loss)
     demands = merged_demands(settings, pin, floor, ceiling, exclude, tie)
-    ends = [capacity_bytes(parse_budget(text), table.total_weights) for text in (first, last)]
-    capacities = spaced(ends[0], ends[1], points)
-    problem = Problem(table, capacities[-1], demands.constraints(table.tensors))
+    constraints = demands.constraints(table.tensors)
+    if ladder is not None:
+        _climb(Problem(table, 0, constraints), ladder, seconds, as_json=as_json)
+        return
+    if first is None or last is None:
+        raise InvalidInput(Fault("", "name the range, --from and --to, or the rungs of a --ladder"))
+    least, most = _capacities((first, last), table)
+    capacities = spaced(least, most, points)
+    problem = Problem(table, capacities[-1], constraints)
     found = []
     with progress_bar("solving") as report:
         for point in solve_all(problem, capacities, Limits(seconds)):
@@ -73,3 +94,22 @@ def sweep(
         print_json({"loss_source": table.source, "knee_capacity_bytes": knee_bytes, "points": rows})
     else:
         OUT.print(frontier_table(found, bend, table, LINES_SHOWN))
+
+
+def _capacities(budgets: Sequence[str], table: LossTable) -> list[int]:
+    return [capacity_bytes(parse_budget(text), table.total_weights) for text in budgets]
+
+
+def _climb(problem: Problem, rungs: str, seconds: float | None, *, as_json: bool) -> None:
+    """Solve and print a nested ladder."""
+    from raq_client.explain_report import ladder_dict, ladder_table
+    from raq_solver.knapsack import Limits
+    from raq_solver.ladder import nested_ladder
+
+    capacities = _capacities(options.listed(rungs), problem.table)
+    found = nested_ladder(problem, capacities, Limits(seconds))
+    if as_json:
+        print_json(ladder_dict(found))
+    else:
+        OUT.print(ladder_table(found, problem.table.total_weights))
+    raise typer.Exit(EXIT_CODES[found.termination])

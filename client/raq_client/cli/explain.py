@@ -1,0 +1,126 @@
+"""`raq-client explain` and `audit`: why this, what it costs, and how far a given file is from the best."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.side_options import SideOptions
+from raq_client.cli.solve import EXIT_CODES, merged_demands, merged_sources
+from raq_client.cli.spread import spread
+from raq_client.planning import chosen_loss, obtain_profile
+from raq_client.settings import read_settings
+from raq_client.solving import chosen_server, solver_at
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.knapsack import Limits, Termination
+
+
+@spread
+def explain(
+    tensor: Annotated[
+        str | None, typer.Argument(help="A tensor; without one, what the constraints cost.", show_default=False)
+    ] = None,
+    budget: options.Budget = None,
+    model: options.Model = None,
+    imatrix: options.Imatrix = None,
+    profile: options.ProfileFile = None,
+    types: options.Types = None,
+    loss: options.Loss = None,
+    pin: options.Pin = None,
+    floor: options.Floor = None,
+    ceiling: options.Ceiling = None,
+    exclude: options.Exclude = None,
+    tie: options.Tie = None,
+    server: options.Server = None,
+    seconds: options.Seconds = None,
+    as_json: options.Json = False,
+    *,
+    side: SideOptions,
+) -> None:
+    """Say why a tensor has its type, or what the constraints of a problem cost, or why nothing fits.
+
+    Example: raq-client explain output.weight --budget 5.7 -p model.profile.json
+    """
+    from raq_client.explain_report import conflict_text, costs_dict, costs_table, reasons_table
+    from raq_solver.budget import capacity_bytes, parse_budget
+    from raq_solver.explain import constraint_costs, explain_conflict, explain_tensor
+    from raq_solver.problem import Problem
+
+    if budget is None:
+        raise InvalidInput(Fault("", "name the budget to explain: --budget"))
+    settings = read_settings(Path.cwd())
+    facts = obtain_profile(merged_sources(settings, model, imatrix, profile, types, "fast", 0), progress_bar)
+    table = chosen_loss(facts, loss or settings.loss)
+    demands = side.over(merged_demands(settings, pin, floor, ceiling, exclude, tie))
+    capacity = capacity_bytes(parse_budget(budget), table.total_weights)
+    problem = Problem(table, capacity, demands.constraints(table.tensors))
+    limits = Limits(seconds)
+    with solver_at(chosen_server(server, settings.server)) as solve:
+        conflict = explain_conflict(problem, limits, solve)
+        if conflict is not None:
+            say(f"raq-client: {conflict_text(conflict)}")
+            raise typer.Exit(EXIT_CODES[Termination.INFEASIBLE])
+        if tensor is not None:
+            reasons = explain_tensor(problem, tensor, limits, solve)
+            found: Any = options.plain(reasons)
+            shown = reasons_table(reasons)
+        else:
+            costs = constraint_costs(problem, limits, solve)
+            found, shown = costs_dict(costs), costs_table(costs)
+    if as_json:
+        print_json(found)
+    else:
+        OUT.print(shown)
+
+
+def audit(
+    candidate: Annotated[
+        Path, typer.Argument(help="A GGUF file, the JSON of `solve`, or a llama.cpp --tensor-type-file.")
+    ],
+    model: options.Model = None,
+    imatrix: options.Imatrix = None,
+    profile: options.ProfileFile = None,
+    types: options.Types = None,
+    loss: options.Loss = None,
+    server: options.Server = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say how far an allocation is from the best one of the same bytes, and which moves lead there.
+
+    The original's facts come from --model or --profile; its types must be among those looked at (--types).
+
+    Example: raq-client audit downloaded-Q4_K_M.gguf --model model-f16.gguf --imatrix imatrix.gguf
+    """
+    from raq_client.allocation_file import read_allocation
+    from raq_client.explain_report import audit_report
+    from raq_client.model_file import open_model
+    from raq_solver.allocation import Allocation
+    from raq_solver.audit import audit as judge
+    from raq_solver.problem import Problem
+
+    settings = read_settings(Path.cwd())
+    facts = obtain_profile(merged_sources(settings, model, imatrix, profile, types, "fast", 0), progress_bar)
+    table = chosen_loss(facts, loss or settings.loss)
+    if candidate.suffix == ".gguf":
+        tensors = open_model(candidate, header_only=True).tensors
+        allocation = Allocation({tensor.name: tensor.source_type.name for tensor in tensors})
+    else:
+        allocation = read_allocation(candidate, facts.tensors, facts.provenance.get("architecture", ""))
+    with solver_at(chosen_server(server, settings.server)) as solve:
+        found = judge(Problem(table, 0), allocation, solver=solve)
+    if as_json:
+        best = found.best.allocation
+        print_json(
+            {
+                "bytes": found.ledger.size,
+                "loss": found.ledger.loss,
+                "best_loss": None if found.best.ledger is None else found.best.ledger.loss,
+                "excess": options.plain(found.excess),
+                "changes": options.plain(found.changes),
+                "best": None if best is None else dict(best.types),
+            }
+        )
+    else:
+        OUT.print(audit_report(found, table))

@@ -1,0 +1,94 @@
+"""Explaining, auditing, nesting and demands on several tensors, as commands."""
+
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from commands import client
+
+from raq_client.imatrix_files import read_importance
+from raq_client.measure import measure_profile
+from raq_client.model_file import open_model
+from raq_client.planning import chosen_types
+from raq_client.profile_file import save_profile
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory, model_path: Path, imatrix_path: Path) -> Path:
+    path = tmp_path_factory.mktemp("profile") / "4m.json"
+    save_profile(measure_profile(open_model(model_path), read_importance(imatrix_path), chosen_types(())), path)
+    return path
+
+
+def test_reasons_of_a_tensor(profile: Path) -> None:
+    result = client("explain", "output.weight", "-b", "5", "-p", profile, "--json")
+    assert result.code == 0, result.err
+    chosen = client("solve", "-b", "5", "-p", profile, "--json").json
+    assert result.json["chosen"] == chosen["allocation"]["output.weight"]
+    for other in result.json["alternatives"]:
+        if other["loss"] is None:
+            continue
+        pin = f"output.weight={other['quant_type']}"
+        forced = client("solve", "-b", "5", "-p", profile, "--pin", pin, "--json").json
+        assert forced["loss"] == pytest.approx(other["loss"], rel=1e-9)
+        assert other["rise"] == pytest.approx(forced["loss"] - chosen["loss"], abs=1e-12)
+
+
+def test_what_constraints_cost(profile: Path) -> None:
+    arguments = ("-b", "5", "-p", profile, "--pin", "output.weight=Q8_0", "--floor", "blk.0.*=2")
+    found = client("explain", *arguments, "--json").json
+    free = client("solve", "-b", "5", "-p", profile, "--json").json["loss"]
+    bound = client("solve", *arguments, "--json").json["loss"]
+    assert found["total"] == pytest.approx(bound - free)
+    assert found["constraints"][1]["cost"] == pytest.approx(0, abs=1e-12)
+
+
+def test_why_nothing_fits(profile: Path) -> None:
+    result = client("explain", "-b", "3", "-p", profile, "--pin", "output.weight=Q8_0", "--floor", "blk.0.*=2")
+    assert result.code == 4
+    assert "--pin output.weight=Q8_0; the least budget" in result.err
+    assert "--floor" not in result.err
+    assert client("solve", "-b", result.err.split()[-2].replace(",", "") + "B", "-p", profile,
+                  "--pin", "output.weight=Q8_0").code == 0  # fmt: skip
+
+
+def test_audit_of_a_file_and_of_the_best(profile: Path, model_path: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "all.txt"
+    lines.write_text(".*=q4_K\n", encoding="utf-8")
+    found = client("audit", lines, "-p", profile, "--json").json
+    assert found["excess"] > 0
+    plan = tmp_path / "plan.json"
+    plan.write_text(client("solve", "-b", f"{found['bytes']}B", "-p", profile, "--json").out, encoding="utf-8")
+    best = client("audit", plan, "-p", profile, "--json").json
+    assert best["loss"] == pytest.approx(found["best_loss"], rel=1e-12)
+    out = tmp_path / "out.gguf"
+    assert client("quantize", model_path, "-a", lines, "-o", out).code == 0
+    assert client("audit", out, "-p", profile, "--json").json["loss"] == found["loss"]
+
+
+def test_a_nested_ladder_only_promotes(profile: Path) -> None:
+    found = client("sweep", "--ladder", "3,3.5,4.5,6", "-p", profile, "--json").json
+    assert found["termination"] == "optimal"
+    bits = {"F32": 32, "F16": 16, "Q8_0": 8, "Q6_K": 6, "Q5_K": 5, "Q4_K": 4, "Q3_K": 3, "Q2_K": 2}
+    rungs = found["rungs"]
+    for before, after in pairwise(rungs):
+        assert all(bits[after["allocation"][name]] >= bits[was] for name, was in before["allocation"].items())
+    assert all(rung["loss"] >= rung["free_loss"] - 1e-15 for rung in rungs)
+
+
+def test_demands_on_several_tensors_hold(profile: Path) -> None:
+    arguments = ("--distinct-types", "4", "--at-most", "*ffn_[gud]*=3:Q4_K", "--region", "blk.0.*=300KB")
+    result = client("solve", "-b", "4.5", "-p", profile, *arguments, "--monotone", "blk.*.ffn_down.weight", "--json")
+    assert result.code == 0, result.err
+    allocation = result.json["allocation"]
+    assert len(set(allocation.values())) <= 4
+    above = Counter(
+        n for n, q in allocation.items() if "ffn_" in n and "norm" not in n and q in {"Q5_K", "Q6_K", "Q8_0", "F16"}
+    )
+    assert len(above) <= 3
+    free = client("solve", "-b", "4.5", "-p", profile, "--json").json
+    assert result.json["loss"] >= free["loss"]
+    impossible = client("solve", "-b", "4.5", "-p", profile, "--at-most", "blk.*=1:Q2_K", "--pin", "blk.*_k.*=Q8_0")
+    assert impossible.code == 4
+    assert "can't be kept together" in impossible.err
