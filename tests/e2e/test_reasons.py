@@ -1,6 +1,5 @@
 """Explaining, auditing, nesting and demands on several tensors, as commands."""
 
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
