@@ -42,6 +42,15 @@ def base_recipe(
     return read_recipe(name)
 
 
+def reference(name: str, recipe: Recipe) -> Base:
+    """What a further recipe says as its base to start from this one, read from `name`. Paths become absolute."""
+    if recipe.moves or recipe.base.recipe is not None:
+        return Base(recipe=str(Path(name).resolve()) if Path(name).exists() else name)
+    if recipe.base.file is not None:
+        return Base(file=recipe.base.file.resolve())
+    return recipe.base
+
+
 def _is_recipe(path: Path) -> bool:
     if path.suffix != ".json":
         return path.suffix == ".toml"

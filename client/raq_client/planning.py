@@ -146,7 +146,7 @@ def widened(sources: Sources, around: Around) -> Sources:
     if sources.model is None or sources.profile is not None or around.base is None:
         return sources
     table = table_of(open_model(sources.model))
-    _, base = base_of(around, table, has_importance=bool(sources.imatrix)) or ("", None)
+    _, base = base_of(around, table, has_importance=bool(sources.imatrix)) or (None, None)
     assert base is not None, "there is a base"
     quantizable = [tensor.name for tensor in table.tensors if is_quantizable(tensor, table.architecture)]
     names = (*(sources.types or DEFAULT_TYPES), *sorted({base.types[name] for name in quantizable}))

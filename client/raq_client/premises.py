@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 
 from raq_client.architecture import architecture_constraints, read_rules
-from raq_client.bases import Counting, base_recipe
+from raq_client.bases import Counting, base_recipe, reference
 from raq_client.domains import read_parts
 from raq_client.model_tables import ModelTable
 from raq_client.moves import Agreement, convergence, move_constraints, stored_size
@@ -20,6 +20,7 @@ from raq_client.patterns import matching
 from raq_client.promise import Promise, candidates_of, host_pins, memory_budget
 from raq_client.ratio import ARTICLES, RatioReport, Thresholds, importance_ratio
 from raq_client.recipe_steps import carry_out
+from raq_client.recipes import Base, Recipe
 from raq_client.vram import MemoryBudget
 from raq_solver.allocation import Allocation
 from raq_solver.budget import Budget, TotalBytes, capacity_bytes, parse_budget
@@ -63,21 +64,23 @@ class Premises:
     constraints: tuple[Constraint, ...]
     base: Allocation | None = None
     base_name: str = ""
+    base_reference: Base | None = None
+    """What a recipe says to start from this base."""
     memory: MemoryBudget | None = None
     ratios: RatioReport | None = None
     on_host: Mapping[str, int] = field(default_factory=dict)
     """Bytes of each tensor that stays on the host."""
 
 
-def base_of(around: Around, table: ModelTable, *, has_importance: bool) -> tuple[str, Allocation] | None:
-    """The base's name and the types it gives this model, or None when there is no base."""
+def base_of(around: Around, table: ModelTable, *, has_importance: bool) -> tuple[Recipe, Allocation] | None:
+    """The base's recipe and the types it gives this model, or None when there is no base."""
     if around.base is None:
         return None
     recipe = base_recipe(
         around.base, overrides=around.overrides, counting=around.counting, has_importance=has_importance
     )
     step = carry_out(recipe, table)[-1]
-    return step.name, Allocation({tensor.name: chosen.name for tensor, chosen in step.types.items()})
+    return recipe, Allocation({tensor.name: chosen.name for tensor, chosen in step.types.items()})
 
 
 def premises_of(
@@ -94,7 +97,7 @@ def premises_of(
     The capacity is the smaller of the budget and the promise of memory; with neither it is the size of the base.
     Raises InvalidInput if there is none of the three, and with the faults of what is asked for.
     """
-    base_name, base = base_of(around, table, has_importance=has_importance) or ("", None)
+    recipe, base = base_of(around, table, has_importance=has_importance) or (None, None)
     ratios = _ratios(around)
     user = (*demands, *_exo_pins(around.exo, losses, table))
     data = _move_constraints(around, base, losses, ratios, user)
@@ -114,7 +117,8 @@ def premises_of(
         capacity=capacity_bytes(chosen, losses.total_weights),
         constraints=(*settled, *architecture_constraints(rules, table, possible)),
         base=base,
-        base_name=base_name,
+        base_name="" if recipe is None else recipe.name,
+        base_reference=None if recipe is None or around.base is None else reference(around.base, recipe),
         memory=memory,
         ratios=ratios,
         on_host=on_host,

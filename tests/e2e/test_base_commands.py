@@ -205,3 +205,19 @@ def test_moves_are_drawn(model: tuple[object, ...], tmp_path: Path) -> None:
     without = client("solve", *model, "-b", "5", "--plot", picture)
     assert without.code == 2
     assert "give --base" in without.err
+
+
+def test_plans_become_recipes_that_extend_one_another(
+    model: tuple[object, ...], model_path: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    first.write_text(client("solve", *model, "--base", "Q4_K_M", "--format", "recipe").out)
+    plan = solved(*model, "--base", first, "-b", "5.5")
+    second.write_text(client("solve", *model, "--base", first, "-b", "5.5", "--format", "recipe").out)
+    found = client("recipe", "verify", second, model_path, "--json").json
+    assert [step["bytes"] for step in found["steps"]] == [2_870_784, plan["bytes"]]
+    assert found["steps"][1]["allocation"] == plan["allocation"]
+    assert found["differs"] == []
+    without = client("solve", *model, "-b", "5", "--format", "recipe")
+    assert without.code == 2
+    assert "a recipe starts from a base" in without.err

@@ -33,6 +33,7 @@ class Format(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
     TABLE = "table"
     JSON = "json"
     LLAMA_CPP = "llama.cpp"
+    RECIPE = "recipe"
 
 
 @spread
@@ -148,6 +149,10 @@ def print_plan(plan: Plan, output_format: Format) -> None:
         OUT.print(plan_report(plan.outcome, plan.table.source, str(plan.budget)), *around_tables(plan), sep="\n")
     elif output_format is Format.LLAMA_CPP:
         print_overrides(plan)
+    elif output_format is Format.RECIPE:
+        from raq_client.plan_recipe import recipe_of
+
+        OUT.out(recipe_of(plan).as_json(), end="", highlight=False)
 
 
 def draw_moves(plan: Plan, path: Path | None) -> None:
