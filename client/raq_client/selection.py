@@ -1,15 +1,15 @@
 """Constraints as people write them: a pattern of tensor names and what is demanded of the tensors it matches.
 
-A pattern is a shell glob over the whole name: `blk.*.attn_v.weight`, `output.weight`, `*ffn_down*`.
+Patterns are those of raq_client.patterns: `blk.*.attn_v.weight`, `output.weight`, `blk.{0..3}.ffn_{gate,up}.weight`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Final
 
-from raq_solver.budget import TotalBytes, parse_budget
+from raq_client.patterns import matching
+from raq_client.vram import parse_size
 from raq_solver.constraints import (
     AtMost,
     Ceiling,
@@ -22,7 +22,7 @@ from raq_solver.constraints import (
     Region,
     Tie,
 )
-from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
+from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.quant_types import quant_type
 
 _VALUES: Final = {
@@ -77,25 +77,16 @@ class Demands:
         return tuple(found)
 
 
-def matching(pattern: str, tensors: Iterable[str]) -> tuple[str, ...]:
-    """The tensors that a pattern matches. Raises InvalidInput when it matches none."""
-    names = tuple(tensors)
-    found = tuple(name for name in names if fnmatchcase(name, pattern))
-    if not found:
-        raise InvalidInput(Fault("", f"{pattern} matches no tensor{near_misses(pattern, names)}"))
-    return found
-
-
 def _constraint(kind: str, text: str, tensors: Sequence[str]) -> Constraint:
     reason = f"--{kind} {text}"
     if kind in _PATTERN_ONLY:
-        return _PATTERN_ONLY[kind](matching(text, tensors), reason=reason)
+        return _PATTERN_ONLY[kind](matching([text], tensors, ""), reason=reason)
     pattern, separator, value = text.partition("=")
     if kind == "exclude" and not separator:
         return Exclude(tuple(tensors), (quant_type(text).name,), reason=reason)
     if not separator:
         raise InvalidInput(Fault("", f"write PATTERN={_VALUES[kind]}"))
-    return _valued(kind, matching(pattern, tensors), value, reason)
+    return _valued(kind, matching([pattern], tensors, ""), value, reason)
 
 
 def _valued(kind: str, names: tuple[str, ...], value: str, reason: str) -> Constraint:
@@ -110,16 +101,9 @@ def _valued(kind: str, names: tuple[str, ...], value: str, reason: str) -> Const
                 raise InvalidInput(Fault("", f"write PATTERN={_VALUES[kind]}"))
             return AtMost(names, int(count), _bits(limit), reason=reason)
         case "region":
-            return Region(names, _bytes(value), reason=reason)
+            return Region(names, parse_size(value), reason=reason)
         case _:
             return (Floor if kind == "floor" else Ceiling)(names, _bits(value), reason=reason)
-
-
-def _bytes(text: str) -> int:
-    budget = parse_budget(text)
-    if not isinstance(budget, TotalBytes):
-        raise InvalidInput(Fault("", f"{text} is no size; write one as 12GiB"))
-    return budget.count
 
 
 def _bits(text: str) -> Fraction:

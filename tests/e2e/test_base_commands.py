@@ -221,3 +221,11 @@ def test_plans_become_recipes_that_extend_one_another(
     without = client("solve", *model, "-b", "5", "--format", "recipe")
     assert without.code == 2
     assert "a recipe starts from a base" in without.err
+
+
+def test_demands_know_braces_and_ranges(model: tuple[object, ...]) -> None:
+    found = solved(*model, "-b", "5", "--pin", "blk.{1..2}.ffn_{gate,up}.weight=Q3_K")["allocation"]
+    assert [found[f"blk.{b}.ffn_{r}.weight"] for b in (1, 2) for r in ("gate", "up")] == ["Q3_K"] * 4
+    result = client("solve", *model, "-b", "5", "--pin", "blk.{1..9}.ffn_up.weight=Q3_K")
+    assert result.code == 2
+    assert "blk.9.ffn_up.weight matches no tensor" in result.err
