@@ -1,5 +1,6 @@
 """`raq-client solve`: the best allocation for a budget."""
 
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -9,6 +10,7 @@ import typer
 from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.plain import print_plain, smallest_for, solve_plain
 from raq_client.cli.side_options import SideOptions
 from raq_client.cli.spread import spread
 from raq_client.planning import Plan, Request, Sources, make_plan, model_table, obtain_profile, widened
@@ -25,6 +27,10 @@ EXIT_CODES: Final = {
     Termination.INFEASIBLE: 4,
     Termination.NO_SOLUTION_FOUND: 3,
 }
+
+
+LARGEST_BUDGET: Final = "64"
+"""Bits per weight that hold any model."""
 
 
 class Format(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
@@ -55,6 +61,17 @@ def solve(
     threads: options.Threads = 0,
     output_format: Annotated[Format, typer.Option("--format", help="How to print the allocation.")] = Format.TABLE,
     as_json: options.Json = False,
+    problem: Annotated[
+        Path | None,
+        typer.Option("--problem", help="A plain problem (.npz or .json) instead of a model.", show_default=False),
+    ] = None,
+    capacity: Annotated[
+        int | None, typer.Option("--capacity-bytes", min=0, help="Its capacity in bytes.", show_default=False)
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        typer.Option("--max-loss", min=0, help="The smallest size that keeps this predicted loss.", show_default=False),
+    ] = None,
     *,
     around: BaseOptions,
     memory: MemoryOptions,
@@ -76,14 +93,29 @@ def solve(
 
     raq-client solve -m model-f16.gguf -i r.gguf --base Q4_K_M --moves ratio --domain r.gguf --general wiki.gguf
 
+    raq-client solve -p model.profile.json --max-loss 0.01
+
+    raq-client solve --problem table.npz --capacity-bytes 5000000000 --json
+
     raq-client solve -m model-f16.gguf --vram 24GiB --context 184k --kv q4_0 --overhead 3GiB
     """
     settings = read_settings(Path.cwd())
     sources = merged_sources(settings, model, imatrix, profile, types, effort, threads)
     demands = side.over(merged_demands(settings, pin, floor, ceiling, exclude, tie))
+    if problem is not None:
+        posed, outcome = solve_plain(
+            problem, capacity, budget, demands, chosen_server(server, settings.server), seconds
+        )
+        print_plain(posed, outcome, as_json=as_json)
+        raise typer.Exit(EXIT_CODES[outcome.termination])
     wanted = around.around(settings, memory)
+    if max_loss is not None and budget is None:
+        budget = LARGEST_BUDGET
     request = Request(budget, loss or settings.loss, demands, chosen_server(server, settings.server), seconds, wanted)
     plan = plan_for(sources, request)
+    if max_loss is not None and plan.outcome.allocation is not None:
+        smallest, outcome = smallest_for(plan.problem, max_loss, seconds)
+        plan = replace(plan, problem=smallest, outcome=outcome)
     print_plan(plan, Format.JSON if as_json else output_format)
     draw_moves(plan, around.plot)
     raise typer.Exit(EXIT_CODES[plan.outcome.termination])

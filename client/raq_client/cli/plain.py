@@ -1,0 +1,64 @@
+"""What `solve` does with a plain problem, and with a loss to keep instead of a budget."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import typer
+
+from raq_client.cli.console import OUT, print_json, say
+from raq_client.selection import Demands
+from raq_client.solving import solver_at
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.knapsack import Limits, Termination
+from raq_solver.outcome import Outcome
+from raq_solver.problem import Problem
+
+
+def solve_plain(
+    path: Path, capacity: int | None, budget: str | None, demands: Demands, server: str | None, seconds: float | None
+) -> tuple[Problem, Outcome]:
+    """Solve the problem in a file, for a capacity in bytes or a budget."""
+    from raq_client.plain_problem import read_problem
+    from raq_solver.budget import BitsPerWeight, capacity_bytes, parse_budget
+
+    table = read_problem(path)
+    if (capacity is None) == (budget is None):
+        raise InvalidInput(Fault(str(path), "name either --capacity-bytes or --budget"))
+    if capacity is None:
+        asked = parse_budget(budget or "")
+        if isinstance(asked, BitsPerWeight) and not table.total_weights:
+            what = "does not say how many weights its tensors have (elements); name --capacity-bytes"
+            raise InvalidInput(Fault(str(path), what))
+        capacity = capacity_bytes(asked, table.total_weights)
+    problem = Problem(table, capacity, demands.constraints(table.tensors))
+    with solver_at(server) as solve:
+        return problem, solve(problem, Limits(seconds))
+
+
+def print_plain(problem: Problem, outcome: Outcome, *, as_json: bool) -> None:
+    """Print an outcome that belongs to no model."""
+    from raq_client.report import infeasible_text, outcome_to_dict, plan_report
+
+    table = problem.table
+    asked = f"{problem.capacity_bytes:,} bytes"
+    if as_json:
+        print_json(outcome_to_dict(outcome, table.source))
+    if outcome.ledger is None:
+        say(f"raq-client: {infeasible_text(outcome, asked, table.total_weights, problem.capacity_bytes)}")
+    elif not as_json:
+        OUT.print(plan_report(outcome, table.source, asked))
+
+
+def smallest_for(problem: Problem, most_loss: float, seconds: float | None) -> tuple[Problem, Outcome]:
+    """The problem at the smallest capacity that keeps a loss, and its outcome. Exits with 4 when none keeps it."""
+    from raq_solver.smallest import smallest_size
+    from raq_solver.solve import solve
+
+    found = smallest_size(problem, most_loss, Limits(seconds))
+    if found.ledger is None:
+        least = "" if found.least_loss is None else f"; the least that can be reached is {found.least_loss:.6g}"
+        say(f"raq-client: no allocation keeps a loss of {most_loss:g}{least}")
+        raise typer.Exit(4 if found.termination is Termination.INFEASIBLE else 3)
+    say(f"smallest size with a loss of at most {most_loss:g}: proven above {found.bound_bytes - 1:,} bytes")
+    at = replace(problem, capacity_bytes=found.ledger.size)
+    return at, solve(at, Limits(seconds))
