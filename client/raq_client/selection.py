@@ -3,7 +3,7 @@
 Patterns are those of raq_client.patterns: `blk.*.attn_v.weight`, `output.weight`, `blk.{0..3}.ffn_{gate,up}.weight`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
