@@ -60,6 +60,11 @@ class Measurement:
         """All texts' scores, one after the other."""
         return join_scores([text.scores for text in self.texts])
 
+    def report(self) -> CheckReport:
+        """The figures of all texts together, of each text and of each domain."""
+        parts = [(text.name, text.domain, text.scores) for text in self.texts]
+        return make_report(self.baseline, self.candidate, self.context, parts, self.warnings)
+
 
 def check(
     baseline: Path | str | Engine,
@@ -86,13 +91,7 @@ def check(
         library=library,
         progress=progress,
     )
-    return make_report(
-        measured.baseline,
-        measured.candidate,
-        measured.context,
-        [(text.name, text.domain, text.scores) for text in measured.texts],
-        measured.warnings,
-    )
+    return measured.report()
 
 
 def measure(

@@ -1,12 +1,17 @@
 """`raq-client imatrix collect`: run calibration text through a model and count what drives each tensor."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, progress_bar, say
 from raq_solver.errors import Fault, InvalidInput
+
+if TYPE_CHECKING:
+    from raq_client.imatrix import Importance
+    from raq_client.perplexity import Text
 
 
 def collect(
@@ -31,18 +36,13 @@ def collect(
     """
     from raq_client.atomic_file import check_output
     from raq_client.collect import collect as count
-    from raq_client.imatrix_files import read_importance, write_importance
+    from raq_client.imatrix_files import write_importance
     from raq_client.texts import read_texts
 
     check_output(output, force=force)
     texts = read_texts(text or [])
     partial = output.with_name(f"{output.stem}.partial.gguf")
-    resume = read_importance(partial) if partial.exists() else None
-    if resume is not None and resume.datasets != tuple(each.name for each in texts):
-        what = f"was counted on other texts ({', '.join(resume.datasets)}); remove it, or name the same texts"
-        raise InvalidInput(Fault(str(partial), what))
-    if resume is not None:
-        say(f"going on from {partial}: {resume.chunk_count} windows are counted")
+    resume = _resumed(partial, texts)
     with progress_bar("collecting") as report:
         found = count(
             model,
@@ -70,3 +70,17 @@ def collect(
         )
     else:
         say(f"{output}: {len(found.entries)} tensors, {found.chunk_count} windows of {found.chunk_size} tokens")
+
+
+def _resumed(partial: Path, texts: "list[Text]") -> "Importance | None":
+    """What an interrupted run counted; raises InvalidInput if it was on other texts."""
+    from raq_client.imatrix_files import read_importance
+
+    if not partial.exists():
+        return None
+    found = read_importance(partial)
+    if found.datasets != tuple(each.name for each in texts):
+        what = f"was counted on other texts ({', '.join(found.datasets)}); remove it, or name the same texts"
+        raise InvalidInput(Fault(str(partial), what))
+    say(f"going on from {partial}: {found.chunk_count} windows are counted")
+    return found
