@@ -19,8 +19,12 @@ from raq_proto.v1 import (
     solver_service_pb2,
     solver_service_pb2_grpc,
 )
+from raq_solver.allocation import Allocation
+from raq_solver.audit import Audit
 from raq_solver.budget import Budget
+from raq_solver.explain import Conflict, Costs, TensorReasons
 from raq_solver.knapsack import Limits
+from raq_solver.ladder import Ladder
 from raq_solver.outcome import Outcome
 from raq_solver.profile import Profile
 from raq_solver.smallest import Smallest
@@ -106,6 +110,52 @@ class AsyncClient:
                 request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata()
             )
         return convert.verification_from_proto(response.verification)
+
+    async def explain_tensor(self, question: Question, tensor: str, limits: Limits = NO_LIMITS) -> TensorReasons:
+        """Why a tensor has its type, what every other would cost, and the budgets at which it changes."""
+        request = solver_service_pb2.ExplainTensorRequest(
+            problem=convert.problem_to_proto(question), tensor=tensor, limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = await self._solver.ExplainTensor(request, metadata=self._connection.metadata())
+        return convert.reasons_from_proto(response.reasons)
+
+    async def constraint_costs(self, question: Question, limits: Limits = NO_LIMITS) -> Costs:
+        """What each constraint, each source of constraints, and all of them cost in loss."""
+        request = solver_service_pb2.ExplainCostsRequest(
+            problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = await self._solver.ExplainCosts(request, metadata=self._connection.metadata())
+        return convert.costs_from_proto(response.costs)
+
+    async def explain_conflict(self, question: Question, limits: Limits = NO_LIMITS) -> Conflict | None:
+        """Why nothing fits; None when something does."""
+        request = solver_service_pb2.ExplainConflictRequest(
+            problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = await self._solver.ExplainConflict(request, metadata=self._connection.metadata())
+        return convert.conflict_from_proto(response.conflict) if response.HasField("conflict") else None
+
+    async def audit(self, question: Question, allocation: Allocation, limits: Limits = NO_LIMITS) -> Audit:
+        """Compare an allocation with the best one of its own size; the question's budget is not regarded."""
+        request = solver_service_pb2.AuditRequest(
+            problem=convert.problem_to_proto(question),
+            allocation=convert.allocation_to_proto(allocation),
+            limit_seconds=limits.seconds or 0,
+        )
+        with self._our_errors():
+            response = await self._solver.Audit(request, metadata=self._connection.metadata())
+        return convert.audit_from_proto(response.audit)
+
+    async def nested_ladder(self, question: Question, budgets: Sequence[Budget], limits: Limits = NO_LIMITS) -> Ladder:
+        """The nested ladder of least summed loss over rising budgets; the question's own is not regarded."""
+        request = convert.ladder_request_to_proto(question, budgets)
+        request.limit_seconds = limits.seconds or 0
+        with self._our_errors():
+            response = await self._solver.Ladder(request, metadata=self._connection.metadata())
+        return convert.ladder_from_proto(response.ladder)
 
     async def put_profile(self, profile: Profile) -> StoredProfile:
         """Store a profile; ask by its digest from then on. To put it again does nothing."""

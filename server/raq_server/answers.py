@@ -14,14 +14,19 @@ from typing import Final, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from raq_proto import convert
-from raq_proto.v1 import outcome_pb2, solver_service_pb2
+from raq_proto.v1 import outcome_pb2, problem_pb2, solver_service_pb2
 from raq_server.sizes import Sizes
+from raq_solver.audit import audit
+from raq_solver.budget import Budget, TotalBytes
 from raq_solver.errors import Fault, InvalidInput
+from raq_solver.explain import constraint_costs, explain_conflict, explain_tensor
 from raq_solver.knapsack import Limits, Termination
+from raq_solver.ladder import nested_ladder
+from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 from raq_solver.smallest import smallest_size
-from raq_solver.solve import solve
+from raq_solver.solve import NO_LIMITS, solve
 from raq_solver.sweep import sweep
 from raq_solver.verify import verify
 
@@ -113,6 +118,56 @@ def answer_verify(content: bytes, desk: Desk) -> Iterator[Answer]:
     yield Answer(message.SerializeToString(), proven=True)
 
 
+def answer_tensor(content: bytes, desk: Desk) -> Iterator[Answer]:
+    """SolverService.ExplainTensor."""
+    request = _read(solver_service_pb2.ExplainTensorRequest, content)
+    problem, solver = _searched(request.problem, request.limit_seconds, desk)
+    limits = limits_of(request.limit_seconds, desk.deadline)
+    reasons = explain_tensor(problem, request.tensor, limits, solver)
+    message = solver_service_pb2.ExplainTensorResponse(reasons=convert.reasons_to_proto(reasons))
+    # The budgets at which the type changes come from a sweep that does not say whether a limit stopped it.
+    yield Answer(message.SerializeToString(), proven=solver.proven and limits == NO_LIMITS)
+
+
+def answer_costs(content: bytes, desk: Desk) -> Iterator[Answer]:
+    """SolverService.ExplainCosts."""
+    request = _read(solver_service_pb2.ExplainCostsRequest, content)
+    problem, solver = _searched(request.problem, request.limit_seconds, desk)
+    costs = constraint_costs(problem, NO_LIMITS, solver)
+    message = solver_service_pb2.ExplainCostsResponse(costs=convert.costs_to_proto(costs))
+    yield Answer(message.SerializeToString(), proven=solver.proven)
+
+
+def answer_conflict(content: bytes, desk: Desk) -> Iterator[Answer]:
+    """SolverService.ExplainConflict."""
+    request = _read(solver_service_pb2.ExplainConflictRequest, content)
+    problem, solver = _searched(request.problem, request.limit_seconds, desk)
+    conflict = explain_conflict(problem, NO_LIMITS, solver)
+    found = None if conflict is None else convert.conflict_to_proto(conflict)
+    message = solver_service_pb2.ExplainConflictResponse(conflict=found)
+    yield Answer(message.SerializeToString(), proven=solver.proven)
+
+
+def answer_audit(content: bytes, desk: Desk) -> Iterator[Answer]:
+    """SolverService.Audit."""
+    request = _read(solver_service_pb2.AuditRequest, content)
+    problem, solver = _searched(request.problem, request.limit_seconds, desk, TotalBytes(0))
+    found = audit(problem, convert.allocation_from_proto(request.allocation), NO_LIMITS, solver)
+    message = solver_service_pb2.AuditResponse(audit=convert.audit_to_proto(found))
+    yield Answer(message.SerializeToString(), proven=solver.proven)
+
+
+def answer_ladder(content: bytes, desk: Desk) -> Iterator[Answer]:
+    """SolverService.Ladder."""
+    request = _read(solver_service_pb2.LadderRequest, content)
+    desk.sizes.check_problem(request.problem, budgets=len(request.budgets))
+    problem, capacities = convert.ladder_request_from_proto(request, desk.profile)
+    found = nested_ladder(problem, capacities, limits_of(request.limit_seconds, desk.deadline))
+    message = convert.ladder_to_proto(found)
+    desk.observe(outcome_pb2.Termination.Name(message.termination), found.seconds, None)
+    yield _answer(solver_service_pb2.LadderResponse(ladder=message), message.termination)
+
+
 JOBS: Final[Mapping[str, Job]] = MappingProxyType(
     {
         "Solve": answer_solve,
@@ -120,6 +175,11 @@ JOBS: Final[Mapping[str, Job]] = MappingProxyType(
         "Sweep": answer_sweep,
         "Smallest": answer_smallest,
         "Verify": answer_verify,
+        "ExplainTensor": answer_tensor,
+        "ExplainCosts": answer_costs,
+        "ExplainConflict": answer_conflict,
+        "Audit": answer_audit,
+        "Ladder": answer_ladder,
     }
 )
 """The methods of SolverService."""
@@ -136,6 +196,30 @@ def limits_of(asked_seconds: float, deadline: float | None) -> Limits:
     if deadline is not None:
         known.append(max(0.0, deadline - time.monotonic()))
     return Limits(min(known) if known else None)
+
+
+class _Searches:
+    """`solve` for questions that solve several times: each within what is left of the time."""
+
+    def __init__(self, limit_seconds: float, desk: Desk) -> None:
+        self._limit_seconds = limit_seconds
+        self._desk = desk
+        self.proven = True
+
+    def __call__(self, problem: Problem, _limits: Limits) -> Outcome:
+        outcome = solve(problem, limits_of(self._limit_seconds, self._desk.deadline))
+        self._desk.observe(outcome.termination.name, outcome.seconds, outcome.gap)
+        self.proven = self.proven and outcome.termination in PROVEN
+        return outcome
+
+
+def _searched(
+    message: problem_pb2.Problem, limit_seconds: float, desk: Desk, budget: Budget | None = None
+) -> tuple[Problem, _Searches]:
+    """The problem, and what solves it; `budget` stands in for the message's own when that is missing."""
+    desk.sizes.check_problem(message)
+    problem = convert.problem_from_proto(message, desk.profile, budget)
+    return problem, _Searches(limit_seconds, desk)
 
 
 def _outcome(problem: Problem, limit_seconds: float, desk: Desk) -> outcome_pb2.Outcome:

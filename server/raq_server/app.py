@@ -29,6 +29,7 @@ from raq_server.sizes import Sizes
 from raq_server.solving import SERVICE, SolverCalls
 from raq_server.store import Store, engine_of
 from raq_server.tokens import Tokens
+from raq_server.tracing import no_spans, spans
 from raq_solver.errors import ServiceUnavailable
 
 SOLVER_SERVICE: Final = SERVICE.full_name
@@ -76,7 +77,11 @@ def start_server(config: ServerConfig) -> RunningServer:
 
 async def _serve(config: ServerConfig, started: "Future[RunningServer]") -> None:
     """Serve until told to stop; what keeps it from starting goes to whoever waits for the start."""
-    parts = _Parts(config)
+    try:
+        parts = _Parts(config)
+    except BaseException as error:  # noqa: BLE001  # told to the thread that waits
+        started.set_exception(error)
+        return
     try:
         address = bind(parts.server, config)
         await parts.open()
@@ -109,8 +114,10 @@ class _Parts:
         self.backroom = Backroom(Store(self.engine), self.metrics)
         self.pool = Pool(config.workers, config.queue, self.metrics)
         self.health = health.aio.HealthServicer()
+        traced = spans() if config.tracing else no_spans
+        guard = Guard(Tokens.of(config.tokens), config.calls_per_client, self.metrics, traced)
         self.server = grpc.aio.server(
-            interceptors=[Guard(Tokens.of(config.tokens), config.calls_per_client, self.metrics)],
+            interceptors=[guard],
             options=(*channel_options(config.message_limit_bytes), *OPTIONS),
         )
         memory, sizes = Memory(config.cache_bytes), Sizes.of(config)

@@ -24,6 +24,7 @@ from raq_proto.status import REQUEST_ID_KEY, status_of
 from raq_server.log import LOG
 from raq_server.metrics import Metrics
 from raq_server.tokens import Tokens
+from raq_server.tracing import Spans, Tell
 from raq_solver.errors import RaqError
 
 OWN_METHODS: Final = "/raq.v1."
@@ -58,10 +59,11 @@ class Refused(Exception):
 class Guard(grpc.aio.ServerInterceptor):
     """Admits, counts, logs; turns exceptions of our methods into statuses."""
 
-    def __init__(self, tokens: Tokens, calls_per_client: int, metrics: Metrics) -> None:
+    def __init__(self, tokens: Tokens, calls_per_client: int, metrics: Metrics, spans: Spans) -> None:
         self._tokens = tokens
         self._most = calls_per_client
         self._metrics = metrics
+        self._spans = spans
         self._running: Counter[str] = Counter()
 
     async def intercept_service(
@@ -86,13 +88,15 @@ class Guard(grpc.aio.ServerInterceptor):
     def _guarded(self, method: str, inner: Any) -> Any:
         # Methods that answer a stream write to the context and return nothing: one wrapper serves all.
         async def run(request: Any, context: Context) -> Any:
-            async with self._around(method, context):
-                return await inner(request, context)
+            metadata = {str(k): str(v) for k, v in context.invocation_metadata() or ()}
+            with self._spans(method, metadata) as tell:
+                async with self._around(method, context, tell):
+                    return await inner(request, context)
 
         return run
 
     @asynccontextmanager
-    async def _around(self, method: str, context: Context) -> AsyncIterator[None]:
+    async def _around(self, method: str, context: Context, tell: Tell) -> AsyncIterator[None]:
         call = Call(method, _request_id(context), "")
         CALL.set(call)
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
@@ -120,6 +124,7 @@ class Guard(grpc.aio.ServerInterceptor):
         finally:
             self._metrics.running.dec()
             self._finished(call, code, time.perf_counter() - start)
+            tell({"rpc.response.status_code": code, "raq.request_id": call.request_id, "raq.client": call.client})
 
     def _admitted(self, method: str, context: Context) -> str:
         """The caller's name. Raises Unauthenticated, NotPermitted, Overloaded."""

@@ -6,6 +6,18 @@ Rules
 - Unspecified enum values and absent parts are faults, never defaults.
 """
 
+from raq_proto.convert.analysis import (
+    audit_from_proto,
+    audit_to_proto,
+    conflict_from_proto,
+    conflict_to_proto,
+    costs_from_proto,
+    costs_to_proto,
+    ladder_from_proto,
+    ladder_to_proto,
+    reasons_from_proto,
+    reasons_to_proto,
+)
 from raq_proto.convert.constraint import constraint_from_proto, constraint_to_proto
 from raq_proto.convert.outcome import (
     outcome_from_proto,
@@ -20,8 +32,12 @@ from raq_proto.convert.profile import profile_from_proto, profile_to_proto, stor
 from raq_proto.convert.requests import (
     BudgetRange,
     Variant,
+    allocation_from_proto,
+    allocation_to_proto,
     batch_from_proto,
     batch_to_proto,
+    ladder_request_from_proto,
+    ladder_request_to_proto,
     sweep_from_proto,
     sweep_to_proto,
 )
@@ -31,10 +47,22 @@ __all__ = [
     "BudgetRange",
     "PointReader",
     "Variant",
+    "allocation_from_proto",
+    "allocation_to_proto",
+    "audit_from_proto",
+    "audit_to_proto",
     "batch_from_proto",
     "batch_to_proto",
+    "conflict_from_proto",
+    "conflict_to_proto",
     "constraint_from_proto",
     "constraint_to_proto",
+    "costs_from_proto",
+    "costs_to_proto",
+    "ladder_from_proto",
+    "ladder_request_from_proto",
+    "ladder_request_to_proto",
+    "ladder_to_proto",
     "outcome_from_proto",
     "outcome_to_proto",
     "points_from_proto",
@@ -43,6 +71,8 @@ __all__ = [
     "problem_to_proto",
     "profile_from_proto",
     "profile_to_proto",
+    "reasons_from_proto",
+    "reasons_to_proto",
     "smallest_from_proto",
     "smallest_to_proto",
     "stored_from_proto",

@@ -24,19 +24,19 @@ from raq_solver.constraints import (
 )
 from raq_solver.errors import Fault, InvalidInput
 
-_SOURCES: Final = {
+SOURCES: Final = {
     Source.DATA: problem_pb2.SOURCE_DATA,
     Source.ARCHITECTURE: problem_pb2.SOURCE_ARCHITECTURE,
     Source.USER: problem_pb2.SOURCE_USER,
 }
-_SOURCE_OF: Final = {number: source for source, number in _SOURCES.items()}
+SOURCE_OF: Final = {number: source for source, number in SOURCES.items()}
 _WHERE: Final = "constraint"
 
 
 def constraint_to_proto(constraint: Constraint) -> problem_pb2.Constraint:
     """Constraint to message. Raises InvalidInput for numbers that the wire can't carry."""
     message = problem_pb2.Constraint(
-        tensors=constraint.tensors, source=_SOURCES[constraint.source], reason=constraint.reason
+        tensors=constraint.tensors, source=SOURCES[constraint.source], reason=constraint.reason
     )
     if isinstance(constraint, SideConstraint):
         _side_to_proto(constraint, message)
@@ -47,7 +47,7 @@ def constraint_to_proto(constraint: Constraint) -> problem_pb2.Constraint:
 
 def constraint_from_proto(message: problem_pb2.Constraint) -> Constraint:
     """Message to constraint."""
-    source = _SOURCE_OF.get(message.source)
+    source = SOURCE_OF.get(message.source)
     if source is None:
         raise InvalidInput(Fault(_WHERE, "has no source (data, architecture or user)"))
     kind = message.WhichOneof("kind")

@@ -37,7 +37,7 @@ def outcome_to_proto(outcome: Outcome) -> outcome_pb2.Outcome:
     """Outcome to message."""
     return outcome_pb2.Outcome(
         termination=_TERMINATIONS[outcome.termination],
-        ledger=_ledger_to_proto(outcome.ledger),
+        ledger=ledger_to_proto(outcome.ledger),
         bound=outcome.bound,
         multiplier=outcome.multiplier,
         least_bytes=outcome.least_bytes,
@@ -49,7 +49,7 @@ def outcome_to_proto(outcome: Outcome) -> outcome_pb2.Outcome:
 
 def outcome_from_proto(message: outcome_pb2.Outcome) -> Outcome:
     """Message to outcome."""
-    ledger = _ledger_from_proto(message.ledger) if message.HasField("ledger") else None
+    ledger = ledger_from_proto(message.ledger) if message.HasField("ledger") else None
     return Outcome(
         termination=termination_from_proto(message.termination, "outcome"),
         allocation=_allocation(ledger),
@@ -67,7 +67,7 @@ def verification_to_proto(verification: Verification) -> outcome_pb2.Verificatio
     """Verification to message."""
     return outcome_pb2.Verification(
         termination=_TERMINATIONS[verification.termination],
-        faults=_faults_to_proto(verification.faults),
+        faults=faults_to_proto(verification.faults),
         size=verification.size,
         loss=verification.loss,
         certified_bound=verification.certified_bound,
@@ -92,7 +92,7 @@ def smallest_to_proto(smallest: Smallest) -> outcome_pb2.Smallest:
     return outcome_pb2.Smallest(
         termination=_TERMINATIONS[smallest.termination],
         most_loss=smallest.most_loss,
-        ledger=_ledger_to_proto(smallest.ledger),
+        ledger=ledger_to_proto(smallest.ledger),
         bound_bytes=smallest.bound_bytes,
         least_loss=smallest.least_loss,
         seconds=smallest.seconds,
@@ -101,7 +101,7 @@ def smallest_to_proto(smallest: Smallest) -> outcome_pb2.Smallest:
 
 def smallest_from_proto(message: outcome_pb2.Smallest) -> Smallest:
     """Message to smallest size."""
-    ledger = _ledger_from_proto(message.ledger) if message.HasField("ledger") else None
+    ledger = ledger_from_proto(message.ledger) if message.HasField("ledger") else None
     return Smallest(
         termination=termination_from_proto(message.termination, "smallest"),
         most_loss=message.most_loss,
@@ -113,7 +113,8 @@ def smallest_from_proto(message: outcome_pb2.Smallest) -> Smallest:
     )
 
 
-def _ledger_to_proto(ledger: Ledger | None) -> outcome_pb2.Ledger | None:
+def ledger_to_proto(ledger: Ledger | None) -> outcome_pb2.Ledger | None:
+    """Ledger to message; nothing to nothing."""
     if ledger is None:
         return None
     return outcome_pb2.Ledger(
@@ -125,7 +126,8 @@ def _ledger_to_proto(ledger: Ledger | None) -> outcome_pb2.Ledger | None:
     )
 
 
-def _ledger_from_proto(message: outcome_pb2.Ledger) -> Ledger:
+def ledger_from_proto(message: outcome_pb2.Ledger) -> Ledger:
+    """Message to ledger."""
     entries = (Entry(e.tensor, e.quant_type, e.weights, e.size, e.loss) for e in message.entries)
     return Ledger(tuple(entries), message.capacity_bytes)
 
@@ -134,5 +136,6 @@ def _allocation(ledger: Ledger | None) -> Allocation | None:
     return Allocation({entry.tensor: entry.quant_type for entry in ledger.entries}) if ledger else None
 
 
-def _faults_to_proto(faults: Sequence[Fault]) -> list[outcome_pb2.Fault]:
+def faults_to_proto(faults: Sequence[Fault]) -> list[outcome_pb2.Fault]:
+    """Faults to messages."""
     return [outcome_pb2.Fault(where=fault.where, what=fault.what) for fault in faults]

@@ -1,13 +1,14 @@
-"""Requests about several budgets ⇄ messages: batches and frontiers."""
+"""Requests about several budgets ⇄ messages: batches, frontiers, ladders; allocations to be judged."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from raq_proto.asked import Question, Stored, capacity_in
 from raq_proto.convert.constraint import constraint_to_proto, constraints_from_proto
 from raq_proto.convert.numbers import budget_from_proto, budget_to_proto
 from raq_proto.convert.problem import nothing_stored, problem_from_proto, problem_to_proto
-from raq_proto.v1 import problem_pb2, solver_service_pb2
+from raq_proto.v1 import outcome_pb2, problem_pb2, solver_service_pb2
+from raq_solver.allocation import Allocation
 from raq_solver.budget import Budget, TotalBytes
 from raq_solver.constraints import Constraint
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -102,5 +103,40 @@ def sweep_from_proto(
         first = capacity_in(problem.table, budget_from_proto(message.range.first, "range.first"))
         last = capacity_in(problem.table, budget_from_proto(message.range.last, "range.last"))
         return problem, spaced(first, last, message.range.points)
-    read = (budget_from_proto(each, f"budget {number}") for number, each in enumerate(message.budgets, start=1))
-    return problem, tuple(capacity_in(problem.table, budget) for budget in read)
+    return problem, _capacities(problem, message.budgets)
+
+
+def ladder_request_to_proto(question: Question, budgets: Sequence[Budget]) -> solver_service_pb2.LadderRequest:
+    """A question and the budgets of its rungs to message."""
+    problem = problem_to_proto(question)
+    return solver_service_pb2.LadderRequest(problem=problem, budgets=map(budget_to_proto, budgets))
+
+
+def ladder_request_from_proto(
+    message: solver_service_pb2.LadderRequest, stored: Stored = nothing_stored
+) -> tuple[Problem, tuple[int, ...]]:
+    """Message to the problem and the capacities of its rungs in bytes."""
+    problem = problem_from_proto(message.problem, stored, _ANY_BUDGET)
+    return problem, _capacities(problem, message.budgets)
+
+
+def allocation_to_proto(allocation: Allocation) -> list[outcome_pb2.Assignment]:
+    """Allocation to messages, in its order."""
+    return [outcome_pb2.Assignment(tensor=tensor, quant_type=name) for tensor, name in allocation.types.items()]
+
+
+def allocation_from_proto(messages: Iterable[outcome_pb2.Assignment]) -> Allocation:
+    """Messages to allocation. A tensor that is named twice is a fault."""
+    types: dict[str, str] = {}
+    faults = []
+    for message in messages:
+        if message.tensor in types:
+            faults.append(Fault(message.tensor, "is named twice in the allocation"))
+        types[message.tensor] = message.quant_type
+    raise_faults(faults)
+    return Allocation(types)
+
+
+def _capacities(problem: Problem, budgets: Iterable[problem_pb2.Budget]) -> tuple[int, ...]:
+    read = (budget_from_proto(each, f"budget {number}") for number, each in enumerate(budgets, start=1))
+    return tuple(capacity_in(problem.table, budget) for budget in read)

@@ -22,41 +22,62 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from raq_proto.v1 import analysis_pb2 as raq__proto_dot_v1_dot_analysis__pb2
 from raq_proto.v1 import outcome_pb2 as raq__proto_dot_v1_dot_outcome__pb2
 from raq_proto.v1 import problem_pb2 as raq__proto_dot_v1_dot_problem__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!raq_proto/v1/solver_service.proto\x12\x06raq.v1\x1a\x1araq_proto/v1/outcome.proto\x1a\x1araq_proto/v1/problem.proto\"G\n\x0cSolveRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x15\n\rlimit_seconds\x18\x02 \x01(\x01\"1\n\rSolveResponse\x12 \n\x07outcome\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Outcome\"R\n\x07Variant\x12\x1e\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x0e.raq.v1.Budget\x12\'\n\x0b\x63onstraints\x18\x02 \x03(\x0b\x32\x12.raq.v1.Constraint\"o\n\x11SolveBatchRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12!\n\x08variants\x18\x02 \x03(\x0b\x32\x0f.raq.v1.Variant\x12\x15\n\rlimit_seconds\x18\x03 \x01(\x01\"E\n\x12SolveBatchResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12 \n\x07outcome\x18\x02 \x01(\x0b\x32\x0f.raq.v1.Outcome\"Z\n\x0b\x42udgetRange\x12\x1d\n\x05\x66irst\x18\x01 \x01(\x0b\x32\x0e.raq.v1.Budget\x12\x1c\n\x04last\x18\x02 \x01(\x0b\x32\x0e.raq.v1.Budget\x12\x0e\n\x06points\x18\x03 \x01(\x05\"\x8c\x01\n\x0cSweepRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x1f\n\x07\x62udgets\x18\x02 \x03(\x0b\x32\x0e.raq.v1.Budget\x12\"\n\x05range\x18\x03 \x01(\x0b\x32\x13.raq.v1.BudgetRange\x12\x15\n\rlimit_seconds\x18\x04 \x01(\x01\"-\n\rSweepResponse\x12\x1c\n\x05point\x18\x01 \x01(\x0b\x32\r.raq.v1.Point\"]\n\x0fSmallestRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x11\n\tmost_loss\x18\x02 \x01(\x01\x12\x15\n\rlimit_seconds\x18\x03 \x01(\x01\"6\n\x10SmallestResponse\x12\"\n\x08smallest\x18\x01 \x01(\x0b\x32\x10.raq.v1.Smallest\"S\n\rVerifyRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12 \n\x07outcome\x18\x02 \x01(\x0b\x32\x0f.raq.v1.Outcome\"<\n\x0eVerifyResponse\x12*\n\x0cverification\x18\x01 \x01(\x0b\x32\x14.raq.v1.Verification2\xbc\x02\n\rSolverService\x12\x34\n\x05Solve\x12\x14.raq.v1.SolveRequest\x1a\x15.raq.v1.SolveResponse\x12\x45\n\nSolveBatch\x12\x19.raq.v1.SolveBatchRequest\x1a\x1a.raq.v1.SolveBatchResponse0\x01\x12\x36\n\x05Sweep\x12\x14.raq.v1.SweepRequest\x1a\x15.raq.v1.SweepResponse0\x01\x12=\n\x08Smallest\x12\x17.raq.v1.SmallestRequest\x1a\x18.raq.v1.SmallestResponse\x12\x37\n\x06Verify\x12\x15.raq.v1.VerifyRequest\x1a\x16.raq.v1.VerifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!raq_proto/v1/solver_service.proto\x12\x06raq.v1\x1a\x1braq_proto/v1/analysis.proto\x1a\x1araq_proto/v1/outcome.proto\x1a\x1araq_proto/v1/problem.proto\"G\n\x0cSolveRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x15\n\rlimit_seconds\x18\x02 \x01(\x01\"1\n\rSolveResponse\x12 \n\x07outcome\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Outcome\"R\n\x07Variant\x12\x1e\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x0e.raq.v1.Budget\x12\'\n\x0b\x63onstraints\x18\x02 \x03(\x0b\x32\x12.raq.v1.Constraint\"o\n\x11SolveBatchRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12!\n\x08variants\x18\x02 \x03(\x0b\x32\x0f.raq.v1.Variant\x12\x15\n\rlimit_seconds\x18\x03 \x01(\x01\"E\n\x12SolveBatchResponse\x12\r\n\x05index\x18\x01 \x01(\x05\x12 \n\x07outcome\x18\x02 \x01(\x0b\x32\x0f.raq.v1.Outcome\"Z\n\x0b\x42udgetRange\x12\x1d\n\x05\x66irst\x18\x01 \x01(\x0b\x32\x0e.raq.v1.Budget\x12\x1c\n\x04last\x18\x02 \x01(\x0b\x32\x0e.raq.v1.Budget\x12\x0e\n\x06points\x18\x03 \x01(\x05\"\x8c\x01\n\x0cSweepRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x1f\n\x07\x62udgets\x18\x02 \x03(\x0b\x32\x0e.raq.v1.Budget\x12\"\n\x05range\x18\x03 \x01(\x0b\x32\x13.raq.v1.BudgetRange\x12\x15\n\rlimit_seconds\x18\x04 \x01(\x01\"-\n\rSweepResponse\x12\x1c\n\x05point\x18\x01 \x01(\x0b\x32\r.raq.v1.Point\"]\n\x0fSmallestRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x11\n\tmost_loss\x18\x02 \x01(\x01\x12\x15\n\rlimit_seconds\x18\x03 \x01(\x01\"6\n\x10SmallestResponse\x12\"\n\x08smallest\x18\x01 \x01(\x0b\x32\x10.raq.v1.Smallest\"S\n\rVerifyRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12 \n\x07outcome\x18\x02 \x01(\x0b\x32\x0f.raq.v1.Outcome\"<\n\x0eVerifyResponse\x12*\n\x0cverification\x18\x01 \x01(\x0b\x32\x14.raq.v1.Verification\"_\n\x14\x45xplainTensorRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x0e\n\x06tensor\x18\x02 \x01(\t\x12\x15\n\rlimit_seconds\x18\x03 \x01(\x01\"?\n\x15\x45xplainTensorResponse\x12&\n\x07reasons\x18\x01 \x01(\x0b\x32\x15.raq.v1.TensorReasons\"N\n\x13\x45xplainCostsRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x15\n\rlimit_seconds\x18\x02 \x01(\x01\"4\n\x14\x45xplainCostsResponse\x12\x1c\n\x05\x63osts\x18\x01 \x01(\x0b\x32\r.raq.v1.Costs\"Q\n\x16\x45xplainConflictRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x15\n\rlimit_seconds\x18\x02 \x01(\x01\"=\n\x17\x45xplainConflictResponse\x12\"\n\x08\x63onflict\x18\x01 \x01(\x0b\x32\x10.raq.v1.Conflict\"o\n\x0c\x41uditRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12&\n\nallocation\x18\x02 \x03(\x0b\x32\x12.raq.v1.Assignment\x12\x15\n\rlimit_seconds\x18\x03 \x01(\x01\"-\n\rAuditResponse\x12\x1c\n\x05\x61udit\x18\x01 \x01(\x0b\x32\r.raq.v1.Audit\"i\n\rLadderRequest\x12 \n\x07problem\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Problem\x12\x1f\n\x07\x62udgets\x18\x02 \x03(\x0b\x32\x0e.raq.v1.Budget\x12\x15\n\rlimit_seconds\x18\x03 \x01(\x01\"0\n\x0eLadderResponse\x12\x1e\n\x06ladder\x18\x01 \x01(\x0b\x32\x0e.raq.v1.Ladder2\x98\x05\n\rSolverService\x12\x34\n\x05Solve\x12\x14.raq.v1.SolveRequest\x1a\x15.raq.v1.SolveResponse\x12\x45\n\nSolveBatch\x12\x19.raq.v1.SolveBatchRequest\x1a\x1a.raq.v1.SolveBatchResponse0\x01\x12\x36\n\x05Sweep\x12\x14.raq.v1.SweepRequest\x1a\x15.raq.v1.SweepResponse0\x01\x12=\n\x08Smallest\x12\x17.raq.v1.SmallestRequest\x1a\x18.raq.v1.SmallestResponse\x12\x37\n\x06Verify\x12\x15.raq.v1.VerifyRequest\x1a\x16.raq.v1.VerifyResponse\x12L\n\rExplainTensor\x12\x1c.raq.v1.ExplainTensorRequest\x1a\x1d.raq.v1.ExplainTensorResponse\x12I\n\x0c\x45xplainCosts\x12\x1b.raq.v1.ExplainCostsRequest\x1a\x1c.raq.v1.ExplainCostsResponse\x12R\n\x0f\x45xplainConflict\x12\x1e.raq.v1.ExplainConflictRequest\x1a\x1f.raq.v1.ExplainConflictResponse\x12\x34\n\x05\x41udit\x12\x14.raq.v1.AuditRequest\x1a\x15.raq.v1.AuditResponse\x12\x37\n\x06Ladder\x12\x15.raq.v1.LadderRequest\x1a\x16.raq.v1.LadderResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raq_proto.v1.solver_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SOLVEREQUEST']._serialized_start=101
-  _globals['_SOLVEREQUEST']._serialized_end=172
-  _globals['_SOLVERESPONSE']._serialized_start=174
-  _globals['_SOLVERESPONSE']._serialized_end=223
-  _globals['_VARIANT']._serialized_start=225
-  _globals['_VARIANT']._serialized_end=307
-  _globals['_SOLVEBATCHREQUEST']._serialized_start=309
-  _globals['_SOLVEBATCHREQUEST']._serialized_end=420
-  _globals['_SOLVEBATCHRESPONSE']._serialized_start=422
-  _globals['_SOLVEBATCHRESPONSE']._serialized_end=491
-  _globals['_BUDGETRANGE']._serialized_start=493
-  _globals['_BUDGETRANGE']._serialized_end=583
-  _globals['_SWEEPREQUEST']._serialized_start=586
-  _globals['_SWEEPREQUEST']._serialized_end=726
-  _globals['_SWEEPRESPONSE']._serialized_start=728
-  _globals['_SWEEPRESPONSE']._serialized_end=773
-  _globals['_SMALLESTREQUEST']._serialized_start=775
-  _globals['_SMALLESTREQUEST']._serialized_end=868
-  _globals['_SMALLESTRESPONSE']._serialized_start=870
-  _globals['_SMALLESTRESPONSE']._serialized_end=924
-  _globals['_VERIFYREQUEST']._serialized_start=926
-  _globals['_VERIFYREQUEST']._serialized_end=1009
-  _globals['_VERIFYRESPONSE']._serialized_start=1011
-  _globals['_VERIFYRESPONSE']._serialized_end=1071
-  _globals['_SOLVERSERVICE']._serialized_start=1074
-  _globals['_SOLVERSERVICE']._serialized_end=1390
+  _globals['_SOLVEREQUEST']._serialized_start=130
+  _globals['_SOLVEREQUEST']._serialized_end=201
+  _globals['_SOLVERESPONSE']._serialized_start=203
+  _globals['_SOLVERESPONSE']._serialized_end=252
+  _globals['_VARIANT']._serialized_start=254
+  _globals['_VARIANT']._serialized_end=336
+  _globals['_SOLVEBATCHREQUEST']._serialized_start=338
+  _globals['_SOLVEBATCHREQUEST']._serialized_end=449
+  _globals['_SOLVEBATCHRESPONSE']._serialized_start=451
+  _globals['_SOLVEBATCHRESPONSE']._serialized_end=520
+  _globals['_BUDGETRANGE']._serialized_start=522
+  _globals['_BUDGETRANGE']._serialized_end=612
+  _globals['_SWEEPREQUEST']._serialized_start=615
+  _globals['_SWEEPREQUEST']._serialized_end=755
+  _globals['_SWEEPRESPONSE']._serialized_start=757
+  _globals['_SWEEPRESPONSE']._serialized_end=802
+  _globals['_SMALLESTREQUEST']._serialized_start=804
+  _globals['_SMALLESTREQUEST']._serialized_end=897
+  _globals['_SMALLESTRESPONSE']._serialized_start=899
+  _globals['_SMALLESTRESPONSE']._serialized_end=953
+  _globals['_VERIFYREQUEST']._serialized_start=955
+  _globals['_VERIFYREQUEST']._serialized_end=1038
+  _globals['_VERIFYRESPONSE']._serialized_start=1040
+  _globals['_VERIFYRESPONSE']._serialized_end=1100
+  _globals['_EXPLAINTENSORREQUEST']._serialized_start=1102
+  _globals['_EXPLAINTENSORREQUEST']._serialized_end=1197
+  _globals['_EXPLAINTENSORRESPONSE']._serialized_start=1199
+  _globals['_EXPLAINTENSORRESPONSE']._serialized_end=1262
+  _globals['_EXPLAINCOSTSREQUEST']._serialized_start=1264
+  _globals['_EXPLAINCOSTSREQUEST']._serialized_end=1342
+  _globals['_EXPLAINCOSTSRESPONSE']._serialized_start=1344
+  _globals['_EXPLAINCOSTSRESPONSE']._serialized_end=1396
+  _globals['_EXPLAINCONFLICTREQUEST']._serialized_start=1398
+  _globals['_EXPLAINCONFLICTREQUEST']._serialized_end=1479
+  _globals['_EXPLAINCONFLICTRESPONSE']._serialized_start=1481
+  _globals['_EXPLAINCONFLICTRESPONSE']._serialized_end=1542
+  _globals['_AUDITREQUEST']._serialized_start=1544
+  _globals['_AUDITREQUEST']._serialized_end=1655
+  _globals['_AUDITRESPONSE']._serialized_start=1657
+  _globals['_AUDITRESPONSE']._serialized_end=1702
+  _globals['_LADDERREQUEST']._serialized_start=1704
+  _globals['_LADDERREQUEST']._serialized_end=1809
+  _globals['_LADDERRESPONSE']._serialized_start=1811
+  _globals['_LADDERRESPONSE']._serialized_end=1859
+  _globals['_SOLVERSERVICE']._serialized_start=1862
+  _globals['_SOLVERSERVICE']._serialized_end=2526
 # @@protoc_insertion_point(module_scope)

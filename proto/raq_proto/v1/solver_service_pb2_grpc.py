@@ -63,6 +63,31 @@ class SolverServiceStub:
                 request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.VerifyResponse.FromString,
                 _registered_method=True)
+        self.ExplainTensor = channel.unary_unary(
+                '/raq.v1.SolverService/ExplainTensor',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainTensorRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainTensorResponse.FromString,
+                _registered_method=True)
+        self.ExplainCosts = channel.unary_unary(
+                '/raq.v1.SolverService/ExplainCosts',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainCostsRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainCostsResponse.FromString,
+                _registered_method=True)
+        self.ExplainConflict = channel.unary_unary(
+                '/raq.v1.SolverService/ExplainConflict',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainConflictRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainConflictResponse.FromString,
+                _registered_method=True)
+        self.Audit = channel.unary_unary(
+                '/raq.v1.SolverService/Audit',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.AuditRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.AuditResponse.FromString,
+                _registered_method=True)
+        self.Ladder = channel.unary_unary(
+                '/raq.v1.SolverService/Ladder',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.LadderRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.LadderResponse.FromString,
+                _registered_method=True)
 
 
 class SolverServiceServicer:
@@ -107,6 +132,41 @@ class SolverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainTensor(self, request, context):
+        """Why a tensor has its type: what every other would cost, and the budgets at which it changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainCosts(self, request, context):
+        """What each constraint, each source of constraints and all of them cost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainConflict(self, request, context):
+        """Why nothing fits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Audit(self, request, context):
+        """How far a given allocation is from the best of its own size.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Ladder(self, request, context):
+        """Several budgets whose allocations only promote tensors from one to the next.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SolverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -134,6 +194,31 @@ def add_SolverServiceServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.VerifyRequest.FromString,
                     response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.VerifyResponse.SerializeToString,
+            ),
+            'ExplainTensor': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainTensor,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainTensorRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainTensorResponse.SerializeToString,
+            ),
+            'ExplainCosts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainCosts,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainCostsRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainCostsResponse.SerializeToString,
+            ),
+            'ExplainConflict': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainConflict,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainConflictRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.ExplainConflictResponse.SerializeToString,
+            ),
+            'Audit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Audit,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.AuditRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.AuditResponse.SerializeToString,
+            ),
+            'Ladder': grpc.unary_unary_rpc_method_handler(
+                    servicer.Ladder,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.LadderRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.LadderResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -275,6 +360,141 @@ class SolverService:
             '/raq.v1.SolverService/Verify',
             raq__proto_dot_v1_dot_solver__service__pb2.VerifyRequest.SerializeToString,
             raq__proto_dot_v1_dot_solver__service__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainTensor(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raq.v1.SolverService/ExplainTensor',
+            raq__proto_dot_v1_dot_solver__service__pb2.ExplainTensorRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.ExplainTensorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainCosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raq.v1.SolverService/ExplainCosts',
+            raq__proto_dot_v1_dot_solver__service__pb2.ExplainCostsRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.ExplainCostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainConflict(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raq.v1.SolverService/ExplainConflict',
+            raq__proto_dot_v1_dot_solver__service__pb2.ExplainConflictRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.ExplainConflictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Audit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raq.v1.SolverService/Audit',
+            raq__proto_dot_v1_dot_solver__service__pb2.AuditRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.AuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Ladder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raq.v1.SolverService/Ladder',
+            raq__proto_dot_v1_dot_solver__service__pb2.LadderRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.LadderResponse.FromString,
             options,
             channel_credentials,
             insecure,

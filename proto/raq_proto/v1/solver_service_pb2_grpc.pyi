@@ -47,6 +47,16 @@ class SolverServiceStub:
     """The smallest allocation whose loss is at most so much."""
     Verify: _grpc.UnaryUnaryMultiCallable[_solver_service_pb2.VerifyRequest, _solver_service_pb2.VerifyResponse]
     """Recompute an outcome's size, loss, constraints and bound, trusting nobody's search."""
+    ExplainTensor: _grpc.UnaryUnaryMultiCallable[_solver_service_pb2.ExplainTensorRequest, _solver_service_pb2.ExplainTensorResponse]
+    """Why a tensor has its type: what every other would cost, and the budgets at which it changes."""
+    ExplainCosts: _grpc.UnaryUnaryMultiCallable[_solver_service_pb2.ExplainCostsRequest, _solver_service_pb2.ExplainCostsResponse]
+    """What each constraint, each source of constraints and all of them cost."""
+    ExplainConflict: _grpc.UnaryUnaryMultiCallable[_solver_service_pb2.ExplainConflictRequest, _solver_service_pb2.ExplainConflictResponse]
+    """Why nothing fits."""
+    Audit: _grpc.UnaryUnaryMultiCallable[_solver_service_pb2.AuditRequest, _solver_service_pb2.AuditResponse]
+    """How far a given allocation is from the best of its own size."""
+    Ladder: _grpc.UnaryUnaryMultiCallable[_solver_service_pb2.LadderRequest, _solver_service_pb2.LadderResponse]
+    """Several budgets whose allocations only promote tensors from one to the next."""
 
 @_typing.type_check_only
 class SolverServiceAsyncStub(SolverServiceStub):
@@ -67,6 +77,16 @@ class SolverServiceAsyncStub(SolverServiceStub):
     """The smallest allocation whose loss is at most so much."""
     Verify: _aio.UnaryUnaryMultiCallable[_solver_service_pb2.VerifyRequest, _solver_service_pb2.VerifyResponse]  # type: ignore[assignment]
     """Recompute an outcome's size, loss, constraints and bound, trusting nobody's search."""
+    ExplainTensor: _aio.UnaryUnaryMultiCallable[_solver_service_pb2.ExplainTensorRequest, _solver_service_pb2.ExplainTensorResponse]  # type: ignore[assignment]
+    """Why a tensor has its type: what every other would cost, and the budgets at which it changes."""
+    ExplainCosts: _aio.UnaryUnaryMultiCallable[_solver_service_pb2.ExplainCostsRequest, _solver_service_pb2.ExplainCostsResponse]  # type: ignore[assignment]
+    """What each constraint, each source of constraints and all of them cost."""
+    ExplainConflict: _aio.UnaryUnaryMultiCallable[_solver_service_pb2.ExplainConflictRequest, _solver_service_pb2.ExplainConflictResponse]  # type: ignore[assignment]
+    """Why nothing fits."""
+    Audit: _aio.UnaryUnaryMultiCallable[_solver_service_pb2.AuditRequest, _solver_service_pb2.AuditResponse]  # type: ignore[assignment]
+    """How far a given allocation is from the best of its own size."""
+    Ladder: _aio.UnaryUnaryMultiCallable[_solver_service_pb2.LadderRequest, _solver_service_pb2.LadderResponse]  # type: ignore[assignment]
+    """Several budgets whose allocations only promote tensors from one to the next."""
 
 class SolverServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
@@ -114,5 +134,45 @@ class SolverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_solver_service_pb2.VerifyResponse, _abc.Awaitable[_solver_service_pb2.VerifyResponse]]:
         """Recompute an outcome's size, loss, constraints and bound, trusting nobody's search."""
+
+    @_abc_1.abstractmethod
+    def ExplainTensor(
+        self,
+        request: _solver_service_pb2.ExplainTensorRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_solver_service_pb2.ExplainTensorResponse, _abc.Awaitable[_solver_service_pb2.ExplainTensorResponse]]:
+        """Why a tensor has its type: what every other would cost, and the budgets at which it changes."""
+
+    @_abc_1.abstractmethod
+    def ExplainCosts(
+        self,
+        request: _solver_service_pb2.ExplainCostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_solver_service_pb2.ExplainCostsResponse, _abc.Awaitable[_solver_service_pb2.ExplainCostsResponse]]:
+        """What each constraint, each source of constraints and all of them cost."""
+
+    @_abc_1.abstractmethod
+    def ExplainConflict(
+        self,
+        request: _solver_service_pb2.ExplainConflictRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_solver_service_pb2.ExplainConflictResponse, _abc.Awaitable[_solver_service_pb2.ExplainConflictResponse]]:
+        """Why nothing fits."""
+
+    @_abc_1.abstractmethod
+    def Audit(
+        self,
+        request: _solver_service_pb2.AuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_solver_service_pb2.AuditResponse, _abc.Awaitable[_solver_service_pb2.AuditResponse]]:
+        """How far a given allocation is from the best of its own size."""
+
+    @_abc_1.abstractmethod
+    def Ladder(
+        self,
+        request: _solver_service_pb2.LadderRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_solver_service_pb2.LadderResponse, _abc.Awaitable[_solver_service_pb2.LadderResponse]]:
+        """Several budgets whose allocations only promote tensors from one to the next."""
 
 def add_SolverServiceServicer_to_server(servicer: SolverServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
