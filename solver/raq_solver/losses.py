@@ -8,6 +8,7 @@ Rules
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,6 +135,6 @@ class LossTable:
         largest = sum(np.where(self.offered, self.sizes, 0).max(axis=1).tolist())
         if largest >= 2**53:
             faults.append(Fault("loss table", f"sizes add up to {largest:,} bytes; at most 2^53 can be reckoned with"))
-        if not np.isfinite(np.where(self.offered, self.losses, 0.0).max(axis=1).sum()):
+        if not math.isfinite(sum(np.where(self.offered, self.losses, 0.0).max(axis=1).tolist())):
             faults.append(Fault("loss table", "losses add up to more than a double can hold"))
         return faults
