@@ -164,6 +164,16 @@ std::int64_t rows_per_part(std::int64_t rows, std::int64_t row_length) {
                                   std::max<std::int64_t>(1, rows));
 }
 
+// Runs work(rows at a time), with fewer rows each time the device is short of memory.
+template <class Work>
+void within_memory(std::int64_t step, Work work) {
+  for (;; step = step / 2) try {
+      return work(step);
+    } catch (const cuda::CudaError& error) {
+      if (error.code != cudaErrorMemoryAllocation || step <= 1) throw;
+    }
+}
+
 void require_device() {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
@@ -194,57 +204,64 @@ std::vector<std::string> devices() {
 void quantize(const QuantType& type, const Rows& rows, Effort effort, std::uint8_t* blocks) {
   using namespace RAQ_LEVEL;
   require_device();
-  const std::int64_t row_bytes = type.row_bytes(rows.length), step = rows_per_part(rows.count, rows.length);
-  DevicePart part(rows, step);
-  DeviceArray<std::uint8_t> out(step * row_bytes);
-  for (std::int64_t first = 0; first < rows.count; first += step) {
-    const std::int64_t count = std::min(step, rows.count - first);
-    const Rows here = part.load(rows, first, count);
-    const std::int64_t block_count = count * rows.length / type.weights_per_block;
-    if (block_count > 0) launchers(type).quantize(here, block_count, effort, out.data(), part.first_bad());
-    part.require_finite(rows, first);
-    RAQ_CUDA_CHECK(cudaMemcpy(blocks + first * row_bytes, out.data(), count * row_bytes, cudaMemcpyDefault));
-  }
+  const std::int64_t row_bytes = type.row_bytes(rows.length);
+  within_memory(rows_per_part(rows.count, rows.length), [&](std::int64_t step) {
+    DevicePart part(rows, step);
+    DeviceArray<std::uint8_t> out(step * row_bytes);
+    for (std::int64_t first = 0; first < rows.count; first += step) {
+      const std::int64_t count = std::min(step, rows.count - first);
+      const Rows here = part.load(rows, first, count);
+      const std::int64_t block_count = count * rows.length / type.weights_per_block;
+      if (block_count > 0) launchers(type).quantize(here, block_count, effort, out.data(), part.first_bad());
+      part.require_finite(rows, first);
+      RAQ_CUDA_CHECK(
+          cudaMemcpy(blocks + first * row_bytes, out.data(), count * row_bytes, cudaMemcpyDefault));
+    }
+  });
 }
 
 void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t row_length,
                 float* weights) {
   using namespace RAQ_LEVEL;
   require_device();
-  const std::int64_t row_bytes = type.row_bytes(row_length), step = rows_per_part(rows, row_length);
-  DeviceArray<std::uint8_t> in(step * row_bytes);
-  DeviceArray<float> out(step * row_length);
-  for (std::int64_t first = 0; first < rows; first += step) {
-    const std::int64_t count = std::min(step, rows - first),
-                       block_count = count * row_length / type.weights_per_block;
-    RAQ_CUDA_CHECK(cudaMemcpy(in.data(), blocks + first * row_bytes, count * row_bytes, cudaMemcpyDefault));
-    if (block_count > 0) launchers(type).dequantize(in.data(), block_count, out.data());
-    RAQ_CUDA_CHECK(cudaMemcpy(weights + first * row_length, out.data(), count * row_length * sizeof(float),
-                              cudaMemcpyDefault));
-  }
+  const std::int64_t row_bytes = type.row_bytes(row_length);
+  within_memory(rows_per_part(rows, row_length), [&](std::int64_t step) {
+    DeviceArray<std::uint8_t> in(step * row_bytes);
+    DeviceArray<float> out(step * row_length);
+    for (std::int64_t first = 0; first < rows; first += step) {
+      const std::int64_t count = std::min(step, rows - first);
+      const std::int64_t block_count = count * row_length / type.weights_per_block;
+      RAQ_CUDA_CHECK(cudaMemcpy(in.data(), blocks + first * row_bytes, count * row_bytes, cudaMemcpyDefault));
+      if (block_count > 0) launchers(type).dequantize(in.data(), block_count, out.data());
+      RAQ_CUDA_CHECK(cudaMemcpy(weights + first * row_length, out.data(), count * row_length * sizeof(float),
+                                cudaMemcpyDefault));
+    }
+  });
 }
 
 std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, Effort effort) {
   using namespace RAQ_LEVEL;
   for (const QuantType& type : types) type.row_bytes(rows.length);
   require_device();
-  const std::int64_t step = rows_per_part(rows.count, rows.length);
-  DevicePart part(rows, step);
-  std::vector<ErrorSums> totals(types.size());
-  std::vector<ErrorSums> sums(groups_of(step * rows.length));  // enough for blocks of one weight
-  DeviceArray<ErrorSums> out(sums.size());
-  for (std::int64_t first = 0; first < rows.count; first += step) {
-    const Rows here = part.load(rows, first, std::min(step, rows.count - first));
-    for (std::size_t t = 0; t < types.size(); ++t) {
-      const std::int64_t block_count = here.count * rows.length / types[t].weights_per_block;
-      if (block_count == 0) continue;
-      launchers(types[t]).measure(here, block_count, effort, out.data(), part.first_bad());
-      part.require_finite(rows, first);
-      const std::int64_t groups = groups_of(block_count);
-      RAQ_CUDA_CHECK(cudaMemcpy(sums.data(), out.data(), groups * sizeof(ErrorSums), cudaMemcpyDefault));
-      for (std::int64_t i = 0; i < groups; ++i) totals[t].add(sums[i]);
+  std::vector<ErrorSums> totals;
+  within_memory(rows_per_part(rows.count, rows.length), [&](std::int64_t step) {
+    totals.assign(types.size(), ErrorSums{});
+    DevicePart part(rows, step);
+    std::vector<ErrorSums> sums(groups_of(step * rows.length));  // enough for blocks of one weight
+    DeviceArray<ErrorSums> out(sums.size());
+    for (std::int64_t first = 0; first < rows.count; first += step) {
+      const Rows here = part.load(rows, first, std::min(step, rows.count - first));
+      for (std::size_t t = 0; t < types.size(); ++t) {
+        const std::int64_t block_count = here.count * rows.length / types[t].weights_per_block;
+        if (block_count == 0) continue;
+        launchers(types[t]).measure(here, block_count, effort, out.data(), part.first_bad());
+        part.require_finite(rows, first);
+        const std::int64_t groups = groups_of(block_count);
+        RAQ_CUDA_CHECK(cudaMemcpy(sums.data(), out.data(), groups * sizeof(ErrorSums), cudaMemcpyDefault));
+        for (std::int64_t i = 0; i < groups; ++i) totals[t].add(sums[i]);
+      }
     }
-  }
+  });
   return totals;
 }
 

@@ -147,7 +147,7 @@ struct AffineSuperBlock {
     RAQ_ROLLED
     for (int round = 0; round < how.rounds; ++round)
       choose_scales(x, h, wanted_scales, wanted_offsets, weights, unit);
-    choose_codes(x);
+    choose_codes(x, h, unit);
   }
 
  private:
@@ -233,12 +233,21 @@ struct AffineSuperBlock {
     dmin = store_scale(select(sound, new_dmin, dmin.value), unit);
   }
 
-  RAQ_HD void choose_codes(const Float* x) {
+  RAQ_HD void choose_codes(const Float* x, const Float* h, Unit unit) {
+    Float energy = splat(0.0f), explained = splat(0.0f);
     for (int j = 0; j < s.sub_blocks; ++j) {
-      const Float inverse = inverse_or_zero(d.value * scales[j]), base = dmin.value * offsets[j];
-      for (int k = j * s.length; k < (j + 1) * s.length; ++k)
+      const Float scale = d.value * scales[j], base = dmin.value * offsets[j],
+                  inverse = inverse_or_zero(scale);
+      for (int k = j * s.length; k < (j + 1) * s.length; ++k) {
         codes[k] = nearest(clamp((x[k] + base) * inverse, 0.0f, s.high));
+        const Float hx = h[k] * x[k];
+        energy += hx * x[k];
+        explained += hx * (scale * codes[k] - base);
+      }
     }
+    const Float gain = restoring_gain(energy, explained);
+    d = store_scale(d.value * gain, unit);
+    dmin = store_scale(dmin.value * gain, unit);
   }
 };
 

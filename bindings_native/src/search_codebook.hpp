@@ -60,7 +60,10 @@ struct CodebookSuperBlock {
     RAQ_ROLLED
     for (int j = 0; j < sub_blocks; ++j)
       choose(j, x + j * s.length, h + j * s.length, wanted[j], cross, square);
-    d = store_scale(quotient_or_zero(cross, square) * (1.0f / s.step), unit);
+    Float energy = splat(0.0f);
+    for (int k = 0; k < 256; ++k) energy += h[k] * (x[k] * x[k]);
+    const Float scale = quotient_or_zero(cross, square);
+    d = store_scale(scale * restoring_gain(energy, scale * cross) * (1.0f / s.step), unit);
   }
 
  private:

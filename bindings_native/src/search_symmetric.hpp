@@ -55,6 +55,16 @@ RAQ_INLINE void keep_better(ScaleFit& best, CodeSums sums) {
   best.gain = select(better, gain, best.gain);
 }
 
+// What a block's scales are multiplied with at the very end. A least-squares scale shrinks: sum(h x r) falls
+// short of sum(h x^2) by the error. Errors of single weights average out in a product with activations, being
+// smaller all over does not: at 2 to 3 bits a model is measurably nearer to its original with the scale that
+// restores sum(h x r). The price in squared error grows with the square of the way there and the gain does
+// too, from the other end: 0.7 of the way takes nine tenths of the gain for half the price. `explained` is
+// sum(h x r).
+RAQ_INLINE Float restoring_gain(Float energy, Float explained) {
+  return 1.0f + 0.5f * (clamp(quotient_or_zero(energy, explained), 1.0f, 1.25f) - 1.0f);
+}
+
 // The signed weight of largest magnitude.
 template <int N>
 RAQ_INLINE Float extreme_of(const Float* x) {
@@ -121,7 +131,7 @@ struct SymmetricSuperBlock {
     d = store_scale(fit.scale, unit);
     RAQ_ROLLED
     for (int round = 0; round < how.rounds; ++round) choose_scales(x, h, wanted, unit);
-    choose_codes(x);
+    choose_codes(x, h, unit);
   }
 
  private:
@@ -153,11 +163,18 @@ struct SymmetricSuperBlock {
     d = store_scale(quotient_or_zero(cross, square), unit);
   }
 
-  RAQ_HD void choose_codes(const Float* x) {
+  RAQ_HD void choose_codes(const Float* x, const Float* h, Unit unit) {
+    Float energy = splat(0.0f), explained = splat(0.0f);
     for (int j = 0; j < s.sub_blocks; ++j) {
-      const Float inverse = inverse_or_zero(d.value * scales[j]);
-      for (int k = j * s.length; k < (j + 1) * s.length; ++k) codes[k] = Codes::round(x[k] * inverse);
+      const Float scale = d.value * scales[j], inverse = inverse_or_zero(scale);
+      for (int k = j * s.length; k < (j + 1) * s.length; ++k) {
+        codes[k] = Codes::round(x[k] * inverse);
+        const Float hx = h[k] * x[k];
+        energy += hx * x[k];
+        explained += hx * (scale * codes[k]);
+      }
     }
+    d = store_scale(d.value * restoring_gain(energy, explained), unit);
   }
 };
 

@@ -25,6 +25,13 @@ struct Tile {
 
  private:
   RAQ_HD void turn(const float* source, int count) {
+    if constexpr (K == 1) {
+      if (count == lanes)
+        memcpy(&weights[0], source, sizeof(Float));
+      else
+        for (int i = 0; i < lanes; ++i) lane(weights[0], i) = i < count ? source[i] : 0.0f;
+      return;
+    }
     if (count == lanes) {
       for (int i = 0; i < lanes; ++i)
         for (int k = 0; k < K; ++k) lane(weights[k], i) = source[i * K + k];
