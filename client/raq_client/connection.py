@@ -16,7 +16,9 @@ from raq_solver.knapsack import Limits
 TRANSPORT_SECONDS: Final = 30.0
 """Time that sending, queueing and answering may take beside the search itself."""
 
-_RETRIES: Final = {
+_SERVICE_CONFIG: Final = {
+    # A name that stands for several servers (dns:///raq:8433) is asked at all of them in turn.
+    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             # Every method of raq.v1 is idempotent.
@@ -29,7 +31,7 @@ _RETRIES: Final = {
                 "retryableStatusCodes": ["UNAVAILABLE"],
             },
         }
-    ]
+    ],
 }
 """gRPC's own retry: 4 attempts, waits of about 0.1, 0.3 and 0.9 seconds; streams only before their first answer."""
 
@@ -78,7 +80,7 @@ class Connection:
         """Channel options."""
         return (
             *channel_options(),
-            ("grpc.service_config", json.dumps(_RETRIES)),
+            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
             ("grpc.per_rpc_retry_buffer_size", MESSAGE_LIMIT_BYTES),
         )
 
