@@ -44,11 +44,12 @@ def base_recipe(
 
 def reference(name: str, recipe: Recipe) -> Base:
     """What a further recipe says as its base to start from this one, read from `name`. Paths become absolute."""
-    if recipe.moves or recipe.base.recipe is not None:
-        return Base(recipe=str(Path(name).resolve()) if Path(name).exists() else name)
-    if recipe.base.file is not None:
-        return Base(file=recipe.base.file.resolve())
-    return recipe.base
+    if name.upper() in FILE_TYPES:
+        return recipe.base
+    path = Path(name)
+    if path.is_file() and not _is_recipe(path):
+        return Base(file=path.resolve())
+    return Base(recipe=str(path.resolve()) if path.exists() else name)
 
 
 def _is_recipe(path: Path) -> bool:
