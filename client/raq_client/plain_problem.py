@@ -9,7 +9,7 @@ import json
 import zipfile
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
@@ -31,7 +31,6 @@ from raq_solver.constraints import (
 )
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
-from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 
 _WHAT = "a plain problem"
@@ -128,23 +127,6 @@ def read_plain_problem(path: Path, capacity_bytes: int | None = None) -> Problem
     if capacity is None:
         raise InvalidInput(Fault(str(path), "names no capacity_bytes; give --capacity-bytes"))
     return Problem(table, capacity, constraints)
-
-
-def answer(outcome: Outcome) -> dict[str, Any]:
-    """An outcome as plain data; what there is none of is null. `lambda` in loss per byte."""
-    ledger = outcome.ledger
-    return {
-        "termination": outcome.termination.name,
-        "allocation": dict(outcome.allocation.types) if outcome.allocation else None,
-        "bytes": ledger.size if ledger else None,
-        "loss": ledger.loss if ledger else None,
-        "bound": outcome.bound,
-        "gap": outcome.gap,
-        "lambda": outcome.multiplier,
-        "least_bytes": outcome.least_bytes,
-        "most_bytes": outcome.most_bytes,
-        "seconds": outcome.seconds,
-    }
 
 
 def _read_arrays(path: Path) -> tuple[LossTable, int | None, tuple[Constraint, ...]]:

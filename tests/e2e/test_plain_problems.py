@@ -49,7 +49,7 @@ def test_the_readmes_certificate(tmp_path: Path, arrays: dict[str, np.ndarray]) 
 def test_a_real_instance(shared_data: Path, tmp_path: Path) -> None:
     with np.load(shared_data / "instances" / "Qwen3-4B-Instruct-2507.npz") as z:
         sens = np.where(np.isfinite(z["sens"]), z["sens"], 0.0)
-        arrays = {key: z[key] for key in ("tensors", "qtypes", "bytes", "elements")}
+        arrays = {key: z[key] for key in ("tensors", "qtypes", "bytes")} | {"weights": z["elements"]}
         arrays["losses"] = sens[:, None] * np.nan_to_num(z["curve"])
     np.savez(tmp_path / "p.npz", **arrays)
     found = client("solve", "--problem", tmp_path / "p.npz", "--budget", "4.5", "--json").json
@@ -60,14 +60,14 @@ def test_a_real_instance(shared_data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"losses": None}, "holds no array losses"),
+        ({"losses": None}, "has no array losses"),
         ({"bytes": np.full((5, 3), 1.5)}, "whole numbers"),
         ({"bytes": np.full((4, 3), 7)}, "5 tensors × 3 types"),
         ({"losses": np.full((5, 3), np.nan)}, "loss is nan"),
         ({"losses": np.full((5, 3), -1.0)}, "loss is -1.0"),
         ({"bytes": np.zeros((5, 3), dtype=int)}, "size is 0 bytes"),
         ({"tensors": np.array(["a"] * 5)}, "listed 5 times"),
-        ({"tensors": np.array([{}] * 5, dtype=object)}, "pickled"),
+        ({"tensors": np.array([{}] * 5, dtype=object)}, "allow_pickle"),
     ],
 )
 def test_every_fault_is_said(

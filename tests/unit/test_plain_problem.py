@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raq_client.plain_problem import answer, read_plain_problem
+from raq_client.plain_problem import read_plain_problem
 from raq_solver import (
     ActiveBytes,
     AtMost,
@@ -22,7 +22,6 @@ from raq_solver import (
     Region,
     Source,
     Tie,
-    solve,
 )
 
 FILE = {
@@ -46,14 +45,6 @@ def test_json_and_npz_hold_the_same_problem(tmp_path: Path) -> None:
     arrays = {"tensors": ["a", "b"], "qtypes": ["big", "small"], "bytes": FILE["bytes"], "weights": [8, 4]}
     np.savez(tmp_path / "problem.npz", losses=np.array([[0.0, 1.5], [0.25, np.inf]]), **arrays)
     assert read_plain_problem(tmp_path / "problem.npz", 20).digest() == from_json.digest()
-
-
-def test_the_answer_is_plain_data(tmp_path: Path) -> None:
-    found = answer(solve(read_plain_problem(written(tmp_path))))
-    assert json.loads(json.dumps(found)) == found
-    assert found["allocation"] == {"a": "small", "b": "big"}
-    assert (found["bytes"], found["loss"], found["gap"], found["termination"]) == (14, 1.75, 0.0, "OPTIMAL")
-    assert answer(solve(read_plain_problem(written(tmp_path), 3)))["allocation"] is None
 
 
 def test_every_kind_of_constraint_is_read(tmp_path: Path) -> None:

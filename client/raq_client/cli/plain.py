@@ -18,19 +18,19 @@ def solve_plain(
     path: Path, capacity: int | None, budget: str | None, demands: Demands, server: str | None, seconds: float | None
 ) -> tuple[Problem, Outcome]:
     """Solve the problem in a file, for a capacity in bytes or a budget."""
-    from raq_client.plain_problem import read_problem
+    from raq_client.plain_problem import read_plain_problem
     from raq_solver.budget import BitsPerWeight, capacity_bytes, parse_budget
 
-    table = read_problem(path)
-    if (capacity is None) == (budget is None):
+    if capacity is not None and budget is not None:
         raise InvalidInput(Fault(str(path), "name either --capacity-bytes or --budget"))
-    if capacity is None:
-        asked = parse_budget(budget or "")
-        if isinstance(asked, BitsPerWeight) and not table.total_weights:
-            what = "does not say how many weights its tensors have (elements); name --capacity-bytes"
-            raise InvalidInput(Fault(str(path), what))
-        capacity = capacity_bytes(asked, table.total_weights)
-    problem = Problem(table, capacity, demands.constraints(table.tensors))
+    problem = read_plain_problem(path, 0 if budget is not None else capacity)
+    if budget is not None:
+        asked = parse_budget(budget)
+        if isinstance(asked, BitsPerWeight) and not problem.table.total_weights:
+            raise InvalidInput(Fault(str(path), "holds no weights, so bits per weight mean nothing; --capacity-bytes"))
+        problem = replace(problem, capacity_bytes=capacity_bytes(asked, problem.table.total_weights))
+    more = demands.constraints(problem.table.tensors)
+    problem = replace(problem, constraints=(*problem.constraints, *more))
     with solver_at(server) as solve:
         return problem, solve(problem, Limits(seconds))
 

@@ -1,0 +1,38 @@
+"""What README shows runs as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import client
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(3)
+    sizes, losses = np.cumsum(random.integers(10, 90, (30, 4)), axis=1), random.random((30, 4))
+    names, types = np.array([f"t{i}" for i in range(30)]), np.array(["a", "b", "c", "d"])
+    np.savez(tmp_path / "table.npz", tensors=names, qtypes=types, bytes=sizes, losses=np.sort(losses)[:, ::-1])
+    monkeypatch.chdir(tmp_path)
+    plan = client("solve", "--problem", "table.npz", "--capacity-bytes", 3000, "--json")
+    (tmp_path / "plan.json").write_text(plan.out, encoding="utf-8")
+    (block,) = re.findall(r"<!-- certificate -->\n```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(block, "README", "exec"), {})
+    loss, bound = map(float, re.findall(r"(?:loss|below) ([\d.e-]+)", capsys.readouterr().out))
+    assert bound <= loss * (1 + 1e-9)
+    assert bound >= 0.95 * loss
+
+
+def test_every_command_shown_exists() -> None:
+    shown = set(re.findall(r"raq-client (\w+)", README)) - {"and"}
+    helped = client("--help").out
+    assert len(shown) > 8
+    assert all(re.search(rf"\b{name}\b", helped) for name in shown), shown
+
+
+def test_every_document_named_is_there() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
