@@ -22,6 +22,7 @@ from raq_server.calls import Guard
 from raq_server.config import ServerConfig
 from raq_server.log import LOG
 from raq_server.metrics import Metrics
+from raq_server.metrics_page import serve_page
 from raq_server.migrations import migrate
 from raq_server.pool import Pool
 from raq_server.profiles import ProfileServicer
@@ -85,23 +86,24 @@ async def _serve(config: ServerConfig, started: "Future[RunningServer]") -> None
     try:
         address = bind(parts.server, config)
         await parts.open()
-        metrics_server, metrics_address = None, None
+        stopping = asyncio.Event()
+        page, page_address = None, None
         if config.metrics_address is not None:
-            metrics_server, metrics_address = parts.metrics.serve(config.metrics_address)
+            ready = lambda: not stopping.is_set()
+            page, page_address = serve_page(config.metrics_address, parts.metrics.registry, ready)
     except BaseException as error:  # noqa: BLE001  # told to the thread that waits
         await parts.close(0)
         started.set_exception(error)
         return
-    stopping = asyncio.Event()
     loop, thread = asyncio.get_running_loop(), threading.current_thread()
-    started.set_result(RunningServer(address, metrics_address, parts.metrics, parts.pool, loop, stopping, thread))
-    LOG.info("serving", extra={"fields": {"address": address, "metrics": metrics_address}})
+    started.set_result(RunningServer(address, page_address, parts.metrics, parts.pool, loop, stopping, thread))
+    LOG.info("serving", extra={"fields": {"address": address, "metrics": page_address}})
     await stopping.wait()
     LOG.info("stopping", extra={"fields": {"grace_seconds": config.grace_seconds}})
     await parts.close(config.grace_seconds)
-    if metrics_server is not None:
-        await asyncio.to_thread(metrics_server.shutdown)
-        metrics_server.server_close()
+    if page is not None:
+        await asyncio.to_thread(page.shutdown)
+        page.server_close()
     LOG.info("stopped")
 
 

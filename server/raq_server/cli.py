@@ -29,7 +29,7 @@ def serve(
     address: Annotated[
         str | None, typer.Option(help="HOST:PORT to listen on (port 0: any free one), or unix:PATH. [127.0.0.1:8433]")
     ] = None,
-    metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT of Prometheus' /metrics.")] = None,
+    metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT of HTTP /metrics, /live and /ready.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that solve. [one a processor]")] = None,
     queue: Annotated[int | None, typer.Option(help="Calls that may wait; more are refused. [64]")] = None,
     grace: Annotated[float | None, typer.Option(help="Seconds that running calls get at the end. [10]")] = None,

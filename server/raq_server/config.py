@@ -56,7 +56,9 @@ class ServerConfig(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
 
     address: str = Field(default="127.0.0.1:8433", description="HOST:PORT (port 0: any free one) or unix:PATH")
-    metrics_address: str | None = Field(default=None, description="HOST:PORT of Prometheus' /metrics; none: not served")
+    metrics_address: str | None = Field(
+        default=None, description="HOST:PORT of HTTP /metrics, /live and /ready; none: not served"
+    )
     workers: int = Field(default=max(1, os.cpu_count() or 1), ge=1, le=256, description="processes that solve")
     queue: int = Field(default=64, ge=0, description="calls that may wait for a worker; more are refused")
     grace_seconds: float = Field(default=10.0, ge=0, description="time that running calls get when the server stops")
@@ -77,7 +79,7 @@ class ServerConfig(BaseSettings):
     store_limit_bytes: int = Field(default=10 * 2**30, ge=0, description="`clean` shrinks the store to so much")
 
     message_limit_bytes: int = Field(default=MESSAGE_LIMIT_BYTES, ge=2**16, description="largest message taken")
-    profile_limit_bytes: int = Field(default=256 * 2**20, ge=2**16, description="largest profile stored")
+    profile_limit_bytes: int = Field(default=MESSAGE_LIMIT_BYTES, ge=2**16, description="largest profile stored")
     tensors_limit: int = Field(default=100_000, ge=1, description="most tensors of a problem or profile")
     types_limit: int = Field(default=64, ge=1, description="most quant types of a problem or profile")
     constraints_limit: int = Field(default=10_000, ge=0, description="most constraints of a problem")

@@ -1,11 +1,8 @@
 """What Prometheus sees. One registry for each server, so that several can live in one process."""
 
 from typing import Final
-from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-
-from raq_solver.errors import Fault, InvalidInput
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _GAPS: Final = (0, 1e-9, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -32,15 +29,3 @@ class Metrics:
         self.gap = Histogram("raq_solve_gap", "Relative gap of an answer", buckets=_GAPS, registry=registry)
         self.store_errors = Counter("raq_store_errors", "Failures of the store", registry=registry)
         self.refused = Counter("raq_refused", "Calls refused before they ran", ("reason",), registry=registry)
-
-    def serve(self, address: str) -> tuple[WSGIServer, str]:
-        """Answer GET /metrics at HOST:PORT; returns the server and its address.
-
-        Raises InvalidInput when the address can't be bound.
-        """
-        host, _, port = address.rpartition(":")
-        try:
-            server, _thread = start_http_server(int(port), host.strip("[]"), self.registry)
-        except (OSError, ValueError, OverflowError) as error:
-            raise InvalidInput(Fault(address, f"can't be bound for metrics: {error}")) from error
-        return server, f"{host}:{server.server_port}"

@@ -134,3 +134,13 @@ def test_metrics_are_served(running: RunningServer) -> None:
     for name in ("raq_call_seconds_count", "raq_queue_waiting", "raq_cache_total", "raq_solve_gap_bucket"):
         assert name in text
     assert 'raq_call_seconds_count{code="OK",method="Solve"}' in text
+
+
+def test_plain_http_says_whether_it_lives_and_is_ready(running: RunningServer) -> None:
+    for path in ("live", "ready"):
+        with urllib.request.urlopen(f"http://{running.metrics_address}/{path}") as response:
+            assert response.read() == b"yes\n"
+    running.loop.call_soon_threadsafe(running.stopping.set)
+    with pytest.raises(OSError, match=r"503|refused|reset"):  # noqa: PT012
+        while True:
+            urllib.request.urlopen(f"http://{running.metrics_address}/ready").read()
