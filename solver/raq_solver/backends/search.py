@@ -25,7 +25,7 @@ from raq_solver.backends.table import Kept, Table, keep
 LARGEST_LAYER = 1 << 20
 """States above which a layer is split. Results do not depend on it."""
 
-_ROWS_BETWEEN_CUTS: Final = 12
+_ROWS_BETWEEN_CUTS: Final = 18
 _FEWEST_ROWS_TO_CUT: Final = 12
 _MOST_PRICES: Final = 8
 # By measurement on the real instances; results do not depend on them.
