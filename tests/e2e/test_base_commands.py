@@ -229,3 +229,13 @@ def test_demands_know_braces_and_ranges(model: tuple[object, ...]) -> None:
     result = client("solve", *model, "-b", "5", "--pin", "blk.{1..9}.ffn_up.weight=Q3_K")
     assert result.code == 2
     assert "blk.9.ffn_up.weight matches no tensor" in result.err
+
+
+def test_a_server_answers_alike(
+    model: tuple[object, ...], domain: Path, imatrix_path: Path, server_address: str
+) -> None:
+    asked = ("--base", "Q4_K_M", "--moves", "ratio", "--domain", domain, "--general", imatrix_path, "-b", "5.3")
+    asked = (*asked, "--exo", "blk.0.attn_v.weight", "--architecture", "default")
+    here, there = solved(*model, *asked), solved(*model, *asked, "--server", server_address)
+    for part in ("allocation", "loss", "bound", "exchange", "prices"):
+        assert here[part] == there[part]
