@@ -54,6 +54,15 @@ def server_address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def server_apart() -> Iterator[tuple[str, str]]:
+    """A server in a process of its own: its address, and that of its metrics."""
+    from services import serving_apart
+
+    with serving_apart() as addresses:
+        yield addresses
+
+
+@pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> "Certificates":
     """Certificates of an authority, a server and a client."""
     from services import Certificates

@@ -1,10 +1,13 @@
 """Servers for tests, each with a store of its own; certificates; a real PostgreSQL where there is one."""
 
+import json
 import os
 import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +36,22 @@ def serving(**settings: object) -> Iterator[RunningServer]:
         }
         with start_server(ServerConfig.model_validate(given)) as running:
             yield running
+
+
+@contextmanager
+def serving_apart() -> Iterator[tuple[str, str]]:
+    """A server in a process of its own, for asynchronous clients: gRPC loses events of event loops that come and go
+    beside others in one process. Its address, and that of its metrics."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", "from raq_server.cli import main; main()", "--address", "127.0.0.1:0"]
+        settings = ["--workers", "1", "--metrics-address", "127.0.0.1:0", "--database", f"sqlite:///{folder}/s.sqlite"]
+        with subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            said = json.loads(process.stderr.readline())
+            # Whoever does not read the log stops the server once the pipe is full.
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            yield said["address"], said["metrics"]
+            process.terminate()
 
 
 def problem(tensors: int = 3, types: int = 2, seed: int = 0) -> Problem:

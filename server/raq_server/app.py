@@ -1,14 +1,17 @@
 """The server as an object: configured, started, stopped; the command line is one of its users.
 
-A thread of its own runs the event loop, so that tests and notebooks can have a server beside their own work.
+One thread runs the event loop of all servers of this process, so that tests and notebooks can have servers beside
+their own work. gRPC has one queue of events for all event loops of a process, and loses some when loops come and go.
 """
 
 import asyncio
 import threading
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -48,7 +51,7 @@ class RunningServer:
     pool: Pool
     loop: asyncio.AbstractEventLoop
     stopping: asyncio.Event
-    thread: threading.Thread
+    stopped: "Future[None]"
 
     def __enter__(self) -> Self:
         return self
@@ -60,9 +63,8 @@ class RunningServer:
 
     def stop(self) -> None:
         """Take no new calls, let running ones finish for the grace period, then end them."""
-        if self.thread.is_alive():
-            self.loop.call_soon_threadsafe(self.stopping.set)
-        self.thread.join()
+        self.loop.call_soon_threadsafe(self.stopping.set)
+        self.stopped.result()
 
 
 def start_server(config: ServerConfig) -> RunningServer:
@@ -70,40 +72,36 @@ def start_server(config: ServerConfig) -> RunningServer:
 
     Raises InvalidInput when the address can't be bound, a TLS file can't be read or the database does not answer.
     """
-    started: Future[RunningServer] = Future()
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(config, started)), name="raq server", daemon=True)
-    thread.start()
-    return started.result()
+    started: Future[tuple[_Parts, str]] = Future()
+    running = asyncio.run_coroutine_threadsafe(_serve(config, started), _loop())
+    either: tuple[Future[Any], ...] = (started, running)
+    wait(either, return_when=FIRST_COMPLETED)
+    if not started.done():
+        running.result()
+    parts, address = started.result()
+    return RunningServer(address, parts.page_address, parts.metrics, parts.pool, _loop(), parts.stopping, running)
 
 
-async def _serve(config: ServerConfig, started: "Future[RunningServer]") -> None:
-    """Serve until told to stop; what keeps it from starting goes to whoever waits for the start."""
-    try:
-        parts = _Parts(config)
-    except BaseException as error:  # noqa: BLE001  # told to the thread that waits
-        started.set_exception(error)
-        return
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all servers, in its thread, until the process ends."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="raq server", daemon=True).start()
+    return loop
+
+
+async def _serve(config: ServerConfig, started: "Future[tuple[_Parts, str]]") -> None:
+    """Serve until told to stop."""
+    parts = _Parts(config)
     try:
         address = bind(parts.server, config)
         await parts.open()
-        stopping = asyncio.Event()
-        page, page_address = None, None
-        if config.metrics_address is not None:
-            ready = lambda: not stopping.is_set()
-            page, page_address = serve_page(config.metrics_address, parts.metrics.registry, ready)
-    except BaseException as error:  # noqa: BLE001  # told to the thread that waits
-        await parts.close(0)
-        started.set_exception(error)
-        return
-    loop, thread = asyncio.get_running_loop(), threading.current_thread()
-    started.set_result(RunningServer(address, page_address, parts.metrics, parts.pool, loop, stopping, thread))
-    LOG.info("serving", extra={"fields": {"address": address, "metrics": page_address}})
-    await stopping.wait()
-    LOG.info("stopping", extra={"fields": {"grace_seconds": config.grace_seconds}})
-    await parts.close(config.grace_seconds)
-    if page is not None:
-        await asyncio.to_thread(page.shutdown)
-        page.server_close()
+        LOG.info("serving", extra={"fields": {"address": address, "metrics": parts.page_address}})
+        started.set_result((parts, address))
+        await parts.stopping.wait()
+        LOG.info("stopping", extra={"fields": {"grace_seconds": config.grace_seconds}})
+    finally:
+        await parts.close()
     LOG.info("stopped")
 
 
@@ -111,6 +109,8 @@ class _Parts:
     """Everything a server is made of."""
 
     def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self.stopping = asyncio.Event()
         self.metrics = Metrics()
         self.engine = engine_of(config.database)
         self.backroom = Backroom(Store(self.engine), self.metrics)
@@ -131,6 +131,8 @@ class _Parts:
         names = SOLVER_SERVICE, PROFILE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME
         reflection.enable_server_reflection(names, self.server)
         self._watching: asyncio.Task[None] | None = None
+        self._page: WSGIServer | None = None
+        self.page_address: str | None = None
 
     async def open(self) -> None:
         """Start everything."""
@@ -140,15 +142,21 @@ class _Parts:
         await self.health.set(PROFILE_SERVICE, health_pb2.HealthCheckResponse.SERVING)
         await self.server.start()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
+        if self._config.metrics_address is not None:
+            ready = lambda: not self.stopping.is_set()
+            self._page, self.page_address = serve_page(self._config.metrics_address, self.metrics.registry, ready)
 
-    async def close(self, grace_seconds: float) -> None:
+    async def close(self) -> None:
         """Drain and end everything; also what was never opened."""
         if self._watching is not None:
             self._watching.cancel()
         await self.health.enter_graceful_shutdown()
-        await self.server.stop(grace_seconds)
+        await self.server.stop(self._config.grace_seconds)
         await self.pool.close()
         await self.backroom.close()
+        if self._page is not None:
+            await asyncio.to_thread(self._page.shutdown)
+            self._page.server_close()
 
     async def _watch(self) -> None:
         """Say by the health of ProfileService whether the store answers."""

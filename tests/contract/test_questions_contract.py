@@ -51,15 +51,16 @@ async def gathered(answers: AsyncIterator[Any]) -> list[Any]:
 
 
 @pytest.fixture(params=["client", "asynchronous client"])
-def client(request: pytest.FixtureRequest, server_address: str) -> Iterator[Any]:
+def client(request: pytest.FixtureRequest) -> Iterator[Any]:
     if request.param == "client":
-        with connect(server_address) as opened:
+        with connect(request.getfixturevalue("server_address")) as opened:
             yield opened
         return
+    address, _metrics = request.getfixturevalue("server_apart")
     with asyncio.Runner() as runner:
 
         async def made() -> AsyncClient:
-            return connect_async(server_address)
+            return connect_async(address)
 
         plain = Plain(runner, runner.run(made()))
         yield plain

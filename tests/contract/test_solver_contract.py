@@ -31,7 +31,7 @@ def solve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         return
     with ExitStack() as opened:
         if request.param == "asyncio":
-            yield opened.enter_context(from_asyncio(request.getfixturevalue("server_address")))
+            yield opened.enter_context(from_asyncio(request.getfixturevalue("server_apart")[0]))
             return
         settings: dict[str, object] = {}
         shown: dict[str, Any] = {}

@@ -113,17 +113,23 @@ def test_a_worker_that_dies_is_an_error_of_one_call(running: RunningServer, chan
         assert client.solve(problem(seed=4)).ledger is not None
 
 
-def test_an_asynchronous_client_cancels_too(running: RunningServer) -> None:
+def test_an_asynchronous_client_cancels_too(server_apart: tuple[str, str]) -> None:
+    address, metrics = server_apart
+
+    def workers_busy() -> bool:
+        with urllib.request.urlopen(f"http://{metrics}/metrics") as response:
+            return b"\nraq_workers_busy 1.0" in response.read()
+
     async def cancelled() -> None:
-        async with connect_async(running.address) as client:
+        async with connect_async(address) as client:
             asking = asyncio.create_task(client.solve(hard_problem(5)))
-            await asyncio.to_thread(wait_until, lambda: busy(running) == 1)
+            await asyncio.to_thread(wait_until, workers_busy)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
 
     asyncio.run(cancelled())
-    wait_until(lambda: busy(running) == 0)
+    wait_until(lambda: not workers_busy())
 
 
 def test_metrics_are_served(running: RunningServer) -> None:

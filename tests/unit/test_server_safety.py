@@ -1,6 +1,8 @@
 """Who may do what, and how much: tokens, certificates, addresses, sizes; requests that are not requests."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import grpc
@@ -10,12 +12,26 @@ from hypothesis import strategies as st
 
 from raq_client import connect
 from raq_proto import convert
+from raq_proto.asked import ProfileProblem
 from raq_proto.errors import NotPermitted, Overloaded, Unauthenticated
 from raq_proto.v1 import problem_pb2, profile_pb2, profile_service_pb2, profile_service_pb2_grpc, solver_service_pb2
 from raq_server import RunningServer
 from raq_server.config import Scope, TokenEntry
 from raq_server.solving import SERVICE
 from raq_server.tokens import Tokens, hash_of, new_token
+from raq_solver.budget import TotalBytes
+from raq_solver.constraints import (
+    ActiveBytes,
+    AtMost,
+    Ceiling,
+    DistinctTypes,
+    Exclude,
+    Floor,
+    Monotone,
+    Pin,
+    Region,
+    Tie,
+)
 from raq_solver.errors import InvalidInput, ServiceUnavailable
 from services import Certificates, problem, profile, serving
 
@@ -149,7 +165,28 @@ def test_a_profile_that_never_ends_is_refused() -> None:
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-PROBLEM = convert.problem_to_proto(problem()).SerializeToString()
+T0, BITS = ("t0", "t1"), Fraction(4)
+CONSTRAINTS = (
+    Pin(T0[:1], "Q1"),
+    Floor(T0, BITS / 10),
+    Ceiling(T0, BITS),
+    Exclude(T0[1:], ("Q1",)),
+    Tie(T0[:1]),
+    AtMost(T0, 1, BITS),
+    DistinctTypes(T0, 2),
+    Region(T0, 10**6),
+    ActiveBytes(T0, (Fraction(1, 8), Fraction(1)), 10**6),
+    Monotone(T0[:1]),
+)
+PROBLEMS = [
+    convert.problem_to_proto(replace(problem(), constraints=CONSTRAINTS[:plain])).SerializeToString()
+    for plain in (0, 5, len(CONSTRAINTS))
+] + [convert.problem_to_proto(ProfileProblem(profile(), TotalBytes(10**4))).SerializeToString()]
+
+
+def varint(number: int) -> bytes:
+    low, high = number & 127, number >> 7
+    return bytes([low | 128]) + varint(high) if high else bytes([low])
 
 
 def mangled(content: bytes) -> st.SearchStrategy[bytes]:
@@ -166,13 +203,19 @@ def mangled(content: bytes) -> st.SearchStrategy[bytes]:
     return edits.map(edited)
 
 
-@given(st.sampled_from(sorted(method.name for method in SERVICE.methods)), st.binary(max_size=64) | mangled(PROBLEM))
+@given(st.sampled_from(sorted(method.name for method in SERVICE.methods)), st.sampled_from(PROBLEMS).flatmap(mangled))
 def test_requests_that_are_none_are_refused_and_nothing_breaks(
     server_address: str, method: str, content: bytes
 ) -> None:
-    wrapped = solver_service_pb2.SolveRequest().SerializeToString() + b"\x0a" + bytes([len(content) % 128]) + content
+    # Alone, and as the problem of a request that asks for two budgets (or whatever its method reads there).
+    asked = (
+        b"\x0a"
+        + varint(len(content))
+        + content
+        + solver_service_pb2.SweepRequest(budgets=[{"capacity_bytes": 40}, {"capacity_bytes": 50}]).SerializeToString()
+    )
     with grpc.insecure_channel(server_address) as channel:
-        for request in (content, wrapped):
+        for request in (content, asked):
             call = channel.unary_stream(f"/{SERVICE.full_name}/{method}")(request, timeout=20)
             try:
                 list(call)
