@@ -16,6 +16,7 @@ check:
     {{python}} -m mypy
     {{python}} -c "from importlinter.cli import lint_imports_command as run; run()"
     {{python}} .ci/sources.py
+    find bindings_native/src -name '*.[ch]pp' -o -name '*.cu' | xargs clang-format --dry-run --Werror
     {{python}} .ci/generate.py --check
 
 test *arguments:
@@ -33,6 +34,7 @@ cuda-build folder:
 # Generated code: messages and the native stub.
 generate:
     {{python}} .ci/generate.py
+    {{python}} -m nanobind.stubgen -m raq_native._raq_native -p bindings_native/stub.patterns -o bindings_native/raq_native/_raq_native.pyi
 
 # Pin what CI installs.
 lock:
