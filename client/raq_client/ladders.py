@@ -15,8 +15,9 @@ from raq_client.planning import Plan
 from raq_client.quantize import Effort, quantize_model
 from raq_client.recipe_steps import carry_out
 from raq_client.recipes import Recipe
-from raq_solver.allocation import Allocation
-from raq_solver.errors import Fault, raise_faults
+from raq_solver.allocation import Allocation, Ledger
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.ladder import nested_ladder
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,12 @@ def recipe_rungs(recipe: Recipe, table: ModelTable) -> tuple[Rung, ...]:
     )
 
 
-def solved_rungs(plans: Sequence[tuple[str, Plan]]) -> tuple[Rung, ...]:
-    """The allocations of solved plans. Raises InvalidInput with every plan that has none."""
+def solved_rungs(plans: Sequence[tuple[str, Plan]], *, nested: bool = False) -> tuple[Rung, ...]:
+    """The allocations of solved plans, made from one profile.
+
+    With `nested` they give way to those of least summed loss in which no tensor ever gets less than in the rung
+    before. Raises InvalidInput with every plan that has no allocation, and as `nested_ladder` does.
+    """
     raise_faults(
         [
             Fault(name, f"{plan.outcome.termination.value}; the least possible is {plan.outcome.least_bytes:,} bytes")
@@ -95,10 +100,18 @@ def solved_rungs(plans: Sequence[tuple[str, Plan]]) -> tuple[Rung, ...]:
             if plan.outcome.ledger is None
         ]
     )
+    if not nested:
+        return _rungs([(name, *plan.outcome.unwrap()) for name, plan in plans])
+    found = nested_ladder(plans[0][1].problem, [plan.premises.capacity for _, plan in plans])
+    if not found.rungs:
+        raise InvalidInput(Fault("ladder", found.termination.value))
+    return _rungs([(name, rung.allocation, rung.ledger) for (name, _), rung in zip(plans, found.rungs, strict=True)])
+
+
+def _rungs(found: Sequence[tuple[str, Allocation, Ledger]]) -> tuple[Rung, ...]:
     rungs: list[Rung] = []
     before: dict[str, int] = {}
-    for name, plan in plans:
-        allocation, ledger = plan.outcome.unwrap()
+    for name, allocation, ledger in found:
         sizes = {entry.tensor: entry.size for entry in ledger.entries}
         changes = [sizes[tensor] - size for tensor, size in before.items()]
         rungs.append(

@@ -85,3 +85,13 @@ def test_mistakes_are_named(model_path: Path, tmp_path: Path, arguments: tuple[s
     result = client("ladder", model_path, *(one.format(o=tmp_path / "out") for one in arguments))
     assert result.code == 2, result.out
     assert words in result.err
+
+
+def test_nested_budgets_only_promote(model_path: Path, imatrix_path: Path) -> None:
+    budgets = ("-b", "5.30", "-b", "5.31", "-b", "5.32", "-b", "5.33")
+    free = client("ladder", model_path, *budgets, "-i", imatrix_path, "--json").json["steps"]
+    nested = client("ladder", model_path, *budgets, "-i", imatrix_path, "--nested", "--json").json["steps"]
+    assert [step["freed_bytes"] for step in nested] == [0] * 4
+    assert sum(step["freed_bytes"] for step in free) > 0
+    for one, other in zip(nested, free, strict=True):
+        assert one["predicted_loss"] >= other["predicted_loss"] - 1e-12

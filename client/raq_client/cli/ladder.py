@@ -45,6 +45,9 @@ def ladder(
     check_context: Annotated[int, typer.Option("--check-context", min=8, help="Tokens of a window.")] = 512,
     windows: options.Windows = None,
     libllama: options.Library = None,
+    nested: Annotated[
+        bool, typer.Option("--nested", help="Budgets: no tensor gets fewer bytes than in the step before.")
+    ] = False,
     climb_all: Annotated[bool, typer.Option("--all", help="Go on after a step that gains nothing.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -79,7 +82,7 @@ def ladder(
         rungs = recipe_rungs(read_recipe(recipe), read_table(model))
     else:
         request = Request(loss=loss or settings.loss, around=around.around(settings, MemoryOptions()))
-        rungs = _solved(sources, request, budget or [])
+        rungs = _solved(sources, request, budget or [], nested=nested)
     climbed: list[Climbed] = []
     if folder is not None:
         paths = text or list(settings.text)
@@ -107,7 +110,7 @@ def ladder(
         say(f"{climbed[-1].rung.name} against {before}: {step.verdict.value}; the ladder ends here")
 
 
-def _solved(sources: "Sources", request: "Request", budgets: list[str]) -> "tuple[Rung, ...]":
+def _solved(sources: "Sources", request: "Request", budgets: list[str], *, nested: bool) -> "tuple[Rung, ...]":
     """The optimum of each budget, from one profile."""
     from raq_client.ladders import solved_rungs
     from raq_client.planning import make_plan, model_table, obtain_profile, widened
@@ -115,7 +118,7 @@ def _solved(sources: "Sources", request: "Request", budgets: list[str]) -> "tupl
     profile = obtain_profile(widened(sources, request.around), progress_bar)
     table = model_table(sources, profile)
     plans = [make_plan(profile, replace(request, budget=budget), table) for budget in budgets]
-    return solved_rungs(list(zip(budgets, plans, strict=True)))
+    return solved_rungs(list(zip(budgets, plans, strict=True)), nested=nested)
 
 
 def _climbed(rungs: "tuple[Rung, ...]", route: "Route", *, climb_all: bool) -> "list[Climbed]":
