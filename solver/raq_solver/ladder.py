@@ -6,8 +6,9 @@ Rules
 - A rung gives every tensor at least the bytes that the rung below gives it.
 - The joint optimum has the least sum of the rungs' losses. It is a knapsack of its own: a row's cells are its rising
   chains of types, one type for each rung; the lowest capacity is the knapsack's, the others are side rows.
-- At each rung's own price of a byte every chain has a reduced cost. Raising the smallest optimum rung by rung gives a
-  solution; chains whose reduced cost exceeds what it leaves open can't be part of a better one and are left out.
+- Raising the smallest optimum rung by rung, or lowering the largest, gives a ladder; when nesting costs nothing, one of
+  them is the optimum. At each rung's own price of a byte every chain has a reduced cost; chains whose reduced cost
+  exceeds what the known ladder leaves open can't be part of a better one and are left out.
 """
 
 import math
@@ -27,6 +28,8 @@ from raq_solver.formulate import formulate
 from raq_solver.knapsack import Knapsack, Limits, Linear, Termination, lagrangian
 from raq_solver.problem import Problem
 from raq_solver.solve import NO_LIMITS, solve
+
+_ROUNDING: Final = 1e-12
 
 _MOST_CHAINS: Final = 5000
 """Rising chains that one row may keep; the table of all rows has as many columns as the longest list."""
@@ -82,22 +85,45 @@ def nested_ladder(problem: Problem, capacities: Sequence[int], limits: Limits = 
     if free[0].ledger is None:
         return Ladder(free[0].termination, (), None, time.perf_counter() - start)
     knapsack, decoder = formulate(replace(problem, capacity_bytes=capacities[0]))
-    chains = _chains(knapsack, capacities)
     left = None if limits.seconds is None else max(0.0, limits.seconds - (time.perf_counter() - start))
-    solution = general.solve(_joint(knapsack, chains, capacities), Limits(left))
-    if solution.picks is None:
-        return Ladder(solution.termination, (), None, time.perf_counter() - start)
+    free_bound = math.fsum(alone.bound or 0.0 for alone in free)
+    nested = _nested(knapsack, capacities, free_bound, Limits(left))
     rungs = []
-    for level, (capacity, alone) in enumerate(zip(capacities, free, strict=True)):
-        columns = chains[np.arange(len(chains)), solution.picks, level][decoder.row_of_tensor]
-        names = [problem.table.quant_types[column] for column in columns.tolist()]
+    for columns, capacity, alone in zip(nested.columns, capacities, free, strict=True):
+        names = [problem.table.quant_types[column] for column in columns[decoder.row_of_tensor].tolist()]
         allocation = Allocation(dict(zip(problem.table.tensors, names, strict=True)))
         ledger = account(allocation, problem.table, capacity)
         rungs.append(Rung(capacity, allocation, ledger, alone.unwrap()[1].loss))
-    bound = max(solution.bound, math.fsum(alone.bound or 0.0 for alone in free))
-    proven = math.fsum(rung.ledger.loss for rung in rungs) <= bound * (1 + 1e-12)
-    termination = Termination.OPTIMAL if proven else solution.termination
-    return Ladder(termination, tuple(rungs), bound, time.perf_counter() - start)
+    proven = nested.loss <= nested.bound * (1 + _ROUNDING)
+    termination = Termination.OPTIMAL if proven else Termination.FEASIBLE
+    return Ladder(termination, tuple(rungs), nested.bound, time.perf_counter() - start)
+
+
+@dataclass(frozen=True, eq=False)
+class _Nested:
+    """The columns of each rung, their summed loss, and what is proven of it."""
+
+    columns: Int64[np.ndarray, "rungs rows"]
+    loss: float
+    bound: float
+
+
+def _nested(knapsack: Knapsack, capacities: Sequence[int], free_bound: float, limits: Limits) -> _Nested:
+    """Of raising, lowering and the joint search the best; the search only when the others leave something open."""
+    best = min((_raised(knapsack, capacities), _lowered(knapsack, capacities)), key=lambda nested: nested.loss)
+    best = replace(best, bound=min(best.loss, free_bound))
+    if best.loss <= free_bound * (1 + _ROUNDING):
+        return best
+    chains = _chains(knapsack, capacities, best.loss)
+    solution = general.solve(_joint(knapsack, chains, capacities), limits)
+    # Without a solution, and with the search at its end, nothing beats the best known.
+    ended = solution.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
+    if solution.picks is not None:
+        columns = chains[np.arange(len(chains)), solution.picks].T
+        found = _Nested(columns, _loss(knapsack, columns), 0.0)
+        best = found if found.loss < best.loss else best
+    bound = best.loss if ended else max(free_bound, solution.bound if math.isfinite(solution.bound) else 0.0)
+    return replace(best, bound=min(best.loss, bound))
 
 
 def _check(problem: Problem, capacities: Sequence[int]) -> None:
@@ -115,10 +141,10 @@ def _check(problem: Problem, capacities: Sequence[int]) -> None:
         raise InvalidInput(faults)
 
 
-def _chains(knapsack: Knapsack, capacities: Sequence[int]) -> Int64[np.ndarray, "rows chains rungs"]:
+def _chains(knapsack: Knapsack, capacities: Sequence[int], known: float) -> Int64[np.ndarray, "rows chains rungs"]:
     """The rising chains of columns of each row that the joint optimum may use, filled up with copies of its first."""
     reduced, bound = _reduced(knapsack, capacities)
-    gap = _raised(knapsack, capacities) - bound
+    gap = known - bound
     gap += 1e-9 * abs(gap) + 1e-12 * float(
         np.abs(reduced, where=np.isfinite(reduced), out=np.zeros(reduced.shape)).max()
     )
@@ -148,16 +174,34 @@ def _reduced(knapsack: Knapsack, capacities: Sequence[int]) -> tuple[Float64[np.
     return np.array(reduced), bound
 
 
-def _raised(knapsack: Knapsack, capacities: Sequence[int]) -> float:
-    """The summed loss of a nested ladder: each rung the best that only raises the rung below."""
+def _raised(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
+    """Each rung the best that only raises the rung below."""
     rows = np.arange(len(knapsack.sizes))
-    losses, total = knapsack.losses, 0.0
+    losses = knapsack.losses
+    columns: list[np.ndarray] = []
     for capacity in capacities:
         picks = mckp.solve(Knapsack(knapsack.sizes, losses, capacity), NO_LIMITS).picks
         assert picks is not None, "the rung below fits a rung of more bytes"
-        total += math.fsum(losses[rows, picks].tolist())
+        columns.append(picks)
         losses = np.where(knapsack.sizes >= knapsack.sizes[rows, picks][:, None], losses, np.inf)
-    return total
+    return _Nested(np.array(columns), _loss(knapsack, np.array(columns)), 0.0)
+
+
+def _lowered(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
+    """Each rung the best that only lowers the rung above; the smallest cells stay, so that something always fits."""
+    rows = np.arange(len(knapsack.sizes))
+    losses = knapsack.losses
+    columns: list[np.ndarray] = []
+    for capacity in reversed(capacities):
+        picks = mckp.solve(Knapsack(knapsack.sizes, losses, capacity), NO_LIMITS).picks
+        assert picks is not None, "the smallest cells fit the smallest budget"
+        columns.insert(0, picks)
+        losses = np.where(knapsack.sizes <= knapsack.sizes[rows, picks][:, None], losses, np.inf)
+    return _Nested(np.array(columns), _loss(knapsack, np.array(columns)), 0.0)
+
+
+def _loss(knapsack: Knapsack, columns: Int64[np.ndarray, "rungs rows"]) -> float:
+    return math.fsum(knapsack.losses[np.arange(columns.shape[1]), columns].ravel().tolist())
 
 
 def _extend(

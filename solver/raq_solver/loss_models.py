@@ -83,11 +83,9 @@ def measured(profile: Profile) -> LossTable:
         what = "holds no sensitivities; measure them (raq-client sensitivity) or use the loss model relative"
         raise InvalidInput(Fault("profile", what))
     median = float(np.median(profile.sensitivities[known]))
-    return _table(
-        profile,
-        np.where(known, profile.sensitivities, median),
-        f"measured sensitivity of {int(known.sum())} tensors",
-    )
+    credit = profile.provenance.get("sensitivity_credit", "")
+    source = f"measured sensitivity of {int(known.sum())} tensors" + (f" ({credit})" if credit else "")
+    return _table(profile, np.where(known, profile.sensitivities, median), source)
 
 
 LOSS_MODELS: Final[Mapping[str, LossModel]] = MappingProxyType(
@@ -115,11 +113,12 @@ def loss_model(name: str) -> LossModel:
 def _table(profile: Profile, factors: Float64[np.ndarray, " tensors"], source: str) -> LossTable:
     losses = np.full(profile.relative_errors.shape, np.inf)
     np.multiply(factors[:, None], profile.relative_errors, out=losses, where=np.isfinite(profile.relative_errors))
+    foreign = profile.provenance.get("errors", "")  # said where errors are not of this model's weights
     return LossTable(
         tensors=tuple(tensor.name for tensor in profile.tensors),
         quant_types=tuple(quant_type.name for quant_type in profile.quant_types),
         weights=profile.weights,
         sizes=profile.sizes,
         losses=losses,
-        source=source,
+        source=f"{source}; errors {foreign}" if foreign else source,
     )
