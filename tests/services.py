@@ -57,7 +57,7 @@ def serving_apart() -> Iterator[tuple[str, str]]:
 def problem(tensors: int = 3, types: int = 2, seed: int = 0) -> Problem:
     """An easy problem; different seeds, different problems."""
     sizes = np.tile(np.arange(1, types + 1, dtype=np.int64) * 10, (tensors, 1))
-    losses = 1.0 / sizes + np.random.default_rng(seed).random((tensors, 1))
+    losses = np.random.default_rng(seed).random((tensors, 1)) / sizes
     names = tuple(f"t{i}" for i in range(tensors))
     weights = np.full(tensors, 64, dtype=np.int64)
     return Problem(LossTable(names, tuple(f"Q{i}" for i in range(types)), weights, sizes, losses), 15 * tensors)
