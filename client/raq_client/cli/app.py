@@ -18,6 +18,7 @@ from raq_client.cli import (
     recipe,
     run,
     sensitivity,
+    sensitivity_import,
     solve,
     sweep,
     vram,
@@ -53,6 +54,7 @@ APP.command(name="sweep")(sweep.sweep)
 APP.command(name="explain")(explain.explain)
 APP.command(name="audit")(explain.audit)
 APP.command(name="sensitivity")(sensitivity.sensitivity)
+APP.command(name="sensitivity-import")(sensitivity_import.sensitivity_import)
 
 
 def _version(*, asked: bool) -> None:

@@ -1,15 +1,27 @@
 """`raq-client profile`: measure once, solve for any budget later."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, progress_bar, say
+from raq_solver.errors import Fault, InvalidInput
+
+if TYPE_CHECKING:
+    from raq_solver.profile import Profile
+
+WITHOUT_WEIGHTS: Final = (".csv", ".map")
 
 
 def profile(
-    model: options.ModelArgument,
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="GGUF model file; or without weights a .csv of shapes, a .map, a safetensors folder."
+        ),
+    ],
     output: options.Output,
     imatrix: options.Imatrix = None,
     types: options.Types = None,
@@ -22,7 +34,8 @@ def profile(
     """Measure the error of every tensor of MODEL at every quant type, and save it.
 
     The profile holds all that any budget needs, without the weights. An interrupted measurement goes on where it
-    stopped.
+    stopped. Of a model whose weights are not at hand (MODEL is a table of shapes), the errors are those of Gaussian
+    rows at each type, and every plan made from it says so.
 
     Example: raq-client profile model-f16.gguf --imatrix imatrix.gguf -o model.profile.json
     """
@@ -31,15 +44,18 @@ def profile(
     from raq_client.profile_file import save_profile
 
     check_output(output, force=force)
-    sources = Sources(
-        model=model,
-        imatrix=tuple(imatrix or ()),
-        types=options.listed(types),
-        effort=effort,
-        threads=threads,
-        cached=not no_cache,
-    )
-    measured = obtain_profile(sources, progress_bar)
+    if model.is_dir() or model.suffix in WITHOUT_WEIGHTS:
+        measured = _referenced(model, imatrix, types)
+    else:
+        sources = Sources(
+            model=model,
+            imatrix=tuple(imatrix or ()),
+            types=options.listed(types),
+            effort=effort,
+            threads=threads,
+            cached=not no_cache,
+        )
+        measured = obtain_profile(sources, progress_bar)
     save_profile(measured, output, force=force)
     summary = {
         "output": str(output),
@@ -53,3 +69,15 @@ def profile(
     else:
         tensors, weights = summary["tensors"], summary["weights"]
         say(f"{output}: {tensors} tensors, {weights:,} weights, digest {measured.digest()[:16]}")
+
+
+def _referenced(model: Path, imatrix: list[str] | None, types: str | None) -> "Profile":
+    """The profile of a table of shapes."""
+    from raq_client.model_tables import read_table
+    from raq_client.planning import chosen_types
+    from raq_client.reference_errors import NOTE, reference_profile
+
+    if imatrix:
+        raise InvalidInput(Fault("--imatrix", f"has no weights to count the columns of: {model} is a table of shapes"))
+    say(f"note: the errors are {NOTE}")
+    return reference_profile(read_table(model), chosen_types(options.listed(types)))

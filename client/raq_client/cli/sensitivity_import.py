@@ -1,0 +1,47 @@
+"""`raq-client sensitivity-import`: sensitivities that somebody else measured and published."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.console import print_json, say
+
+
+def sensitivity_import(
+    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="First line QTYPE and tensors, a row per type.")],
+    profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="A saved profile of the same model.")],
+    output: options.Output,
+    force: options.Force = False,
+    as_json: options.Json = False,
+) -> None:
+    """Give a profile the sensitivities of a published table of per-tensor KL divergence.
+
+    Reads the tables (kld_results.csv) of Thireus' GGUF Tool Suite: thanks to Thireus and its contributors,
+    https://github.com/Thireus/GGUF-Tool-Suite; the result carries their credit. Failed values (404) are left out, the
+    noise floor is subtracted, and the rest is shrunk towards what role and depth have in common.
+
+    Example: raq-client sensitivity-import kld_results.csv model.profile.json -o measured.profile.json
+    """
+    from raq_client.atomic_file import check_output
+    from raq_client.profile_file import load_profile, save_profile
+    from raq_client.published import CREDIT, import_sensitivities, read_published
+
+    check_output(output, force=force)
+    found = import_sensitivities(read_published(table), load_profile(profile))
+    save_profile(found.profile, output, force=force)
+    if as_json:
+        fields = {"floors": found.floors, "unused_rows": found.unused, "failed_values": found.failed}
+        counts = {"tensors_measured": found.matched, "tensors_from_role_and_depth": found.filled}
+        print_json({"output": str(output), "credit": CREDIT, **options.plain(fields), **counts})
+        return
+    say(f"{output}: sensitivities of {found.matched} tensors, of {found.filled} more from role and depth")
+    for name, floor in found.floors.items():
+        say(f"row {name}: noise floor {floor:.6f} nats subtracted")
+    if found.unused:
+        say(f"not used, as the error of these types is not known here or misleads: {', '.join(found.unused)}")
+    if found.failed:
+        values = "value" if found.failed == 1 else "values"
+        say(f"left out: {found.failed} {values} of 404, the mark of a failed measurement")
+    say(f"credit: {CREDIT}")
