@@ -139,9 +139,6 @@ def open_library(library: Path | str | None = None) -> Library:
 
 @functools.cache
 def _open(path: Path) -> Library:
-    # Read by OpenMP when it is loaded. Threads that spin while they wait for each other lose their processors to
-    # whatever else runs: four times the time, measured beside two busy processes on two cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _patient_threads():
             calls = ctypes.CDLL(str(path))
