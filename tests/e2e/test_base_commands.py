@@ -181,6 +181,8 @@ def test_a_project_may_have_a_base(
         (("-b", "5", "--moves", "ratio", "--domain", "{i}", "--general", "{i}"), "moves need a --base"),
         (("-b", "5", "--exo", "blk.9.*"), "blk.9.* matches no tensor"),
         (("-b", "5", "--architecture", "no.toml"), "no.toml"),
+        (("-b", "5", "--overrides", "{i}"), "Give a --base, such as Q4_K_M"),
+        (("-b", "5", "--context", "8k"), "say of how much with --vram"),
         (("--vram", "24"), "write its unit, as in 24GiB"),
         (("--vram", "1MiB"), "shorten the context"),
         ((*MEMORY[:4], "--kv", "q9_0"), "did you mean Q8_0"),

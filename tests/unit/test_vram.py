@@ -8,7 +8,15 @@ from gguf_files import MODEL_4M, SHARED
 from raq_client.gguf_header import Value
 from raq_client.memory_shape import Layer, MemoryShape, memory_shape
 from raq_client.model_tables import ModelTable, read_table
-from raq_client.vram import Serving, device_bytes, largest_context, memory_terms, parse_context, weights_budget
+from raq_client.vram import (
+    Serving,
+    device_bytes,
+    largest_context,
+    memory_terms,
+    parse_context,
+    parse_size,
+    weights_budget,
+)
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
@@ -224,3 +232,17 @@ def test_impossible_servings_are_refused_at_once() -> None:
     with pytest.raises(InvalidInput) as error:
         Serving(0, sequences=0, batch=0, overhead=-1)
     assert len(error.value.faults) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GiB", 24 * 2**30), ("3GB", 3 * 10**9), ("0", 0), ("0GiB", 0), ("0.5KiB", 512), ("2615 MiB", 2615 * 2**20)],
+)
+def test_sizes_need_a_unit_unless_they_are_nothing(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["24", "5bpw", "much", "", "-1GiB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_size(text)

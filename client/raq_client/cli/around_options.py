@@ -64,8 +64,13 @@ class MemoryOptions:
     ] = None
 
     def promise(self) -> Promise | None:
-        """The promise of memory, or None without --vram."""
+        """The promise of memory, or None without --vram. Raises InvalidInput if the rest is given without it."""
         if self.vram is None:
+            if self != MemoryOptions():
+                what = "--context, --kv, --overhead, --parallel, --ubatch and --host say how memory is used"
+                raise InvalidInput(
+                    Fault("", f"{what}: say of how much with --vram (a check's window is --check-context)")
+                )
             return None
         return Promise(parse_size(self.vram), self.serving(), tuple(self.host or ()))
 
@@ -141,9 +146,15 @@ class BaseOptions:
     ] = None
 
     def around(self, settings: Settings, memory: MemoryOptions) -> Around:
-        """What is asked for, the project's settings where the flags are silent."""
+        """What is asked for, the project's settings where the flags are silent.
+
+        Raises InvalidInput for overrides without a base.
+        """
+        base = self.base or settings.base
+        if self.overrides is not None and base is None:
+            raise InvalidInput(Fault("--overrides", "what are they laid over? Give a --base, such as Q4_K_M"))
         return Around(
-            base=self.base or settings.base,
+            base=base,
             overrides=self.overrides,
             counting=self.counting.value,
             moves=self.moves.value,

@@ -105,6 +105,11 @@ def ladder(
         print_json(ladder_dict(rungs, climbed))
     else:
         OUT.print(ladder_table(rungs, climbed))
+    _say_end(climbed)
+
+
+def _say_end(climbed: "list[Climbed]") -> None:
+    """Why the ladder ends where it does, if its last step gained nothing."""
     if climbed and climbed[-1].step is not None and not climbed[-1].gains:
         step, before = climbed[-1].step, climbed[-2].rung.name
         say(f"{climbed[-1].rung.name} against {before}: {step.verdict.value}; the ladder ends here")
