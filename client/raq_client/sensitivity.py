@@ -82,9 +82,9 @@ def measure_sensitivities(
     """Sensitivities of every tensor that may be quantized, from at most `evaluations` runs (None: one per tensor).
 
     `leverage` (tensor to range of relative errors to choose from) steers where few evaluations go. `expected` are
-    sensitivities foreseen without a run, in any unit, such as those of the loss model `residual`: what few
-    evaluations can't tell follows them. Two more runs find the floor and the loss of all tensors at once. `cache` is
-    a folder for the journal.
+    sensitivities foreseen without a run, in any unit, such as those of the loss model `residual`: what fewer
+    evaluations than tensors can't tell follows them. Two more runs find the floor and the loss of all tensors at
+    once. `cache` is a folder for the journal.
 
     Raises InvalidInput if the model can't be loaded, evaluated or written, or a text is missing or too short.
     """
@@ -95,6 +95,8 @@ def measure_sensitivities(
     with Trial(bench) as trial:
         names = _tensors(bench, journal, trial)
         count = min(evaluations or len(names), len(names))
+        if count == len(names):
+            expected = {}  # each has its own evaluation: nothing to foresee
         runs = _Runs(trial, journal, probe, count + 2, progress)
         floor = runs.evaluate(())
 

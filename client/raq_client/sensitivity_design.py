@@ -1,4 +1,4 @@
-"""Which tensors to perturb together, and which next."""
+"""Which tensors to perturb together, and which next; what a profile foresees of them without a run."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,6 +6,8 @@ import numpy as np
 
 from raq_client.model_tables import role_of
 from raq_client.sensitivity_fit import Fit
+from raq_solver.profile import Profile
+from raq_solver.residual import residual_sensitivities
 
 Group = tuple[str, ...]
 
@@ -49,3 +51,20 @@ def most_telling(names: Sequence[str], fit: Fit, leverage: Mapping[str, float], 
         return None
     best = max(open_to, key=lambda index: fit.errors[index] * leverage.get(names[index], 1.0))
     return names[best]
+
+
+def expected_of(profile: Profile) -> dict[str, float]:
+    """Sensitivities foreseen from the residual stream, in nats; empty where that theory does not apply."""
+    found = residual_sensitivities(profile)
+    if isinstance(found, str):
+        return {}
+    return {tensor.name: float(value) for tensor, value in zip(profile.tensors, found, strict=True)}
+
+
+def leverage_of(profile: Profile) -> dict[str, float]:
+    """For each tensor the range of relative errors that an allocation may choose from; 0 where there is no choice."""
+    ranges = {}
+    for tensor, errors in zip(profile.tensors, profile.relative_errors, strict=True):
+        possible = errors[np.isfinite(errors)]
+        ranges[tensor.name] = float(possible.max() - possible.min())
+    return ranges

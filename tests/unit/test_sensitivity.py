@@ -15,6 +15,7 @@ from raq_client.model_file import open_model
 from raq_client.perplexity import Text, measure
 from raq_client.quantize import quantize_model
 from raq_client.sensitivity import Sensitivities, measure_sensitivities
+from raq_client.sensitivity_design import expected_of, leverage_of
 from raq_client.trial import Bench, Trial
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
@@ -147,3 +148,38 @@ def test_losses_add_up_on_the_larger_model() -> None:
     bench = Bench(open_model(path), path, importance, [text], windows=4, threads=2)
     found = measure_sensitivities(bench, evaluations=10)
     assert 0.9 < found.additivity < 1.1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_the_residual_stream_foresees_makes_few_evaluations_better(tmp_path: Path) -> None:
+    bench = replace(
+        _bench(), texts=[Text("text", (DATA / "gsm8k.calibration.txt").read_text())], windows=8, context=512
+    )
+    types = [CATALOGUE[name] for name in ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")]
+    profile = measure_profile(bench.model, bench.importance, types)
+    probe = CATALOGUE["Q3_K"]
+    full = np.log(measure_sensitivities(bench, probe=probe, cache=tmp_path).fit.values)
+    blind = measure_sensitivities(bench, probe=probe, evaluations=12, cache=tmp_path)
+    led = measure_sensitivities(
+        bench,
+        probe=probe,
+        evaluations=12,
+        expected=expected_of(profile),
+        leverage=leverage_of(profile),
+        cache=tmp_path,
+    )
+    misses = [float(np.sqrt(np.square(np.log(found.fit.values) - full).mean())) for found in (blind, led)]
+    print(f"\nspread of ln(12 evaluations / all 30): {misses[0]:.3f} without, {misses[1]:.3f} with what is foreseen")
+    assert misses[1] < 0.85 * misses[0]
+
+
+def test_a_profile_foresees_and_weighs_only_what_it_can() -> None:
+    types = [CATALOGUE["Q8_0"], CATALOGUE["Q2_K"]]
+    with_importance = measure_profile(_bench().model, _bench().importance, types)
+    assert max(expected := expected_of(with_importance), key=lambda name: expected[name]) == "output.weight"
+    assert expected_of(measure_profile(_bench().model, None, types)) == {}
+    leverage = leverage_of(with_importance)
+    assert leverage["output_norm.weight"] == 0
+    row = [tensor.name for tensor in with_importance.tensors].index("blk.0.attn_q.weight")
+    assert leverage["blk.0.attn_q.weight"] == with_importance.relative_errors[row, -1]  # F16 costs nothing

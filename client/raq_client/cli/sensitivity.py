@@ -30,9 +30,9 @@ def sensitivity(
     """Measure MODEL's profile with a sensitivity for every tensor, and save it for solve, sweep and run.
 
     The model is loaded once; tensors are damaged and restored in memory, and the KL divergence over a little text is
-    measured each time. With fewer runs than tensors, groups are damaged together and the rest is estimated. An
-    interrupted measurement goes on where it stopped. Calibrate on text like the model's use, not on the text that
-    the result is checked on.
+    measured each time. With fewer runs than tensors, groups are damaged together and the rest is estimated, from each
+    tensor's share of the residual stream where importance tells it. An interrupted measurement goes on where it
+    stopped. Calibrate on text like the model's use, not on the text that the result is checked on.
 
     Example: raq-client sensitivity model-f16.gguf -i imatrix.gguf -t calibration.txt -o model.profile.json
     """
@@ -44,6 +44,7 @@ def sensitivity(
     from raq_client.planning import Sources, importance_of, obtain_profile
     from raq_client.profile_file import save_profile
     from raq_client.sensitivity import measure_sensitivities
+    from raq_client.sensitivity_design import expected_of, leverage_of
     from raq_client.trial import Bench
     from raq_solver.quant_types import quant_type
 
@@ -59,7 +60,15 @@ def sensitivity(
     cache = user_cache_path("raq") / "sensitivities"
     bench = Bench(opened, model, importance, texts, windows, context, effort, threads, libllama)
     with progress_bar("measuring sensitivity") as report:
-        found = measure_sensitivities(bench, probe=damage, evaluations=evaluations, cache=cache, progress=report)
+        found = measure_sensitivities(
+            bench,
+            probe=damage,
+            evaluations=evaluations,
+            leverage=leverage_of(profile),
+            expected=expected_of(profile),
+            cache=cache,
+            progress=report,
+        )
     save_profile(found.applied_to(profile), output, force=force)
     if as_json:
         rows = zip(found.tensors, found.fit.values.tolist(), found.fit.errors.tolist(), strict=True)
