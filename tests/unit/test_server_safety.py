@@ -1,5 +1,6 @@
 """Who may do what, and how much: tokens, certificates, addresses, sizes; requests that are not requests."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -155,6 +156,13 @@ def test_a_profile_that_never_ends_is_refused() -> None:
         endless = (profile_service_pb2.PutRequest(chunk=b"x" * 2**14) for _ in range(10**6))
         with pytest.raises(grpc.RpcError, match="larger than the 65,536 bytes"):
             stub.Put(endless)
+
+        def paused() -> Iterator[profile_service_pb2.PutRequest]:
+            yield profile_service_pb2.PutRequest(chunk=b"x")
+            time.sleep(1)
+
+        with pytest.raises(grpc.RpcError, match="did not come in time"):
+            stub.Put(paused())
         both = [
             profile_service_pb2.PutRequest(chunk=b"x"),
             profile_service_pb2.PutRequest(profile=profile_pb2.Profile()),
