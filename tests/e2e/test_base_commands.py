@@ -241,3 +241,11 @@ def test_a_server_answers_alike(
     here, there = solved(*model, *asked), solved(*model, *asked, "--server", server_address)
     for part in ("allocation", "loss", "bound", "exchange", "prices"):
         assert here[part] == there[part]
+
+
+def test_run_carries_a_base_through(model_path: Path, imatrix_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    result = client("run", model_path, "--base", "Q4_K_M", "-i", imatrix_path, "-o", out, "--json")
+    assert result.code == 0, result.err
+    assert result.json["file"]["tensor_bytes"] == result.json["plan"]["bytes"] <= 2_870_784
+    assert result.json["plan"]["exchange"]["loss"] < 0
