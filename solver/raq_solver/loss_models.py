@@ -18,6 +18,8 @@ from raq_solver.residual import residual_sensitivities
 
 LossModel = Callable[[Profile], LossTable]
 """A way to predict losses."""
+_MEASURED: Final = "measured sensitivity"
+_RESIDUAL: Final = "relative output error, sensitivity by share of the residual stream"
 
 
 def relative(profile: Profile) -> LossTable:
@@ -61,7 +63,7 @@ def residual(profile: Profile) -> LossTable:
     if isinstance(found, str):
         what = f"the loss model residual does not apply to this model: {found}; use prior"
         raise InvalidInput(Fault("profile", what))
-    return _table(profile, found, "relative output error, sensitivity by share of the residual stream")
+    return _table(profile, found, _RESIDUAL)
 
 
 def activation(profile: Profile) -> LossTable:
@@ -84,7 +86,7 @@ def measured(profile: Profile) -> LossTable:
         raise InvalidInput(Fault("profile", what))
     median = float(np.median(profile.sensitivities[known]))
     credit = profile.provenance.get("sensitivity_credit", "")
-    source = f"measured sensitivity of {int(known.sum())} tensors" + (f" ({credit})" if credit else "")
+    source = f"{_MEASURED} of {int(known.sum())} tensors" + (f" ({credit})" if credit else "")
     return _table(profile, np.where(known, profile.sensitivities, median), source)
 
 
@@ -92,6 +94,11 @@ LOSS_MODELS: Final[Mapping[str, LossModel]] = MappingProxyType(
     {"residual": residual, "prior": prior, "relative": relative, "activation": activation, "measured": measured}
 )
 """The loss models by name."""
+
+
+def is_in_nats(table: LossTable) -> bool:
+    """Whether the losses are predicted KL divergences, to be set against a measured one; others only rank."""
+    return table.source.startswith((_MEASURED, _RESIDUAL))
 
 
 def default_loss_model(profile: Profile) -> LossModel:

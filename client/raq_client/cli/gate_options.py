@@ -1,0 +1,110 @@
+"""What `run` tells after its check: how good the prediction was, and whether a plain mixture would do better."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.console import OUT, say
+from raq_client.perplexity import Text
+from raq_client.planning import Plan, Sources, importance_of
+
+if TYPE_CHECKING:
+    from raq_client.check_report import CheckReport
+    from raq_client.gate import Against
+
+WINDOWS: Final = 16
+"""Windows that a comparison in memory is made on, unless --windows says otherwise."""
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """What to hold a finished file against."""
+
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="MIXTURE",
+            help="After the check, try llama.cpp's mixture (Q4_K_M) in memory too, and say which is better.",
+            show_default=False,
+        ),
+    ] = None
+
+    def told(
+        self,
+        plan: Plan,
+        report: "CheckReport",
+        sources: Sources,
+        texts: list[Text],
+        windows: int | None,
+        library: Path | None,
+        *,
+        as_json: bool,
+    ) -> dict[str, Any]:
+        """Say what there is to say of a plan and its check; the same as parts of the JSON result."""
+        found = _predicted(plan, report, as_json=as_json)
+        if self.against is not None:
+            found |= _compared(plan, sources, self.against, texts, report.context, windows, library, as_json=as_json)
+        return found
+
+
+def _predicted(plan: Plan, report: "CheckReport", *, as_json: bool) -> dict[str, Any]:
+    from raq_client.gate import prediction
+
+    _, ledger = plan.outcome.unwrap()
+    found = prediction(plan.table, ledger.loss, report.overall.kl)
+    if found is None:
+        return {}
+    if not as_json:
+        verdict = "a fair prediction" if found.fair else "a poor prediction: --refine corrects the table by trials"
+        measured = f"measured {found.measured.value:.6f} ± {found.measured.error:.6f}"
+        OUT.print(f"predicted loss {found.predicted:.6f}, {measured}, ratio {found.ratio:.2f}: {verdict}")
+    return {"prediction": options.plain(found) | {"ratio": options.plain(found.ratio), "fair": found.fair}}
+
+
+def _compared(
+    plan: Plan,
+    sources: Sources,
+    name: str,
+    texts: list[Text],
+    context: int,
+    windows: int | None,
+    library: Path | None,
+    *,
+    as_json: bool,
+) -> dict[str, Any]:
+    from raq_client.gate import compare_with_mixture
+    from raq_client.model_file import open_model
+    from raq_client.trial import Bench
+
+    assert sources.model is not None, "a model was quantized"
+    allocation, _ = plan.outcome.unwrap()
+    model = open_model(sources.model)
+    importance = importance_of(model, sources.imatrix)
+    count = windows or WINDOWS
+    bench = Bench(model, sources.model, importance, texts, count, context, sources.effort, sources.threads, library)
+    found = compare_with_mixture(allocation, name, bench)
+    if not as_json:
+        OUT.print(_against(found), soft_wrap=True)
+    if found.mixture_is_better:
+        say(f"note: {found.mixture} is better and no larger; {_way(found.mixture, sources.model)}")
+    return {"against": options.plain(found) | {"mixture_is_better": found.mixture_is_better}}
+
+
+def _against(found: "Against") -> str:
+    sizes = f"{found.allocation_bytes:,} against {found.mixture_bytes:,} bytes"
+    losses = f"mean KL divergence {found.allocation_kl:.6f} against {found.mixture_kl:.6f}"
+    return (
+        f"compared with {found.mixture} in memory on {found.windows} windows: {found.difference.verdict.value} "
+        f"({losses}; {sizes})"
+    )
+
+
+def _way(name: str, model: Path) -> str:
+    return (
+        f"raq-client base {name} {model} --json > {name}.json and "
+        f"raq-client quantize {model} -a {name}.json -o FILE write it"
+    )
