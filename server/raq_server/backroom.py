@@ -26,6 +26,11 @@ class Memory:
         self._kept: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
         self._size = 0
 
+    @property
+    def most(self) -> int:
+        """The most bytes that are kept under one key."""
+        return self._limit // 8
+
     def get(self, key: bytes) -> tuple[bytes, ...] | None:
         """What is kept under that key."""
         found = self._kept.get(key)
@@ -34,9 +39,9 @@ class Memory:
         return found
 
     def put(self, key: bytes, contents: tuple[bytes, ...]) -> None:
-        """Keep these, unless they alone would take an eighth of the room."""
+        """Keep these, unless they are more than `most`."""
         size = _size(key, contents)
-        if size > self._limit // 8 or key in self._kept:
+        if size > self.most or key in self._kept:
             return
         self._kept[key] = contents
         self._size += size

@@ -28,6 +28,8 @@ class Tag(Enum):
     """From the worker: it takes jobs."""
     PROFILE = b"P"
     """From the worker: needs the stored profile of this digest."""
+    PROFILE_HELD = b"H"
+    """From the worker: holds the profile of this digest; is it stored still?"""
     KNOWN = b"K"
     """From the worker: is the outcome of the problem of this digest known?"""
     REMEMBER = b"r"

@@ -76,12 +76,17 @@ class SolverCalls:
             yield answer
         if kept is not None:
             return
-        given: list[bytes] | None = []
+        given: list[bytes] = []
+        keep, size = True, 0
         async with self.pool.worker() as worker, aclosing(self._worked(worker, method, request, context)) as answers:
             async for answer, proven in answers:
-                given = [*given, answer] if given is not None and proven else None
+                given.append(answer)
+                size += len(answer)
+                keep = keep and proven and size <= self.memory.most
+                if not keep:
+                    given.clear()
                 yield answer
-        if given is not None:
+        if keep:
             self.memory.put(key, tuple(given))
 
     async def _worked(
@@ -100,7 +105,9 @@ class SolverCalls:
                     yield content, tag is Tag.PROVEN
                     await worker.send(Tag.NEXT)
                 case Tag.PROFILE:
-                    failure = await self._give_profile(worker, content.decode())
+                    failure = await self._give_profile(worker, content.decode(), held=False)
+                case Tag.PROFILE_HELD:
+                    failure = await self._give_profile(worker, content.decode(), held=True)
                 case Tag.END:
                     return
                 case Tag.ERROR:
@@ -110,11 +117,16 @@ class SolverCalls:
                 case _:
                     await self._serve_desk(worker, tag, content)
 
-    async def _give_profile(self, worker: Worker, digest: str) -> ServiceUnavailable | None:
-        """Give the worker a profile; what kept the store from answering, if something did."""
-        failure, found = None, None
+    async def _give_profile(self, worker: Worker, digest: str, *, held: bool) -> ServiceUnavailable | None:
+        """Give the worker a profile, or to one that holds it the word that it is still stored; what kept the store
+        from answering, if something did.
+        """
+        failure, found, store = None, None, self.backroom.store
         try:
-            found = await self.backroom.ask(lambda: self.backroom.store.profile(digest))
+            if held:
+                found = b"" if await self.backroom.ask(lambda: store.use_profile(digest)) else None
+            else:
+                found = await self.backroom.ask(lambda: store.profile(digest))
         except ServiceUnavailable as error:
             failure = error
         await _give(worker, found)

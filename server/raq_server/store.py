@@ -86,6 +86,15 @@ class Store:
         with self._transaction() as connection:
             return self._content(connection, PROFILES, PROFILES.c.digest == digest)
 
+    def use_profile(self, digest: str) -> bool:
+        """Note that a profile is used; False when there is none of that digest."""
+        with self._transaction() as connection:
+            same = PROFILES.c.digest == digest
+            used = connection.execute(sa.select(PROFILES.c.used).where(same)).scalar()
+            if used is not None:
+                self._note_use(connection, PROFILES, same, used)
+            return used is not None
+
     def profile_info(self, digest: str) -> StoredProfile | None:
         """What is known of a profile, None when there is none of that digest."""
         found = self.profile_infos("", 1, digest)
@@ -136,10 +145,13 @@ class Store:
         row = connection.execute(sa.select(table.c.content, table.c.used).where(same)).first()
         if row is None:
             return None
-        now = int(time.time())
-        if row.used < now - _HOUR:  # to the hour: reading must not write each time
-            connection.execute(sa.update(table).where(same).values(used=now))
+        self._note_use(connection, table, same, row.used)
         return bytes(row.content)
+
+    def _note_use(self, connection: sa.Connection, table: sa.Table, same: sa.ColumnElement[bool], used: int) -> None:
+        now = int(time.time())
+        if used < now - _HOUR:  # to the hour: reading must not write each time
+            connection.execute(sa.update(table).where(same).values(used=now))
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:

@@ -74,10 +74,10 @@ class LineDesk:
     def profile(self, digest: str) -> Profile:
         """The stored profile of that digest."""
         found = self._profiles.pop(digest, None)
+        content = self._ask(Tag.PROFILE if found is None else Tag.PROFILE_HELD, digest)
+        if content is None:
+            raise UnknownProfile.of(digest)
         if found is None:
-            content = self._ask(Tag.PROFILE, digest)
-            if content is None:
-                raise UnknownProfile.of(digest)
             found = profile_from_proto(profile_pb2.Profile.FromString(content))
         self._profiles[digest] = found
         while len(self._profiles) > _PROFILES_KEPT:

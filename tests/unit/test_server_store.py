@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import alembic.autogenerate
@@ -13,6 +14,7 @@ from alembic.migration import MigrationContext
 from raq_client import connect
 from raq_proto.asked import ProfileProblem
 from raq_proto.errors import UnknownProfile
+from raq_server.backroom import Memory
 from raq_server.cleaning import clean
 from raq_server.migrations import migrate
 from raq_server.store import Store, engine_of
@@ -183,3 +185,31 @@ def test_other_databases_are_refused(wrong: str) -> None:
 def test_a_database_that_never_answers_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="database"), serving(database=f"postgresql://raq@/x?host={tmp_path}"):
         pass
+
+
+def test_a_deleted_profile_is_unknown_to_all_workers_and_use_is_noted(url: str, engine: sa.Engine) -> None:
+    made = profile(seed=31)
+    asked = ProfileProblem(made.digest(), TotalBytes(5000))
+    with serving(database=url) as running, connect(running.address) as client:
+        client.put_profile(made)
+        client.solve(asked)
+        with engine.begin() as connection:
+            connection.execute(sa.update(PROFILES).values(used=0))
+        client.solve(replace(asked, budget=TotalBytes(5001)))  # the worker holds the profile by now
+        (stored,) = client.profiles()
+        assert stored.used.timestamp() > time.time() - 60
+        client.delete_profile(made.digest())
+        with pytest.raises(UnknownProfile):
+            client.solve(replace(asked, budget=TotalBytes(5002)))
+
+
+def test_memory_keeps_what_was_asked_for_last() -> None:
+    memory = Memory(8 * 100)
+    for index in range(100):
+        memory.put(bytes([index]), (bytes(49), bytes(50)))
+        memory.get(bytes([0]))
+    assert memory.get(bytes([0])) == (bytes(49), bytes(50))
+    assert memory.get(bytes([1])) is None
+    assert memory.get(bytes([99])) is not None
+    memory.put(b"large", (bytes(memory.most + 1),))
+    assert memory.get(b"large") is None
