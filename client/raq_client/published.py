@@ -107,10 +107,11 @@ def read_published(path: Path) -> PublishedTable:
     return PublishedTable(path, tuple(row[0] for row in rows), tuple(header[1:]), values, failed, digest)
 
 
-def import_sensitivities(table: PublishedTable, profile: Profile) -> Imported:
+def import_sensitivities(table: PublishedTable, profile: Profile, *, by_role: bool = False) -> Imported:
     """The profile with a sensitivity for every tensor that may change type: KL divergence over relative error.
 
-    The error is the profile's own where it has that tensor at that type, else that of Gaussian rows. Raises
+    The error is the profile's own where it has that tensor at that type, else that of Gaussian rows. `by_role` gives
+    all tensors of a role their mean: what an optimizer picks from noisy single values flatters itself. Raises
     InvalidInput if the table is of another model, or has no row of a type whose error is known.
     """
     names = _changeable(profile)
@@ -132,10 +133,12 @@ def import_sensitivities(table: PublishedTable, profile: Profile) -> Imported:
     values, doubts = np.full(len(profile.tensors), np.nan), np.full(len(profile.tensors), np.nan)
     rows = {tensor.name: row for row, tensor in enumerate(profile.tensors)}
     at = [rows[name] for name in names]
-    values[at], doubts[at] = np.maximum(fit.values, LEAST_SHARE * fit.errors), fit.errors
+    single = np.maximum(fit.values, LEAST_SHARE * fit.errors)
+    values[at], doubts[at] = _role_means(names, single) if by_role else single, fit.errors
     provenance = {
         **profile.provenance,
-        "sensitivity": f"published table {table.path.name}, rows {', '.join(floors)}",
+        "sensitivity": f"published table {table.path.name}, rows {', '.join(floors)}"
+        + (", by role" if by_role else ""),
         "sensitivity_key": table.digest,
         "sensitivity_credit": CREDIT,
     }
@@ -152,6 +155,12 @@ def _number(text: str) -> float | None:
     except ValueError:
         return None
     return number if np.isfinite(number) and number >= 0 else None
+
+
+def _role_means(names: Sequence[str], values: Float64[np.ndarray, " tensors"]) -> Float64[np.ndarray, " tensors"]:
+    _, role, counts = np.unique([role_of(name) for name in names], return_inverse=True, return_counts=True)
+    means: Float64[np.ndarray, " tensors"] = (np.bincount(role, values) / counts)[role]
+    return means
 
 
 def _changeable(profile: Profile) -> tuple[str, ...]:

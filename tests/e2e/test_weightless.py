@@ -35,7 +35,12 @@ def test_shapes_and_a_published_table_make_a_plan(tmp_path: Path) -> None:
     assert "Thireus" in plan.json["loss_source"]
     assert "Gaussian rows" in plan.json["loss_source"]
     assert "Gaussian rows" in client("solve", "-p", plain, "-b", "5").out.replace("\n", " ")
-    assert client("sensitivity-import", table, plain, "-o", tmp_path / "j.json", "--json").json["failed_values"] == 1
+    assert (
+        client("sensitivity-import", table, plain, "-o", tmp_path / "j.json", "--json", "--by-role").json[
+            "failed_values"
+        ]
+        == 1
+    )
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path, imatrix_path: Path) -> None:

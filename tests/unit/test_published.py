@@ -65,6 +65,17 @@ def test_a_table_made_from_sensitivities_gives_them_back(tmp_path: Path) -> None
     assert default_loss_model(found.profile) is measured
 
 
+def test_by_role_all_tensors_of_a_role_have_their_mean(tmp_path: Path) -> None:
+    profile = _profile()
+    row = {name: value + FLOOR for name, value in _truth(profile).items()}
+    read = read_published(_write(tmp_path / "t.csv", {"q2_k": dict(row)}))
+    alone, together = (import_sensitivities(read, profile, by_role=by_role).profile for by_role in (False, True))
+    for role in ROLES:
+        at = [index for index, tensor in enumerate(profile.tensors) if f".{role}." in tensor.name]
+        assert together.sensitivities[at] == pytest.approx([alone.sensitivities[at].mean()] * 12)
+    assert together.provenance["sensitivity"].endswith("by role")
+
+
 def test_what_was_measured_together_is_one_evaluation(tmp_path: Path) -> None:
     profile = _profile()
     row = {name: value + FLOOR for name, value in _truth(profile).items()}

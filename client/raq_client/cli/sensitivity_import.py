@@ -13,6 +13,9 @@ def sensitivity_import(
     table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="First line QTYPE and tensors, a row per type.")],
     profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="A saved profile of the same model.")],
     output: options.Output,
+    by_role: Annotated[
+        bool, typer.Option("--by-role", help="All tensors of a role get their mean: single values are noisy.")
+    ] = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -29,7 +32,7 @@ def sensitivity_import(
     from raq_client.published import CREDIT, import_sensitivities, read_published
 
     check_output(output, force=force)
-    found = import_sensitivities(read_published(table), load_profile(profile))
+    found = import_sensitivities(read_published(table), load_profile(profile), by_role=by_role)
     save_profile(found.profile, output, force=force)
     if as_json:
         fields = {"floors": found.floors, "unused_rows": found.unused, "failed_values": found.failed}
