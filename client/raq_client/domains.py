@@ -17,7 +17,7 @@ def read_domains(texts: Sequence[str]) -> Importance:
 
     Raises InvalidInput with the faults of all files, if only some have weights, or if the files are not of one model.
     """
-    named = [_named(text) for text in texts]
+    named = [named_file(text) for text in texts]
     parts: list[Importance] = []
     faults: list[Fault] = []
     for path, _ in named:
@@ -49,7 +49,7 @@ def read_parts(paths: Sequence[Path]) -> tuple[Importance, ...]:
     return tuple(parts)
 
 
-def _named(text: str) -> tuple[Path, float | None]:
+def named_file(text: str) -> tuple[Path, float | None]:
     """A path and its weight. A colon in the name of an existing file belongs to the name."""
     stem, colon, weight = text.rpartition(":")
     if not colon or Path(text).exists():

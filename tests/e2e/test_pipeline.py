@@ -1,5 +1,7 @@
 """The whole road on a real model: every step, alone and together, here and by a server."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import gguf
@@ -143,3 +145,19 @@ def test_refining_never_ends_worse(
     refused = client(*arguments, "--refine", "1", "--force")
     assert refused.code == 2
     assert "there is none to measure on" in refused.err
+
+
+def test_prediction_mixture_and_manifest_are_told(
+    tmp_path: Path, model_path: Path, imatrix_path: Path, text: Path
+) -> None:
+    out, manifest = tmp_path / "out.gguf", tmp_path / "manifest.json"
+    arguments = ("run", model_path, "-b", "5.0", "-i", imatrix_path, "-t", text, "-o", out, "--windows", "3")
+    found = client(*arguments, "--against", "Q4_K_M", "--manifest", manifest, "--json")
+    assert found.code == 0, found.err
+    assert 0.3 < found.json["prediction"]["ratio"] < 3
+    against = found.json["against"]
+    assert against["allocation_bytes"] == found.json["file"]["tensor_bytes"] < against["mixture_bytes"]
+    kept = json.loads(manifest.read_text(encoding="utf-8"))
+    assert kept["outputs"] == {str(out): hashlib.sha256(out.read_bytes()).hexdigest()}
+    assert set(kept["inputs"]) == {str(path) for path in (model_path, imatrix_path, text)}
+    assert kept["plan"]["allocation"] == found.json["plan"]["allocation"]

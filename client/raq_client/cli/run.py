@@ -1,7 +1,8 @@
 """`raq-client run`: the whole road in one command."""
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +10,7 @@ from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.check import checked
 from raq_client.cli.console import OUT, print_json, say, size_bar
+from raq_client.cli.gate_options import GateOptions
 from raq_client.cli.refining import refined_plan
 from raq_client.cli.side_options import SideOptions
 from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, merged_demands, plan_dict, plan_for, print_plan
@@ -20,6 +22,9 @@ from raq_client.settings import Settings, read_settings
 from raq_client.solving import chosen_server
 from raq_client.texts import read_texts
 from raq_solver.errors import Fault, InvalidInput
+
+if TYPE_CHECKING:
+    from raq_client.check_report import CheckReport
 
 
 @spread
@@ -51,12 +56,17 @@ def run(
         typer.Option("--calibration", help="Text to refine on, not the one to check on.", show_default=False),
     ] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Stop after the plan.")] = False,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", help="Write command, versions and digests of all files here.", show_default=False),
+    ] = None,
     force: options.Force = False,
     as_json: options.Json = False,
     *,
     around: BaseOptions,
     memory: MemoryOptions,
     side: SideOptions,
+    gate: GateOptions,
 ) -> None:
     """Quantize MODEL to a budget: measure it, solve, write the file, and check it on text.
 
@@ -85,19 +95,42 @@ def run(
     result: dict[str, Any] = {"plan": plan_dict(plan)}
     if target is not None:
         result["file"] = _quantized(plan, sources, target, force=force, as_json=as_json)
-        if texts:
-            report = checked(model, target, texts, check_context, windows, threads, libllama)
-            result["check"] = options.plain(report)
-            if not as_json:
-                from raq_client.measured_report import check_table
-
-                OUT.print("")
-                OUT.print(check_table(report))
-        else:
-            say("not checked: no --text was given")
+    if target is not None and texts:
+        report = checked(model, target, texts, check_context, windows, threads, libllama)
+        result["check"] = _told(report, as_json=as_json)
+        result |= gate.told(plan, report, sources, texts, windows, libllama, as_json=as_json)
+    elif target is not None:
+        say("not checked: no --text was given")
+    if manifest is not None:
+        _keep_manifest(manifest, sources, [Path(each.name) for each in texts], target, result)
     if as_json:
         print_json(result)
     raise typer.Exit(code)
+
+
+def _told(report: "CheckReport", *, as_json: bool) -> Any:
+    """The check as plain data, shown as a table unless the data is what is wanted."""
+    from raq_client.measured_report import check_table
+
+    if not as_json:
+        OUT.print("")
+        OUT.print(check_table(report))
+    return options.plain(report)
+
+
+def _keep_manifest(
+    path: Path, sources: Sources, texts: list[Path], target: Path | None, result: dict[str, Any]
+) -> None:
+    """Write what the run was made from and what it made."""
+    from raq_client.domains import named_file
+    from raq_client.manifest import make_manifest, write_manifest
+    from raq_client.model_file import open_model
+
+    assert sources.model is not None
+    importance = [named_file(text)[0] for text in sources.imatrix]
+    inputs = [*open_model(sources.model).shards, *importance, *texts]
+    outputs = [] if target is None else [target]
+    write_manifest(make_manifest(sys.argv, inputs, outputs, result), path)
 
 
 def _checked_target(output: Path | None, *, plan_only: bool, force: bool) -> Path | None:
