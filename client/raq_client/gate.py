@@ -48,10 +48,12 @@ class Prediction:
 class Against:
     """An allocation and a mixture of llama.cpp's, tried in memory on the same tokens.
 
-    KL divergences are means in nats per token; `difference` is the allocation's less the mixture's.
+    KL divergences are means in nats per token; `difference` is the allocation's less the mixture's. `capacity` is what
+    the allocation was solved for, bytes.
     """
 
     mixture: str
+    capacity: int
     allocation_bytes: int
     mixture_bytes: int
     allocation_kl: float
@@ -61,8 +63,8 @@ class Against:
 
     @property
     def mixture_is_better(self) -> bool:
-        """Whether the mixture loses less beyond noise, at no larger size."""
-        return self.difference.verdict is Verdict.WORSE and self.mixture_bytes <= self.allocation_bytes
+        """Whether the mixture loses less beyond noise, and was within the budget."""
+        return self.difference.verdict is Verdict.WORSE and self.mixture_bytes <= self.capacity
 
 
 def prediction(table: LossTable, predicted: float, measured: Estimate) -> Prediction | None:
@@ -70,8 +72,8 @@ def prediction(table: LossTable, predicted: float, measured: Estimate) -> Predic
     return Prediction(predicted, measured) if is_in_nats(table) else None
 
 
-def compare_with_mixture(allocation: Allocation, name: str, bench: Bench) -> Against:
-    """Try the allocation and llama.cpp's mixture of that name, writing nothing.
+def compare_with_mixture(allocation: Allocation, capacity: int, name: str, bench: Bench) -> Against:
+    """Try the allocation, solved for `capacity` bytes, and llama.cpp's mixture of that name, writing nothing.
 
     Raises InvalidInput if there is no such file type, a text is missing or too short, or the model can't be tried in
     memory (it has to be F16, BF16 or F32).
@@ -84,6 +86,7 @@ def compare_with_mixture(allocation: Allocation, name: str, bench: Bench) -> Aga
     per_window = (ours.kl - theirs.kl).mean(axis=1).astype(np.float64)
     return Against(
         file_type(name).name,
+        capacity,
         tensor_bytes(chosen),
         tensor_bytes(plain),
         float(ours.kl.mean()),

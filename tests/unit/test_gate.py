@@ -54,7 +54,7 @@ def test_only_losses_in_nats_are_set_against_what_was_measured() -> None:
 
 
 def test_a_mixture_against_itself_makes_no_difference() -> None:
-    found = compare_with_mixture(_mixture("Q4_K_M"), "q4_k_m", _bench())
+    found = compare_with_mixture(_mixture("Q4_K_M"), 2_870_784, "q4_k_m", _bench())
     assert (found.mixture, found.windows) == ("Q4_K_M", 8)
     assert found.allocation_kl == found.mixture_kl > 0
     assert found.allocation_bytes == found.mixture_bytes
@@ -63,19 +63,19 @@ def test_a_mixture_against_itself_makes_no_difference() -> None:
 
 
 def test_the_better_one_is_named() -> None:
-    worse = compare_with_mixture(_mixture("Q4_K_M"), "Q2_K", _bench())
+    worse = compare_with_mixture(_mixture("Q4_K_M"), 2_870_784, "Q2_K", _bench())
     assert worse.allocation_kl < worse.mixture_kl
     assert not worse.mixture_is_better
-    larger = compare_with_mixture(_mixture("Q2_K"), "Q4_K_M", _bench())
+    larger = compare_with_mixture(_mixture("Q2_K"), 2_870_783, "Q4_K_M", _bench())
     assert larger.difference.verdict.value == "worse"
-    assert not larger.mixture_is_better, "it is larger"
+    assert not larger.mixture_is_better, "it is a byte over the budget"
     crippled = dict(_mixture("Q6_K").types) | {"output.weight": "Q2_K", "token_embd.weight": "Q2_K"}
     crippled |= {name: "F16" for name in crippled if ".ffn_" in name and "norm" not in name}
-    found = compare_with_mixture(Allocation(crippled), "Q4_K_M", _bench())
-    assert found.mixture_bytes < found.allocation_bytes
+    found = compare_with_mixture(Allocation(crippled), 2_870_784, "Q4_K_M", _bench())
+    assert found.mixture_bytes == found.capacity
     assert found.mixture_is_better
     with pytest.raises(InvalidInput, match="Q4_K_X"):
-        compare_with_mixture(_mixture("Q2_K"), "Q4_K_X", _bench())
+        compare_with_mixture(_mixture("Q2_K"), 1, "Q4_K_X", _bench())
 
 
 def test_run_tells_both(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,6 +88,11 @@ def test_run_tells_both(capsys: pytest.CaptureFixture[str]) -> None:
     assert told["against"]["windows"] == 4
     assert GateOptions().told(_plan("prior"), report, sources, texts, 4, None, as_json=True) == {}
     assert capsys.readouterr().out == ""
+
+
+def test_an_unknown_mixture_is_refused_at_once() -> None:
+    with pytest.raises(InvalidInput, match="Q4_K_X"):
+        GateOptions("Q4_K_X")
 
 
 def test_people_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:

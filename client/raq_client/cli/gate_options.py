@@ -8,6 +8,7 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, say
+from raq_client.file_types import file_type
 from raq_client.perplexity import Text
 from raq_client.planning import Plan, Sources, importance_of
 
@@ -21,7 +22,7 @@ WINDOWS: Final = 16
 
 @dataclass(frozen=True)
 class GateOptions:
-    """What to hold a finished file against."""
+    """What to hold a finished file against. Raises InvalidInput if there is no such mixture."""
 
     against: Annotated[
         str | None,
@@ -32,6 +33,10 @@ class GateOptions:
             show_default=False,
         ),
     ] = None
+
+    def __post_init__(self) -> None:
+        if self.against is not None:
+            file_type(self.against)  # now, not after hours of work
 
     def told(
         self,
@@ -86,11 +91,11 @@ def _compared(
     importance = importance_of(model, sources.imatrix)
     count = windows or WINDOWS
     bench = Bench(model, sources.model, importance, texts, count, context, sources.effort, sources.threads, library)
-    found = compare_with_mixture(allocation, name, bench)
+    found = compare_with_mixture(allocation, plan.problem.capacity_bytes, name, bench)
     if not as_json:
         OUT.print(_against(found), soft_wrap=True)
     if found.mixture_is_better:
-        say(f"note: {found.mixture} is better and no larger; {_way(found.mixture, sources.model)}")
+        say(f"note: {found.mixture} is better and within the budget; {_way(found.mixture, sources.model)}")
     return {"against": options.plain(found) | {"mixture_is_better": found.mixture_is_better}}
 
 
