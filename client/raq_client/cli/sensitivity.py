@@ -1,12 +1,16 @@
 """`raq-client sensitivity`: measure how much the model's output moves when each tensor is damaged."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.texts import read_texts
+
+if TYPE_CHECKING:
+    from raq_client.sensitivity import Sensitivities
 
 
 def sensitivity(
@@ -39,7 +43,6 @@ def sensitivity(
     from platformdirs import user_cache_path
 
     from raq_client.atomic_file import check_output
-    from raq_client.measured_report import sensitivity_table
     from raq_client.model_file import open_model
     from raq_client.planning import Sources, importance_of, obtain_profile
     from raq_client.profile_file import save_profile
@@ -70,6 +73,12 @@ def sensitivity(
             progress=report,
         )
     save_profile(found.applied_to(profile), output, force=force)
+    _tell(found, output, damage.name, as_json=as_json)
+
+
+def _tell(found: "Sensitivities", output: Path, probe: str, *, as_json: bool) -> None:
+    from raq_client.measured_report import sensitivity_table
+
     if as_json:
         rows = zip(found.tensors, found.fit.values.tolist(), found.fit.errors.tolist(), strict=True)
         print_json(
@@ -83,4 +92,4 @@ def sensitivity(
         )
     else:
         OUT.print(sensitivity_table(found))
-        say(f"{output}: sum of single losses / loss of all at once at {damage.name}: {found.additivity:.2f}")
+        say(f"{output}: sum of single losses / loss of all at once at {probe}: {found.additivity:.2f}")
