@@ -162,16 +162,19 @@ def _chains(knapsack: Knapsack, capacities: Sequence[int], known: float) -> Int6
     return np.array([chains + [chains[0]] * (most - len(chains)) for chains in of_row], dtype=np.int64)
 
 
-def _reduced(knapsack: Knapsack, capacities: Sequence[int]) -> tuple[Float64[np.ndarray, "rungs rows types"], float]:
-    """Reduced costs at each rung's own price of a byte, and the sum of the rungs' bounds at these prices."""
-    reduced, bound = [], 0.0
+def _reduced(
+    knapsack: Knapsack, capacities: Sequence[int]
+) -> tuple[Float64[np.ndarray, "rungs rows types"], float, float]:
+    """Reduced costs at each rung's own price of a byte, the sum of the rungs' bounds, and how large the sums were."""
+    reduced, bound, scale = [], 0.0, 0.0
     for capacity in capacities:
         alone = Knapsack(knapsack.sizes, knapsack.losses, capacity)
         price = mckp.solve(alone, NO_LIMITS).multiplier
         total = knapsack.losses + price * knapsack.sizes
         reduced.append(total - total.min(axis=1, keepdims=True))
         bound += lagrangian(alone, price)
-    return np.array(reduced), bound
+        scale += price * capacity + float(total.min(axis=1).sum())
+    return np.array(reduced), bound, scale
 
 
 def _raised(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
