@@ -143,11 +143,9 @@ def _check(problem: Problem, capacities: Sequence[int]) -> None:
 
 def _chains(knapsack: Knapsack, capacities: Sequence[int], known: float) -> Int64[np.ndarray, "rows chains rungs"]:
     """The rising chains of columns of each row that the joint optimum may use, filled up with copies of its first."""
-    reduced, bound = _reduced(knapsack, capacities)
-    gap = known - bound
-    gap += 1e-9 * abs(gap) + 1e-12 * float(
-        np.abs(reduced, where=np.isfinite(reduced), out=np.zeros(reduced.shape)).max()
-    )
+    reduced, bound, scale = _reduced(knapsack, capacities)
+    # Rounding: gap and reduced costs are differences of sums as large as the scale.
+    gap = max(0.0, known - bound) + 1e-12 * (known + scale)
     of_row = []
     for row, (sizes, losses) in enumerate(zip(knapsack.sizes, knapsack.losses, strict=True)):
         chains: list[tuple[int, ...]] = []
