@@ -31,10 +31,11 @@ cuda-build folder:
     cmake -S bindings_native -B {{folder}} -DRAQ_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(realpath -s {{python}})"
     cmake --build {{folder}} --target raq_cuda
 
-# Generated code: messages and the native stub.
+# Generated code: messages and the native stubs.
 generate:
     {{python}} .ci/generate.py
     {{python}} -m nanobind.stubgen -m raq_native._raq_native -p bindings_native/stub.patterns -o bindings_native/raq_native/_raq_native.pyi
+    {{python}} -m nanobind.stubgen -m raq_solver.backends._knapsack -o solver/raq_solver/backends/_knapsack.pyi
 
 # Pin what CI installs.
 lock:

@@ -114,7 +114,7 @@ def _pure(problem: Problem, limits: Limits) -> Callable[[int], Point]:
 
     def at(capacity: int) -> Point:
         start = time.perf_counter()
-        (solution,) = relaxed.solve([capacity], limits)
+        solution = relaxed.solve(capacity, limits)
         return _point(decoder, capacity, solution, start)
 
     return at

@@ -90,7 +90,7 @@ def test_frontier(tensors: int, types: int, *, few_sizes: bool) -> None:
     relaxed = mckp.Relaxed(instance.sizes, instance.losses)
 
     def points() -> list[KnapsackSolution]:
-        return [relaxed.solve([least + (most - least) * step // 999], Limits())[0] for step in range(1000)]
+        return [relaxed.solve(least + (most - least) * step // 999, Limits()) for step in range(1000)]
 
     found, milliseconds = timed(points)
     proven = sum(point.termination is Termination.OPTIMAL for point in found)

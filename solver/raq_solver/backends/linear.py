@@ -89,7 +89,7 @@ def settle_linear(
 
 def _settle_pure(losses: Float64[np.ndarray, "rows types"], capacity: Linear, known: Best, deadline: float) -> Best:
     limits = Limits(None if math.isinf(deadline) else max(0.0, deadline - time.perf_counter()))
-    (found,) = Relaxed(capacity.coefficients, losses).solve([capacity.capacity], limits)
+    found = Relaxed(capacity.coefficients, losses).solve(capacity.capacity, limits)
     best = _better(losses, [capacity], known, found.picks)
     return replace(best, bound=min(found.bound, best.loss))
 
@@ -106,7 +106,7 @@ def repaired(
         if left <= 0:
             break
         table = Relaxed(demands[0].coefficients, totals(losses, rows, side * factor)[0])
-        (found,) = table.solve([demands[0].capacity], Limits(min(left, _REPAIR_SECONDS)))
+        found = table.solve(demands[0].capacity, Limits(min(left, _REPAIR_SECONDS)))
         better = _better(losses, demands, known, found.picks)
         if better is not known:
             return better

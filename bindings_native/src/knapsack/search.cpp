@@ -1,0 +1,162 @@
+#include "search.hpp"
+
+#include <algorithm>
+
+#include "layer.hpp"
+
+namespace raq::knapsack {
+
+namespace {
+
+constexpr int rows_between_cuts = 18;
+constexpr int fewest_rows_to_cut = 12;
+// By measurement on the real instances; results do not depend on them.
+
+using Clock = std::chrono::steady_clock;
+constexpr std::chrono::milliseconds between_pauses{100};
+
+double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Where a solution was met: a state, its next row's column, then whole steps of the rows after.
+struct Find {
+  std::shared_ptr<const Table> table;
+  std::shared_ptr<const Trace> trace;
+  std::int32_t depth;
+  std::size_t state;
+  std::int32_t column;
+  std::int64_t steps;
+};
+
+class Search {
+ public:
+  explicit Search(const Question& question) : question_(question), best_(question.best) {}
+
+  Answer run(const Kept& core);
+
+ private:
+  std::vector<State> extended(const Layer& layer, const Relaxation& relaxation);
+  void children(const Layer& layer);
+  void push_halves(Layer layer);
+  std::vector<Pick> picks(const Kept& core) const;
+
+  const Question& question_;
+  double best_;
+  std::optional<Find> find_;
+  std::vector<Layer> stack_;
+};
+
+// The states one row further that may still lead to something better. Notes the best solution met.
+std::vector<State> Search::extended(const Layer& layer, const Relaxation& relaxation) {
+  std::vector<State> found;
+  std::vector<std::size_t> runs;
+  for (const Cell& cell : layer.table->rows.row(layer.depth)) {
+    for (std::size_t k = 0; k < layer.states.size(); ++k) {
+      const std::int64_t size = cell.size + layer.states[k].size, room = question_.capacity - size;
+      if (room < 0) break;  // those after are larger
+      const double loss = cell.excess + layer.states[k].loss;
+      const std::int64_t steps = relaxation.whole_steps(room);
+      const double reached = loss + relaxation.left[steps], bound = loss + relaxation.bound(steps, room);
+      if (reached < best_) {
+        best_ = reached;
+        find_ = Find{layer.table, layer.trace, layer.depth, k, cell.column, steps};
+      }
+      if (bound < best_ - question_.tolerance)
+        found.push_back({size, loss, bound, cell.column, static_cast<std::uint32_t>(k)});
+    }
+    runs.push_back(found.size());
+  }
+  // `best_` may have fallen since they were found. Runs are counted anew.
+  std::size_t kept = 0, at = 0;
+  for (std::size_t& end : runs) {
+    for (; at < end; ++at)
+      if (found[at].bound < best_ - question_.tolerance) found[kept++] = found[at];
+    end = kept;
+  }
+  found.resize(kept);
+  keep_undominated(found, std::move(runs));
+  return found;
+}
+
+void Search::children(const Layer& layer) {
+  Layer child{layer.table, layer.depth + 1, {}, 0.0, layer.trace, layer.rows_since_cut + 1};
+  child.states = extended(layer, relaxation_from(layer.table->steps, layer.depth + 1));
+  if (!child.states.empty()) push_halves(std::move(child));
+}
+
+// Puts the layer on the stack; one that is too large as halves with the more promising one last, which is
+// taken first.
+void Search::push_halves(Layer layer) {
+  const std::int32_t row = layer.table->names[layer.depth - 1];
+  const auto push = [&](std::vector<State> states) {
+    Trace trace;
+    trace.before = layer.trace;
+    trace.row = row;
+    Layer part{layer.table, layer.depth, std::move(states), 0.0, nullptr, layer.rows_since_cut};
+    part.bound = part.states.front().bound;
+    for (const State& state : part.states) {
+      trace.columns.push_back(state.column);
+      trace.origins.push_back(state.origin);
+      part.bound = std::min(part.bound, state.bound);
+    }
+    part.trace = std::make_shared<const Trace>(std::move(trace));
+    stack_.push_back(std::move(part));
+  };
+  if (layer.states.size() <= question_.largest_layer) return push(std::move(layer.states));
+  std::vector<State> promising = std::move(layer.states);
+  const auto middle = promising.begin() + static_cast<std::ptrdiff_t>(promising.size() / 2);
+  std::stable_sort(promising.begin(), promising.end(),
+                   [](const State& one, const State& other) { return one.bound < other.bound; });
+  const auto smaller = [](const State& one, const State& other) { return one.size < other.size; };
+  std::sort(promising.begin(), middle, smaller);
+  std::sort(middle, promising.end(), smaller);
+  push({middle, promising.end()});
+  push({promising.begin(), middle});
+}
+
+std::vector<Pick> Search::picks(const Kept& core) const {
+  std::vector<Pick> picks;
+  if (!find_) return picks;
+  picks = core.settled;
+  const Table& table = *find_->table;
+  for (std::int32_t row = find_->depth; row < table.rows.count(); ++row)
+    picks.emplace_back(table.names[row], smallest(table.rows.row(row)).column);
+  picks.emplace_back(table.names[find_->depth], find_->column);
+  std::int64_t left = find_->steps;
+  for (auto step = table.steps.begin(); left > 0; ++step)
+    if (step->row > find_->depth) {
+      picks.emplace_back(table.names[step->row], step->column);
+      --left;
+    }
+  follow(find_->trace.get(), find_->state, picks);
+  return picks;
+}
+
+Answer Search::run(const Kept& core) {
+  const Clock::time_point start = Clock::now();
+  Clock::time_point paused = start;
+  stack_.push_back({core.table, 0, {{core.size, core.loss, 0.0, -1, 0}}, 0.0, nullptr, 0});
+  while (!stack_.empty()) {
+    if (since(start) > question_.seconds) {
+      double bound = best_;
+      for (const Layer& layer : stack_) bound = std::min(bound, layer.bound);
+      return {picks(core), bound};
+    }
+    if (Clock::now() - paused > between_pauses) {
+      question_.pause();
+      paused = Clock::now();
+    }
+    Layer layer = std::move(stack_.back());
+    stack_.pop_back();
+    const std::int32_t left = layer.table->rows.count() - layer.depth;
+    if (layer.rows_since_cut >= rows_between_cuts && left >= fewest_rows_to_cut)
+      layer = cut(layer, question_.capacity, best_);
+    if (layer.depth < layer.table->rows.count()) children(layer);
+  }
+  return {picks(core), std::nullopt};
+}
+
+}  // namespace
+
+Answer search(const Kept& core, const Question& question) { return Search(question).run(core); }
+
+}  // namespace raq::knapsack
