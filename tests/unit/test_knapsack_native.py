@@ -35,6 +35,15 @@ def test_what_does_not_fit_is_not_found() -> None:
     assert found(capacity=5) == (None, None)
 
 
+def test_rows_without_a_choice_are_settled_at_once() -> None:
+    only = np.array([[True, False], [False, True]])
+    picks, bound = found(kept=only)
+    assert bound is None
+    assert picks is not None
+    assert picks.tolist() == [0, 1]
+    assert found(kept=only, capacity=9) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

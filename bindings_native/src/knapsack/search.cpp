@@ -132,6 +132,10 @@ std::vector<Pick> Search::picks(const Kept& core) const {
 }
 
 Answer Search::run(const Kept& core) {
+  if (core.table->rows.count() == 0) {
+    const bool better = core.size <= question_.capacity && core.loss < best_;
+    return {better ? core.settled : std::vector<Pick>(), std::nullopt};
+  }
   const Clock::time_point start = Clock::now();
   Clock::time_point paused = start;
   stack_.push_back({core.table, 0, {{core.size, core.loss, 0.0, -1, 0}}, 0.0, nullptr, 0});
