@@ -1,6 +1,7 @@
 #include "search.hpp"
 
 #include <algorithm>
+#include <chrono>
 
 #include "layer.hpp"
 

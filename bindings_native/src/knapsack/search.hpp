@@ -16,7 +16,6 @@
 // and for bounding states; the bound there is a line, here the whole relaxation.
 #pragma once
 
-#include <chrono>
 #include <functional>
 #include <optional>
 
