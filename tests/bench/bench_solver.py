@@ -101,14 +101,36 @@ def test_frontier(tensors: int, types: int, *, few_sizes: bool) -> None:
 def test_growth() -> None:
     header("Growth: CPU milliseconds to proof at 40 %")
     print("| tensors × types | few sizes | random sizes |\n|---|---|---|")
+    points: list[tuple[int, float, float]] = []
     for tensors, types in ((250, 20), (500, 20), (1000, 20), (2000, 20), (5000, 25), (20000, 25)):
-        cells = []
+        cells, taken = [], []
         for few_sizes in (True, False):
             knapsack = made(tensors, types, few_sizes=few_sizes).at(40)
             solution, milliseconds = timed(lambda k=knapsack: mckp.solve(k, Limits(seconds=120)))
             proven = solution.termination is Termination.OPTIMAL
             cells.append(f"{milliseconds:.0f}" + ("" if proven else " (stopped)"))
+            taken.append(milliseconds)
+        points.append((tensors * types, taken[0], taken[1]))
         print(f"| {tensors} × {types} | {cells[0]} | {cells[1]} |", flush=True)
+    if "RAQ_BENCH_PLOTS" in os.environ:
+        plot_growth(points, Path(os.environ["RAQ_BENCH_PLOTS"]) / "solver-growth.svg")
+
+
+def plot_growth(points: list[tuple[int, float, float]], path: Path) -> None:
+    """Cells of the table against time to proof, beside a straight line."""
+    from matplotlib.figure import Figure
+
+    cells, few, random = zip(*points, strict=True)
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.loglog(cells, few, marker="o", label="few distinct sizes")
+    axes.loglog(cells, random, marker="s", label="random sizes")
+    axes.loglog(cells, [few[0] * count / cells[0] for count in cells], "--", color="gray", label="linear")
+    axes.set_xlabel("tensors × types")
+    axes.set_ylabel("CPU milliseconds to proof")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
 
 
 def test_side_rows() -> None:
