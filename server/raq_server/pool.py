@@ -167,9 +167,12 @@ class Pool:
         process = self._context.Process(target=worker_process.main, args=(theirs,), daemon=True, name="raq worker")
         try:
             await asyncio.to_thread(process.start)
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_connection(sock=ours)
         worker = Worker(process, reader, writer)
         self._all.add(worker)
         await asyncio.wait_for(worker.receive(), _START_SECONDS)
