@@ -1,5 +1,6 @@
 """Shared by all tests: profiles, data, and a server."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from services import Certificates, Postgres
 
+# gRPC's fork handlers crash children that are forked while its threads run (servers of PostgreSQL as another user).
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 # A shell that starts this in the background has Ctrl-C ignored, and tests that press it would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
