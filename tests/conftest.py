@@ -83,6 +83,8 @@ def postgres() -> Iterator["Postgres"]:
     from services import Postgres, postgres_binaries
 
     binaries = postgres_binaries()
+    if "RAQ_TEST_POSTGRES" not in os.environ:
+        pytest.skip("tests over PostgreSQL are run with RAQ_TEST_POSTGRES=1")
     if binaries is None:
         pytest.skip("no PostgreSQL on this machine (or no user postgres to run it as)")
     database = Postgres(binaries)
