@@ -117,12 +117,19 @@ def audit_report(found: Audit, table: LossTable) -> RenderableType:
     for name, ledger in rows:
         bits = ledger.bits_per_weight
         shown.add_row(name, f"{ledger.size:,}", "" if bits is None else bpw_text(bits), f"{ledger.loss:.6g}")
+    verdict = "" if found.excess is None else f"{100 * found.excess:.2f} % more loss than the best ({table.source})"
+    broken = [f"breaks {fault}" for fault in found.broken]
+    return Group(shown, verdict, *broken, *_changes(found))
+
+
+def _changes(found: Audit) -> list[RenderableType]:
+    """The moves from the audited allocation to the best one; nothing where there are none."""
+    if not found.changes:
+        return []
     moves = Table(box=None, header_style="dim", pad_edge=False)
     for title in ("tensor", "has", "best"):
         moves.add_column(title)
     for change in found.changes[:CHANGES_SHOWN]:
         moves.add_row(change.tensor, change.before, change.after)
     rest = len(found.changes) - CHANGES_SHOWN
-    verdict = "" if found.excess is None else f"{100 * found.excess:.2f} % more loss than the best ({table.source})"
-    broken = [f"breaks {fault}" for fault in found.broken]
-    return Group(shown, verdict, *broken, "", moves, f"and {rest} more" if rest > 0 else "")
+    return ["", moves, *([f"and {rest} more"] if rest > 0 else [])]

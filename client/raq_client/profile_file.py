@@ -103,8 +103,9 @@ def load_profile(path: Path) -> Profile:
 
 
 def faults_of(error: ValidationError, where: str, what: str) -> list[Fault]:
-    """One fault for each entry that pydantic complains of in a file that should be `what`."""
-    return [Fault(f"{where}: {_location(each)}".rstrip(": "), f"not {what}: {each['msg']}") for each in error.errors()]
+    """One fault for each entry that pydantic complains of in a file that should be `what`; missing keys first."""
+    complaints = sorted(error.errors(), key=lambda each: each["type"] != "missing")
+    return [Fault(f"{where}: {_location(each)}".rstrip(": "), f"not {what}: {each['msg']}") for each in complaints]
 
 
 def _location(each: Any) -> str:

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,6 +13,9 @@ from raq_solver.allocation import Ledger
 from raq_solver.budget import bits_per_weight
 from raq_solver.knapsack import Termination
 from raq_solver.outcome import Outcome
+
+RUNS_SHOWN: Final = 8
+"""Most runs of block numbers that are written out."""
 
 
 def outcome_to_dict(outcome: Outcome, source: str) -> dict[str, Any]:
@@ -118,11 +121,13 @@ def roles_text(tensors: Iterable[str]) -> str:
 
 
 def ranges_text(numbers: Iterable[int]) -> str:
-    """Whole numbers with runs joined: `0-3,7`."""
+    """Whole numbers with runs joined, `0-3,7`; of more runs than one line holds only their extent, `48 of 0-62`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
+    if len(runs) > RUNS_SHOWN:
+        return f"{sum(b - a + 1 for a, b in runs)} of {runs[0][0]}-{runs[-1][1]}"
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

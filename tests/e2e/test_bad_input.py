@@ -175,3 +175,12 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, model_path: Path) -> None:
     assert "interrupted" in err
     assert "Traceback" not in err
     assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_standard_output_is_full(data: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", "from raq_client.cli.app import main; main()", "base", "Q4_K_M"]
+        path = data / "wiki-math-4M-f16.gguf"
+        done = subprocess.run([*command, str(path)], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    refused(Result(done.returncode, "", done.stderr), "standard output: No space left on device")

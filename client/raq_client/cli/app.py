@@ -1,6 +1,7 @@
 """`raq-client`: the commands, and what becomes of errors. No logic."""
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Final, NoReturn
 
 import typer
@@ -29,6 +30,9 @@ EXIT_BUG: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_UNREACHABLE: Final = 5
 EXIT_INTERRUPTED: Final = 130
+
+FAULTS_SHOWN: Final = 20
+"""Lines printed of an error that names many faults; of the rest, the number."""
 
 APP = typer.Typer(
     name="raq-client",
@@ -78,14 +82,24 @@ def main() -> NoReturn:
     try:
         APP()
     except RaqError as error:
-        for line in str(error).splitlines():
-            typer.echo(f"raq-client: {line}", err=True)
+        complain(str(error).splitlines())
         sys.exit(exit_code(error))
+    except OSError as error:  # of the machine, where no file that the user named is at fault: standard output, mostly
+        complain([f"{error.filename or 'standard output'}: {error.strerror or error}"])
+        sys.exit(EXIT_BAD_INPUT)
     except SystemExit as end:  # also Typer's own answer to Ctrl-C, which says nothing
         if end.code == EXIT_INTERRUPTED:
             typer.echo("raq-client: interrupted; nothing is left half-written", err=True)
         raise
     sys.exit(0)
+
+
+def complain(lines: Sequence[str]) -> None:
+    """Say what is wrong on stderr, a line for each fault."""
+    rest = len(lines) - FAULTS_SHOWN
+    more = [f"and {rest} more faults like these"] if rest > 1 else lines[FAULTS_SHOWN:]
+    for line in [*lines[:FAULTS_SHOWN], *more]:
+        typer.echo(f"raq-client: {line}", err=True)
 
 
 def exit_code(error: RaqError) -> int:
