@@ -31,6 +31,10 @@ cuda-build folder:
     cmake -S bindings_native -B {{folder}} -DRAQ_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(realpath -s {{python}})"
     cmake --build {{folder}} --target raq_cuda
 
+# The kernels compiled for 64-bit ARM write the same bytes, under emulation; needs a cross compiler and qemu-user.
+check-arm folder:
+    .ci/arm {{python}} {{folder}}
+
 # Generated code: messages and the native stubs.
 generate:
     {{python}} .ci/generate.py

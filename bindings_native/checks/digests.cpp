@@ -1,0 +1,61 @@
+// Prints a digest of what every quant type's quantizer writes and its dequantizer restores, for weights made
+// by whole-number arithmetic alone. Two machines that print the same lines have the same formats, to the
+// byte.
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "quantizer.hpp"
+
+namespace {
+
+constexpr std::int64_t rows = 24, length = 1536;
+
+std::uint64_t digest(const void* data, std::size_t size) {  // FNV-1a
+  std::uint64_t sum = 0xcbf29ce484222325u;
+  for (std::size_t i = 0; i < size; ++i)
+    sum = (sum ^ static_cast<const unsigned char*>(data)[i]) * 0x100000001b3u;
+  return sum;
+}
+
+// Any finite float, in rows of one magnitude, one outlier, zeros, denormals and the whole range of exponents.
+std::vector<float> hard_weights() {
+  std::vector<float> weights(rows * length);
+  std::uint32_t state = 1;
+  for (std::int64_t i = 0; i < rows * length; ++i) {
+    state = state * 1664525u + 1013904223u;
+    const std::int64_t row = i / length;
+    std::uint32_t bits = state;
+    if (row % 4 == 0) bits = (bits & 0x80ffffffu) | 0x3c000000u;      // |w| of 2^-7 to 2^-5
+    if (row % 4 == 1) bits = (bits & 0x807fffffu) | 0x3f800000u;      // 1 to 2
+    if (row % 4 == 2) bits = row % 8 == 2 ? bits & 0x807fffffu : 0u;  // denormals; zeros
+    if ((bits & 0x7f800000u) == 0x7f800000u) bits &= 0x807fffffu;     // neither NaN nor infinite
+    std::memcpy(&weights[i], &bits, sizeof bits);
+  }
+  weights[5 * length + 7] = 3e4f;
+  return weights;
+}
+
+}  // namespace
+
+int main() {
+  const std::vector<float> weights = hard_weights();
+  std::vector<float> importance(length);
+  for (std::int64_t i = 0; i < length; ++i) importance[i] = static_cast<float>(i % 17 * (i % 5)) / 16;
+  for (const raq::QuantType& type : raq::quant_types())
+    for (const bool weighted : {false, true})
+      for (const raq::Effort effort : {raq::Effort::fast, raq::Effort::best}) {
+        const raq::Rows all{weights.data(), weighted ? importance.data() : nullptr, rows, length};
+        raq::Options options;
+        options.effort = effort;
+        options.threads = 1;
+        std::vector<std::uint8_t> blocks(rows * type.row_bytes(length));
+        raq::quantize(type, all, options, blocks.data());
+        std::vector<float> restored(rows * length);
+        raq::dequantize(type, blocks.data(), rows, length, options, restored.data());
+        std::printf("%-8s %d %d %016" PRIx64 " %016" PRIx64 "\n", type.name, weighted,
+                    effort == raq::Effort::best, digest(blocks.data(), blocks.size()),
+                    digest(restored.data(), restored.size() * sizeof(float)));
+      }
+}
