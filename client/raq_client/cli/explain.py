@@ -7,12 +7,13 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.cli.side_options import SideOptions
-from raq_client.cli.solve import EXIT_CODES, merged_demands, merged_sources
+from raq_client.cli.demand_options import DemandOptions
+from raq_client.cli.groups import AskOptions, SourceOptions
+from raq_client.cli.solve import EXIT_CODES
 from raq_client.cli.spread import spread
 from raq_client.planning import chosen_loss, obtain_profile
 from raq_client.settings import read_settings
-from raq_client.solving import chosen_server, solver_at
+from raq_client.solving import solver_at
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits, Termination
 
@@ -23,21 +24,11 @@ def explain(
         str | None, typer.Argument(help="A tensor; without one, what the constraints cost.", show_default=False)
     ] = None,
     budget: options.Budget = None,
-    model: options.Model = None,
-    imatrix: options.Imatrix = None,
-    profile: options.ProfileFile = None,
-    types: options.Types = None,
-    loss: options.Loss = None,
-    pin: options.Pin = None,
-    floor: options.Floor = None,
-    ceiling: options.Ceiling = None,
-    exclude: options.Exclude = None,
-    tie: options.Tie = None,
-    server: options.Server = None,
-    seconds: options.Seconds = None,
-    as_json: options.Json = False,
     *,
-    side: SideOptions,
+    source: SourceOptions,
+    demand: DemandOptions,
+    ask: AskOptions,
+    as_json: options.Json = False,
 ) -> None:
     """Say why a tensor has its type, or what the constraints of a problem cost, or why nothing fits.
 
@@ -51,13 +42,12 @@ def explain(
     if budget is None:
         raise InvalidInput(Fault("", "name the budget to explain: --budget"))
     settings = read_settings(Path.cwd())
-    facts = obtain_profile(merged_sources(settings, model, imatrix, profile, types, "fast", 0), progress_bar)
-    table = chosen_loss(facts, loss or settings.loss)
-    demands = side.over(merged_demands(settings, pin, floor, ceiling, exclude, tie))
+    facts = obtain_profile(source.sources(settings), progress_bar)
+    table = chosen_loss(facts, ask.loss_model(settings))
     capacity = capacity_bytes(parse_budget(budget), table.total_weights)
-    problem = Problem(table, capacity, demands.constraints(table.tensors))
-    limits = Limits(seconds)
-    with solver_at(chosen_server(server, settings.server)) as solve:
+    problem = Problem(table, capacity, demand.demands(settings).constraints(table.tensors))
+    limits = Limits(ask.seconds)
+    with solver_at(ask.solved_at(settings)) as solve:
         conflict = explain_conflict(problem, limits, solve)
         if conflict is not None:
             say(f"raq-client: {conflict_text(conflict)}")
@@ -75,16 +65,14 @@ def explain(
         OUT.print(shown)
 
 
+@spread
 def audit(
     candidate: Annotated[
         Path, typer.Argument(help="A GGUF file, the JSON of `solve`, or a llama.cpp --tensor-type-file.")
     ],
-    model: options.Model = None,
-    imatrix: options.Imatrix = None,
-    profile: options.ProfileFile = None,
-    types: options.Types = None,
-    loss: options.Loss = None,
-    server: options.Server = None,
+    *,
+    source: SourceOptions,
+    ask: AskOptions,
     as_json: options.Json = False,
 ) -> None:
     """Say how far an allocation is from the best one of the same bytes, and which moves lead there.
@@ -101,15 +89,15 @@ def audit(
     from raq_solver.problem import Problem
 
     settings = read_settings(Path.cwd())
-    facts = obtain_profile(merged_sources(settings, model, imatrix, profile, types, "fast", 0), progress_bar)
-    table = chosen_loss(facts, loss or settings.loss)
+    facts = obtain_profile(source.sources(settings), progress_bar)
+    table = chosen_loss(facts, ask.loss_model(settings))
     if candidate.suffix == ".gguf":
         tensors = open_model(candidate, header_only=True).tensors
         allocation = Allocation({tensor.name: tensor.source_type.name for tensor in tensors})
     else:
         allocation = read_allocation(candidate, facts.tensors, facts.provenance.get("architecture", ""))
-    with solver_at(chosen_server(server, settings.server)) as solve:
-        found = judge(Problem(table, 0), allocation, solver=solve)
+    with solver_at(ask.solved_at(settings)) as solve:
+        found = judge(Problem(table, 0), allocation, Limits(ask.seconds), solve)
     if as_json:
         best = found.best.allocation
         print_json(

@@ -13,6 +13,7 @@ from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.base import Table
 from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.groups import CheckOptions, MeasureOptions
 from raq_client.cli.spread import spread
 from raq_client.settings import read_settings
 from raq_client.texts import read_texts
@@ -36,22 +37,16 @@ def ladder(
     folder: Annotated[
         Path | None, typer.Option("--folder", "-o", help="Write the steps here, and ladder.json.", show_default=False)
     ] = None,
-    imatrix: options.Imatrix = None,
-    text: options.Texts = None,
-    types: options.Types = None,
+    *,
+    measure: MeasureOptions,
     loss: options.Loss = None,
-    effort: options.Effort = "fast",
-    threads: options.Threads = 0,
-    check_context: Annotated[int, typer.Option("--check-context", min=8, help="Tokens of a window.")] = 512,
-    windows: options.Windows = None,
-    libllama: options.Library = None,
+    checks: CheckOptions,
     nested: Annotated[
         bool, typer.Option("--nested", help="Budgets: no tensor gets fewer bytes than in the step before.")
     ] = False,
     climb_all: Annotated[bool, typer.Option("--all", help="Go on after a step that gains nothing.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
-    *,
     around: BaseOptions,
 ) -> None:
     """Climb a ladder: quantize step after step, check each against the one before, stop where nothing is gained.
@@ -70,14 +65,13 @@ def ladder(
     from raq_client.ladders import Route, recipe_rungs
     from raq_client.model_file import open_model
     from raq_client.model_tables import read_table
-    from raq_client.planning import Request, Sources, importance_of
+    from raq_client.planning import Request, importance_of
     from raq_client.recipes import read_recipe
 
     settings = read_settings(Path.cwd())
     if bool(recipe) == bool(budget):
         raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
-    named = tuple(imatrix or settings.imatrix)
-    sources = Sources(Path(model), named, None, options.listed(types) or settings.types, effort, threads)
+    sources = measure.of_model(Path(model), settings)
     if recipe:
         rungs = recipe_rungs(read_recipe(recipe), read_table(model))
     else:
@@ -85,18 +79,18 @@ def ladder(
         rungs = _solved(sources, request, budget or [], nested=nested)
     climbed: list[Climbed] = []
     if folder is not None:
-        paths = text or list(settings.text)
+        paths = checks.texts(settings)
         opened = open_model(model)
         route = Route(
             model=opened,
-            importance=importance_of(opened, named),
+            importance=importance_of(opened, sources.imatrix),
             folder=folder,
             texts=read_texts(paths),
-            windows=windows,
-            context=check_context,
-            effort=effort,
-            threads=threads,
-            library=libllama,
+            windows=checks.windows,
+            context=checks.check_context,
+            effort=measure.effort,
+            threads=measure.threads,
+            library=checks.libllama,
             force=force,
         )
         climbed = _climbed(rungs, route, climb_all=climb_all)

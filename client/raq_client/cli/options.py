@@ -31,21 +31,9 @@ Imatrix = Annotated[
         show_default=False,
     ),
 ]
-ProfileFile = Annotated[
-    Path | None,
-    typer.Option("--profile", "-p", help="A saved profile, instead of a model.", show_default=False),
-]
 Texts = Annotated[
     list[Path] | None,
     typer.Option("--text", "-t", help="Text to check on; may be repeated.", show_default=False),
-]
-Types = Annotated[
-    str | None,
-    typer.Option(
-        "--types",
-        help="Quant types to choose from, with commas between; k, iq and legacy stand for families.",
-        show_default=False,
-    ),
 ]
 Loss = Annotated[
     str | None,
@@ -54,22 +42,6 @@ Loss = Annotated[
         help="Loss model: measured, residual, prior, relative, activation; the first that applies.",
         show_default=False,
     ),
-]
-Pin = Annotated[
-    list[str] | None, typer.Option("--pin", help="PATTERN=TYPE: these tensors are this type.", show_default=False)
-]
-Floor = Annotated[
-    list[str] | None, typer.Option("--floor", help="PATTERN=BITS or TYPE: at least so many bits.", show_default=False)
-]
-Ceiling = Annotated[
-    list[str] | None, typer.Option("--ceiling", help="PATTERN=BITS or TYPE: at most so many bits.", show_default=False)
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option("--exclude", help="TYPE, or PATTERN=TYPE: never this type.", show_default=False),
-]
-Tie = Annotated[
-    list[str] | None, typer.Option("--tie", help="PATTERN: these tensors share one type.", show_default=False)
 ]
 RATIO_PANEL = "Base and moves"
 DemoteBelow = Annotated[
@@ -83,13 +55,6 @@ PromoteAbove = Annotated[
     typer.Option(
         "--promote-above", min=1, rich_help_panel=RATIO_PANEL, help="Ratios above make candidates for more bits."
     ),
-]
-Server = Annotated[
-    str | None,
-    typer.Option("--server", help="HOST:PORT of a raq-server; else RAQ_SERVER, else solved here.", show_default=False),
-]
-Seconds = Annotated[
-    float | None, typer.Option("--seconds", min=0, help="Most time the search may take.", show_default=False)
 ]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: one for each core.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]

@@ -7,6 +7,9 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, progress_bar, say
+from raq_client.cli.groups import MeasureOptions
+from raq_client.cli.spread import spread
+from raq_client.settings import Settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 WITHOUT_WEIGHTS: Final = (".csv", ".map")
 
 
+@spread
 def profile(
     model: Annotated[
         Path,
@@ -23,10 +27,8 @@ def profile(
         ),
     ],
     output: options.Output,
-    imatrix: options.Imatrix = None,
-    types: options.Types = None,
-    effort: options.Effort = "fast",
-    threads: options.Threads = 0,
+    *,
+    measure: MeasureOptions,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure anew, and remember nothing.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -40,22 +42,14 @@ def profile(
     Example: raq-client profile model-f16.gguf --imatrix imatrix.gguf -o model.profile.json
     """
     from raq_client.atomic_file import check_output
-    from raq_client.planning import Sources, obtain_profile
+    from raq_client.planning import obtain_profile
     from raq_client.profile_file import save_profile
 
     check_output(output, force=force)
     if model.is_dir() or model.suffix in WITHOUT_WEIGHTS:
-        measured = _referenced(model, imatrix, types)
+        measured = _referenced(model, measure)
     else:
-        sources = Sources(
-            model=model,
-            imatrix=tuple(imatrix or ()),
-            types=options.listed(types),
-            effort=effort,
-            threads=threads,
-            cached=not no_cache,
-        )
-        measured = obtain_profile(sources, progress_bar)
+        measured = obtain_profile(measure.of_model(model, Settings(), cached=not no_cache), progress_bar)
     save_profile(measured, output, force=force)
     summary = {
         "output": str(output),
@@ -71,13 +65,13 @@ def profile(
         say(f"{output}: {tensors} tensors, {weights:,} weights, digest {measured.digest()[:16]}")
 
 
-def _referenced(model: Path, imatrix: list[str] | None, types: str | None) -> "Profile":
+def _referenced(model: Path, measure: MeasureOptions) -> "Profile":
     """The profile of a table of shapes."""
     from raq_client.model_tables import read_table
     from raq_client.planning import chosen_types
     from raq_client.reference_errors import NOTE, reference_profile
 
-    if imatrix:
+    if measure.imatrix:
         raise InvalidInput(Fault("--imatrix", f"has no weights to count the columns of: {model} is a table of shapes"))
     say(f"note: the errors are {NOTE}")
-    return reference_profile(read_table(model), chosen_types(options.listed(types)))
+    return reference_profile(read_table(model), chosen_types(options.listed(measure.types)))

@@ -10,16 +10,14 @@ from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.check import checked
 from raq_client.cli.console import OUT, print_json, say, size_bar
+from raq_client.cli.demand_options import DemandOptions
 from raq_client.cli.gate_options import GateOptions
+from raq_client.cli.groups import AskOptions, CheckOptions, MeasureOptions
 from raq_client.cli.refining import refined_plan
-from raq_client.cli.side_options import SideOptions
-from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, merged_demands, plan_dict, plan_for, print_plan
+from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
 from raq_client.planning import Plan, Request, Sources, importance_of
-from raq_client.premises import Around
-from raq_client.selection import Demands
-from raq_client.settings import Settings, read_settings
-from raq_client.solving import chosen_server
+from raq_client.settings import read_settings
 from raq_client.texts import read_texts
 from raq_solver.errors import Fault, InvalidInput
 
@@ -32,22 +30,11 @@ def run(
     model: options.ModelArgument,
     budget: options.Budget = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)] = None,
-    imatrix: options.Imatrix = None,
-    text: options.Texts = None,
-    types: options.Types = None,
-    loss: options.Loss = None,
-    pin: options.Pin = None,
-    floor: options.Floor = None,
-    ceiling: options.Ceiling = None,
-    exclude: options.Exclude = None,
-    tie: options.Tie = None,
-    server: options.Server = None,
-    seconds: options.Seconds = None,
-    effort: options.Effort = "fast",
-    threads: options.Threads = 0,
-    check_context: Annotated[int, typer.Option("--check-context", min=8, help="Tokens of a window.")] = 512,
-    windows: options.Windows = None,
-    libllama: options.Library = None,
+    *,
+    measure: MeasureOptions,
+    demand: DemandOptions,
+    ask: AskOptions,
+    checks: CheckOptions,
     refine: Annotated[
         int, typer.Option("--refine", min=0, help="Rounds of trying, measuring and solving again; needs --calibration.")
     ] = 0,
@@ -62,10 +49,8 @@ def run(
     ] = None,
     force: options.Force = False,
     as_json: options.Json = False,
-    *,
     around: BaseOptions,
     memory: MemoryOptions,
-    side: SideOptions,
     gate: GateOptions,
 ) -> None:
     """Quantize MODEL to a budget: measure it, solve, write the file, and check it on text.
@@ -75,17 +60,20 @@ def run(
     Example: raq-client run model-f16.gguf --budget 5.0 -i imatrix.gguf -t held-out.txt -o model-5bpw.gguf
     """
     settings = read_settings(Path.cwd())
-    texts = read_texts(text or list(settings.text))
+    texts = read_texts(checks.texts(settings))
     target = _checked_target(output, plan_only=plan_only, force=force)
-    sources = Sources(
-        model, tuple(imatrix or settings.imatrix), None, options.listed(types) or settings.types, effort, threads
+    sources = measure.of_model(model, settings)
+    request = Request(
+        budget,
+        ask.loss_model(settings),
+        demand.demands(settings),
+        ask.solved_at(settings),
+        ask.seconds,
+        around.around(settings, memory),
     )
-    demands = side.over(merged_demands(settings, pin, floor, ceiling, exclude, tie))
-    wanted = around.around(settings, memory)
-    request = _request(settings, budget, loss, server, seconds, demands, wanted)
     plan = plan_for(sources, request)
     if refine and plan.outcome.allocation is not None:
-        plan = refined_plan(plan, sources, request, refine, read_texts(calibration or []), libllama)
+        plan = refined_plan(plan, sources, request, refine, read_texts(calibration or []), checks.libllama)
     if not as_json or plan.outcome.allocation is None:
         print_plan(plan, Format.JSON if as_json else Format.TABLE)
     draw_moves(plan, around.plot)
@@ -96,9 +84,9 @@ def run(
     if target is not None:
         result["file"] = _quantized(plan, sources, target, force=force, as_json=as_json)
     if target is not None and texts:
-        report = checked(model, target, texts, check_context, windows, threads, libllama)
+        report = checked(model, target, texts, checks.check_context, checks.windows, measure.threads, checks.libllama)
         result["check"] = _told(report, as_json=as_json)
-        result |= gate.told(plan, report, sources, texts, windows, libllama, as_json=as_json)
+        result |= gate.told(plan, report, sources, texts, checks.windows, checks.libllama, as_json=as_json)
     elif target is not None:
         say("not checked: no --text was given")
     if manifest is not None:
@@ -143,25 +131,6 @@ def _checked_target(output: Path | None, *, plan_only: bool, force: bool) -> Pat
         raise InvalidInput(Fault("", "nowhere to write: name a file with --output, or ask for --plan-only"))
     check_output(output, force=force)
     return output
-
-
-def _request(
-    settings: Settings,
-    budget: str | None,
-    loss: str | None,
-    server: str | None,
-    seconds: float | None,
-    demands: Demands,
-    around: Around,
-) -> Request:
-    return Request(
-        budget,
-        loss or settings.loss,
-        demands,
-        chosen_server(server, settings.server),
-        seconds,
-        around,
-    )
 
 
 def _quantized(plan: Plan, sources: Sources, target: Path, *, force: bool, as_json: bool) -> dict[str, Any]:

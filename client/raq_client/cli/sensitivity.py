@@ -7,26 +7,28 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.groups import MeasureOptions
+from raq_client.cli.spread import spread
+from raq_client.settings import Settings
 from raq_client.texts import read_texts
 
 if TYPE_CHECKING:
     from raq_client.sensitivity import Sensitivities
 
 
+@spread
 def sensitivity(
     model: options.ModelArgument,
     output: options.Output,
     text: options.Texts = None,
-    imatrix: options.Imatrix = None,
-    types: options.Types = None,
+    *,
+    measure: MeasureOptions,
     evaluations: Annotated[
         int | None, typer.Option("--evaluations", min=1, help="Most runs of the model; one per tensor when not given.")
     ] = None,
     windows: Annotated[int, typer.Option("--windows", min=2, help="Windows of text in each run.")] = 16,
     probe: Annotated[str, typer.Option("--probe", help="Quant type that damages.")] = "Q3_K",
     context: options.Context = 512,
-    effort: options.Effort = "fast",
-    threads: options.Threads = 0,
     libllama: options.Library = None,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -44,7 +46,7 @@ def sensitivity(
 
     from raq_client.atomic_file import check_output
     from raq_client.model_file import open_model
-    from raq_client.planning import Sources, importance_of, obtain_profile
+    from raq_client.planning import importance_of, obtain_profile
     from raq_client.profile_file import save_profile
     from raq_client.sensitivity import measure_sensitivities
     from raq_client.sensitivity_design import expected_of, leverage_of
@@ -54,14 +56,12 @@ def sensitivity(
     check_output(output, force=force)
     damage = quant_type(probe)
     texts = read_texts(text or [])
-    profile = obtain_profile(
-        Sources(model=model, imatrix=tuple(imatrix or ()), types=options.listed(types), effort=effort, threads=threads),
-        progress_bar,
-    )
+    sources = measure.of_model(model, Settings())
+    profile = obtain_profile(sources, progress_bar)
     opened = open_model(model)
-    importance = importance_of(opened, imatrix or ())
+    importance = importance_of(opened, sources.imatrix)
     cache = user_cache_path("raq") / "sensitivities"
-    bench = Bench(opened, model, importance, texts, windows, context, effort, threads, libllama)
+    bench = Bench(opened, model, importance, texts, windows, context, sources.effort, sources.threads, libllama)
     with progress_bar("measuring sensitivity") as report:
         found = measure_sensitivities(
             bench,

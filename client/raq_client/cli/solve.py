@@ -3,20 +3,19 @@
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import typer
 
 from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.demand_options import DemandOptions
+from raq_client.cli.groups import AskOptions, SourceOptions
 from raq_client.cli.plain import print_plain, smallest_for, solve_plain
-from raq_client.cli.side_options import SideOptions
 from raq_client.cli.spread import spread
 from raq_client.planning import Plan, Request, Sources, make_plan, model_table, obtain_profile, widened
-from raq_client.selection import Demands
-from raq_client.settings import Settings, read_settings
-from raq_client.solving import chosen_server
+from raq_client.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.quant_types import stored_type
@@ -45,20 +44,10 @@ class Format(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
 @spread
 def solve(
     budget: options.Budget = None,
-    model: options.Model = None,
-    imatrix: options.Imatrix = None,
-    profile: options.ProfileFile = None,
-    types: options.Types = None,
-    loss: options.Loss = None,
-    pin: options.Pin = None,
-    floor: options.Floor = None,
-    ceiling: options.Ceiling = None,
-    exclude: options.Exclude = None,
-    tie: options.Tie = None,
-    server: options.Server = None,
-    seconds: options.Seconds = None,
-    effort: options.Effort = "fast",
-    threads: options.Threads = 0,
+    *,
+    source: SourceOptions,
+    demand: DemandOptions,
+    ask: AskOptions,
     output_format: Annotated[Format, typer.Option("--format", help="How to print the allocation.")] = Format.TABLE,
     as_json: options.Json = False,
     problem: Annotated[
@@ -72,10 +61,8 @@ def solve(
         float | None,
         typer.Option("--max-loss", min=0, help="The smallest size that keeps this predicted loss.", show_default=False),
     ] = None,
-    *,
     around: BaseOptions,
     memory: MemoryOptions,
-    side: SideOptions,
 ) -> None:
     """Find the allocation of least predicted loss within a budget, with proof that none is better.
 
@@ -100,21 +87,18 @@ def solve(
     raq-client solve -m model-f16.gguf --vram 24GiB --context 184k --kv q4_0 --overhead 3GiB
     """
     settings = read_settings(Path.cwd())
-    sources = merged_sources(settings, model, imatrix, profile, types, effort, threads)
-    demands = side.over(merged_demands(settings, pin, floor, ceiling, exclude, tie))
+    demands, server = demand.demands(settings), ask.solved_at(settings)
     if problem is not None:
-        posed, outcome = solve_plain(
-            problem, capacity, budget, demands, chosen_server(server, settings.server), seconds
-        )
+        posed, outcome = solve_plain(problem, capacity, budget, demands, server, ask.seconds)
         print_plain(posed, outcome, as_json=as_json)
         raise typer.Exit(EXIT_CODES[outcome.termination])
     wanted = around.around(settings, memory)
     if max_loss is not None and budget is None:
         budget = LARGEST_BUDGET
-    request = Request(budget, loss or settings.loss, demands, chosen_server(server, settings.server), seconds, wanted)
-    plan = plan_for(sources, request)
+    request = Request(budget, ask.loss_model(settings), demands, server, ask.seconds, wanted)
+    plan = plan_for(source.sources(settings), request)
     if max_loss is not None and plan.outcome.allocation is not None:
-        smallest, outcome = smallest_for(plan.problem, max_loss, seconds)
+        smallest, outcome = smallest_for(plan.problem, max_loss, ask.seconds)
         plan = replace(plan, problem=smallest, outcome=outcome)
     print_plan(plan, Format.JSON if as_json else output_format)
     draw_moves(plan, around.plot)
@@ -125,34 +109,6 @@ def plan_for(sources: Sources, request: Request) -> Plan:
     """The plan for a model or a saved profile, measured behind a progress bar."""
     profile = obtain_profile(widened(sources, request.around), progress_bar)
     return make_plan(profile, request, model_table(sources, profile))
-
-
-def merged_sources(
-    settings: Settings,
-    model: Path | None,
-    imatrix: list[str] | None,
-    profile: Path | None,
-    types: str | None,
-    effort: Literal["fast", "best"],
-    threads: int,
-) -> Sources:
-    """The flags, and where they are silent, the project's settings. A model named by a flag wins over any profile."""
-    named = model is not None or profile is not None
-    return Sources(
-        model=model if named else settings.model,
-        imatrix=tuple(imatrix or (() if named else settings.imatrix)),
-        profile=profile if named else settings.profile,
-        types=options.listed(types) or settings.types,
-        effort=effort,
-        threads=threads,
-    )
-
-
-def merged_demands(settings: Settings, *flags: list[str] | None) -> Demands:
-    """Demands of the flags (pin, floor, ceiling, exclude, tie) after those of the project's settings."""
-    given = (settings.pin, settings.floor, settings.ceiling, settings.exclude, settings.tie)
-    pin, floor, ceiling, exclude, tie = ((*setting, *(flag or ())) for setting, flag in zip(given, flags, strict=True))
-    return Demands(pin, floor, ceiling, exclude, tie)
 
 
 def plan_dict(plan: Plan) -> dict[str, Any]:

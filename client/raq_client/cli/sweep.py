@@ -8,7 +8,10 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.cli.solve import EXIT_CODES, merged_demands, merged_sources
+from raq_client.cli.demand_options import DemandOptions
+from raq_client.cli.groups import AskOptions, SourceOptions
+from raq_client.cli.solve import EXIT_CODES
+from raq_client.cli.spread import spread
 from raq_client.planning import chosen_loss, obtain_profile
 from raq_client.settings import read_settings
 from raq_solver.budget import capacity_bytes, parse_budget
@@ -20,23 +23,15 @@ LINES_SHOWN = 40
 """Points printed as a table; of more, evenly spread ones."""
 
 
+@spread
 def sweep(
     first: Annotated[str | None, typer.Option("--from", help="Smallest budget, as for solve.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Largest budget.")] = None,
     points: Annotated[int, typer.Option("--points", min=1, help="Budgets to solve, evenly spaced.")] = 50,
-    model: options.Model = None,
-    imatrix: options.Imatrix = None,
-    profile: options.ProfileFile = None,
-    types: options.Types = None,
-    loss: options.Loss = None,
-    pin: options.Pin = None,
-    floor: options.Floor = None,
-    ceiling: options.Ceiling = None,
-    exclude: options.Exclude = None,
-    tie: options.Tie = None,
-    seconds: options.Seconds = None,
-    effort: options.Effort = "fast",
-    threads: options.Threads = 0,
+    *,
+    source: SourceOptions,
+    demand: DemandOptions,
+    ask: AskOptions,
     ladder: Annotated[
         str | None,
         typer.Option(
@@ -65,12 +60,11 @@ def sweep(
     from raq_solver.sweep import sweep as solve_all
 
     settings = read_settings(Path.cwd())
-    facts = obtain_profile(merged_sources(settings, model, imatrix, profile, types, effort, threads), progress_bar)
-    table = chosen_loss(facts, loss or settings.loss)
-    demands = merged_demands(settings, pin, floor, ceiling, exclude, tie)
-    constraints = demands.constraints(table.tensors)
+    facts = obtain_profile(source.sources(settings), progress_bar)
+    table = chosen_loss(facts, ask.loss_model(settings))
+    constraints = demand.demands(settings).constraints(table.tensors)
     if ladder is not None:
-        _climb(Problem(table, 0, constraints), ladder, seconds, as_json=as_json)
+        _climb(Problem(table, 0, constraints), ladder, ask.seconds, as_json=as_json)
         return
     if first is None or last is None:
         raise InvalidInput(Fault("", "name the range, --from and --to, or the rungs of a --ladder"))
@@ -79,7 +73,7 @@ def sweep(
     problem = Problem(table, capacities[-1], constraints)
     found = []
     with progress_bar("solving") as report:
-        for point in solve_all(problem, capacities, Limits(seconds)):
+        for point in solve_all(problem, capacities, Limits(ask.seconds)):
             found.append(point)
             report(len(found), points)
     bend = knee(found)
