@@ -114,7 +114,7 @@ def solve(
     request = Request(budget, loss or settings.loss, demands, chosen_server(server, settings.server), seconds, wanted)
     plan = plan_for(sources, request)
     if max_loss is not None and plan.outcome.allocation is not None:
-        smallest, outcome = smallest_for(plan.problem, max_loss, seconds)
+        smallest, outcome = smallest_for(plan.problem, max_loss, request.server, seconds)
         plan = replace(plan, problem=smallest, outcome=outcome)
     print_plan(plan, Format.JSON if as_json else output_format)
     draw_moves(plan, around.plot)

@@ -11,7 +11,8 @@ from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.cli.solve import EXIT_CODES, merged_demands, merged_sources
 from raq_client.planning import chosen_loss, obtain_profile
 from raq_client.settings import read_settings
-from raq_solver.budget import capacity_bytes, parse_budget
+from raq_client.solving import asker_at, chosen_server
+from raq_solver.budget import TotalBytes, capacity_bytes, parse_budget
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
@@ -34,6 +35,7 @@ def sweep(
     ceiling: options.Ceiling = None,
     exclude: options.Exclude = None,
     tie: options.Tie = None,
+    server: options.Server = None,
     seconds: options.Seconds = None,
     effort: options.Effort = "fast",
     threads: options.Threads = 0,
@@ -62,7 +64,6 @@ def sweep(
     from raq_client.frontier import frontier_table, mixture_landmarks, plot_frontier, point_to_dict, to_csv
     from raq_solver.knapsack import Limits
     from raq_solver.sweep import knee, spaced
-    from raq_solver.sweep import sweep as solve_all
 
     settings = read_settings(Path.cwd())
     facts = obtain_profile(merged_sources(settings, model, imatrix, profile, types, effort, threads), progress_bar)
@@ -70,16 +71,16 @@ def sweep(
     demands = merged_demands(settings, pin, floor, ceiling, exclude, tie)
     constraints = demands.constraints(table.tensors)
     if ladder is not None:
-        _climb(Problem(table, 0, constraints), ladder, seconds, as_json=as_json)
+        _climb(Problem(table, 0, constraints), ladder, chosen_server(server, settings.server), seconds, as_json=as_json)
         return
     if first is None or last is None:
         raise InvalidInput(Fault("", "name the range, --from and --to, or the rungs of a --ladder"))
     least, most = _capacities((first, last), table)
-    capacities = spaced(least, most, points)
-    problem = Problem(table, capacities[-1], constraints)
+    budgets = [TotalBytes(capacity) for capacity in spaced(least, most, points)]
+    problem = Problem(table, most, constraints)
     found = []
-    with progress_bar("solving") as report:
-        for point in solve_all(problem, capacities, Limits(seconds)):
+    with asker_at(chosen_server(server, settings.server)) as asker, progress_bar("solving") as report:
+        for point in asker.sweep(problem, budgets, Limits(seconds)):
             found.append(point)
             report(len(found), points)
     bend = knee(found)
@@ -100,14 +101,13 @@ def _capacities(budgets: Sequence[str], table: LossTable) -> list[int]:
     return [capacity_bytes(parse_budget(text), table.total_weights) for text in budgets]
 
 
-def _climb(problem: Problem, rungs: str, seconds: float | None, *, as_json: bool) -> None:
+def _climb(problem: Problem, rungs: str, server: str | None, seconds: float | None, *, as_json: bool) -> None:
     """Solve and print a nested ladder."""
     from raq_client.explain_report import ladder_dict, ladder_table
     from raq_solver.knapsack import Limits
-    from raq_solver.ladder import nested_ladder
 
-    capacities = _capacities(options.listed(rungs), problem.table)
-    found = nested_ladder(problem, capacities, Limits(seconds))
+    with asker_at(server) as asker:
+        found = asker.nested_ladder(problem, [parse_budget(rung) for rung in options.listed(rungs)], Limits(seconds))
     if as_json:
         print_json(ladder_dict(found))
     else:
