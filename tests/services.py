@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,8 +51,6 @@ def serving_apart() -> Iterator[tuple[str, str]]:
         with subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             said = json.loads(process.stderr.readline())
-            # Whoever does not read the log stops the server once the pipe is full.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
             yield said["address"], said["metrics"]
             process.terminate()
 

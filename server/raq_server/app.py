@@ -150,7 +150,9 @@ class _Parts:
 
     async def close(self) -> None:
         """Drain and end everything; also what was never opened."""
-        if self._watching is not None:
+        if self._watching is None:
+            await self.server.start()  # only a server that was started lets go of its port
+        else:
             self._watching.cancel()
         await self.health.enter_graceful_shutdown()
         await self.server.stop(self._config.grace_seconds)

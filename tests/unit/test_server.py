@@ -174,6 +174,29 @@ def test_the_command_serves_and_stops_on_sigterm(tmp_path: Path) -> None:
     assert len(call["request"]) == 32
 
 
+def test_a_log_that_nobody_reads_holds_up_nobody(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from raq_server.cli import main; main()", "--address", "127.0.0.1:0"]
+    database = ["--database", f"sqlite:///{tmp_path}/store.sqlite", "--workers", "1"]
+    with subprocess.Popen([*command, *database], stderr=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stderr is not None
+        address = json.loads(process.stderr.readline())["address"]
+        with connect(address) as client:
+            for _ in range(1000):  # 250 KB of lines; a pipe takes 64
+                assert client.solve(problem(), Limits(20.0)).ledger is not None
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def test_a_server_that_can_not_start_lets_go_of_its_port(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(InvalidInput, match="database"):
+        start_server(ServerConfig(address=address, database=f"postgresql://raq@/x?host={tmp_path}", workers=1))
+    with serving(address=address) as running, connect(running.address) as client:
+        assert client.solve(problem()).ledger is not None
+
+
 @pytest.mark.parametrize("form", [JsonLines(), TextLines()])
 def test_a_line_of_the_log_holds_the_fields_and_the_traceback(form: logging.Formatter) -> None:
     try:
