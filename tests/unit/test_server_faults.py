@@ -25,7 +25,7 @@ from raq_solver.errors import ServiceError
 from raq_solver.knapsack import Termination
 from services import hard_problem, problem, profile, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 class Killed:
