@@ -43,7 +43,7 @@ def waiting(running: RunningServer) -> int:
 
 
 def healthy(channel: grpc.Channel) -> bool:
-    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+    answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=60)
     return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -132,4 +132,4 @@ def test_plain_http_says_whether_it_lives_and_is_ready(running: RunningServer) -
     running.loop.call_soon_threadsafe(running.stopping.set)
     with pytest.raises(OSError, match=r"503|refused|reset"):  # noqa: PT012
         while True:
-            urllib.request.urlopen(f"http://{running.metrics_address}/ready").read()
+            urllib.request.urlopen(f"http://{running.metrics_address}/ready", timeout=60).read()
