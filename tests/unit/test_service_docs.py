@@ -183,6 +183,7 @@ def test_deployments_probe_what_is_served() -> None:
     assert f"METRICS_ADDRESS=0.0.0.0:{ports['metrics']}" in image
     probed = set(re.findall(r"httpGet: \{path: (\S+), port: (\w+)\}", text))
     assert probed == {("/ready", "metrics"), ("/live", "metrics")}
+    assert set(re.findall(r"runAsUser: (\d+)", text)) == set(re.findall(r"(?m)^USER (\d+)$", image))
     for extra in re.findall(r"\.\[([\w,]+)\]", image):
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         assert set(extra.split(",")) <= set(project["optional-dependencies"])
