@@ -1,6 +1,5 @@
 """Shared by all tests: profiles, data, and a server."""
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +11,6 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from services import Certificates, Postgres
 
-# gRPC's fork handlers crash children that are forked while its threads run (servers of PostgreSQL as another user).
-os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 # A shell that starts this in the background has Ctrl-C ignored, and tests that press it would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -83,10 +80,8 @@ def postgres() -> Iterator["Postgres"]:
     from services import Postgres, postgres_binaries
 
     binaries = postgres_binaries()
-    if "RAQ_TEST_POSTGRES" not in os.environ:
-        pytest.skip("tests over PostgreSQL are run with RAQ_TEST_POSTGRES=1")
     if binaries is None:
-        pytest.skip("no PostgreSQL on this machine (or no user postgres to run it as)")
+        pytest.skip("no PostgreSQL on this machine (or, for root, no user postgres or no setpriv to run it as)")
     database = Postgres(binaries)
     database.start()
     yield database

@@ -4,11 +4,12 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 from raq_solver.quant_types import quant_type
 from raq_solver.tensors import Tensor
+
+POSTGRES_USER = "postgres"
 
 
 @contextmanager
@@ -48,8 +51,6 @@ def serving_apart() -> Iterator[tuple[str, str]]:
         with subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             said = json.loads(process.stderr.readline())
-            # Whoever does not read the log stops the server once the pipe is full.
-            threading.Thread(target=process.stderr.read, daemon=True).start()
             yield said["address"], said["metrics"]
             process.terminate()
 
@@ -88,6 +89,23 @@ def profile(tensors: int = 4, seed: int = 0) -> Profile:
     )
 
 
+def wait_until(reached: Callable[[], bool], seconds: float = 60) -> float:
+    """Wait; returns the seconds it took."""
+    start = time.monotonic()
+    while not reached():
+        assert time.monotonic() < start + seconds, "not reached in time"
+        time.sleep(0.002)
+    return time.monotonic() - start
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # gone before, or while it was read
+        return False
+    return state != "Z"
+
+
 class Certificates:
     """Files of an authority made for one run, of a server at localhost and of a client."""
 
@@ -108,16 +126,21 @@ def _written(stem: Path, certificate: trustme.LeafCert) -> tuple[Path, Path]:
 
 
 class Postgres:
-    """A PostgreSQL of this test run, reachable by a socket in its own folder only."""
+    """A PostgreSQL of this test run, reachable by a socket in its own folder only.
+
+    It refuses to run as root, and `subprocess` takes another user only by fork(), which runs gRPC's handlers: while its
+    threads run, the child crashes now and then, and this process may hang. So another program changes the user.
+    """
 
     def __init__(self, binaries: Path) -> None:
         self._binaries = binaries
         self.folder = Path(tempfile.mkdtemp(prefix="raq-postgres-"))
-        # PostgreSQL refuses to run as root.
-        self._user = "postgres" if os.getuid() == 0 else None
-        if self._user is not None:
-            shutil.chown(self.folder, self._user)
-        self._run("initdb", "-D", str(self.data), "-U", "raq", "-A", "trust", "--no-sync")
+        if os.getuid() == 0:
+            shutil.chown(self.folder, POSTGRES_USER)
+        self._server: subprocess.Popen[bytes] | None = None
+        initdb = self._command("initdb", "-D", str(self.data), "-U", "raq", "-A", "trust", "--no-sync")
+        done = subprocess.run(initdb, cwd=self.folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
     @property
     def data(self) -> Path:
@@ -128,20 +151,30 @@ class Postgres:
         return f"postgresql://raq@/postgres?host={self.folder}"
 
     def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses='' -c fsync=off"
-        self._run("pg_ctl", "-D", str(self.data), "-o", options, "-l", str(self.folder / "log"), "-w", "start")
+        """Run it as a child of this process; returns when it answers."""
+        settings = ["-k", str(self.folder), "-c", "listen_addresses=", "-c", "fsync=off"]
+        with (self.folder / "log").open("ab") as log:
+            command = self._command("postgres", "-D", str(self.data), *settings)
+            self._server = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
+        asked = [str(self._binaries / "pg_isready"), "--quiet", "--host", str(self.folder)]
+        end = time.monotonic() + 120
+        while subprocess.run(asked, check=False).returncode != 0:
+            assert self._server.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < end, (self.folder / "log").read_text()
+            time.sleep(0.02)
 
     def stop(self) -> None:
-        self._run("pg_ctl", "-D", str(self.data), "-m", "immediate", "-w", "stop")
+        """End it at once, as a crash would."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait(60)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
 
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._binaries / program), *arguments]
-        subprocess.run(
-            command, check=True, user=self._user, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        other = ["setpriv", f"--reuid={POSTGRES_USER}", f"--regid={POSTGRES_USER}", "--clear-groups"]
+        return [*(other if os.getuid() == 0 else []), str(self._binaries / program), *arguments]
 
 
 def postgres_binaries() -> Path | None:
@@ -154,6 +187,7 @@ def postgres_binaries() -> Path | None:
         if initdb is None:
             return None
         folder = Path(initdb).resolve().parent
-    if os.getuid() == 0 and "postgres" not in {entry.pw_name for entry in pwd.getpwall()}:
+    users = {entry.pw_name for entry in pwd.getpwall()}
+    if os.getuid() == 0 and (POSTGRES_USER not in users or shutil.which("setpriv") is None):
         return None
     return folder

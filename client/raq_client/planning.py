@@ -17,7 +17,7 @@ from raq_client.prices import Price, prices
 from raq_client.quantizable import is_quantizable
 from raq_client.quantize import Effort
 from raq_client.selection import Demands
-from raq_client.solving import solver_at
+from raq_client.solving import asker_at
 from raq_solver.budget import Budget
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
@@ -203,7 +203,7 @@ def make_plan(profile: Profile, request: Request, model: ModelTable | None = Non
     )
     problem = Problem(losses, premises.capacity, premises.constraints)
     limits = Limits(request.seconds)
-    with solver_at(request.server) as solve:
-        outcome = solve(problem, limits)
-        found = prices(problem, outcome, lambda other: solve(other, limits))
+    with asker_at(request.server) as asker:
+        outcome = asker.solve(problem, limits)
+        found = prices(problem, outcome, lambda other: asker.solve(other, limits))
     return Plan(profile, premises, problem, outcome, found)

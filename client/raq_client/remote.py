@@ -53,10 +53,6 @@ class Client:
         self._solver = solver_service_pb2_grpc.SolverServiceStub(self._channel)
         self._profiles = profile_service_pb2_grpc.ProfileServiceStub(self._channel)
 
-    def __call__(self, question: Question, limits: Limits) -> Outcome:
-        """The same as `solve`: a client stands where `raq_solver.solve` does."""
-        return self.solve(question, limits)
-
     def solve(self, question: Question, limits: Limits = NO_LIMITS) -> Outcome:
         """Find the allocation of least loss that fits the budget."""
         request = solver_service_pb2.SolveRequest(

@@ -23,6 +23,7 @@ from raq_server.backroom import Backroom, Memory
 from raq_server.binding import OPTIONS, bind
 from raq_server.calls import Guard
 from raq_server.config import ServerConfig
+from raq_server.flights import Flights
 from raq_server.log import LOG
 from raq_server.metrics import Metrics
 from raq_server.metrics_page import serve_page
@@ -123,7 +124,8 @@ class _Parts:
             options=(*channel_options(config.message_limit_bytes), *OPTIONS),
         )
         memory, sizes = Memory(config.cache_bytes), Sizes.of(config)
-        calls = SolverCalls(self.pool, self.backroom, memory, self.metrics, sizes, config.idle_seconds)
+        self.flights = Flights(memory, self.metrics)
+        calls = SolverCalls(self.pool, self.backroom, memory, self.flights, self.metrics, sizes, config.idle_seconds)
         self.server.add_generic_rpc_handlers((calls.handler(),))
         profiles = ProfileServicer(self.backroom, config)
         profile_service_pb2_grpc.add_ProfileServiceServicer_to_server(profiles, self.server)
@@ -148,10 +150,13 @@ class _Parts:
 
     async def close(self) -> None:
         """Drain and end everything; also what was never opened."""
-        if self._watching is not None:
+        if self._watching is None:
+            await self.server.start()  # only a server that was started lets go of its port
+        else:
             self._watching.cancel()
         await self.health.enter_graceful_shutdown()
         await self.server.stop(self._config.grace_seconds)
+        await self.flights.close()
         await self.pool.close()
         await self.backroom.close()
         if self._page is not None:

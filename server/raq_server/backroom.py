@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from raq_server.log import LOG
@@ -13,6 +14,7 @@ from raq_solver.errors import ServiceUnavailable
 
 _SECONDS: Final = 30.0
 """Longest that a call of the store is waited for; a PostgreSQL that hangs gives up by itself before."""
+_END_SECONDS: Final = 5.0
 _THREADS: Final = 4
 
 Result = TypeVar("Result")
@@ -93,9 +95,12 @@ class Backroom:
         task.add_done_callback(self._writing.discard)
 
     async def close(self) -> None:
-        """Finish what is being written and close the store."""
+        """Finish what is being written and asked, as far as the store answers, and close it."""
         await asyncio.gather(*self._writing, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        # A connection that is given back after the store was closed would stay open until it is collected.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._threads.shutdown), _END_SECONDS)
         await asyncio.to_thread(self.store.close)
 
 

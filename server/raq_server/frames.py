@@ -16,7 +16,7 @@ class Tag(Enum):
     """What a frame is."""
 
     JOB = b"J"
-    """To the worker: a header (see `job`) and a request."""
+    """To the worker: a header (see `job_head`) and a request."""
     NEXT = b"N"
     """To the worker: go on."""
     GIVEN = b"G"
@@ -48,9 +48,14 @@ class Tag(Enum):
     """From the worker: the job is over."""
 
 
+def head(tag: Tag, size: int) -> bytes:
+    """The beginning of a frame whose content has so many bytes."""
+    return LENGTH.pack(size + 1) + tag.value
+
+
 def frame(tag: Tag, content: bytes = b"") -> bytes:
     """The frame's bytes."""
-    return LENGTH.pack(len(content) + 1) + tag.value + content
+    return head(tag, len(content)) + content
 
 
 def parsed(content: bytes) -> tuple[Tag, bytes]:
@@ -58,10 +63,10 @@ def parsed(content: bytes) -> tuple[Tag, bytes]:
     return Tag(content[:1]), content[1:]
 
 
-def job(header: dict[str, Any], request: bytes) -> bytes:
-    """The content of a job's frame."""
+def job_head(header: dict[str, Any]) -> bytes:
+    """The beginning of the content of a job's frame; the request follows."""
     text = json.dumps(header).encode()
-    return LENGTH.pack(len(text)) + text + request
+    return LENGTH.pack(len(text)) + text
 
 
 def job_parts(content: bytes) -> tuple[dict[str, Any], bytes]:

@@ -2,12 +2,18 @@
 
 import json
 import logging
+import os
+import queue
 import sys
+import threading
 import time
+from contextlib import suppress
 from typing import Final, Literal
 
 LOG: Final = logging.getLogger("raq_server")
 """Every module of the server logs here; `extra={"fields": {...}}` adds fields to the line."""
+_MOST_WAITING: Final = 10_000
+"""Lines that wait for standard error to take them."""
 
 
 class JsonLines(logging.Formatter):
@@ -32,13 +38,45 @@ class TextLines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def start_log(form: Literal["json", "text"], level: str) -> None:
+class Written(logging.Handler):
+    """Has lines written to a file by a thread: whoever reads them must not hold up those who are being answered.
+
+    Where nobody reads for long, lines are lost.
+    """
+
+    def __init__(self, file: int) -> None:
+        super().__init__()
+        self._file = file
+        self._lines: queue.Queue[bytes] = queue.Queue(_MOST_WAITING)
+        threading.Thread(target=self._write, name="raq log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written some time soon."""
+        with suppress(queue.Full):
+            self._lines.put_nowait(f"{self.format(record)}\n".encode(errors="replace"))
+
+    def wait(self, seconds: float) -> None:
+        """Wait until all is written, for at most so long."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, seconds)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            with suppress(OSError):  # nobody is left who reads
+                while line:
+                    line = line[os.write(self._file, line) :]
+            self._lines.task_done()
+
+
+def start_log(form: Literal["json", "text"], level: str) -> Written:
     """Send the server's log to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = Written(sys.stderr.fileno())
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     LOG.handlers = [handler]
     LOG.setLevel(level.upper())
     LOG.propagate = False
+    return handler
 
 
 def _time(record: logging.LogRecord) -> str:

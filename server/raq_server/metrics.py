@@ -23,6 +23,9 @@ class Metrics:
         self.busy = Gauge("raq_workers_busy", "Workers that solve", registry=registry)
         self.restarts = Counter("raq_worker_restarts", "Workers ended by cancellation or crash", registry=registry)
         self.cache = Counter("raq_cache", "Look-ups of answers", ("level", "result"), registry=registry)
+        self.joined = Counter(
+            "raq_calls_joined", "Calls answered by the search of another that asked the same", registry=registry
+        )
         self.solves = Histogram(
             "raq_solve_seconds", "Time of a search", ("termination",), buckets=_SECONDS, registry=registry
         )

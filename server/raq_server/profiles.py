@@ -50,7 +50,9 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
         found = await self._backroom.ask(lambda: self._backroom.store.profile(digest))
         if found is None:
             raise UnknownProfile.of(digest)
-        return profile_service_pb2.GetResponse(profile=profile_pb2.Profile.FromString(found))
+        response = profile_service_pb2.GetResponse()
+        response.profile.ParseFromString(found)
+        return response
 
     async def List(
         self, request: profile_service_pb2.ListRequest, context: Context

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from google.rpc import status_pb2
 from raq_proto.v1 import solver_service_pb2
 from raq_server.backroom import Backroom, Memory
 from raq_server.calls import CALL, Context, Refused
-from raq_server.frames import Tag, job
+from raq_server.flights import Answers, Flights
+from raq_server.frames import Tag, job_head
 from raq_server.metrics import Metrics
-from raq_server.pool import Pool, Worker
+from raq_server.pool import Pool
+from raq_server.processes import Worker
 from raq_server.sizes import Sizes
 from raq_solver.errors import DeadlineExceeded, ServiceUnavailable
 
@@ -29,11 +32,12 @@ _LARGE: Final = 2**20
 
 @dataclass(frozen=True, eq=False)
 class SolverCalls:
-    """Answers the calls of SolverService from memory or by a worker."""
+    """Answers the calls of SolverService from memory, by a search that runs already, or by a worker."""
 
     pool: Pool
     backroom: Backroom
     memory: Memory
+    flights: Flights
     metrics: Metrics
     sizes: Sizes
     idle_seconds: float
@@ -76,27 +80,24 @@ class SolverCalls:
             yield answer
         if kept is not None:
             return
-        given: list[bytes] = []
-        keep, size = True, 0
-        async with self.pool.worker() as worker, aclosing(self._worked(worker, method, request, context)) as answers:
-            async for answer, proven in answers:
-                given.append(answer)
-                size += len(answer)
-                keep = keep and proven and size <= self.memory.most
-                if not keep:
-                    given.clear()
+        until = _until(context)
+        shared = self.flights.join(key, until)
+        if shared is not None:
+            CALL.get().notes["cache"] = "joined"
+        async with aclosing(shared or self.flights.start(key, until, self._search(method, request, until))) as answers:
+            async for answer in answers:
                 yield answer
-        if keep:
-            self.memory.put(key, tuple(given))
 
-    async def _worked(
-        self, worker: Worker, method: str, request: bytes, context: Context
-    ) -> AsyncGenerator[tuple[bytes, bool], None]:
-        """The answers of a worker, and whether each is proven."""
-        remaining = cast("float | None", context.time_remaining())  # None: the call has no deadline
-        seconds = None if remaining is None else max(0.0, remaining * (1 - DEADLINE_MARGIN))
+    async def _search(self, method: str, request: bytes, until: float | None) -> Answers:
+        """The answers of a worker, when there is one, and whether each is proven."""
+        async with self.pool.worker() as worker, aclosing(self._worked(worker, method, request, until)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _worked(self, worker: Worker, method: str, request: bytes, until: float | None) -> Answers:
+        seconds = None if until is None else max(0.0, until - time.monotonic())
         header = {"method": method, "seconds": seconds, "sizes": self.sizes.model_dump()}
-        await worker.send(Tag.JOB, job(header, request))
+        await worker.send(Tag.JOB, job_head(header), request)
         failure: ServiceUnavailable | None = None
         while True:
             tag, content = await worker.receive()
@@ -147,6 +148,12 @@ class SolverCalls:
                     self.metrics.gap.observe(observed["gap"])
             case _:
                 raise AssertionError(f"a worker sent {tag}")
+
+
+def _until(context: Context) -> float | None:
+    """When a search for this call must have ended, on `time.monotonic`; None: the call has no deadline."""
+    remaining = cast("float | None", context.time_remaining())
+    return None if remaining is None else time.monotonic() + remaining * (1 - DEADLINE_MARGIN)
 
 
 def _key(method: str, request: bytes) -> bytes:

@@ -22,10 +22,13 @@ from raq_solver.errors import RaqError
 from raq_solver.profile import Profile
 
 _PROFILES_KEPT: Final = 4
+_NICENESS: Final = 5
+"""Workers give way to the server's event loop, which has to answer others while they solve."""
 
 
 def main(connection: socket.socket) -> None:
     """Serve jobs until the other end closes. The entry point of the process."""
+    os.nice(_NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server decides
     line = Line(connection)
     profiles: OrderedDict[str, Profile] = OrderedDict()

@@ -1,28 +1,38 @@
 """The service on loopback: latencies, throughput, memory, health under load, cancellation.
 
-Server, its two workers and all clients share the machine's processors, as a build machine's would.
+Server, its two workers and all clients share the machine's processors, as a build machine's would. Prints the table
+that docs/service.md holds: `just bench tests/bench/bench_service.py`.
 """
 
-import multiprocessing
+import json
+import os
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import Self
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import grpc
 import numpy as np
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from machine import header
+from service_load import (
+    PROCESSES,
+    SECONDS,
+    SPAWN,
+    THREADS,
+    Ends,
+    HealthWatch,
+    asked_by_threads,
+    children,
+    resident,
+    times,
+)
 
 from raq_client import connect
-from raq_client.remote import Client
 from raq_proto import convert
 from raq_proto.asked import ProfileProblem
 from raq_proto.convert import BudgetRange
@@ -38,220 +48,168 @@ from services import hard_problem
 pytestmark = pytest.mark.bench
 
 TENSORS, TYPES = 500, 16
-PROCESSES, THREADS = 4, 8
-SECONDS = 8.0
+LARGE = 20_000
+"""Tensors of a profile that is ten times as large as any known model's."""
 
 
-def profile() -> Profile:
-    """500 tensors of a dense model's shapes, 16 types; errors fall by 4 a bit, as quantization's do."""
+def profile(tensors: int = TENSORS) -> Profile:
+    """Tensors of a dense model's shapes, 16 types; errors fall by 4 a bit, as quantization's do."""
     random = np.random.default_rng(5)
     types = [t for t in CATALOGUE.values() if 2 < t.bits_per_weight < 9][:TYPES]
     bits = np.array([float(t.bits_per_weight) for t in types])
-    shapes = [(int(random.choice([2048, 4096, 8192])), int(random.choice([1024, 4096, 11008]))) for _ in range(TENSORS)]
+    shapes = [(int(random.choice([2048, 4096, 8192])), int(random.choice([1024, 4096, 11008]))) for _ in range(tensors)]
     return Profile(
         tuple(Tensor(f"blk.{i // 7}.t{i % 7}.weight", shape, CATALOGUE["F16"]) for i, shape in enumerate(shapes)),
         tuple(types),
-        random.lognormal(0, 1, (TENSORS, 1)) * 0.25**bits * random.uniform(0.8, 1.2, (TENSORS, TYPES)),
-        np.ones(TENSORS),
-        np.full(TENSORS, np.nan),
-        np.full(TENSORS, np.nan),
+        random.lognormal(0, 1, (tensors, 1)) * 0.25**bits * random.uniform(0.8, 1.2, (tensors, TYPES)),
+        np.ones(tensors),
+        np.full(tensors, np.nan),
+        np.full(tensors, np.nan),
     )
 
 
+@dataclass
+class Table:
+    """The rows of the table, and the sentences below it."""
+
+    rows: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, milliseconds: list[float]) -> None:
+        """Median, 99th percentile and largest, with the machine's load at this time."""
+        cuts = statistics.quantiles(milliseconds, n=100, method="inclusive")
+        values = (cuts[49], cuts[98], max(milliseconds), os.getloadavg()[0])
+        self.rows.append(f"| {name} | " + " | ".join(f"{value:.{0 if value >= 20 else 1}f}" for value in values) + " |")
+        print(self.rows[-1])
+
+    def watched(self, during: str, health: HealthWatch) -> None:
+        """A row for the server's health, and one for what the watcher suffered by itself."""
+        self.add(f"health, {during}", health.latencies)
+        self.add(f"a sleeping process, {during}", health.late)
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """A server in a process of its own: address and process number."""
+def table() -> Iterator[Table]:
+    """Printed as a whole at the end."""
+    made = Table()
+    yield made
+    header(f"{TENSORS} tensors x {TYPES} types, two workers; milliseconds, and the machine's load (1 minute)")
+    print("\n| | p50 | p99 | largest | load |\n|---|---|---|---|---|", *made.rows, "", *made.notes, sep="\n")
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str
+    metrics: str
+    pid: int
+
+    def busy(self) -> int:
+        """Workers that solve."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics") as response:
+            lines = response.read().decode().splitlines()
+        return int(float(next(line for line in lines if line.startswith("raq_workers_busy ")).split()[1]))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server in a process of its own, its log in a file."""
     folder = tmp_path_factory.mktemp("service")
-    command = [sys.executable, "-c", "from raq_server.cli import main; main()", "--address", "127.0.0.1:0"]
-    settings = ["--workers", "2", "--database", f"sqlite:///{folder}/store.sqlite", "--log-level", "warning"]
+    command = [sys.executable, "-c", "from raq_server.cli import main; main()", "--workers", "2"]
+    addresses = ["--address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"]
     environment = {"RAQ_SERVER_CACHE_BYTES": str(8 * 2**20), "PATH": "/usr/bin:/bin"}
-    with subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        yield process.stderr.readline().split()[-1], process.pid
+    line = [*command, *addresses, "--database", f"sqlite:///{folder}/store.sqlite"]
+    with (folder / "log").open("w") as log, subprocess.Popen(line, stderr=log, env=environment) as process:
+        while "serving at" not in (folder / "log").read_text():
+            assert process.poll() is None, (folder / "log").read_text()
+            time.sleep(0.05)
+        said = json.loads((folder / "log").read_text().splitlines()[0])
+        yield Server(said["address"], said["metrics"], process.pid)
         process.terminate()
 
 
-def test_latency_of_one_client(server: tuple[str, int]) -> None:
-    header(f"one client, {TENSORS} tensors x {TYPES} types; milliseconds")
+def test_latency_of_one_client(server: Server, table: Table) -> None:
     measured = profile()
     problem = Problem(relative(measured), 0)
-    with connect(server[0]) as client:
+    with connect(server.address) as client:
         digest = client.put_profile(measured).digest
         weights = problem.table.total_weights
         inline = replace(problem, capacity_bytes=weights // 2)
         stored = ProfileProblem(digest, TotalBytes(weights // 2 + 1), loss_model="relative")
         assert client.solve(inline).ledger == client.solve(replace(stored, budget=TotalBytes(weights // 2))).ledger
         client.solve(stored)
-        report("cached, table inline", times(lambda _: client.solve(inline), 1000))
-        report("cached, profile by digest", times(lambda _: client.solve(stored), 1000))
-        report(
-            "not cached, inline",
+        table.add("cached, table in the request (98 kB)", times(lambda _: client.solve(inline), 1000))
+        table.add("cached, profile by digest", times(lambda _: client.solve(stored), 1000))
+        table.add(
+            "not cached, table in the request",
             times(lambda i: client.solve(replace(inline, capacity_bytes=weights // 2 + 997 * i + 5)), 100),
         )
-        report(
-            "not cached, by digest",
+        table.add(
+            "not cached, profile by digest",
             times(lambda i: client.solve(replace(stored, budget=TotalBytes(weights // 2 + 997 * i + 7))), 100),
         )
-        sweep(client, digest)
-
-
-def sweep(client: Client, digest: str) -> None:
-    asked = ProfileProblem(digest, TotalBytes(0), loss_model="relative")
-    start = time.perf_counter()
-    arrivals = [
-        1000 * (time.perf_counter() - start)
-        for _ in client.sweep(asked, BudgetRange(BitsPerWeight(3), BitsPerWeight(7), 200))  # type: ignore[arg-type]
-    ]
-    print(f"{'sweep of 200 points':28} first {arrivals[0]:.1f}, last {arrivals[-1]:.0f}")
+        asked = ProfileProblem(digest, TotalBytes(0), loss_model="relative")
+        start = time.perf_counter()
+        arrivals = [
+            1000 * (time.perf_counter() - start)
+            for _ in client.sweep(asked, BudgetRange(BitsPerWeight(Fraction(3)), BitsPerWeight(Fraction(7)), 200))
+        ]
+        table.notes.append(f"A sweep of 200 points: {arrivals[0]:.1f} ms to the first, {arrivals[-1]:.0f} to the last.")
 
 
 @pytest.mark.parametrize("kind", ["cached", "not cached"])
-def test_throughput_of_32_clients(server: tuple[str, int], kind: str) -> None:
-    header(f"{PROCESSES * THREADS} clients in {PROCESSES} processes, {kind}, {SECONDS:.0f} s")
-    with connect(server[0]) as client:
+def test_throughput_of_32_clients(server: Server, table: Table, kind: str) -> None:
+    with connect(server.address) as client:
         stored = client.put_profile(profile())
         budget = stored.weights // 2
         client.solve(ProfileProblem(stored.digest, TotalBytes(budget), loss_model="relative"))
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(PROCESSES) as clients, HealthWatch(server[0]) as health:
-        arguments = [(server[0], stored.digest, budget, kind == "cached", number) for number in range(PROCESSES)]
+    with SPAWN.Pool(PROCESSES) as clients, HealthWatch(server.address) as health:
+        arguments = [(server.address, stored.digest, budget, kind == "cached", number) for number in range(PROCESSES)]
         found = clients.starmap(asked_by_threads, arguments)
     latencies = [each for latencies, _ in found for each in latencies]
     failures = [failure for _, failures in found for failure in failures]
-    print(f"{len(latencies) / SECONDS:.0f} solves/s, {len(failures)} errors {failures[:1]}")
-    report("latency", latencies)
-    report("health meanwhile", health.latencies)
+    count = f"{len(latencies) / SECONDS:,.0f} solves a second, {len(failures)} errors {failures[:1] or ''}".strip()
+    table.notes.append(f"{PROCESSES * THREADS} clients, {kind}: {count}.")
+    table.add(f"{PROCESSES * THREADS} clients, {kind}", latencies)
+    table.watched("meanwhile", health)
 
 
-def asked_by_threads(
-    address: str,
-    digest: str,
-    least: int,
-    cached: bool,  # noqa: FBT001
-    number: int,
-) -> tuple[list[float], list[str]]:
-    """Ask from several threads, each with a channel of its own, for a while; latencies in ms, and errors."""
-    latencies: list[float] = []
-    failures: list[str] = []
-    begin = time.perf_counter() + 1.0
-
-    def ask(thread: int) -> None:
-        with connect(address) as client:
-            budget, step = least, 0
-            time.sleep(max(0.0, begin - time.perf_counter()))
-            while time.perf_counter() < begin + SECONDS:
-                if not cached:
-                    step += 1
-                    budget = least + (number * THREADS + thread) * 10**6 + 37 * step
-                start = time.perf_counter()
-                try:
-                    client.solve(ProfileProblem(digest, TotalBytes(budget), loss_model="relative"))
-                except Exception as error:  # noqa: BLE001  # counted and shown
-                    failures.append(repr(error))
-                else:
-                    latencies.append(1000 * (time.perf_counter() - start))
-
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return latencies, failures
-
-
-def test_memory_over_10000_calls(server: tuple[str, int]) -> None:
-    header("memory of the server and its workers, MiB")
-    with connect(server[0]) as client:
+def test_memory_over_10000_calls(server: Server, table: Table) -> None:
+    with connect(server.address) as client:
         stored = client.put_profile(profile())
         for thousands in range(11):
-            print(f"after {1000 * thousands:6,} calls: {resident(server[1]):.0f}")
+            if thousands in {0, 1, 10}:
+                table.notes.append(f"Memory of server and workers after {1000 * thousands:,} calls: "
+                                   f"{resident(server.pid):.0f} MiB.")  # fmt: skip
             for index in range(1000 if thousands < 10 else 0):
                 budget = stored.weights // 2 + 1000 * (index % 500 if index % 10 else 1000 * thousands + index)
                 client.solve(ProfileProblem(stored.digest, TotalBytes(budget), loss_model="relative"))
 
 
-def test_cancelling_stops_the_search(server: tuple[str, int]) -> None:
-    header("from cancelling a call to the end of its process; milliseconds")
+def test_cancelling_stops_the_search(server: Server, table: Table) -> None:
     took = []
-    with grpc.insecure_channel(server[0]) as channel:
+    with grpc.insecure_channel(server.address) as channel, HealthWatch(server.address) as health:
         stub = solver_service_pb2_grpc.SolverServiceStub(channel)
         for seed in range(20):
-            request = solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(hard_problem(seed)))
-            call = stub.Solve.future(request)
-            time.sleep(0.6)
-            before = running_workers(server[1])
+            call = stub.Solve.future(
+                solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(hard_problem(seed)))
+            )
+            while server.busy() != 1:
+                time.sleep(0.01)
+            time.sleep(0.3)  # into the search
+            ends = Ends(children(server.pid)[1:])
             start = time.perf_counter()
             call.cancel()
-            while before <= running_workers(server[1]):
-                time.sleep(0.001)
+            assert ends.wait(30)
             took.append(1000 * (time.perf_counter() - start))
-            time.sleep(0.4)
-    report("cancelled", took)
+    table.add("cancelling, until the process has ended", took)
+    table.watched("while calls are cancelled", health)
 
 
-class HealthWatch:
-    """Asks for the server's health every 20 ms, in a thread; latencies in ms."""
-
-    def __init__(self, address: str) -> None:
-        self.latencies: list[float] = []
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, args=(address,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self, address: str) -> None:
-        with grpc.insecure_channel(address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            while not self._done.wait(0.02):
-                self.latencies += times(lambda _: stub.Check(health_pb2.HealthCheckRequest()), 1)
-
-
-def times(ask: Callable[[int], object], count: int) -> list[float]:
-    """Milliseconds of each of so many calls."""
-    found = []
-    for index in range(count):
-        start = time.perf_counter()
-        ask(index)
-        found.append(1000 * (time.perf_counter() - start))
-    return found
-
-
-def report(name: str, milliseconds: list[float]) -> None:
-    """Median, 99th percentile and largest."""
-    cuts = statistics.quantiles(milliseconds, n=100)
-    print(f"{name:28} p50 {cuts[49]:.2f}, p99 {cuts[98]:.2f}, max {max(milliseconds):.1f}, n {len(milliseconds)}")
-
-
-def children(process: int) -> list[int]:
-    """A process and all below it, as far as they have not ended meanwhile."""
-    found = [process]
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            for child in task.read_text().split():
-                found += children(int(child))
-    return found
-
-
-def resident(process: int) -> float:
-    """MiB of a process and all below it, shared pages counted in proportion."""
-    total = 0
-    for each in children(process):
-        rollup = Path(f"/proc/{each}/smaps_rollup").read_text()
-        total += int(next(line for line in rollup.splitlines() if line.startswith("Pss:")).split()[1])
-    return total / 1024
-
-
-def running_workers(process: int) -> set[int]:
-    """The processes below a process that have not ended."""
-    found = set()
-    for each in children(process)[1:]:
-        with suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                found.add(each)
-    return found
+def test_health_while_large_profiles_come_and_go(server: Server, table: Table) -> None:
+    large = profile(LARGE)
+    size = len(convert.profile_to_proto(large).SerializeToString()) / 1e6
+    with connect(server.address) as client, HealthWatch(server.address) as health:
+        for number in range(5):
+            stored = client.put_profile(replace(large, provenance={"number": str(number)}))
+            assert client.profile(stored.digest).digest() == stored.digest
+    table.watched(f"while profiles of {size:.1f} MB are put and got", health)

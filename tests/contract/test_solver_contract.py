@@ -44,7 +44,7 @@ def solve(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if request.param == "PostgreSQL":
             settings = {"database": request.getfixturevalue("postgres").url}
         running = opened.enter_context(serving(**settings))
-        yield opened.enter_context(connect(running.address, **shown))
+        yield opened.enter_context(connect(running.address, **shown)).solve
 
 
 @contextmanager

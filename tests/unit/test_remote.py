@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from raq_client import connect
-from raq_client.solving import ROOTS_VARIABLE, TOKEN_VARIABLE, solver_at
+from raq_client.solving import ROOTS_VARIABLE, TOKEN_VARIABLE, asker_at
 from raq_proto import convert
 from raq_proto.errors import Overloaded, Unauthenticated
 from raq_proto.status import REQUEST_ID_KEY, status_of
@@ -20,7 +20,6 @@ from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_server.config import Scope, TokenEntry
 from raq_server.tokens import hash_of
 from raq_solver.errors import InvalidInput, RaqError, ServiceUnavailable
-from raq_solver.knapsack import Limits
 from raq_solver.solve import solve
 from services import Certificates, problem, serving
 
@@ -98,13 +97,13 @@ def test_the_command_line_takes_credentials_from_the_environment(
     made, entry = certificates, TokenEntry(name="ci", sha256=hash_of("secret"), scope=Scope.SOLVE)
     with serving(certificate=made.server, private_key=made.server_key, tokens=[entry]) as running:
         monkeypatch.setenv(ROOTS_VARIABLE, str(made.authority))
-        with solver_at(running.address) as solver, pytest.raises(Unauthenticated):
-            solver(problem(), Limits())
+        with asker_at(running.address) as asker, pytest.raises(Unauthenticated):
+            asker.solve(problem())
         monkeypatch.setenv(TOKEN_VARIABLE, "secret")
-        with solver_at(running.address) as solver:
-            assert solver(problem(), Limits()).ledger is not None
+        with asker_at(running.address) as asker:
+            assert asker.solve(problem()).ledger is not None
         monkeypatch.setenv(ROOTS_VARIABLE, "nowhere.pem")
-        with pytest.raises(InvalidInput, match="nowhere"), solver_at(running.address):
+        with pytest.raises(InvalidInput, match="nowhere"), asker_at(running.address):
             pass
 
 

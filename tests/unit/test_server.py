@@ -26,20 +26,20 @@ from raq_server.log import LOG, JsonLines, TextLines
 from raq_solver.errors import InvalidInput, ServiceError, ServiceUnavailable
 from raq_solver.knapsack import Limits
 from raq_solver.outcome import Outcome
-from services import hard_problem, problem, serving
+from services import hard_problem, problem, serving, wait_until
 
 
 def test_health_says_serving(server_address: str) -> None:
     with grpc.insecure_channel(server_address) as channel:
         for name in ("", "raq.v1.SolverService", "raq.v1.ProfileService"):
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
 def test_reflection_lists_the_services(server_address: str) -> None:
     with grpc.insecure_channel(server_address) as channel:
         asked = reflection_pb2.ServerReflectionRequest(list_services="")
-        answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=5)
+        answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]), timeout=60)
         names = {service.name for service in next(answers).list_services_response.service}
     assert names >= {"raq.v1.SolverService", "raq.v1.ProfileService", "grpc.health.v1.Health"}
 
@@ -58,7 +58,7 @@ def test_faults_travel_as_bad_request(server_address: str) -> None:
     )
     with grpc.insecure_channel(server_address) as channel, pytest.raises(grpc.RpcError) as caught:
         solver_service_pb2_grpc.SolverServiceStub(channel).Solve(
-            request, timeout=5, metadata=((REQUEST_ID_KEY, "from-the-client"),)
+            request, timeout=60, metadata=((REQUEST_ID_KEY, "from-the-client"),)
         )
     failure = caught.value
     assert failure.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -147,11 +147,9 @@ def test_stopping_lets_running_calls_finish() -> None:
     with serving(grace_seconds=30) as running, connect(running.address) as client:
         caller = threading.Thread(target=lambda: outcomes.append(client.solve(hard_problem(), Limits(0.5))))
         caller.start()
-        deadline = time.monotonic() + 10
-        while running.metrics.busy._value.get() == 0 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: running.metrics.busy._value.get() == 1)
         running.stop()
-        caller.join(5)
+        caller.join(60)
     assert outcomes
     assert outcomes[0].ledger is not None
 
@@ -166,12 +164,35 @@ def test_the_command_serves_and_stops_on_sigterm(tmp_path: Path) -> None:
         with connect(event["address"]) as client:
             assert client.solve(problem(), Limits(5.0)).ledger is not None
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         events = [json.loads(line) for line in process.stderr if line.startswith("{")]
     (call,) = [event for event in events if event["event"] == "call"]
     assert call["code"] == "OK"
     assert call["method"] == "/raq.v1.SolverService/Solve"
     assert len(call["request"]) == 32
+
+
+def test_a_log_that_nobody_reads_holds_up_nobody(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from raq_server.cli import main; main()", "--address", "127.0.0.1:0"]
+    database = ["--database", f"sqlite:///{tmp_path}/store.sqlite", "--workers", "1"]
+    with subprocess.Popen([*command, *database], stderr=subprocess.PIPE, text=True, bufsize=1) as process:
+        assert process.stderr is not None
+        address = json.loads(process.stderr.readline())["address"]
+        with connect(address) as client:
+            for _ in range(400):  # 100 KB of lines; a pipe takes 64
+                assert client.solve(problem(), Limits(20.0)).ledger is not None
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def test_a_server_that_can_not_start_lets_go_of_its_port(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(InvalidInput, match="database"):
+        start_server(ServerConfig(address=address, database=f"postgresql://raq@/x?host={tmp_path}", workers=1))
+    with serving(address=address) as running, connect(running.address) as client:
+        assert client.solve(problem()).ledger is not None
 
 
 @pytest.mark.parametrize("form", [JsonLines(), TextLines()])

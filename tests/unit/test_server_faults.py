@@ -22,18 +22,21 @@ from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_server.solving import SERVICE
 from raq_solver.budget import TotalBytes
 from raq_solver.errors import ServiceError
-from services import problem, profile, serving
+from raq_solver.knapsack import Termination
+from services import hard_problem, problem, profile, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 class Killed:
     """A server in a process of its own, to be killed."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, **environment: str) -> None:
         command = [sys.executable, "-c", "from raq_server.cli import main; main()", "--address", "127.0.0.1:0"]
         settings = ["--workers", "1", "--log-level", "warning", "--database", f"sqlite:///{database}"]
-        self.process = subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*command, *settings], stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
         assert self.process.stderr is not None
         self.address = self.process.stderr.readline().split()[-1]
 
@@ -125,9 +128,45 @@ def test_10000_malformed_messages_and_half_open_connections() -> None:
             connection.close()
         print(f"slowest health answer {1000 * slowest:.1f} ms, codes {codes}")
         assert codes == {grpc.StatusCode.INVALID_ARGUMENT}
+        assert running.metrics.registry.get_sample_value("raq_worker_restarts_total") == 0
         solver_service_pb2_grpc.SolverServiceStub(channel).Solve(
             solver_service_pb2.SolveRequest.FromString(good), timeout=10
         )
+
+
+def test_10000_calls_leave_no_memory_and_no_files_behind(tmp_path: Path) -> None:
+    server = Killed(tmp_path / "store.sqlite", RAQ_SERVER_CACHE_BYTES=str(2**20))
+    used: list[tuple[float, int]] = []
+    with connect(server.address) as client:
+        stored = client.put_profile(profile(tensors=200))
+        for thousand in range(12):
+            for number in range(1000):  # every tenth question is new, so that the store grows as well
+                asked = 1000 * thousand + number if number % 10 == 0 else number
+                client.solve(ProfileProblem(stored.digest, TotalBytes(stored.weights // 2 + 8 * asked)))
+            processes = {server.process.pid, *descendants(server.process.pid)}
+            files = sum(len(list(Path(f"/proc/{process}/fd").iterdir())) for process in processes)
+            used.append((sum(map(private_mebibytes, processes)), files))
+    server.kill()
+    print(used)
+    assert used[-1][0] < used[1][0] + 10
+    assert used[-1][1] <= used[1][1] + 5
+
+
+def private_mebibytes(process: int) -> float:
+    rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+    lines = [line for line in rollup.splitlines() if line.startswith(("Private_Clean", "Private_Dirty"))]
+    return sum(int(line.split()[1]) for line in lines) / 1024
+
+
+def test_a_deadline_is_answered_with_the_best_found_and_its_bound() -> None:
+    request = solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(hard_problem(3)))
+    with serving() as running, grpc.insecure_channel(running.address) as channel:
+        answer = solver_service_pb2_grpc.SolverServiceStub(channel).Solve(request, timeout=40)
+    outcome = convert.outcome_from_proto(answer.outcome)
+    assert outcome.termination is Termination.FEASIBLE
+    assert outcome.ledger is not None
+    assert outcome.bound is not None
+    assert outcome.bound <= outcome.ledger.loss
 
 
 def test_a_client_that_reads_nothing_loses_its_worker() -> None:

@@ -1,5 +1,7 @@
 """The store: what was put is there, under its digest, in SQLite and in PostgreSQL; what is old goes."""
 
+import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +16,9 @@ from alembic.migration import MigrationContext
 from raq_client import connect
 from raq_proto.asked import ProfileProblem
 from raq_proto.errors import UnknownProfile
-from raq_server.backroom import Memory
+from raq_server.backroom import Backroom, Memory
 from raq_server.cleaning import clean
+from raq_server.metrics import Metrics
 from raq_server.migrations import migrate
 from raq_server.store import Store, engine_of
 from raq_server.tables import METADATA, PROFILES, RESULTS
@@ -54,7 +57,7 @@ def test_profiles_are_found_by_their_content(url: str) -> None:
         stored = [client.put_profile(each) for each in made]
         again = client.put_profile(made[0])
         assert [each.digest for each in stored] == [each.digest() for each in made]
-        assert again == stored[0]
+        assert replace(again, used=stored[0].used) == stored[0]
         assert stored[0].weights == 4 * 256 * 8
         assert stored[0].provenance == {"model": "made up 0"}
         assert [each.digest for each in client.profiles()] == sorted(each.digest() for each in made)
@@ -174,6 +177,48 @@ def test_a_database_that_stops_is_unavailable_and_comes_back(postgres: Postgres)
             postgres.start()
         assert client.profile(made.digest()).digest() == made.digest()
         client.delete_profile(made.digest())
+
+
+def test_the_store_is_closed_after_the_last_who_asks_it(url: str) -> None:
+    engine, held = engine_of(url), set()
+    sa.event.listen(engine, "connect", lambda connection, _record: held.add(id(connection)))
+    sa.event.listen(engine, "close", lambda connection, _record: held.discard(id(connection)))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with engine.connect():
+            begun.set()
+            go_on.wait(60)
+
+    async def test() -> None:
+        backroom = Backroom(Store(engine), Metrics())
+        asking = asyncio.create_task(backroom.ask(slow))
+        await asyncio.to_thread(begun.wait, 60)
+        asking.cancel()
+        closing = asyncio.create_task(backroom.close())
+        await asyncio.sleep(0.01)
+        assert held
+        go_on.set()
+        await closing
+
+    asyncio.run(test())
+    assert not held
+
+
+def test_two_servers_share_a_store(url: str) -> None:
+    made = profile(seed=41)
+    with serving(database=url) as one, serving(database=url) as other:
+        with connect(one.address) as client, connect(other.address) as second:
+            digest = client.put_profile(made).digest
+            assert second.profile(digest).digest() == digest
+            asked = ProfileProblem(digest, TotalBytes(5000))
+            assert second.solve(asked) == client.solve(asked)
+            assert [each.digest for each in second.profiles()] == [digest]
+            assert second.delete_profile(digest)
+            with pytest.raises(UnknownProfile):
+                client.solve(replace(asked, budget=TotalBytes(5001)))
+        labels = {"level": "store", "result": "hit"}
+        assert one.metrics.registry.get_sample_value("raq_cache_total", labels) == 1
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "mysql://host/name", "sqlite://", "sqlite:////proc/nowhere/x"])

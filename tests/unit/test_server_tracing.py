@@ -1,6 +1,8 @@
 """Traces: one span a call, below the caller's, and what it tells."""
 
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import grpc
 import pytest
@@ -28,3 +30,35 @@ def test_a_span_for_every_call_below_the_callers(monkeypatch: pytest.MonkeyPatch
     assert f"{span.context.trace_id:032x}" == trace
     assert span.attributes["rpc.response.status_code"] == "OK"
     assert span.attributes["raq.request_id"] == "mine"
+
+
+def test_spans_go_where_the_variables_of_the_library_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="raq[tracing]")
+    received: list[tuple[str, bytes]] = []
+    came = threading.Event()
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # the library's name
+            received.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+            came.set()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        monkeypatch.setenv("OTEL_SERVICE_NAME", "raq here")
+        with serving(tracing=True) as running, grpc.insecure_channel(running.address) as channel:
+            request = solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(problem()))
+            solver_service_pb2_grpc.SolverServiceStub(channel).Solve(request)
+            assert came.wait(60)
+        collector.shutdown()
+    path, content = received[0]
+    assert path == "/v1/traces"
+    assert b"raq here" in content
+    assert b"raq.v1.SolverService/Solve" in content

@@ -13,7 +13,7 @@ from raq_client.cli.solve import EXIT_CODES
 from raq_client.cli.spread import spread
 from raq_client.planning import chosen_loss, obtain_profile
 from raq_client.settings import read_settings
-from raq_client.solving import solver_at
+from raq_client.solving import asker_at
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits, Termination
 
@@ -36,7 +36,6 @@ def explain(
     """
     from raq_client.explain_report import conflict_text, costs_dict, costs_table, reasons_table
     from raq_solver.budget import capacity_bytes, parse_budget
-    from raq_solver.explain import constraint_costs, explain_conflict, explain_tensor
     from raq_solver.problem import Problem
 
     if budget is None:
@@ -47,17 +46,17 @@ def explain(
     capacity = capacity_bytes(parse_budget(budget), table.total_weights)
     problem = Problem(table, capacity, demand.demands(settings).constraints(table.tensors))
     limits = Limits(ask.seconds)
-    with solver_at(ask.solved_at(settings)) as solve:
-        conflict = explain_conflict(problem, limits, solve)
+    with asker_at(ask.solved_at(settings)) as asker:
+        conflict = asker.explain_conflict(problem, limits)
         if conflict is not None:
             say(f"raq-client: {conflict_text(conflict)}")
             raise typer.Exit(EXIT_CODES[Termination.INFEASIBLE])
         if tensor is not None:
-            reasons = explain_tensor(problem, tensor, limits, solve)
+            reasons = asker.explain_tensor(problem, tensor, limits)
             found: Any = options.plain(reasons)
             shown = reasons_table(reasons)
         else:
-            costs = constraint_costs(problem, limits, solve)
+            costs = asker.constraint_costs(problem, limits)
             found, shown = costs_dict(costs), costs_table(costs)
     if as_json:
         print_json(found)
@@ -85,7 +84,6 @@ def audit(
     from raq_client.explain_report import audit_report
     from raq_client.model_file import open_model
     from raq_solver.allocation import Allocation
-    from raq_solver.audit import audit as judge
     from raq_solver.problem import Problem
 
     settings = read_settings(Path.cwd())
@@ -96,8 +94,8 @@ def audit(
         allocation = Allocation({tensor.name: tensor.source_type.name for tensor in tensors})
     else:
         allocation = read_allocation(candidate, facts.tensors, facts.provenance.get("architecture", ""))
-    with solver_at(ask.solved_at(settings)) as solve:
-        found = judge(Problem(table, 0), allocation, Limits(ask.seconds), solve)
+    with asker_at(ask.solved_at(settings)) as asker:
+        found = asker.audit(Problem(table, 0), allocation, Limits(ask.seconds))
     if as_json:
         best = found.best.allocation
         print_json(

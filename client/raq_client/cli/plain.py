@@ -7,7 +7,7 @@ import typer
 
 from raq_client.cli.console import OUT, print_json, say
 from raq_client.selection import Demands
-from raq_client.solving import solver_at
+from raq_client.solving import asker_at
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits, Termination
 from raq_solver.outcome import Outcome
@@ -31,8 +31,8 @@ def solve_plain(
         problem = replace(problem, capacity_bytes=capacity_bytes(asked, problem.table.total_weights))
     more = demands.constraints(problem.table.tensors)
     problem = replace(problem, constraints=(*problem.constraints, *more))
-    with solver_at(server) as solve:
-        return problem, solve(problem, Limits(seconds))
+    with asker_at(server) as asker:
+        return problem, asker.solve(problem, Limits(seconds))
 
 
 def print_plain(problem: Problem, outcome: Outcome, *, as_json: bool) -> None:
@@ -49,16 +49,20 @@ def print_plain(problem: Problem, outcome: Outcome, *, as_json: bool) -> None:
         OUT.print(plan_report(outcome, table.source, asked))
 
 
-def smallest_for(problem: Problem, most_loss: float, seconds: float | None) -> tuple[Problem, Outcome]:
+def smallest_for(
+    problem: Problem, most_loss: float, server: str | None, seconds: float | None
+) -> tuple[Problem, Outcome]:
     """The problem at the smallest capacity that keeps a loss, and its outcome. Exits with 4 when none keeps it."""
-    from raq_solver.smallest import smallest_size
-    from raq_solver.solve import solve
-
-    found = smallest_size(problem, most_loss, Limits(seconds))
-    if found.ledger is None:
+    limits = Limits(seconds)
+    with asker_at(server) as asker:
+        found = asker.smallest_size(problem, most_loss, limits)
+        outcome = None
+        if found.ledger is not None:
+            problem = replace(problem, capacity_bytes=found.ledger.size)
+            outcome = asker.solve(problem, limits)
+    if outcome is None:
         least = "" if found.least_loss is None else f"; the least that can be reached is {found.least_loss:.6g}"
         say(f"raq-client: no allocation keeps a loss of {most_loss:g}{least}")
         raise typer.Exit(4 if found.termination is Termination.INFEASIBLE else 3)
     say(f"smallest size with a loss of at most {most_loss:g}: proven above {found.bound_bytes - 1:,} bytes")
-    at = replace(problem, capacity_bytes=found.ledger.size)
-    return at, solve(at, Limits(seconds))
+    return problem, outcome

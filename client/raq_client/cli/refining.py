@@ -6,7 +6,7 @@ from pathlib import Path
 from raq_client.cli.console import progress_bar, say
 from raq_client.perplexity import Text
 from raq_client.planning import Plan, Request, Sources, importance_of
-from raq_client.solving import solver_at
+from raq_client.solving import asker_at
 from raq_solver.knapsack import Limits
 
 WINDOWS = 16
@@ -34,9 +34,9 @@ def refined_plan(
         library=library,
     )
     limits = Limits(request.seconds)
-    with solver_at(request.server) as solve, Trial(bench) as trial, progress_bar("refining") as report:
-        found = refine(plan.problem, plan.profile, solve, trial, rounds=rounds, limits=limits, progress=report)
-        outcome = solve(found.problem, limits)
+    with asker_at(request.server) as asker, Trial(bench) as trial, progress_bar("refining") as report:
+        found = refine(plan.problem, plan.profile, asker.solve, trial, rounds=rounds, limits=limits, progress=report)
+        outcome = asker.solve(found.problem, limits)
     for each in found.rounds:
         taken = "taken" if each.accepted else "not taken"
         say(f"refining: mean KL divergence {each.kl:.6f}, {taken} ({each.source})")

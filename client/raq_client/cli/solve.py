@@ -98,7 +98,7 @@ def solve(
     request = Request(budget, ask.loss_model(settings), demands, server, ask.seconds, wanted)
     plan = plan_for(source.sources(settings), request)
     if max_loss is not None and plan.outcome.allocation is not None:
-        smallest, outcome = smallest_for(plan.problem, max_loss, ask.seconds)
+        smallest, outcome = smallest_for(plan.problem, max_loss, request.server, ask.seconds)
         plan = replace(plan, problem=smallest, outcome=outcome)
     print_plan(plan, Format.JSON if as_json else output_format)
     draw_moves(plan, around.plot)

@@ -14,7 +14,8 @@ from raq_client.cli.solve import EXIT_CODES
 from raq_client.cli.spread import spread
 from raq_client.planning import chosen_loss, obtain_profile
 from raq_client.settings import read_settings
-from raq_solver.budget import capacity_bytes, parse_budget
+from raq_client.solving import asker_at
+from raq_solver.budget import TotalBytes, capacity_bytes, parse_budget
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
@@ -57,23 +58,22 @@ def sweep(
     from raq_client.frontier import frontier_table, mixture_landmarks, plot_frontier, point_to_dict, to_csv
     from raq_solver.knapsack import Limits
     from raq_solver.sweep import knee, spaced
-    from raq_solver.sweep import sweep as solve_all
 
     settings = read_settings(Path.cwd())
     facts = obtain_profile(source.sources(settings), progress_bar)
     table = chosen_loss(facts, ask.loss_model(settings))
     constraints = demand.demands(settings).constraints(table.tensors)
     if ladder is not None:
-        _climb(Problem(table, 0, constraints), ladder, ask.seconds, as_json=as_json)
+        _climb(Problem(table, 0, constraints), ladder, ask.solved_at(settings), ask.seconds, as_json=as_json)
         return
     if first is None or last is None:
         raise InvalidInput(Fault("", "name the range, --from and --to, or the rungs of a --ladder"))
     least, most = _capacities((first, last), table)
-    capacities = spaced(least, most, points)
-    problem = Problem(table, capacities[-1], constraints)
+    budgets = [TotalBytes(capacity) for capacity in spaced(least, most, points)]
+    problem = Problem(table, most, constraints)
     found = []
-    with progress_bar("solving") as report:
-        for point in solve_all(problem, capacities, Limits(ask.seconds)):
+    with asker_at(ask.solved_at(settings)) as asker, progress_bar("solving") as report:
+        for point in asker.sweep(problem, budgets, Limits(ask.seconds)):
             found.append(point)
             report(len(found), points)
     bend = knee(found)
@@ -94,14 +94,13 @@ def _capacities(budgets: Sequence[str], table: LossTable) -> list[int]:
     return [capacity_bytes(parse_budget(text), table.total_weights) for text in budgets]
 
 
-def _climb(problem: Problem, rungs: str, seconds: float | None, *, as_json: bool) -> None:
+def _climb(problem: Problem, rungs: str, server: str | None, seconds: float | None, *, as_json: bool) -> None:
     """Solve and print a nested ladder."""
     from raq_client.explain_report import ladder_dict, ladder_table
     from raq_solver.knapsack import Limits
-    from raq_solver.ladder import nested_ladder
 
-    capacities = _capacities(options.listed(rungs), problem.table)
-    found = nested_ladder(problem, capacities, Limits(seconds))
+    with asker_at(server) as asker:
+        found = asker.nested_ladder(problem, [parse_budget(rung) for rung in options.listed(rungs)], Limits(seconds))
     if as_json:
         print_json(ladder_dict(found))
     else:
