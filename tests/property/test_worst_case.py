@@ -11,8 +11,23 @@ from hypothesis import given, settings
 
 from instances import made
 from oracles.every_allocation import feasible
-from raq_solver import Limits, LossTable, Measure, Termination, solve, solve_worst_case, verify_worst_case
+from raq_proto import convert
+from raq_proto.asked import predicted
+from raq_proto.errors import UnknownProfile
+from raq_proto.v1 import problem_pb2, solver_service_pb2
+from raq_solver import (
+    InvalidInput,
+    Limits,
+    LossTable,
+    Measure,
+    Monotone,
+    Termination,
+    solve,
+    solve_worst_case,
+    verify_worst_case,
+)
 from raq_solver.worst_case import Domains, WorstCase
+from services import profile
 from strategies import domains
 
 ALIKE = 1e-8
@@ -87,7 +102,7 @@ def test_without_time_nothing_false_is_claimed(question: Domains) -> None:
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_model_of_usual_shape_is_proven_and_certified(count: int) -> None:
-    question = perturbed(60, 8, count)
+    question = perturbed(40, 6, count)
     found = solve_worst_case(question)
     assert found.termination is Termination.OPTIMAL
     check = verify_worst_case(question, found)
@@ -140,3 +155,53 @@ def perturbed(tensors: int, types: int, count: int) -> Domains:
         weights = np.ones(tensors, dtype=np.int64)
         tables.append((f"domain {number}", LossTable(*names, weights, instance.sizes, losses)))
     return Domains(tuple(tables), instance.at(40).capacity)
+
+
+@settings(max_examples=30)
+@given(domains())
+def test_questions_and_answers_come_through_the_wire(question: Domains) -> None:
+    back = convert.domains_from_proto(convert.domains_to_proto(question))
+    digests = [problem.digest() for problem in question.problems()]
+    assert [problem.digest() for problem in back.problems()] == digests
+    assert ([name for name, _ in back.tables], back.measure) == (
+        [name for name, _ in question.tables],
+        question.measure,
+    )
+    found = solve_worst_case(question)
+    assert convert.worst_case_from_proto(convert.worst_case_to_proto(found)) == found
+
+
+def test_a_domain_may_be_a_stored_profile() -> None:
+    made_of = {"a" * 64: profile(seed=3), "b" * 64: profile(seed=4)}
+    request = convert.domains_to_proto(perturbed(3, 3, 2))
+    for domain, digest in zip(request.domains, made_of, strict=True):
+        domain.profile.digest = digest
+    question = convert.domains_from_proto(request, lambda digest: made_of[digest])
+    assert [table.digest() for _, table in question.tables] == [
+        predicted(each, None).digest() for each in made_of.values()
+    ]
+    with pytest.raises(UnknownProfile):
+        convert.domains_from_proto(request)
+
+
+def test_every_fault_of_a_message_is_named() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        convert.domains_from_proto(solver_service_pb2.WorstCaseRequest(domains=[problem_pb2.Domain(name="math")]))
+    assert {fault.where for fault in raised.value.faults} >= {"domain 1: losses", "budget", "measure"}
+
+
+def test_domains_that_do_not_belong_together_are_refused() -> None:
+    (name, table), other = perturbed(3, 3, 2).tables
+    fewer = LossTable(table.tensors[:2], table.quant_types, table.weights[:2], table.sizes[:2], table.losses[:2])
+    larger = replace(table, sizes=table.sizes + 1)
+    refused: list[tuple[str, Domains | None]] = []
+    for what, tables, constraints in (
+        ("same tensors", ((name, table), ("b", fewer)), ()),
+        ("same sizes", ((name, table), ("b", larger)), ()),
+        ("names two domains", ((name, table), (name, other[1])), ()),
+        ("can't be kept together", ((name, table), other), (Monotone(table.tensors),)),
+        ("there are none", (), ()),
+    ):
+        with pytest.raises(InvalidInput, match=what):
+            refused.append((what, Domains(tables, 10**12, constraints)))
+    assert not refused
