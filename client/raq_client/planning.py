@@ -27,6 +27,7 @@ from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.worst_case import WorstCase
 
 DEFAULT_TYPES: Final = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
 """Quant types looked at when none are named; where their blocks do not fit a row, llama.cpp's substitutes."""
@@ -70,14 +71,29 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
+class Compromise:
+    """What a plan for several domains came to.
+
+    `elsewhere`: for each domain its worst loss in the files made for the others alone, over its own best.
+    """
+
+    found: WorstCase
+    elsewhere: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """A solved problem and what it was made from."""
+    """A solved problem and what it was made from.
+
+    With a `compromise` between domains the table is that of its proof, and the outcome's loss that of the table.
+    """
 
     profile: Profile
     premises: Premises
     problem: Problem
     outcome: Outcome
     prices: tuple[Price, ...] = ()
+    compromise: Compromise | None = None
 
     @property
     def budget(self) -> Budget:
