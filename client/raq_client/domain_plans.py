@@ -61,12 +61,13 @@ def make_domain_plan(
     """
     tables = tuple((name, chosen_loss(profile, request.loss)) for name, profile in profiles)
     first = profiles[0][1]
+    known = model or profile_table(first)
     premises = premises_of(
         request.budget,
-        request.demands.constraints(tables[0][1].tensors),
+        request.demands.constraints(tables[0][1].tensors, known),
         request.around,
         tables[0][1],
-        model or profile_table(first),
+        known,
         has_importance=all(profile.has_importance for _, profile in profiles),
     )
     question = Domains(tables, premises.capacity, premises.constraints, measure)
