@@ -92,9 +92,9 @@ def test_demands_on_several_tensors_hold(profile: Path) -> None:
     assert "can't be kept together" in impossible.err
 
 
-def test_active_bytes_are_kept_and_priced(profile: Path, model_path: Path) -> None:
+def test_active_bytes_are_kept_and_priced(profile: Path) -> None:
     free = client("solve", "-b", "6", "-p", profile, "--json").json
-    limit = int(free["bytes"] * 0.8)
+    limit = int(free["bytes"] * 0.5)
     arguments = ("-b", "6", "-p", profile, "--active-bytes", f"{limit}B")
     kept = client("solve", *arguments, "--json")
     assert kept.code == 0, kept.err
