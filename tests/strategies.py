@@ -23,6 +23,7 @@ from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Distinct, Knapsack, Linear, SideRow
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
+from raq_solver.worst_case import Domains, Measure
 
 
 @st.composite
@@ -142,3 +143,19 @@ def constraints(draw: st.DrawFn, tensors: tuple[str, ...], types: tuple[str, ...
             Monotone(chosen, source, reason),
         ]
     return draw(st.sampled_from(kinds))
+
+
+@st.composite
+def domains(draw: st.DrawFn, *, most_tensors: int = 5, most_types: int = 4) -> Domains:
+    """Questions over one to three domains: the tables of a problem with other losses, some of other magnitude."""
+    problem = draw(problems(most_tensors=most_tensors, most_types=most_types, side=True))
+    table = problem.table
+    kept = tuple(each for each in problem.constraints if not isinstance(each, Monotone | DistinctTypes))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    tables = [("first", table)]
+    for name in ("second", "third")[: draw(st.integers(0, 2))]:
+        losses = _losses(draw, rng, table.sizes) * draw(st.sampled_from([1.0, 1.0, 1e-6, 1e4]))
+        losses = np.where(table.offered, losses, np.inf)
+        other = LossTable(table.tensors, table.quant_types, table.weights, table.sizes, losses)
+        tables.append((name, other))
+    return Domains(tuple(tables), problem.capacity_bytes, kept, draw(st.sampled_from(Measure)))

@@ -19,6 +19,7 @@ from jaxtyping import Float32
 import raq_native
 from raq_client.imatrix import Importance
 from raq_client.model_file import ModelFile
+from raq_client.model_tables import NUMBERS, numbers_text, table_of
 from raq_client.quantizable import candidates
 from raq_client.quantize import Effort, row_chunks
 from raq_native import _raq_native
@@ -194,6 +195,7 @@ def _profile(
         "calibration": "" if importance is None else ", ".join(importance.datasets),
         "effort": effort,
         "kernels": kernels_digest(),
+        NUMBERS: numbers_text(table_of(model)),
     }
     return Profile(
         model.tensors,

@@ -6,6 +6,7 @@ of safetensors files as models are published in.
 """
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.quant_types import CATALOGUE, stored_type
 from raq_solver.tensors import Tensor
 
+NUMBERS: Final = "numbers"
+"""Where the provenance of a profile keeps `numbers_text`: what memory and active bytes are reckoned from."""
 _BLOCK: Final = re.compile(r"blk\.(\d+)\.")
 _UNQUANTIZED: Final = CATALOGUE["BF16"]
 _UNTOUCHED: Final = CATALOGUE["F32"]
@@ -99,6 +102,25 @@ def table_of(model: ModelFile) -> ModelTable:
     prefix = f"{model.architecture}."
     metadata = {key: value.decode() for key, value in model.metadata.items() if key.startswith(prefix)}
     return ModelTable(model.name, model.architecture, model.tensors, MappingProxyType(metadata))
+
+
+def numbers_text(table: ModelTable) -> str:
+    """The whole numbers among what is known of the architecture, as text that a profile can carry."""
+    numbers = {key: value for key, value in sorted(table.metadata.items()) if _is_numbers(value)}
+    return json.dumps(numbers, separators=(",", ":"))
+
+
+def numbers_of(text: str) -> Mapping[str, Value]:
+    """Metadata from the text that a profile carries; nothing from a text that says nothing."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return {key: value for key, value in found.items() if _is_numbers(value)} if isinstance(found, dict) else {}
+
+
+def _is_numbers(value: Value) -> bool:
+    return isinstance(value, int) or (isinstance(value, list) and all(isinstance(each, int) for each in value))
 
 
 def guessed_architecture(tensors: Iterable[Tensor]) -> str:

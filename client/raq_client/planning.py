@@ -10,7 +10,7 @@ from platformdirs import user_cache_path
 
 from raq_client.imatrix import Importance
 from raq_client.model_file import ModelFile, open_model
-from raq_client.model_tables import ModelTable, guessed_architecture, table_of
+from raq_client.model_tables import NUMBERS, ModelTable, guessed_architecture, numbers_of, table_of
 from raq_client.moves import Agreement, Exchange, exchange
 from raq_client.premises import Around, Premises, agreements_of, base_of, premises_of
 from raq_client.prices import Price, prices
@@ -27,6 +27,7 @@ from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.worst_case import WorstCase
 
 DEFAULT_TYPES: Final = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
 """Quant types looked at when none are named; where their blocks do not fit a row, llama.cpp's substitutes."""
@@ -70,14 +71,29 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
+class Compromise:
+    """What a plan for several domains came to.
+
+    `elsewhere`: for each domain its worst loss in the files made for the others alone, over its own best.
+    """
+
+    found: WorstCase
+    elsewhere: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """A solved problem and what it was made from."""
+    """A solved problem and what it was made from.
+
+    With a `compromise` between domains the table is that of its proof, and the outcome's loss that of the table.
+    """
 
     profile: Profile
     premises: Premises
     problem: Problem
     outcome: Outcome
     prices: tuple[Price, ...] = ()
+    compromise: Compromise | None = None
 
     @property
     def budget(self) -> Budget:
@@ -154,7 +170,7 @@ def widened(sources: Sources, around: Around) -> Sources:
 
 
 def model_table(sources: Sources, profile: Profile) -> ModelTable:
-    """The table of the model; from a saved profile it has no metadata, and shapes must do."""
+    """The table of the model; from a saved profile with the numbers that it carries, if it is not an old one."""
     if sources.model is not None and sources.profile is None:
         return table_of(open_model(sources.model))
     return profile_table(profile)
@@ -164,7 +180,7 @@ def profile_table(profile: Profile) -> ModelTable:
     """The table of the model that a profile is of."""
     name = profile.provenance.get("model", "the model")
     architecture = profile.provenance.get("architecture") or guessed_architecture(profile.tensors)
-    return ModelTable(name, architecture, profile.tensors)
+    return ModelTable(name, architecture, profile.tensors, numbers_of(profile.provenance.get(NUMBERS, "")))
 
 
 def chosen_types(names: Sequence[str]) -> tuple[QuantType, ...]:
@@ -193,12 +209,13 @@ def chosen_loss(profile: Profile, name: str | None) -> LossTable:
 def make_plan(profile: Profile, request: Request, model: ModelTable | None = None) -> Plan:
     """Predict losses, state the problem, solve it; `model` adds metadata to what the profile tells of the model."""
     losses = chosen_loss(profile, request.loss)
+    table = model or profile_table(profile)
     premises = premises_of(
         request.budget,
-        request.demands.constraints(losses.tensors),
+        request.demands.constraints(losses.tensors, table),
         request.around,
         losses,
-        model or profile_table(profile),
+        table,
         has_importance=profile.has_importance,
     )
     problem = Problem(losses, premises.capacity, premises.constraints)

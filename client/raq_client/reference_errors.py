@@ -14,7 +14,7 @@ import numpy as np
 
 import raq_native
 from raq_client.measure import kernels_digest
-from raq_client.model_tables import ModelTable
+from raq_client.model_tables import NUMBERS, ModelTable, numbers_text
 from raq_client.quantizable import candidates
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE, QuantType
@@ -92,5 +92,6 @@ def reference_profile(table: ModelTable, quant_types: tuple[QuantType, ...]) -> 
         "imatrix": "none",
         "errors": NOTE,
         "kernels": kernels_digest(),
+        NUMBERS: numbers_text(table),
     }
     return Profile(table.tensors, columns, errors, energies, unknown, unknown.copy(), provenance)

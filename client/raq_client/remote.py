@@ -31,6 +31,7 @@ from raq_solver.smallest import Smallest
 from raq_solver.solve import NO_LIMITS
 from raq_solver.sweep import Point
 from raq_solver.verify import Verification
+from raq_solver.worst_case import Domains, WorstCase
 
 
 class Client:
@@ -145,6 +146,14 @@ class Client:
         with self._our_errors():
             response = self._solver.Ladder(request, metadata=self._connection.metadata())
         return convert.ladder_from_proto(response.ladder)
+
+    def solve_worst_case(self, question: Domains, limits: Limits = NO_LIMITS) -> WorstCase:
+        """The allocation within the capacity whose worst domain loses least."""
+        request = convert.domains_to_proto(question)
+        request.limit_seconds = limits.seconds or 0
+        with self._our_errors():
+            response = self._solver.WorstCase(request, metadata=self._connection.metadata())
+        return convert.worst_case_from_proto(response.worst_case)
 
     def put_profile(self, profile: Profile) -> StoredProfile:
         """Store a profile; ask by its digest from then on. To put it again does nothing."""

@@ -76,19 +76,31 @@ def plan_report(outcome: Outcome, source: str, budget: str) -> RenderableType:
     ledger = outcome.ledger
     assert ledger is not None
     assert outcome.bound is not None
-    facts = Table.grid(padding=(0, 2))
-    bits = ledger.bits_per_weight
     rows = (
-        ("budget", f"{budget} = {ledger.capacity:,} bytes"),
-        ("size", f"{ledger.size:,} bytes" + ("" if bits is None else f", {bpw_text(bits)} bpw")),
-        ("slack", f"{ledger.slack:,} bytes"),
+        *size_rows(ledger, budget),
         ("predicted loss", f"{ledger.loss:.6g} ({source})"),
         ("proven bound", f"{outcome.bound:.6g}, gap {outcome.gap or 0:.2g}: {outcome.termination.value}"),
         ("price of a byte", f"{outcome.multiplier:.4g}, solved in {outcome.seconds * 1000:.1f} ms"),
     )
+    return Group(facts_table(rows), "", types_table(ledger))
+
+
+def size_rows(ledger: Ledger, budget: str) -> tuple[tuple[str, str], ...]:
+    """What was asked for, and what it takes of it."""
+    bits = ledger.bits_per_weight
+    return (
+        ("budget", f"{budget} = {ledger.capacity:,} bytes"),
+        ("size", f"{ledger.size:,} bytes" + ("" if bits is None else f", {bpw_text(bits)} bpw")),
+        ("slack", f"{ledger.slack:,} bytes"),
+    )
+
+
+def facts_table(rows: Iterable[tuple[str, str]]) -> RenderableType:
+    """Names and what there is to say of each."""
+    facts = Table.grid(padding=(0, 2))
     for name, text in rows:
         facts.add_row(f"[dim]{name}[/dim]", text)
-    return Group(facts, "", types_table(ledger))
+    return facts
 
 
 def types_table(ledger: Ledger) -> RenderableType:

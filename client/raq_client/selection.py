@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+from raq_client.active import FLAG, active_bytes
+from raq_client.model_tables import ModelTable
 from raq_client.patterns import matching
 from raq_client.vram import parse_size
 from raq_solver.constraints import (
@@ -51,9 +53,14 @@ class Demands:
     region: Sequence[str] = ()
     monotone: Sequence[str] = ()
     distinct_types: int | None = None
+    active_bytes: str | None = None
+    experts_used: int | None = None
 
-    def constraints(self, tensors: Sequence[str]) -> tuple[Constraint, ...]:
-        """The constraints on a model with these tensors. Raises InvalidInput with the faults of all texts."""
+    def constraints(self, tensors: Sequence[str], table: ModelTable | None = None) -> tuple[Constraint, ...]:
+        """The constraints on a model with these tensors; active bytes need its table too.
+
+        Raises InvalidInput with the faults of all texts.
+        """
         faults: list[Fault] = []
         found: list[Constraint] = []
         for kind, texts in (
@@ -71,10 +78,23 @@ class Demands:
                     found.append(_constraint(kind, text, tensors))
                 except InvalidInput as error:
                     faults += [Fault(f"--{kind} {text}", str(fault)) for fault in error.faults]
+        try:
+            found += self._active(table)
+        except InvalidInput as error:
+            faults += error.faults
         raise_faults(faults)
         if self.distinct_types is not None:
             found.append(DistinctTypes(tuple(tensors), self.distinct_types, reason="--distinct-types"))
         return tuple(found)
+
+    def _active(self, table: ModelTable | None) -> list[Constraint]:
+        if self.active_bytes is None:
+            if self.experts_used is not None:
+                raise InvalidInput(Fault("--experts-used", f"says how {FLAG} are counted: give those too"))
+            return []
+        if table is None:
+            raise InvalidInput(Fault(FLAG, "a plain problem does not say what a token reads; write active_bytes in it"))
+        return [active_bytes(self.active_bytes, table, self.experts_used)]
 
 
 def _constraint(kind: str, text: str, tensors: Sequence[str]) -> Constraint:

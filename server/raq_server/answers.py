@@ -29,6 +29,7 @@ from raq_solver.smallest import smallest_size
 from raq_solver.solve import NO_LIMITS, solve
 from raq_solver.sweep import sweep
 from raq_solver.verify import verify
+from raq_solver.worst_case import solve_worst_case
 
 PROVEN: Final = (Termination.OPTIMAL, Termination.INFEASIBLE)
 """Answers that stay the same however often one asks; the others depend on the time there was."""
@@ -168,6 +169,17 @@ def answer_ladder(content: bytes, desk: Desk) -> Iterator[Answer]:
     yield _answer(solver_service_pb2.LadderResponse(ladder=message), message.termination)
 
 
+def answer_worst_case(content: bytes, desk: Desk) -> Iterator[Answer]:
+    """SolverService.WorstCase."""
+    request = _read(solver_service_pb2.WorstCaseRequest, content)
+    desk.sizes.check_domains(request)
+    question = convert.domains_from_proto(request, desk.profile)
+    found = solve_worst_case(question, limits_of(request.limit_seconds, desk.deadline))
+    message = convert.worst_case_to_proto(found)
+    desk.observe(found.termination.name, found.seconds, found.gap)
+    yield _answer(solver_service_pb2.WorstCaseResponse(worst_case=message), message.termination)
+
+
 JOBS: Final[Mapping[str, Job]] = MappingProxyType(
     {
         "Solve": answer_solve,
@@ -180,6 +192,7 @@ JOBS: Final[Mapping[str, Job]] = MappingProxyType(
         "ExplainConflict": answer_conflict,
         "Audit": answer_audit,
         "Ladder": answer_ladder,
+        "WorstCase": answer_worst_case,
     }
 )
 """The methods of SolverService."""

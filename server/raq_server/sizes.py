@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from raq_proto.v1 import problem_pb2, profile_pb2
+from raq_proto.v1 import problem_pb2, profile_pb2, solver_service_pb2
 from raq_server.config import ServerConfig
 from raq_solver.errors import Fault, raise_faults
 
@@ -33,6 +33,17 @@ class Sizes(BaseModel):
             *_over("constraints", len(message.constraints) + constraints, self.constraints),
             *_over("budgets", budgets, self.budgets),
         ]
+        raise_faults(faults)
+
+    def check_domains(self, message: solver_service_pb2.WorstCaseRequest) -> None:
+        """Raises InvalidInput with every limit that is passed; each domain is a problem of its own, as a budget is."""
+        faults = [
+            *_over("constraints", len(message.constraints), self.constraints),
+            *_over("domains", len(message.domains), self.budgets),
+        ]
+        for domain in message.domains:
+            faults += self._table_faults(len(domain.table.tensors), len(domain.table.quant_types))
+            faults += self._profile_faults(domain.profile.inline)
         raise_faults(faults)
 
     def check_profile(self, message: profile_pb2.Profile) -> None:

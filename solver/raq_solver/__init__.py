@@ -55,6 +55,8 @@ from raq_solver.solve import Solver, solve
 from raq_solver.sweep import Change, Point, changes_between, knee, spaced, sweep
 from raq_solver.tensors import Tensor
 from raq_solver.verify import Verification, verify
+from raq_solver.verify_worst_case import verify_worst_case
+from raq_solver.worst_case import DomainOutcome, Domains, Measure, WorstCase, solve_worst_case
 
 __all__ = [
     "CATALOGUE",
@@ -75,6 +77,8 @@ __all__ = [
     "Costs",
     "DeadlineExceeded",
     "DistinctTypes",
+    "DomainOutcome",
+    "Domains",
     "Entry",
     "Exclude",
     "Fault",
@@ -86,6 +90,7 @@ __all__ = [
     "LedgerMismatch",
     "Limits",
     "LossTable",
+    "Measure",
     "Monotone",
     "Outcome",
     "Pin",
@@ -110,6 +115,7 @@ __all__ = [
     "UnknownQuantType",
     "UnknownTensor",
     "Verification",
+    "WorstCase",
     "account",
     "audit",
     "bits_per_weight",
@@ -126,7 +132,9 @@ __all__ = [
     "quant_type",
     "smallest_size",
     "solve",
+    "solve_worst_case",
     "spaced",
     "sweep",
     "verify",
+    "verify_worst_case",
 ]

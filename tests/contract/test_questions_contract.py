@@ -24,6 +24,7 @@ from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.sweep import spaced, sweep
 from raq_solver.verify import verify
+from raq_solver.worst_case import Domains, Measure, WorstCase, solve_worst_case
 from services import profile
 
 NAMES = tuple(f"blk.{index}.ffn_up.weight" for index in range(6))
@@ -170,6 +171,22 @@ def test_ladder(client: Any, problem: Problem) -> None:
     plain, budgets = pure(problem), (2500, 3000, 4000)
     there = client.nested_ladder(plain, [TotalBytes(each) for each in budgets])
     assert timeless(there) == timeless(nested_ladder(plain, budgets))
+
+
+def test_worst_case(client: Any, problem: Problem) -> None:
+    table, constraints = problem.table, problem.constraints
+    other = replace(table, losses=table.losses * np.linspace(0.5, 2, table.losses.size).reshape(table.losses.shape))
+    for measure, capacity in (
+        (Measure.RATIO, problem.capacity_bytes),
+        (Measure.NATS, problem.capacity_bytes),
+        (Measure.RATIO, 1),
+    ):
+        question = Domains((("reasoning", table), ("general", other)), capacity, constraints, measure)
+        assert lasting(client.solve_worst_case(question)) == lasting(solve_worst_case(question))
+
+
+def lasting(found: WorstCase) -> WorstCase:
+    return timeless(replace(found, domains=tuple(map(timeless, found.domains))))
 
 
 def test_profiles(client: Any) -> None:

@@ -90,3 +90,25 @@ def test_demands_on_several_tensors_hold(profile: Path) -> None:
     impossible = client("solve", "-b", "4.5", "-p", profile, "--at-most", "blk.*=1:Q2_K", "--pin", "blk.*_k.*=Q8_0")
     assert impossible.code == 4
     assert "can't be kept together" in impossible.err
+
+
+def test_active_bytes_are_kept_and_priced(profile: Path) -> None:
+    free = client("solve", "-b", "6", "-p", profile, "--json").json
+    limit = int(free["bytes"] * 0.5)
+    arguments = ("-b", "6", "-p", profile, "--active-bytes", f"{limit}B")
+    kept = client("solve", *arguments, "--json")
+    assert kept.code == 0, kept.err
+    assert kept.json["loss"] > free["loss"]
+    costs = client("explain", *arguments, "--json").json
+    assert costs["total"] == pytest.approx(kept.json["loss"] - free["loss"], rel=1e-6)
+    assert client("solve", *arguments, "--experts-used", "2", "--json").json["loss"] == kept.json["loss"]
+
+
+def test_a_promise_of_memory_from_a_profile_is_that_from_the_model(
+    profile: Path, model_path: Path, imatrix_path: Path
+) -> None:
+    flags = ("--vram", "20MB", "--context", "2k", "--json")
+    saved, model = client("solve", "-p", profile, *flags), client("solve", "-m", model_path, "-i", imatrix_path, *flags)
+    assert saved.code == model.code == 0, saved.err + model.err
+    assert saved.json["memory"] == model.json["memory"]
+    assert saved.json["allocation"] == model.json["allocation"]

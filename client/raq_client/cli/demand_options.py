@@ -44,6 +44,13 @@ class DemandOptions:
         int | None, _together("--distinct-types", "At most so many quant types in the file.", min=1)
     ] = None
 
+    active_bytes: Annotated[
+        str | None, _together("--active-bytes", "Most that is read per token, as 3GiB; experts count as far as used.")
+    ] = None
+    experts_used: Annotated[
+        int | None, _together("--experts-used", "Experts that a token uses, where the model does not say.", min=1)
+    ] = None
+
     def demands(self, settings: Settings) -> Demands:
         """The demands of the project's settings, and after them those of the flags."""
         return Demands(
@@ -56,4 +63,6 @@ class DemandOptions:
             region=tuple(self.region or ()),
             monotone=tuple(self.monotone or ()),
             distinct_types=self.distinct_types,
+            active_bytes=self.active_bytes,
+            experts_used=self.experts_used,
         )

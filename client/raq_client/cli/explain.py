@@ -11,7 +11,7 @@ from raq_client.cli.demand_options import DemandOptions
 from raq_client.cli.groups import AskOptions, SourceOptions
 from raq_client.cli.solve import EXIT_CODES
 from raq_client.cli.spread import spread
-from raq_client.planning import chosen_loss, obtain_profile
+from raq_client.planning import chosen_loss, model_table, obtain_profile
 from raq_client.settings import read_settings
 from raq_client.solving import asker_at
 from raq_solver.errors import Fault, InvalidInput
@@ -41,10 +41,11 @@ def explain(
     if budget is None:
         raise InvalidInput(Fault("", "name the budget to explain: --budget"))
     settings = read_settings(Path.cwd())
-    facts = obtain_profile(source.sources(settings), progress_bar)
+    sources = source.sources(settings)
+    facts = obtain_profile(sources, progress_bar)
     table = chosen_loss(facts, ask.loss_model(settings))
     capacity = capacity_bytes(parse_budget(budget), table.total_weights)
-    problem = Problem(table, capacity, demand.demands(settings).constraints(table.tensors))
+    problem = Problem(table, capacity, demand.demands(settings).constraints(table.tensors, model_table(sources, facts)))
     limits = Limits(ask.seconds)
     with asker_at(ask.solved_at(settings)) as asker:
         conflict = asker.explain_conflict(problem, limits)

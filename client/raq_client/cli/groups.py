@@ -10,6 +10,7 @@ from raq_client.cli import options
 from raq_client.planning import Sources
 from raq_client.settings import Settings
 from raq_client.solving import chosen_server
+from raq_solver.errors import Fault, InvalidInput
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,28 @@ class SourceOptions(MeasureOptions):
 
     model: options.Model = None
     profile: Annotated[
-        Path | None,
-        typer.Option("--profile", "-p", help="A saved profile, instead of a model.", show_default=False),
+        list[Path] | None,
+        typer.Option(
+            "--profile",
+            "-p",
+            help="A saved profile, instead of a model; with --worst-case one for each domain.",
+            show_default=False,
+        ),
     ] = None
 
     def sources(self, settings: Settings) -> Sources:
-        """The flags, and where they are silent, the project's settings. A model named by a flag wins over a profile."""
-        named = self.model is not None or self.profile is not None
+        """The flags, and where they are silent, the project's settings. A model named by a flag wins over a profile.
+
+        Raises InvalidInput for several profiles.
+        """
+        if len(self.profile or ()) > 1:
+            what = f"{len(self.profile or ())} profiles; several are for the domains of solve --worst-case"
+            raise InvalidInput(Fault("--profile", what))
+        named = self.model is not None or bool(self.profile)
         return Sources(
             model=self.model if named else settings.model,
             imatrix=tuple(self.imatrix or (() if named else settings.imatrix)),
-            profile=self.profile if named else settings.profile,
+            profile=self.profile[0] if self.profile else None if named else settings.profile,
             types=options.listed(self.types) or settings.types,
             effort=self.effort,
             threads=self.threads,

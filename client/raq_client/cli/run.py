@@ -16,6 +16,8 @@ from raq_client.cli.groups import AskOptions, CheckOptions, MeasureOptions
 from raq_client.cli.refining import refined_plan
 from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
+from raq_client.cli.worst_options import WorstOptions
+from raq_client.domain_plans import blended
 from raq_client.planning import Plan, Request, Sources, importance_of
 from raq_client.settings import read_settings
 from raq_client.texts import read_texts
@@ -52,6 +54,7 @@ def run(
     around: BaseOptions,
     memory: MemoryOptions,
     gate: GateOptions,
+    worst: WorstOptions,
 ) -> None:
     """Quantize MODEL to a budget: measure it, solve, write the file, and check it on text.
 
@@ -71,7 +74,11 @@ def run(
         ask.seconds,
         around.around(settings, memory),
     )
-    plan = plan_for(sources, request)
+    worst.refuse({"--refine": bool(refine)})
+    if worst.worst_case:
+        plan, sources = worst.plan(sources, (), request), blended(sources)
+    else:
+        plan = plan_for(sources, request)
     if refine and plan.outcome.allocation is not None:
         plan = refined_plan(plan, sources, request, refine, read_texts(calibration or []), checks.libllama)
     if not as_json or plan.outcome.allocation is None:

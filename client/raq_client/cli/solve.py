@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from rich.console import RenderableType
 
 from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
@@ -14,6 +15,7 @@ from raq_client.cli.demand_options import DemandOptions
 from raq_client.cli.groups import AskOptions, SourceOptions
 from raq_client.cli.plain import print_plain, smallest_for, solve_plain
 from raq_client.cli.spread import spread
+from raq_client.cli.worst_options import WorstOptions
 from raq_client.planning import Plan, Request, Sources, make_plan, model_table, obtain_profile, widened
 from raq_client.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput
@@ -63,6 +65,7 @@ def solve(
     ] = None,
     around: BaseOptions,
     memory: MemoryOptions,
+    worst: WorstOptions,
 ) -> None:
     """Find the allocation of least predicted loss within a budget, with proof that none is better.
 
@@ -84,9 +87,12 @@ def solve(
 
     raq-client solve --problem table.npz --capacity-bytes 5000000000 --json
 
+    raq-client solve -b 5.0 -m model-f16.gguf --worst-case -i reasoning.gguf -i wiki.gguf
+
     raq-client solve -m model-f16.gguf --vram 24GiB --context 184k --kv q4_0 --overhead 3GiB
     """
     settings = read_settings(Path.cwd())
+    worst.refuse({"--problem": problem is not None, "--max-loss": max_loss is not None})
     demands, server = demand.demands(settings), ask.solved_at(settings)
     if problem is not None:
         posed, outcome = solve_plain(problem, capacity, budget, demands, server, ask.seconds)
@@ -96,7 +102,10 @@ def solve(
     if max_loss is not None and budget is None:
         budget = LARGEST_BUDGET
     request = Request(budget, ask.loss_model(settings), demands, server, ask.seconds, wanted)
-    plan = plan_for(source.sources(settings), request)
+    if worst.worst_case:
+        plan = worst.plan(replace(source, profile=None).sources(settings), source.profile or (), request)
+    else:
+        plan = plan_for(source.sources(settings), request)
     if max_loss is not None and plan.outcome.allocation is not None:
         smallest, outcome = smallest_for(plan.problem, max_loss, request.server, ask.seconds)
         plan = replace(plan, problem=smallest, outcome=outcome)
@@ -116,13 +125,21 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
     from raq_client.around_report import around_dict
     from raq_client.report import outcome_to_dict
 
-    return outcome_to_dict(plan.outcome, plan.table.source) | around_dict(plan)
+    found = outcome_to_dict(plan.outcome, plan.table.source) | around_dict(plan)
+    if plan.compromise is not None:
+        from raq_client.domain_report import domains_dict
+
+        worst = domains_dict(plan.compromise)
+        found["worst_case"] = worst
+        if plan.outcome.ledger is not None:
+            found |= {"loss": worst["worst"], "bound": worst["bound"], "gap": worst["gap"]}
+    return found
 
 
 def print_plan(plan: Plan, output_format: Format) -> None:
     """Print a plan, or say why there is none."""
     from raq_client.around_report import around_tables
-    from raq_client.report import generous_text, infeasible_text, plan_report
+    from raq_client.report import generous_text, infeasible_text
 
     weights = plan.table.total_weights
     if output_format is Format.JSON:
@@ -134,13 +151,22 @@ def print_plan(plan: Plan, output_format: Format) -> None:
     if generous:
         say(f"note: {generous}")
     if output_format is Format.TABLE:
-        OUT.print(plan_report(plan.outcome, plan.table.source, str(plan.budget)), *around_tables(plan), sep="\n")
+        OUT.print(_report(plan), *around_tables(plan), sep="\n")
     elif output_format is Format.LLAMA_CPP:
         print_overrides(plan)
     elif output_format is Format.RECIPE:
         from raq_client.plan_recipe import recipe_of
 
         OUT.out(recipe_of(plan).as_json(), end="", highlight=False)
+
+
+def _report(plan: Plan) -> RenderableType:
+    from raq_client.domain_report import domain_plan_report
+    from raq_client.report import plan_report
+
+    if plan.compromise is not None:
+        return domain_plan_report(plan)
+    return plan_report(plan.outcome, plan.table.source, str(plan.budget))
 
 
 def draw_moves(plan: Plan, path: Path | None) -> None:

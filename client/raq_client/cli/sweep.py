@@ -12,7 +12,7 @@ from raq_client.cli.demand_options import DemandOptions
 from raq_client.cli.groups import AskOptions, SourceOptions
 from raq_client.cli.solve import EXIT_CODES
 from raq_client.cli.spread import spread
-from raq_client.planning import chosen_loss, obtain_profile
+from raq_client.planning import chosen_loss, model_table, obtain_profile
 from raq_client.settings import read_settings
 from raq_client.solving import asker_at
 from raq_solver.budget import TotalBytes, capacity_bytes, parse_budget
@@ -60,9 +60,10 @@ def sweep(
     from raq_solver.sweep import knee, spaced
 
     settings = read_settings(Path.cwd())
-    facts = obtain_profile(source.sources(settings), progress_bar)
+    sources = source.sources(settings)
+    facts = obtain_profile(sources, progress_bar)
     table = chosen_loss(facts, ask.loss_model(settings))
-    constraints = demand.demands(settings).constraints(table.tensors)
+    constraints = demand.demands(settings).constraints(table.tensors, model_table(sources, facts))
     if ladder is not None:
         _climb(Problem(table, 0, constraints), ladder, ask.solved_at(settings), ask.seconds, as_json=as_json)
         return

@@ -42,6 +42,12 @@ from raq_proto.convert.requests import (
     sweep_to_proto,
 )
 from raq_proto.convert.sweep import PointReader, points_from_proto, points_to_proto
+from raq_proto.convert.worst_case import (
+    domains_from_proto,
+    domains_to_proto,
+    worst_case_from_proto,
+    worst_case_to_proto,
+)
 
 __all__ = [
     "BudgetRange",
@@ -59,6 +65,8 @@ __all__ = [
     "constraint_to_proto",
     "costs_from_proto",
     "costs_to_proto",
+    "domains_from_proto",
+    "domains_to_proto",
     "ladder_from_proto",
     "ladder_request_from_proto",
     "ladder_request_to_proto",
@@ -83,4 +91,6 @@ __all__ = [
     "table_to_proto",
     "verification_from_proto",
     "verification_to_proto",
+    "worst_case_from_proto",
+    "worst_case_to_proto",
 ]

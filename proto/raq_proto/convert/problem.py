@@ -78,7 +78,7 @@ def problem_from_proto(
     faults: list[Fault] = []
     table: LossTable | None = None
     try:
-        table = _losses(message, stored)
+        table = losses_from_proto(message, stored)
     except UnknownProfile:
         raise
     except InvalidInput as error:
@@ -94,7 +94,8 @@ def problem_from_proto(
     return Problem(table, capacity_in(table, budget), constraints)
 
 
-def _losses(message: problem_pb2.Problem, stored: Stored) -> LossTable:
+def losses_from_proto(message: problem_pb2.Problem | problem_pb2.Domain, stored: Stored) -> LossTable:
+    """The losses of a message that has them, in full or predicted from a profile."""
     match message.WhichOneof("losses"):
         case "table":
             return table_from_proto(message.table)
@@ -109,4 +110,4 @@ def _losses(message: problem_pb2.Problem, stored: Stored) -> LossTable:
                     raise InvalidInput(Fault("profile", "is missing; give its digest or the profile itself"))
             return predicted(profile, asked.loss_model or None)
         case _:
-            raise InvalidInput(Fault("problem", "has no losses; give a table or a profile"))
+            raise InvalidInput(Fault("losses", "are missing; give a table or a profile"))

@@ -369,3 +369,104 @@ class Ladder(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bound) -> _WhichOneofReturnType__bound | None: ...
 
 Global___Ladder: _TypeAlias = Ladder  # noqa: Y015
+
+@_typing.final
+class DomainOutcome(_message.Message):
+    """What became of one domain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LEDGER_FIELD_NUMBER: _builtins.int
+    BEST_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    reference: _builtins.float
+    """The loss that counts as 1, nats per token."""
+    weight: _builtins.float
+    """Its part of the certificate, from 0 to 1; they add up to 1."""
+    @_builtins.property
+    def ledger(self) -> _outcome_pb2.Ledger:
+        """The account of the common allocation in its table; absent when there is none."""
+
+    @_builtins.property
+    def best(self) -> _outcome_pb2.Outcome:
+        """The outcome for this domain alone."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        ledger: _outcome_pb2.Ledger | None = ...,
+        best: _outcome_pb2.Outcome | None = ...,
+        reference: _builtins.float = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "ledger", b"ledger"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["best", b"best", "ledger", b"ledger", "name", b"name", "reference", b"reference", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DomainOutcome: _TypeAlias = DomainOutcome  # noqa: Y015
+
+@_typing.final
+class WorstCase(_message.Message):
+    """The allocation whose worst domain loses least."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMINATION_FIELD_NUMBER: _builtins.int
+    DOMAINS_FIELD_NUMBER: _builtins.int
+    BOUND_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_FIELD_NUMBER: _builtins.int
+    LEAST_BYTES_FIELD_NUMBER: _builtins.int
+    MOST_BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    CONSTRAINT_MULTIPLIERS_FIELD_NUMBER: _builtins.int
+    termination: _outcome_pb2.Termination.ValueType
+    bound: _builtins.float
+    """No allocation has a lower worst case, in the measure. Absent without an allocation; so is the multiplier."""
+    multiplier: _builtins.float
+    """The price of a byte in the table of all domains: the sum over domains of weight x loss / reference."""
+    least_bytes: _builtins.int
+    """Below this capacity nothing fits."""
+    most_bytes: _builtins.int
+    """Above this capacity nothing gets better."""
+    seconds: _builtins.float
+    """Wall time."""
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___DomainOutcome]:
+        """In the order of the question."""
+
+    @_builtins.property
+    def constraint_multipliers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Prices of the constraints, as of an Outcome."""
+
+    def __init__(
+        self,
+        *,
+        termination: _outcome_pb2.Termination.ValueType = ...,
+        domains: _abc.Iterable[Global___DomainOutcome] | None = ...,
+        bound: _builtins.float | None = ...,
+        multiplier: _builtins.float | None = ...,
+        least_bytes: _builtins.int = ...,
+        most_bytes: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        constraint_multipliers: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bound", b"_bound", "_multiplier", b"_multiplier", "bound", b"bound", "multiplier", b"multiplier"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bound", b"_bound", "_multiplier", b"_multiplier", "bound", b"bound", "constraint_multipliers", b"constraint_multipliers", "domains", b"domains", "least_bytes", b"least_bytes", "most_bytes", b"most_bytes", "multiplier", b"multiplier", "seconds", b"seconds", "termination", b"termination"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bound: _TypeAlias = _typing.Literal["bound"]  # noqa: Y015
+    _WhichOneofArgType__bound: _TypeAlias = _typing.Literal["_bound", b"_bound"]  # noqa: Y015
+    _WhichOneofReturnType__multiplier: _TypeAlias = _typing.Literal["multiplier"]  # noqa: Y015
+    _WhichOneofArgType__multiplier: _TypeAlias = _typing.Literal["_multiplier", b"_multiplier"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bound) -> _WhichOneofReturnType__bound | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__multiplier) -> _WhichOneofReturnType__multiplier | None: ...
+
+Global___WorstCase: _TypeAlias = WorstCase  # noqa: Y015

@@ -48,6 +48,34 @@ SOURCE_USER: Source.ValueType  # 3
 """Asked for."""
 Global___Source: _TypeAlias = Source  # noqa: Y015
 
+class _Measure:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Measure.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MEASURE_UNSPECIFIED: _Measure.ValueType  # 0
+    """Refused."""
+    MEASURE_RATIO: _Measure.ValueType  # 1
+    """Loss over the least loss of the domain at the same capacity under the same constraints; where some domain's least
+    is 0, as nats.
+    """
+    MEASURE_NATS: _Measure.ValueType  # 2
+    """Loss in nats per token."""
+
+class Measure(_Measure, metaclass=_MeasureEnumTypeWrapper):
+    """What is compared between domains."""
+
+MEASURE_UNSPECIFIED: Measure.ValueType  # 0
+"""Refused."""
+MEASURE_RATIO: Measure.ValueType  # 1
+"""Loss over the least loss of the domain at the same capacity under the same constraints; where some domain's least
+is 0, as nats.
+"""
+MEASURE_NATS: Measure.ValueType  # 2
+"""Loss in nats per token."""
+Global___Measure: _TypeAlias = Measure  # noqa: Y015
+
 @_typing.final
 class LossTable(_message.Message):
     """Sizes and predicted losses, tensors x quant types. Rows are the tensors of the model file, in file order, also
@@ -523,3 +551,35 @@ class Problem(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_losses) -> _WhichOneofReturnType_losses | None: ...
 
 Global___Problem: _TypeAlias = Problem  # noqa: Y015
+
+@_typing.final
+class Domain(_message.Message):
+    """One use of a model: what its tensors lose there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is called; unique in a question."""
+    @_builtins.property
+    def table(self) -> Global___LossTable: ...
+    @_builtins.property
+    def profile(self) -> Global___ProfileLosses: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        table: Global___LossTable | None = ...,
+        profile: Global___ProfileLosses | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses", "profile", b"profile", "table", b"table"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses", "name", b"name", "profile", b"profile", "table", b"table"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_losses: _TypeAlias = _typing.Literal["table", "profile"]  # noqa: Y015
+    _WhichOneofArgType_losses: _TypeAlias = _typing.Literal["losses", b"losses"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_losses) -> _WhichOneofReturnType_losses | None: ...
+
+Global___Domain: _TypeAlias = Domain  # noqa: Y015

@@ -571,3 +571,63 @@ class LadderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LadderResponse: _TypeAlias = LadderResponse  # noqa: Y015
+
+@_typing.final
+class WorstCaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAINS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    CONSTRAINTS_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    LIMIT_SECONDS_FIELD_NUMBER: _builtins.int
+    measure: _problem_pb2.Measure.ValueType
+    """Must be specified."""
+    limit_seconds: _builtins.float
+    """Most wall time of each search; 0: none asked for."""
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[_problem_pb2.Domain]:
+        """Tables of the same tensors, quant types and sizes."""
+
+    @_builtins.property
+    def budget(self) -> _problem_pb2.Budget: ...
+    @_builtins.property
+    def constraints(self) -> _containers.RepeatedCompositeFieldContainer[_problem_pb2.Constraint]:
+        """Neither DistinctTypes nor Monotone."""
+
+    def __init__(
+        self,
+        *,
+        domains: _abc.Iterable[_problem_pb2.Domain] | None = ...,
+        budget: _problem_pb2.Budget | None = ...,
+        constraints: _abc.Iterable[_problem_pb2.Constraint] | None = ...,
+        measure: _problem_pb2.Measure.ValueType = ...,
+        limit_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "constraints", b"constraints", "domains", b"domains", "limit_seconds", b"limit_seconds", "measure", b"measure"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorstCaseRequest: _TypeAlias = WorstCaseRequest  # noqa: Y015
+
+@_typing.final
+class WorstCaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORST_CASE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def worst_case(self) -> _analysis_pb2.WorstCase: ...
+    def __init__(
+        self,
+        *,
+        worst_case: _analysis_pb2.WorstCase | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["worst_case", b"worst_case"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["worst_case", b"worst_case"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorstCaseResponse: _TypeAlias = WorstCaseResponse  # noqa: Y015

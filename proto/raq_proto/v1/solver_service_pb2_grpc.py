@@ -88,6 +88,11 @@ class SolverServiceStub:
                 request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.LadderRequest.SerializeToString,
                 response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.LadderResponse.FromString,
                 _registered_method=True)
+        self.WorstCase = channel.unary_unary(
+                '/raq.v1.SolverService/WorstCase',
+                request_serializer=raq__proto_dot_v1_dot_solver__service__pb2.WorstCaseRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.WorstCaseResponse.FromString,
+                _registered_method=True)
 
 
 class SolverServiceServicer:
@@ -167,6 +172,13 @@ class SolverServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WorstCase(self, request, context):
+        """One allocation for several domains, whose worst loses least.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SolverServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -219,6 +231,11 @@ def add_SolverServiceServicer_to_server(servicer, server):
                     servicer.Ladder,
                     request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.LadderRequest.FromString,
                     response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.LadderResponse.SerializeToString,
+            ),
+            'WorstCase': grpc.unary_unary_rpc_method_handler(
+                    servicer.WorstCase,
+                    request_deserializer=raq__proto_dot_v1_dot_solver__service__pb2.WorstCaseRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_solver__service__pb2.WorstCaseResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -495,6 +512,33 @@ class SolverService:
             '/raq.v1.SolverService/Ladder',
             raq__proto_dot_v1_dot_solver__service__pb2.LadderRequest.SerializeToString,
             raq__proto_dot_v1_dot_solver__service__pb2.LadderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WorstCase(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raq.v1.SolverService/WorstCase',
+            raq__proto_dot_v1_dot_solver__service__pb2.WorstCaseRequest.SerializeToString,
+            raq__proto_dot_v1_dot_solver__service__pb2.WorstCaseResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,8 @@ class SolverServiceStub:
     """How far a given allocation is from the best of its own size."""
     Ladder: _grpc.UnaryUnaryMultiCallable[_solver_service_pb2.LadderRequest, _solver_service_pb2.LadderResponse]
     """Several budgets whose allocations only promote tensors from one to the next."""
+    WorstCase: _grpc.UnaryUnaryMultiCallable[_solver_service_pb2.WorstCaseRequest, _solver_service_pb2.WorstCaseResponse]
+    """One allocation for several domains, whose worst loses least."""
 
 @_typing.type_check_only
 class SolverServiceAsyncStub(SolverServiceStub):
@@ -87,6 +89,8 @@ class SolverServiceAsyncStub(SolverServiceStub):
     """How far a given allocation is from the best of its own size."""
     Ladder: _aio.UnaryUnaryMultiCallable[_solver_service_pb2.LadderRequest, _solver_service_pb2.LadderResponse]  # type: ignore[assignment]
     """Several budgets whose allocations only promote tensors from one to the next."""
+    WorstCase: _aio.UnaryUnaryMultiCallable[_solver_service_pb2.WorstCaseRequest, _solver_service_pb2.WorstCaseResponse]  # type: ignore[assignment]
+    """One allocation for several domains, whose worst loses least."""
 
 class SolverServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
@@ -174,5 +178,13 @@ class SolverServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_solver_service_pb2.LadderResponse, _abc.Awaitable[_solver_service_pb2.LadderResponse]]:
         """Several budgets whose allocations only promote tensors from one to the next."""
+
+    @_abc_1.abstractmethod
+    def WorstCase(
+        self,
+        request: _solver_service_pb2.WorstCaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_solver_service_pb2.WorstCaseResponse, _abc.Awaitable[_solver_service_pb2.WorstCaseResponse]]:
+        """One allocation for several domains, whose worst loses least."""
 
 def add_SolverServiceServicer_to_server(servicer: SolverServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

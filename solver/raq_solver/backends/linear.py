@@ -24,7 +24,7 @@ from raq_solver.knapsack import Limits, Linear
 _FIRST_CORE: Final = 2000
 """Cells beyond the best of each row that the first core may hold."""
 
-_DEARER: Final = (1.0, 1.0005, 1.002, 1.005, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
+DEARER: Final = (1.0, 1.0005, 1.002, 1.005, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
 """Factors on the side prices when a solution is wanted: dearer rows are kept sooner."""
 
 
@@ -101,7 +101,7 @@ def repaired(
     side = at.prices.copy()
     side[0] = 0.0
     rows = [demands[index] for index in priced_demands(demands)]
-    for factor in _DEARER:
+    for factor in DEARER:
         left = deadline - time.perf_counter()
         if left <= 0:
             break

@@ -1,0 +1,53 @@
+"""Local search for the least of the largest of several sums: change one row, or two at once."""
+
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from raq_solver.backends.stack import Multipliers, Stack
+
+_MOST: Final = 1000
+"""Changes of single rows, those of least reduced cost, that are tried in pairs."""
+
+
+def exchanged(stack: Stack, picks: Int64[np.ndarray, " rows"], at: Multipliers) -> Int64[np.ndarray, " rows"] | None:
+    """The picks after the change of one or two rows that lowers the largest sum most; None when none lowers it.
+
+    Picks and what becomes of them keep the demands. `at` says which changes are worth trying.
+    """
+    rows, columns = _candidates(stack, picks, at)
+    now = stack.sums(picks)
+    change = stack.cells[:, rows, columns] - stack.cells[:, rows, picks[rows]]
+    # One change more that changes nothing, so that a change can also stand alone.
+    rows, columns = np.append(rows, -1), np.append(columns, -1)
+    change = np.append(change, np.zeros((len(change), 1)), axis=1)
+    worst = np.full((rows.size, rows.size), -np.inf)
+    for number, (first, second) in enumerate(zip(now[:, None] + change, change, strict=True)):
+        sums = first[:, None] + second
+        if number < stack.domains:
+            np.maximum(worst, sums, out=worst)
+        else:
+            worst[sums > 0] = np.inf
+    worst[rows[:, None] == rows] = np.inf
+    pair = divmod(int(worst.argmin()), rows.size)
+    if not worst[pair] < now[: stack.domains].max():
+        return None
+    found = picks.copy()
+    for each in pair:
+        if rows[each] >= 0:
+            found[rows[each]] = columns[each]
+    return found
+
+
+def _candidates(
+    stack: Stack, picks: Int64[np.ndarray, " rows"], at: Multipliers
+) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " some"]]:
+    """Rows and columns of the offered cells that are not picked, those of least reduced cost."""
+    total: Float64[np.ndarray, "rows types"] = stack.total(at)
+    reduced = total - total.min(axis=1, keepdims=True)
+    reduced[np.arange(picks.size), picks] = np.inf
+    count = min(_MOST, int(np.isfinite(reduced).sum()))
+    cheapest = np.argsort(reduced, axis=None, kind="stable")[:count]
+    rows, columns = np.divmod(cheapest, reduced.shape[1])
+    return rows, columns

@@ -1,0 +1,132 @@
+"""What the cells of several loss tables add up to, and prices that bound the worst of the sums from below.
+
+Rules
+- A sum belongs to a domain (its loss) or to a demand (bytes, counts). Every sum is reckoned beyond the least of each
+  row, demands in units of their common divisor: numbers that are not negative, and small.
+- Multipliers are weights of the domains, which add up to 1, and prices of the demands, at least 0. At any of them the
+  weighted sum, less what the demands allow, is a lower bound on the worst loss of whatever keeps the demands.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from raq_solver.knapsack import Linear
+
+Multipliers = Float64[np.ndarray, " sums"]
+
+_CLOSE: Final = 1e-9
+_WIDENINGS: Final = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """`cells` [sums, rows, types], the domains first; 0 where a cell is not offered.
+
+    `least` is what every choice has of each sum already: losses of the domains, less what is left of the demands.
+    """
+
+    cells: Float64[np.ndarray, "sums rows types"]
+    offered: Bool[np.ndarray, "rows types"]
+    domains: int
+    least: Float64[np.ndarray, " sums"]
+    units: Float64[np.ndarray, " sums"]
+
+    def total(self, at: Multipliers, rows: Int64[np.ndarray, " some"] | slice = slice(None)) -> np.ndarray:
+        """Each cell of the rows at these multipliers; infinite where it is not offered."""
+        return np.where(self.offered[rows], np.tensordot(at, self.cells[:, rows], 1), np.inf)
+
+    def sums(self, picks: Int64[np.ndarray, " rows"]) -> Float64[np.ndarray, " sums"]:
+        """What the picks add up to; that of a demand is at most 0 when they keep it."""
+        sums: np.ndarray = self.least + self.cells[:, np.arange(picks.size), picks].sum(axis=1)
+        return sums
+
+    def within(self, kept: Bool[np.ndarray, "rows types"]) -> "Stack":
+        """The stack with these cells alone."""
+        return Stack(self.cells, self.offered & kept, self.domains, self.least, self.units)
+
+
+def stack_of(losses: Float64[np.ndarray, "domains rows types"], demands: Sequence[Linear]) -> Stack:
+    """The stack of several loss tables, infinite alike where a cell is not offered, and the demands."""
+    offered = np.isfinite(losses).all(axis=0)
+    cells, least, units = [], [], []
+    for table in losses:
+        lowest = np.where(offered, table, np.inf).min(axis=1)
+        cells.append(np.where(offered, table - lowest[:, None], 0.0))
+        least.append(float(lowest.sum()))
+        units.append(1.0)
+    for demand in demands:
+        counted = np.zeros(offered.shape, dtype=np.int64)
+        counted[demand.rows] = demand.coefficients
+        smallest = np.where(offered, counted, np.iinfo(np.int64).max).min(axis=1)
+        above = np.where(offered, counted - smallest[:, None], 0)
+        unit = int(np.gcd.reduce(above, axis=None)) or 1
+        cells.append((above // unit).astype(np.float64))
+        least.append(float(-((demand.capacity - int(smallest.sum())) // unit)))
+        units.append(float(unit))
+    return Stack(np.array(cells), offered, len(losses), np.array(least), np.array(units))
+
+
+def best_multipliers(
+    stack: Stack,
+    rows: Int64[np.ndarray, " some"] | slice,
+    so_far: Float64[np.ndarray, " sums"],
+    start: Multipliers,
+    rounds: int,
+) -> tuple[Multipliers, float]:
+    """Multipliers of a nearly highest bound on what may still become of the sums so far, and that bound.
+
+    Cutting planes over the simplex of the weights and a box of the prices, which widens when they reach its edge.
+    """
+    cells = stack.total(start, rows)
+    places = np.arange(len(cells))
+    scale = _scale(stack, rows)
+    box = np.maximum(8 * start[stack.domains :] * scale, 1e-3 * max(float(so_far[: stack.domains].max()), 1e-300))
+    cuts: list[np.ndarray] = []
+    at, best, highest = start, start, -np.inf
+    widened = 0
+    for _ in range(rounds):
+        picks = stack.total(at, rows).argmin(axis=1)
+        cuts.append(so_far + stack.cells[:, rows][:, places, picks].sum(axis=1))
+        value = float(at @ cuts[-1])
+        if value > highest:
+            best, highest = at, value
+        at, ceiling = _highest(np.array(cuts), scale, box)
+        if ceiling - highest <= _CLOSE * abs(highest):
+            edge = at[stack.domains :] * scale >= box * (1 - 1e-6)
+            if not edge.any() or widened == _WIDENINGS:
+                break
+            box, widened = np.where(edge, 8 * box, box), widened + 1
+            at, _ = _highest(np.array(cuts), scale, box)
+    return best, highest
+
+
+def _scale(stack: Stack, rows: Int64[np.ndarray, " some"] | slice) -> np.ndarray:
+    """The range of each demand, at least 1: prices times it are losses."""
+    ranges = stack.cells[stack.domains :, rows].max(axis=2).sum(axis=1)
+    scale: np.ndarray = np.maximum(ranges, 1.0)
+    return scale
+
+
+def _highest(cuts: Float64[np.ndarray, "cuts sums"], scale: np.ndarray, box: np.ndarray) -> tuple[Multipliers, float]:
+    """The multipliers at which the cuts allow the highest value, and that value."""
+    from scipy.optimize import linprog  # noqa: PLC0415 - heavy, and only this path needs it
+
+    domains = cuts.shape[1] - scale.size
+    size = max(float(np.abs(cuts[:, :domains]).max()), 1e-300)
+    scaled = np.concatenate([cuts[:, :domains] / size, cuts[:, domains:] / scale * (box / size)], axis=1)
+    matrix = np.hstack([-scaled, np.ones((len(cuts), 1))])
+    equal = np.append(np.ones(domains), np.zeros(scale.size + 1))[None]
+    bounds = [*([(0.0, 1.0)] * (domains + scale.size)), (None, None)]
+    objective = np.append(np.zeros(cuts.shape[1]), -1.0)
+    found = linprog(
+        objective, A_ub=matrix, b_ub=np.zeros(len(cuts)), A_eq=equal, b_eq=[1.0], bounds=bounds, method="highs"
+    )
+    if found.x is None:
+        return np.append(np.full(domains, 1 / domains), np.zeros(scale.size)), -np.inf
+    weights = np.maximum(found.x[:domains], 0.0)
+    prices = np.maximum(found.x[domains:-1], 0.0) * box / scale
+    return np.append(weights / weights.sum(), prices), float(found.x[-1] * size)

@@ -1,0 +1,188 @@
+"""The least worst case: one choice for several loss tables, whose largest sum is as small as possible.
+
+Rules
+- At fixed weights of the tables the weighted table is an ordinary knapsack: the fast path solves it, which bounds the
+  worst case from below and gives a choice. The best weights come from cutting planes (`stack`).
+- Choices at weights near the best, bettered by exchanges, come close to the bound. The search by layers (`layers`)
+  closes what is left, wider and wider until it is a proof.
+- Demands are sums like the losses. Rows that compare two rows only (Monotone) and limits on the number of types are
+  none of this path's.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from raq_solver.backends.dual import excess_of
+from raq_solver.backends.exchange import exchanged
+from raq_solver.backends.layers import Layers
+from raq_solver.backends.linear import DEARER
+from raq_solver.backends.mckp import TOLERANCE, Relaxed
+from raq_solver.backends.stack import Multipliers, best_multipliers, stack_of
+from raq_solver.knapsack import Limits, Linear, Termination
+
+_ROUNDS: Final = 300
+"""Cuts for the weights of the whole."""
+_SEARCHES: Final = (
+    (None, 200, 0),
+    (400, 500, 2),
+    (None, 1000, 2),
+    (None, 4000, 4),
+    (None, 16000, 4),
+    (None, 64000, 4),
+)
+"""Cells beyond the best of each row that a search may use (None: all), states of a layer, new multipliers for one."""
+_SHIFTS: Final = (1e-3, 3e-3, 1e-2, 3e-2, 0.1)
+"""Weight taken from one domain and given to another when a first choice is wanted."""
+_FAST_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class WorstSolution:
+    """What is claimed: picks, the largest of their sums, a bound on everyone's, and weights and prices that prove one.
+
+    `prices` belong to the demands, in loss per unit of what they limit.
+    """
+
+    termination: Termination
+    picks: Int64[np.ndarray, " rows"] | None
+    value: float
+    bound: float
+    weights: Float64[np.ndarray, " domains"]
+    prices: Float64[np.ndarray, " demands"]
+
+
+def least_worst(
+    losses: Float64[np.ndarray, "domains rows types"], demands: Sequence[Linear], limits: Limits
+) -> WorstSolution:
+    """The choice whose largest domain's loss is least, keeping the demands (the capacity first).
+
+    Every row has an offered cell, and the smallest choice is within the capacity. Deterministic without a time limit;
+    FEASIBLE when the time is up, or when even the widest search leaves something out.
+    """
+    deadline = time.perf_counter() + (math.inf if limits.seconds is None else limits.seconds)
+    search = _Search(losses, demands)
+    if not search.impossible:
+        search.choose(deadline)
+        for cells, width, tries in _SEARCHES:
+            if search.proven or time.perf_counter() > deadline:
+                break
+            search.widen(cells, width, tries, deadline)
+    return search.claim()
+
+
+class _Search:
+    """What is known so far: the best picks and their worst loss, a bound, and the bundle of multipliers."""
+
+    def __init__(self, losses: Float64[np.ndarray, "domains rows types"], demands: Sequence[Linear]) -> None:
+        self.losses, self.demands = losses, demands
+        self.stack = stack_of(losses, demands)
+        of_domains = slice(0, self.stack.domains)
+        most = self.stack.least[of_domains] + self.stack.cells[of_domains].max(axis=2).sum(axis=1)
+        worst = float(most.max()) * (1 + 1e-9) + 1e-300
+        start = self._start()
+        self.root, highest = best_multipliers(self.stack, slice(None), self.stack.least, start, _ROUNDS)
+        self.impossible = highest > worst
+        self.bundle = [self.root]
+        self.picks: Int64[np.ndarray, " rows"] | None = None
+        self.value, self.bound = worst, min(highest * (1 - TOLERANCE), worst)
+
+    @property
+    def proven(self) -> bool:
+        """Whether nothing can be better than the best known, also when nothing is known."""
+        return self.impossible or self.bound >= self.value * (1 - TOLERANCE)
+
+    def choose(self, deadline: float) -> None:
+        """First choices: optima of the fast path near the best weights, side rows dearer until they are kept."""
+        for weights in self._near():
+            for factor in DEARER if len(self.demands) > 1 else DEARER[:1]:
+                if time.perf_counter() > deadline:
+                    return
+                if self._weighted(weights, factor):
+                    break
+        self._exchange(deadline)
+
+    def widen(self, cells: int | None, width: int, tries: int, deadline: float) -> None:
+        """Search among so many cells, with so many states in a layer."""
+        stack = self.stack if cells is None else self.stack.within(self._cheapest(cells))
+        known = self.value
+        found = Layers(stack, self.bundle, known, width, tries).run(deadline)
+        self.bundle = found.bundle
+        if found.picks is not None:
+            self._regard(found.picks)
+            self._exchange(deadline)
+        if cells is None:
+            self.bound = max(self.bound, min(self.value, found.left_out))
+
+    def claim(self) -> WorstSolution:
+        """What is known, as a solution."""
+        domains = self.stack.domains
+        weights, prices = self.root[:domains], self.root[domains:] / self.stack.units[domains:]
+        if self.picks is None:
+            ended = Termination.INFEASIBLE if self.proven else Termination.NO_SOLUTION_FOUND
+            return WorstSolution(ended, None, math.inf, math.inf, weights, prices)
+        ended = Termination.OPTIMAL if self.proven else Termination.FEASIBLE
+        bound = self.value if self.proven else min(self.bound, self.value)
+        return WorstSolution(ended, self.picks, self.value, bound, weights, prices)
+
+    def _start(self) -> Multipliers:
+        """Equal weights, and the price of a byte that the fast path finds for them."""
+        domains = self.stack.domains
+        at = np.append(np.full(domains, 1 / domains), np.zeros(len(self.demands)))
+        capacity = self.demands[0]
+        found = Relaxed(capacity.coefficients, self.stack.total(at)).solve(capacity.capacity, Limits(0.0))
+        at[domains] = found.multiplier * self.stack.units[domains]
+        return at
+
+    def _near(self) -> Iterator[Float64[np.ndarray, " domains"]]:
+        """The best weights, and some near them."""
+        best = self.root[: self.stack.domains]
+        yield best
+        for size, (taker, giver) in itertools.product(_SHIFTS, itertools.permutations(range(best.size), 2)):
+            weights = best.copy()
+            weights[[taker, giver]] += size, -size
+            weights = np.maximum(weights, 0.0)
+            yield weights / weights.sum()
+
+    def _weighted(self, weights: Float64[np.ndarray, " domains"], factor: float) -> bool:
+        """Whether the optimum at these weights keeps the demands, side prices times a factor; it is regarded then."""
+        domains = self.stack.domains
+        at = np.concatenate([weights, [0.0], self.root[domains + 1 :] * factor])
+        capacity = self.demands[0]
+        found = Relaxed(capacity.coefficients, self.stack.total(at)).solve(capacity.capacity, Limits(_FAST_SECONDS))
+        if found.picks is None:
+            return False
+        bound = (found.bound + float(at @ self.stack.least)) * (1 - TOLERANCE)
+        self.bound = max(self.bound, min(bound, self.value))
+        return self._regard(found.picks)
+
+    def _regard(self, picks: Int64[np.ndarray, " rows"]) -> bool:
+        """Whether picks keep the demands in whole numbers; they are taken if they are the best."""
+        if any(excess_of(demand, picks) > 0 for demand in self.demands):
+            return False
+        value = max(math.fsum(table[np.arange(picks.size), picks].tolist()) for table in self.losses)
+        if value < self.value:
+            self.picks, self.value = picks, value
+        return True
+
+    def _exchange(self, deadline: float) -> None:
+        """Better the best picks by exchanges as far as that goes."""
+        while self.picks is not None and time.perf_counter() < deadline:
+            known, better = self.value, exchanged(self.stack, self.picks, self.root)
+            if better is None or not self._regard(better) or self.value >= known * (1 - TOLERANCE):
+                break
+
+    def _cheapest(self, cells: int) -> Bool[np.ndarray, "rows types"]:
+        """The best cell of each row and so many more, those of least reduced cost at the root's multipliers."""
+        total = self.stack.total(self.root)
+        reduced = total - total.min(axis=1, keepdims=True)
+        costs = reduced[np.isfinite(reduced)]
+        count = min(len(total) + cells, costs.size - 1)
+        kept: Bool[np.ndarray, "rows types"] = reduced <= np.partition(costs, count)[count]
+        return kept
