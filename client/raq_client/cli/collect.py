@@ -1,5 +1,6 @@
 """`raq-client imatrix collect`: run calibration text through a model and count what drives each tensor."""
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from raq_client.perplexity import Text
 
 
+class Sums(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
+    """How sums are kept while they grow."""
+
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+
+
 def collect(
     model: options.ModelArgument,
     output: options.Output,
@@ -21,6 +29,9 @@ def collect(
     context: options.Context = 512,
     windows: options.Windows = None,
     output_head: Annotated[bool, typer.Option("--process-output", help="Count the output head too.")] = False,
+    sums: Annotated[
+        Sums, typer.Option("--sums", help="How to add: float64, or float32 with llama-imatrix's errors of rounding.")
+    ] = Sums.FLOAT64,
     threads: options.Threads = 0,
     libllama: options.Library = None,
     force: options.Force = False,
@@ -50,6 +61,7 @@ def collect(
             context=context,
             windows=windows,
             output_head=output_head,
+            sums=sums.value,
             threads=threads,
             library=libllama,
             resume=resume,
