@@ -6,7 +6,8 @@ Nothing is written or reloaded, and the untouched model's logits are recorded on
 
 With as many evaluations as tensors, each tensor gets its own: the most precise design, since the noise of an
 evaluation grows with the loss it measures. With fewer, every role is evaluated as a group, and what is left goes to
-single tensors, each time the one whose uncertain loss is largest; the rest follows from role and depth.
+single tensors, each time the one that is worth most to know for the allocations to be made; the rest follows from role
+and depth.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import numpy as np
 
 from raq_client.measure import kernels_digest
 from raq_client.quantizable import is_quantizable
+from raq_client.sensitivity_choices import Choices
 from raq_client.sensitivity_design import Group, balanced_design, most_telling, role_design, single_design
 from raq_client.sensitivity_fit import Evaluation, Fit, fit_sensitivities
 from raq_client.sensitivity_journal import Journal
@@ -74,17 +76,17 @@ def measure_sensitivities(
     *,
     probe: QuantType = DEFAULT_PROBE,
     evaluations: int | None = None,
-    leverage: Mapping[str, float] = MappingProxyType({}),
+    choices: Choices | None = None,
     expected: Mapping[str, float] = MappingProxyType({}),
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivities:
     """Sensitivities of every tensor that may be quantized, from at most `evaluations` runs (None: one per tensor).
 
-    `leverage` (tensor to range of relative errors to choose from) steers where few evaluations go. `expected` are
-    sensitivities foreseen without a run, in any unit, such as those of the loss model `residual`: what fewer
-    evaluations than tensors can't tell follows them. Two more runs find the floor and the loss of all tensors at
-    once. `cache` is a folder for the journal.
+    `choices`, what allocations will be made from, steer where few evaluations go. `expected` are sensitivities
+    foreseen without a run, in any unit, such as those of the loss model `residual`: what fewer evaluations than tensors
+    can't tell follows them. Two more runs find the floor and the loss of all tensors at once. `cache` is a folder for
+    the journal.
 
     Raises InvalidInput if the model can't be loaded, evaluated or written, or a text is missing or too short.
     """
@@ -103,7 +105,7 @@ def measure_sensitivities(
         def fitted(done: Sequence[Evaluation]) -> Fit:
             return fit_sensitivities(names, done, floor.kl, expected)
 
-        found = _evaluate_all(runs, names, count, fitted, leverage)
+        found = _evaluate_all(runs, names, count, fitted, choices)
         together = runs.evaluate(names)
     fit = fitted(found)
     tokens = bench.windows * (bench.context - 1 - bench.context // 2)
@@ -150,12 +152,12 @@ def _evaluate_all(
     names: Group,
     count: int,
     fitted: Callable[[Sequence[Evaluation]], Fit],
-    leverage: Mapping[str, float],
+    choices: Choices | None,
 ) -> list[Evaluation]:
     found = [runs.evaluate(group) for group in _first_groups(names, count)]
     while len(found) < count:
         done = frozenset(evaluation.tensors for evaluation in found)
-        name = most_telling(names, fitted(found), leverage, done)
+        name = most_telling(names, fitted(found), choices, done)
         if name is None:
             break
         found.append(runs.evaluate((name,)))
