@@ -45,7 +45,7 @@ __all__ = ["subject"]
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(4 * 3600)]
 
-REFINING_ROUNDS = 16
+REFINING_ROUNDS = 12
 
 
 def test_quality(subject: Subject, tmp_path: Path) -> None:

@@ -49,7 +49,10 @@ def run(
     windows: options.Windows = None,
     libllama: options.Library = None,
     refine: Annotated[
-        int, typer.Option("--refine", min=0, help="Rounds of trying, measuring and solving again; needs --calibration.")
+        int,
+        typer.Option(
+            "--refine", min=0, help="Most rounds of trying, correcting and solving again; needs --calibration."
+        ),
     ] = 0,
     calibration: Annotated[
         list[Path] | None,
@@ -75,7 +78,11 @@ def run(
     Example: raq-client run model-f16.gguf --budget 5.0 -i imatrix.gguf -t held-out.txt -o model-5bpw.gguf
     """
     settings = read_settings(Path.cwd())
-    texts = read_texts(text or list(settings.text))
+    if refine and not calibration:
+        raise InvalidInput(
+            Fault("--refine", "needs --calibration: text to try allocations on, not the one to check on")
+        )
+    texts, tried_on = read_texts(text or list(settings.text)), read_texts(calibration or [])
     target = _checked_target(output, plan_only=plan_only, force=force)
     sources = Sources(
         model, tuple(imatrix or settings.imatrix), None, options.listed(types) or settings.types, effort, threads
@@ -85,7 +92,7 @@ def run(
     request = _request(settings, budget, loss, server, seconds, demands, wanted)
     plan = plan_for(sources, request)
     if refine and plan.outcome.allocation is not None:
-        plan = refined_plan(plan, sources, request, refine, read_texts(calibration or []), libllama)
+        plan = refined_plan(plan, sources, request, refine, tried_on, libllama)
     if not as_json or plan.outcome.allocation is None:
         print_plan(plan, Format.JSON if as_json else Format.TABLE)
     draw_moves(plan, around.plot)
