@@ -20,11 +20,11 @@ def check_table(report: CheckReport) -> RenderableType:
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(_short(name), justify="right")
     for title, read in _CHECK_ROWS:
         table.add_row(f"[dim]{title}[/dim]", *(read(summary) for summary in columns.values()))
     for part, place in enumerate(report.overall.kl_by_position):
-        title = f"KL divergence, positions {place.first}–{place.last}"
+        title = f"KL at positions {place.first}–{place.last}"
         found = (_with_error(summary.kl_by_position[part].kl, digits=6) for summary in columns.values())
         table.add_row(f"[dim]{title}[/dim]", *found)
     return table

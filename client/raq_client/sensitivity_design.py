@@ -1,6 +1,7 @@
 """Which tensors to perturb together, and which next; what a profile foresees of them without a run."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,26 @@ from raq_solver.profile import Profile
 from raq_solver.residual import residual_sensitivities
 
 Group = tuple[str, ...]
+Design = Literal["adaptive", "single", "groups", "balanced"]
+"""Where evaluations go: see `planned_groups`."""
+
+
+def planned_groups(design: Design, names: Sequence[str], evaluations: int, *, foreseen: bool) -> list[Group]:
+    """What to evaluate before anything is known; what is left of the evaluations goes where they tell most.
+
+    `single`: one tensor after the other. `groups`: each role, or where that is too many, a random partition.
+    `balanced`: two random partitions. `adaptive`: each its own where there are evaluations for all; else the roles
+    where something is `foreseen` of the tensors in them, and nothing otherwise. (Regret on recorded evaluations of the
+    project's models: docs/quality.md.)
+    """
+    if design == "single" or (design == "adaptive" and evaluations >= len(names)):
+        return single_design(names)[:evaluations]
+    if design == "balanced" and evaluations > 1:
+        return balanced_design(names, evaluations, rounds=2)
+    if design == "adaptive" and not foreseen:
+        return []
+    roles = role_design(names)
+    return roles if len(roles) <= evaluations else balanced_design(names, evaluations, rounds=1)
 
 
 def single_design(names: Sequence[str]) -> list[Group]:

@@ -16,7 +16,7 @@ from raq_client.perplexity import Text, measure
 from raq_client.quantize import quantize_model
 from raq_client.sensitivity import Sensitivities, measure_sensitivities
 from raq_client.sensitivity_choices import choices_of
-from raq_client.sensitivity_design import expected_of
+from raq_client.sensitivity_design import Design, expected_of, planned_groups
 from raq_client.trial import Bench, Trial
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
@@ -73,14 +73,29 @@ def test_an_interrupted_run_goes_on(measured: tuple[Sensitivities, Path], tmp_pa
     assert len(cut.read_text().splitlines()) == len(lines) + 1
 
 
-def test_few_evaluations_go_to_roles_first(measured: tuple[Sensitivities, Path], tmp_path: Path) -> None:
+def test_few_evaluations_go_to_roles_first_where_something_is_foreseen(
+    measured: tuple[Sensitivities, Path], tmp_path: Path
+) -> None:
     found, _ = measured
-    few = measure_sensitivities(_bench(), evaluations=14, cache=tmp_path)
-    assert [len(e.tensors) for e in few.evaluations] == [1, *[4] * 7, 1, *[1] * 5]
+    bench = _bench()
+    profile = measure_profile(bench.model, bench.importance, [CATALOGUE["Q6_K"], CATALOGUE["Q3_K"]])
+    foreseen, choices = expected_of(profile), choices_of(profile)
+    few = measure_sensitivities(bench, evaluations=12, choices=choices, expected=foreseen, cache=tmp_path)
+    assert [len(e.tensors) for e in few.evaluations] == [1, *[4] * 7, 1, *[1] * 3]
+    blind = measure_sensitivities(bench, evaluations=6, choices=choices, cache=tmp_path)
+    assert [len(e.tensors) for e in blind.evaluations] == [1] * 6
+    assert {("output.weight",), ("token_embd.weight",)} < {e.tensors for e in blind.evaluations}
     miss = np.log(few.fit.values / found.fit.values)
     assert np.sqrt(np.square(miss).mean()) < np.log(found.fit.values).std()
-    fewer = measure_sensitivities(_bench(), evaluations=3, cache=tmp_path)
+    fewer = measure_sensitivities(bench, evaluations=3, expected=foreseen, cache=tmp_path)
     assert [len(e.tensors) for e in fewer.evaluations] == [10, 10, 10]
+
+
+@pytest.mark.parametrize(("design", "sizes"), [("single", [1] * 4), ("groups", [8, 8, 7, 7]), ("balanced", [15] * 4)])
+def test_designs_by_name(design: Design, sizes: list[int]) -> None:
+    names = open_model(MODEL).tensors
+    quantizable = [tensor.name for tensor in names if tensor.source_type.name == "F16"]
+    assert [len(group) for group in planned_groups(design, quantizable, 4, foreseen=True)] == sizes
 
 
 def test_a_profile_takes_the_sensitivities_over(measured: tuple[Sensitivities, Path]) -> None:

@@ -1,5 +1,6 @@
 """`raq-client sensitivity`: measure how much the model's output moves when each tensor is damaged."""
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
     from raq_client.sensitivity import Sensitivities
 
 
+class Design(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
+    """Where runs of the model go."""
+
+    ADAPTIVE = "adaptive"
+    SINGLE = "single"
+    GROUPS = "groups"
+    BALANCED = "balanced"
+
+
 def sensitivity(
     model: options.ModelArgument,
     output: options.Output,
@@ -22,6 +32,9 @@ def sensitivity(
     evaluations: Annotated[
         int | None, typer.Option("--evaluations", min=1, help="Most runs of the model; one per tensor when not given.")
     ] = None,
+    design: Annotated[
+        Design, typer.Option("--design", help="Tensors damaged first: alone, by role, in random groups, or as fits.")
+    ] = Design.ADAPTIVE,
     budget: options.Budget = None,
     windows: Annotated[int, typer.Option("--windows", min=2, help="Windows of text in each run.")] = 16,
     probe: Annotated[str, typer.Option("--probe", help="Quant type that damages.")] = "Q3_K",
@@ -73,6 +86,7 @@ def sensitivity(
             bench,
             probe=damage,
             evaluations=evaluations,
+            design=design.value,
             choices=choices_of(profile, capacity),
             expected=expected_of(profile),
             cache=cache,
