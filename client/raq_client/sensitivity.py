@@ -40,7 +40,8 @@ class Sensitivities:
     """Sensitivity of each tensor in nats per token and unit of relative output error, with what they rest on.
 
     `floor` is the evaluation that changes nothing, `together` the one that changes every tensor; neither is counted
-    in `evaluations`. `tokens` were scored in each.
+    in `evaluations`. `additivity` is predicted over measured KL divergence of all tensors at once, predicted from the
+    others alone: 1 where losses simply add up. `tokens` were scored in each.
     """
 
     tensors: tuple[str, ...]
@@ -48,17 +49,9 @@ class Sensitivities:
     evaluations: tuple[Evaluation, ...]
     floor: Evaluation
     together: Evaluation
+    additivity: float
     tokens: int
     provenance: Mapping[str, str]
-
-    @property
-    def additivity(self) -> float:
-        """Predicted over measured KL divergence of all tensors at once: 1 where losses simply add up."""
-        column = dict(zip(self.tensors, self.fit.values.tolist(), strict=True))
-        parts = zip(self.together.tensors, self.together.errors, strict=True)
-        predicted = sum(column[name] * error for name, error in parts)
-        measured = self.together.kl - self.floor.kl
-        return predicted / measured if measured > 0 else float("nan")
 
     def applied_to(self, profile: Profile) -> Profile:
         """The profile with these sensitivities; tensors that were not measured have none."""
@@ -111,9 +104,28 @@ def measure_sensitivities(
 
         planned = planned_groups(design, names, count, foreseen=bool(expected))
         found = _evaluate_all(runs, planned, count, choose)
-    fit = fit_sensitivities(names, found, floor.kl, expected)
+    return _found(bench, names, found, floor, together, expected, _provenance(bench, probe, len(found), key))
+
+
+def _found(
+    bench: Bench,
+    names: Group,
+    evaluations: Sequence[Evaluation],
+    floor: Evaluation,
+    together: Evaluation,
+    expected: Mapping[str, float],
+    provenance: Mapping[str, str],
+) -> Sensitivities:
+    alone = fit_sensitivities(names, evaluations, floor.kl, expected)
+    # Where few were evaluated, what all lose together sets the scale of the others.
+    few = len(evaluations) < len(names)
+    fit = fit_sensitivities(names, [*evaluations, together], floor.kl, expected) if few else alone
+    column = dict(zip(names, alone.values.tolist(), strict=True))
+    predicted = sum(column[name] * error for name, error in zip(together.tensors, together.errors, strict=True))
+    measured = together.kl - floor.kl
+    additivity = predicted / measured if measured > 0 else float("nan")
     tokens = bench.windows * (bench.context - 1 - bench.context // 2)
-    return Sensitivities(names, fit, tuple(found), floor, together, tokens, _provenance(bench, probe, len(found), key))
+    return Sensitivities(names, fit, tuple(evaluations), floor, together, additivity, tokens, provenance)
 
 
 def _provenance(bench: Bench, probe: QuantType, evaluations: int, key: str) -> Mapping[str, str]:

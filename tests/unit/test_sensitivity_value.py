@@ -82,8 +82,9 @@ def evaluated(recorded: Recorded, design: Design, count: int, expected: Mapping[
 
 def needed(recorded: Recorded, evaluations: Sequence[Evaluation], expected: Mapping[str, float], goal: float) -> int:
     """Evaluations after which the regret is at most `goal` for the first time."""
+    together = recorded.evaluation(recorded.names)
     for count in range(1, len(evaluations) + 1):
-        fit = fit_sensitivities(recorded.names, evaluations[:count], 0.0, expected)
+        fit = fit_sensitivities(recorded.names, [*evaluations[:count], together], 0.0, expected)
         if recorded.regret(fit) <= goal:
             return count
     return len(evaluations) + 1
