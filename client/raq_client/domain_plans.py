@@ -1,30 +1,25 @@
 """A plan for several domains: one profile for each, and the allocation whose worst domain loses least."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from raq_client.domains import named_file
 from raq_client.model_tables import ModelTable
 from raq_client.planning import Compromise, Plan, Request, Sources, chosen_loss, profile_table
 from raq_client.premises import premises_of
-from raq_client.solving import solver_at
+from raq_client.solving import asker_at
 from raq_solver.allocation import account
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.knapsack import Limits
 from raq_solver.outcome import Outcome
 from raq_solver.profile import Profile
-from raq_solver.worst_case import Domains, Measure, WorstCase, solve_worst_case
+from raq_solver.worst_case import Domains, Measure, WorstCase
 
 SOURCE: Final = "losses of all domains, each in its unit, weighted as in the proof"
 """Where the losses of a plan for several domains come from."""
-
-
-class _Solver(Protocol):
-    def __call__(self, question: Domains, limits: Limits) -> WorstCase: ...
 
 
 def domains_of(sources: Sources, profiles: Sequence[Path]) -> dict[str, Sources]:
@@ -71,8 +66,8 @@ def make_domain_plan(
         has_importance=all(profile.has_importance for _, profile in profiles),
     )
     question = Domains(tables, premises.capacity, premises.constraints, measure)
-    with _worst_solver(request.server) as solve:
-        found = solve(question, Limits(request.seconds))
+    with asker_at(request.server) as asker:
+        found = asker.solve_worst_case(question, Limits(request.seconds))
     problem = question.weighted(found.factors, SOURCE)
     ledger = None if found.allocation is None else account(found.allocation, problem.table, premises.capacity)
     outcome = Outcome(
@@ -99,15 +94,3 @@ def _elsewhere(question: Domains, found: WorstCase) -> tuple[float, ...]:
         losses = [account(one, table, question.capacity_bytes).loss for one in others]
         worst.append(max(losses) / least if losses and least > 0 else math.nan)
     return tuple(worst)
-
-
-@contextmanager
-def _worst_solver(server: str | None) -> Iterator[_Solver]:
-    if server is None:
-        yield solve_worst_case
-        return
-    from raq_client.remote import Client
-
-    with solver_at(server) as client:
-        assert isinstance(client, Client), "a server was named"
-        yield client.solve_worst_case

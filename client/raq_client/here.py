@@ -13,6 +13,7 @@ from raq_solver.problem import Problem
 from raq_solver.smallest import Smallest, smallest_size
 from raq_solver.solve import NO_LIMITS, solve
 from raq_solver.sweep import Point, sweep
+from raq_solver.worst_case import Domains, WorstCase, solve_worst_case
 
 
 class Here:
@@ -21,6 +22,10 @@ class Here:
     def solve(self, question: Problem, limits: Limits = NO_LIMITS) -> Outcome:
         """Find the allocation of least loss that fits the budget."""
         return solve(question, limits)
+
+    def solve_worst_case(self, question: Domains, limits: Limits = NO_LIMITS) -> WorstCase:
+        """The allocation within the capacity whose worst domain loses least."""
+        return solve_worst_case(question, limits)
 
     def sweep(self, question: Problem, budgets: Sequence[Budget], limits: Limits = NO_LIMITS) -> Iterator[Point]:
         """The optimum of each budget, in order, as it is proven; the question's own is not regarded."""

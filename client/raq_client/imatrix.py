@@ -2,6 +2,8 @@
 
 Rules
 - What is kept is what llama-imatrix counts: sums of squared inputs, and the number of rows summed. Means follow.
+- Sums of the inputs themselves describe a file where it has them; nothing is quantized by them, so the digest leaves
+  them out.
 - A matrix with count 0 is an expert that no token was routed to. Nothing is known of it: it is not unimportant.
 - Sums of one entry lie matrix after matrix, whether the file says so (GGUF) or not (.dat).
 """
@@ -26,22 +28,33 @@ class Entry:
     """What was seen at the input of one tensor.
 
     `sums` are squared inputs, `counts` the rows (tokens) summed: one number per matrix of an expert tensor, else one.
+    `plain_sums` are the inputs themselves, not squared; None where nobody kept them.
     """
 
     sums: Float32[np.ndarray, " values"]
     counts: Float32[np.ndarray, " matrices"]
+    plain_sums: Float32[np.ndarray, " values"] | None = None
 
     def __post_init__(self) -> None:
-        self.sums.setflags(write=False)
-        self.counts.setflags(write=False)
+        for array in (self.sums, self.counts, self.plain_sums):
+            if array is not None:
+                array.setflags(write=False)
 
     @property
     def mean_squares(self) -> Float32[np.ndarray, "matrices length"]:
         """Mean squared input per column; 0 where nothing was counted."""
-        sums = self.sums.reshape(self.counts.size, -1)
+        return self._means(self.sums)
+
+    @property
+    def means(self) -> Float32[np.ndarray, "matrices length"] | None:
+        """Mean input per column, 0 where nothing was counted; None where the sums were not kept."""
+        return None if self.plain_sums is None else self._means(self.plain_sums)
+
+    def _means(self, sums: Float32[np.ndarray, " values"]) -> Float32[np.ndarray, "matrices length"]:
+        per_matrix = sums.reshape(self.counts.size, -1)
         counts = self.counts[:, None]
-        means = np.zeros_like(sums)
-        np.divide(sums, counts, out=means, where=counts > 0)
+        means = np.zeros_like(per_matrix)
+        np.divide(per_matrix, counts, out=means, where=counts > 0)
         return means
 
 
@@ -119,6 +132,7 @@ def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Seq
 def merge(parts: Sequence[Importance]) -> Importance:
     """All that was counted in several files, as if it had been counted in one run.
 
+    Sums of plain inputs are kept for tensors that have them in every file that knows the tensor.
     Raises InvalidInput with every entry whose length differs between files.
     """
     assert parts, "nothing to merge"
@@ -133,7 +147,7 @@ def merge(parts: Sequence[Importance]) -> Importance:
                 what = f"{entry.sums.size} values in {_title(part)}, {before.sums.size} in another file"
                 faults.append(Fault(name, f"can't be merged: {what}"))
             else:
-                entries[name] = Entry(before.sums + entry.sums, before.counts + entry.counts)
+                entries[name] = Entry(before.sums + entry.sums, before.counts + entry.counts, _plain_sum(before, entry))
     raise_faults(faults)
     datasets = tuple(dict.fromkeys(text for part in parts for text in part.datasets))
     sources = " + ".join(part.source for part in parts)
@@ -153,19 +167,35 @@ def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
     counted = merge([part for part, _ in parts])
     entries = {}
     for name, whole in counted.entries.items():
-        sums = np.zeros((whole.counts.size, whole.sums.size // whole.counts.size))
-        weights = np.zeros((whole.counts.size, 1))
-        for part, weight in parts:
-            entry = part.entries.get(name)
-            if entry is not None:
-                share = weight * (entry.counts[:, None] > 0)
-                sums += share * entry.mean_squares.astype(np.float64)
-                weights += share
-        means = np.divide(sums, weights, out=sums, where=weights > 0)
-        blended = (means * whole.counts[:, None]).astype(np.float32).ravel()
-        entries[name] = Entry(blended, whole.counts)
+        known = [(part.entries[name], weight) for part, weight in parts if name in part.entries]
+        squares = _blended([(entry.mean_squares, entry.counts, weight) for entry, weight in known], whole)
+        plain = [(entry.means, entry.counts, weight) for entry, weight in known if entry.means is not None]
+        entries[name] = Entry(squares, whole.counts, None if whole.plain_sums is None else _blended(plain, whole))
     sources = " + ".join(f"{weight:g} × {_title(part)}" for part, weight in parts)
     return Importance(entries, counted.datasets, counted.chunk_count, counted.chunk_size, sources)
+
+
+def _blended(
+    parts: Sequence[tuple[Float32[np.ndarray, "matrices length"], Float32[np.ndarray, " matrices"], float]],
+    whole: Entry,
+) -> Float32[np.ndarray, " values"]:
+    """Sums whose means are the weighted means of the parts, each given as (means, counts, weight)."""
+    sums = np.zeros((whole.counts.size, whole.sums.size // whole.counts.size))
+    weights = np.zeros((whole.counts.size, 1))
+    for means, counts, weight in parts:
+        share = weight * (counts[:, None] > 0)
+        sums += share * means.astype(np.float64)
+        weights += share
+    np.divide(sums, weights, out=sums, where=weights > 0)
+    sums *= whole.counts[:, None]
+    return sums.astype(np.float32).ravel()
+
+
+def _plain_sum(one: Entry, other: Entry) -> Float32[np.ndarray, " values"] | None:
+    if one.plain_sums is None or other.plain_sums is None:
+        return None
+    added: np.ndarray = one.plain_sums + other.plain_sums
+    return added
 
 
 def _title(importance: Importance) -> str:
@@ -180,6 +210,10 @@ def _entry_faults(name: str, entry: Entry) -> list[Fault]:
             first = int(np.flatnonzero(bad)[0])
             what = f"{int(bad.sum())} of {values.size} {kind}s are negative or not finite, first {kind} {first}"
             faults.append(Fault(name, f"{what}: {values[first]}; collect the importance anew"))
+    if entry.plain_sums is not None and not np.isfinite(entry.plain_sums).all():
+        faults.append(Fault(name, "sums of inputs are not finite; collect the importance anew"))
+    if entry.plain_sums is not None and entry.plain_sums.size != entry.sums.size:
+        faults.append(Fault(name, f"{entry.plain_sums.size} sums of inputs, but {entry.sums.size} of their squares"))
     if entry.counts.size == 0 or entry.sums.size % entry.counts.size:
         faults.append(Fault(name, f"{entry.sums.size} values do not divide into {entry.counts.size} matrices"))
     return faults

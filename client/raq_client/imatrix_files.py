@@ -1,8 +1,10 @@
 """Importance files of llama.cpp, both formats, in and out.
 
-GGUF: two F32 tensors per entry, `NAME.in_sum2` (sums, one row per matrix) and `NAME.counts`.
+GGUF: F32 tensors per entry, `NAME.in_sum2` (sums of squares, one row per matrix), `NAME.counts`, and where they were
+collected `NAME.in_sum` (sums of the inputs themselves): llama.cpp's loader reads those since 0a32c5e, and ignored
+tensors of any other name before.
 .dat (until 2025): per entry its name, the number of chunks, and mean squares times that number.
-Source: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp of llama.cpp 0c1e57098.
+Source: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp of llama.cpp 0c1e57098 and 0a32c5e.
 """
 
 import math
@@ -20,6 +22,7 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 _SUMS: Final = ".in_sum2"
 _COUNTS: Final = ".counts"
+_PLAIN_SUMS: Final = ".in_sum"
 _ALIGNMENT: Final = 32
 _F32: Final = 0
 
@@ -62,7 +65,9 @@ def _read_gguf(path: Path) -> Importance:
     if not isinstance(datasets, list) or not all(isinstance(number, int) for number in numbers):
         faults.append(Fault(str(path), "imatrix.datasets, imatrix.chunk_count and imatrix.chunk_size are needed"))
     raise_faults(faults)
-    entries = {name: Entry(values[name + _SUMS], values[name + _COUNTS]) for name in names}
+    entries = {
+        name: Entry(values[name + _SUMS], values[name + _COUNTS], values.get(name + _PLAIN_SUMS)) for name in names
+    }
     texts = tuple(str(text) for text in datasets) if isinstance(datasets, list) else ()
     chunk_count, chunk_size = (number if isinstance(number, int) else 0 for number in numbers)
     return Importance(entries, texts, chunk_count, chunk_size or DEFAULT_CHUNK_SIZE, str(path))
@@ -138,7 +143,11 @@ def _to_gguf(importance: Importance) -> bytes:
         matrices = entry.counts.size
         # llama.cpp's writer leaves out trailing dimensions of 1.
         further = (matrices,) if matrices > 1 else ()
-        for suffix, values, length in ((_SUMS, entry.sums, entry.sums.size // matrices), (_COUNTS, entry.counts, 1)):
+        columns = entry.sums.size // matrices
+        parts = [(_SUMS, entry.sums, columns), (_COUNTS, entry.counts, 1)]
+        if entry.plain_sums is not None:
+            parts.append((_PLAIN_SUMS, entry.plain_sums, columns))
+        for suffix, values, length in parts:
             infos.append(TensorInfo(name + suffix, (length, *further), _F32, offset))
             data = values.astype("<f4").tobytes()
             body.append(data.ljust(padded(len(data), _ALIGNMENT), b"\0"))

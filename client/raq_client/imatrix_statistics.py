@@ -30,6 +30,8 @@ class EntryStatistics:
     `entropy` in bits, `entropy_share` of the most possible; `active` and `outliers` (more than one standard deviation
     above the mean) are shares of columns; `similarity` is the cosine with the same tensor one block earlier, None
     where there is none. `tied` names the tensors with the very same numbers, because they read the same input.
+    `centre` is the mean input, and `bias` the share of the mean squares that the squared means of the columns make up:
+    what a constant could stand in for. Both are None where the file has no sums of inputs.
     """
 
     name: str
@@ -48,6 +50,8 @@ class EntryStatistics:
     active: float
     outliers: float
     similarity: float | None
+    centre: float | None
+    bias: float | None
     experts: int
     silent_experts: int
     tied: tuple[str, ...]
@@ -121,6 +125,7 @@ def _of_entry(importance: Importance, name: str, tied: tuple[str, ...]) -> Entry
     total = float(values.sum())
     mean, deviation = (float(values.mean()), float(values.std())) if values.size else (0.0, 0.0)
     entropy = _entropy(values, total)
+    centre, bias = _centre(entry, total)
     return EntryStatistics(
         name=name,
         block=block_of(name),
@@ -138,6 +143,8 @@ def _of_entry(importance: Importance, name: str, tied: tuple[str, ...]) -> Entry
         active=_share(values > ACTIVE_ABOVE),
         outliers=_share(values > mean + deviation),
         similarity=_similarity(importance, name),
+        centre=centre,
+        bias=bias,
         experts=entry.counts.size,
         silent_experts=int((entry.counts == 0).sum()),
         tied=tuple(other for other in tied if other != name),
@@ -146,6 +153,13 @@ def _of_entry(importance: Importance, name: str, tied: tuple[str, ...]) -> Entry
 
 def _reached(entry: Entry) -> Float64[np.ndarray, " values"]:
     return entry.mean_squares[entry.counts > 0].astype(np.float64).ravel()
+
+
+def _centre(entry: Entry, total: float) -> tuple[float | None, float | None]:
+    if entry.means is None:
+        return None, None
+    means = entry.means[entry.counts > 0].astype(np.float64)
+    return float(means.mean()) if means.size else 0.0, float(np.square(means).sum()) / total if total > 0 else 0.0
 
 
 def _entropy(values: Float64[np.ndarray, " values"], total: float) -> float:

@@ -13,15 +13,20 @@ from raq_client.statistics import Estimate
 
 
 def check_table(report: CheckReport) -> RenderableType:
-    """The figures of a check, one column for all texts and one for each when there are several."""
+    """The figures of a check, one column for all texts, for each domain, and for each text when there are several."""
     columns = {"all texts": report.overall} if len(report.texts) != 1 else {}
+    columns |= {f"domain {name}": summary for name, summary in report.domains.items()}
     columns |= report.texts
     table = Table(box=None, header_style="dim", pad_edge=False)
     table.add_column("")
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(_short(name), justify="right")
     for title, read in _CHECK_ROWS:
         table.add_row(f"[dim]{title}[/dim]", *(read(summary) for summary in columns.values()))
+    for part, place in enumerate(report.overall.kl_by_position):
+        title = f"KL at positions {place.first}–{place.last}"
+        found = (_with_error(summary.kl_by_position[part].kl, digits=6) for summary in columns.values())
+        table.add_row(f"[dim]{title}[/dim]", *found)
     return table
 
 
@@ -36,8 +41,10 @@ _CHECK_ROWS: Final[tuple[tuple[str, Callable[[Summary], str]], ...]] = (
     ("rise of the loss, nats/token", lambda s: _with_error(s.log_ratio, digits=5)),
     ("KL divergence, mean", lambda s: _with_error(s.kl, digits=6)),
     ("KL divergence, median", lambda s: f"{s.kl_quantiles[0.5]:.6f}"),
+    ("KL divergence, 90 %", lambda s: f"{s.kl_quantiles[0.9]:.6f}"),
     ("KL divergence, 99 %", lambda s: f"{s.kl_quantiles[0.99]:.6f}"),
     ("KL divergence, 99.9 %", lambda s: f"{s.kl_quantiles[0.999]:.6f}"),
+    ("KL divergence, largest", lambda s: f"{s.kl_quantiles[1.0]:.6f}"),
     ("same top token, %", lambda s: _with_error(s.top1_agreement, 100, 2)),
     ("RMS change of p, %", lambda s: _with_error(s.probability_change_rms, 100, 3)),
 )

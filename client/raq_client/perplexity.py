@@ -189,8 +189,8 @@ def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list
             faults.append(
                 Fault(
                     text.name,
-                    f"has {len(tokens)} tokens; a check needs at least {LEAST_WINDOWS} windows of "
-                    f"{model.context}: give a longer text or a smaller context",
+                    f"too short with {len(tokens)} tokens: at least {LEAST_WINDOWS} windows of {model.context} are "
+                    "needed; give a longer text or a smaller context",
                 )
             )
         kept = count if limit is None else min(count, limit)

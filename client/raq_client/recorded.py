@@ -33,12 +33,12 @@ class RecordedLogits:
         """Number of scored tokens."""
         return self._following.size
 
-    def compare(self) -> TokenScores:
-        """Scores of the model as it is now against what was recorded."""
-        return join_scores(list(self._compared()))
+    def compare(self, other: Engine | None = None) -> TokenScores:
+        """Scores of the model as it is now, or of another with its vocabulary, against what was recorded."""
+        return join_scores(list(self._compared(other or self._model)))
 
-    def _compared(self) -> Iterator[TokenScores]:
-        logits_now = self._model.score_windows(self._windows)
+    def _compared(self, model: Engine) -> Iterator[TokenScores]:
+        logits_now = model.score_windows(self._windows)
         for before, now, following in zip(self._logits, logits_now, self._following, strict=True):
             yield score_window(before, now, following)
 

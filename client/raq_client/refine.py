@@ -1,13 +1,16 @@
-"""The closed loop: try an allocation in memory, correct the loss table by what was measured, solve again.
+"""The closed loop: try an allocation in memory, correct the loss table by all that was measured, solve again.
 
-First the optimum of every loss model that applies is tried, and the best of them is where refining begins.
+First the optimum of every loss model that applies is tried, and the best of them is where refining begins. From then
+on a round costs one run of the model.
 
-Theory. A loss table adds up losses that were predicted one tensor at a time. Around an allocation, the share of each
-group of tensors (one role in one third of the model's depth) is measured directly: the KL divergence with the
-allocation, less that with the group left as it was. The ratio of measured to predicted share, damped, scales the
-group's rows; the corrected table is solved again. An allocation is taken only if its measured divergence is lower on
-the same tokens; else the correction is halved (a trust region). So it never ends worse than it began, on the text
-it was refined on.
+Theory. A loss table adds up losses that were predicted one tensor at a time. Let every group of tensors (one role in
+one third of the model's depth) have a factor that its losses should be multiplied by. Each allocation tried, whichever
+table it came from, is an equation: the sum of factor × predicted loss over the groups is the divergence that was
+measured. The factors are estimated from all of them by least squares that lean on one common factor; how far they may
+lean away is the trust region. The optimum of the corrected table is tried next. Where it was tried before, factors are
+drawn from what they may be (Thompson, Biometrika 1933), so that the search goes on where losses are in doubt. The
+allocation with the lowest measured divergence is kept: it never ends worse than it began, on the text it was refined
+on.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,8 +33,14 @@ from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.solve import Solver
 
 DEPTHS: Final = 3
+TRUST: Final = 0.3
+"""Standard deviation that a group's factor is given around the common one."""
+MODEL_ERROR: Final = 0.03
+"""Relative error granted to the sum: quantization errors of one draw, interactions between tensors."""
 LARGEST_FACTOR: Final = 4.0
-"""One round scales a group's losses by at most this, or its inverse."""
+"""A group's losses are multiplied by at most this, or its inverse."""
+DRAWS: Final = 8
+"""Sets of factors that are drawn in a round before it is given up that any leads to another allocation."""
 
 Progress = Callable[[int, int], None]
 
@@ -57,6 +66,13 @@ class Refined:
     rounds: tuple[Round, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    problem: Problem
+    allocation: Allocation
+    kl: float
+
+
 def refine(
     problem: Problem,
     profile: Profile,
@@ -69,38 +85,33 @@ def refine(
 ) -> Refined:
     """Improve the problem's loss table in at most `rounds` rounds; the problem must be feasible.
 
-    Trying the loss models costs a run of the model each, a round one for every group and one for what came of it.
+    Trying the loss models costs a run of the model each, and so does a round. Chance is seeded: equal questions get
+    equal answers.
     """
     groups = tensor_groups(profile)
     starts = [problem, *_other_starts(problem, profile)]
-    report = _counted(progress, len(starts) + rounds * (len(groups) + 1))
     found: list[Round] = []
-    best, allocation, lowest = problem, solve(problem, limits).unwrap()[0], np.inf
+    tried: list[_Tried] = []
+
+    def attempt(candidate: Problem, allocation: Allocation) -> None:
+        kl = _divergence(trial, allocation, profile)
+        accepted = all(kl < other.kl for other in tried)
+        table = candidate.table
+        found.append(Round(kl, float(_by_group(table, [table.tensors], allocation).sum()), table.source, accepted))
+        tried.append(_Tried(candidate, allocation, kl))
+        if progress is not None:
+            progress(len(tried), len(starts) + rounds)
+
     for start in starts:
-        tried = solve(start, limits).unwrap()[0]
-        kl = _divergence(trial, tried, profile, ())
-        report()
-        found.append(Round(kl, _predicted(start.table, tried), start.table.source, accepted=kl < lowest))
-        if kl < lowest:
-            best, allocation, lowest = start, tried, kl
-    trust = 1.0
-    shares: Float64[np.ndarray, " groups"] | None = None
+        attempt(start, solve(start, limits).unwrap()[0])
+    base = min(tried, key=lambda one: one.kl).problem
+    random = np.random.default_rng(0)
     for _ in range(rounds):
-        if shares is None:
-            shares = _shares(trial, allocation, profile, groups, lowest, report)
-        candidate = replace(best, table=_corrected(best.table, allocation, groups, shares, trust))
-        tried = solve(candidate, limits).unwrap()[0]
-        if tried == allocation:
+        following = _next(base, groups, tried, lambda candidate: solve(candidate, limits).unwrap()[0], random)
+        if following is None:
             break
-        kl = _divergence(trial, tried, profile, ())
-        report()
-        accepted = kl < lowest
-        found.append(Round(kl, _predicted(candidate.table, tried), candidate.table.source, accepted))
-        if accepted:
-            best, allocation, lowest, shares = candidate, tried, kl, None
-        else:
-            trust /= 2
-    return Refined(best, tuple(found))
+        attempt(*following)
+    return Refined(min(tried, key=lambda one: one.kl).problem, tuple(found))
 
 
 def _other_starts(problem: Problem, profile: Profile) -> list[Problem]:
@@ -127,63 +138,63 @@ def tensor_groups(profile: Profile) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(names) for names in groups.values())
 
 
-def _shares(
-    trial: Trial,
-    allocation: Allocation,
-    profile: Profile,
-    groups: Sequence[tuple[str, ...]],
-    whole: float,
-    report: Callable[[], None],
-) -> Float64[np.ndarray, " groups"]:
-    """Measured divergence that each group is to blame for, at this allocation."""
-    shares = np.empty(len(groups))
-    for index, group in enumerate(groups):
-        shares[index] = whole - _divergence(trial, allocation, profile, group)
-        report()
-    return shares
+def _next(
+    base: Problem,
+    groups: Sequence[Sequence[str]],
+    tried: Sequence[_Tried],
+    optimum: Callable[[Problem], Allocation],
+    random: np.random.Generator,
+) -> tuple[Problem, Allocation] | None:
+    """The problem with the factors as they are known, and its optimum; None if that leads nowhere new."""
+    predicted = np.array([_by_group(base.table, groups, one.allocation) for one in tried])
+    means, root = _factors(predicted, np.array([one.kl for one in tried]))
+    for draw in range(1 + DRAWS):
+        factors = means if draw == 0 else means + root @ random.normal(size=len(means))
+        candidate = replace(base, table=_corrected(base.table, groups, factors))
+        allocation = optimum(candidate)
+        if all(allocation != one.allocation for one in tried):
+            return candidate, allocation
+    return None
 
 
-def _corrected(
-    table: LossTable,
-    allocation: Allocation,
-    groups: Sequence[tuple[str, ...]],
-    shares: Float64[np.ndarray, " groups"],
-    trust: float,
-) -> LossTable:
+def _factors(
+    predicted: Float64[np.ndarray, "trials groups"], measured: Float64[np.ndarray, " trials"]
+) -> tuple[Float64[np.ndarray, " groups"], Float64[np.ndarray, "groups groups"]]:
+    """Posterior mean of the groups' factors, relative to the common one, and a root of their covariance."""
+    sums = predicted.sum(axis=1)
+    if not (sums > 0).all() or not (measured > 0).all():
+        count = predicted.shape[1]
+        return np.ones(count), TRUST * np.eye(count)
+    common = float(np.median(measured / sums))
+    rows = predicted * (common / (MODEL_ERROR * measured))[:, None]
+    surprise = (measured - common * sums) / (MODEL_ERROR * measured)
+    precision = np.eye(predicted.shape[1]) / TRUST**2 + rows.T @ rows
+    means = 1 + np.linalg.solve(precision, rows.T @ surprise)
+    return means, np.linalg.inv(np.linalg.cholesky(precision)).T
+
+
+def _corrected(table: LossTable, groups: Sequence[Sequence[str]], factors: Float64[np.ndarray, " groups"]) -> LossTable:
     rows = {name: row for row, name in enumerate(table.tensors)}
-    columns = {name: column for column, name in enumerate(table.quant_types)}
     losses = table.losses.copy()
-    for group, share in zip(groups, shares, strict=True):
-        predicted = sum(table.losses[rows[name], columns[allocation.types[name]]] for name in group)
-        if predicted > 0 and share > 0:
-            factor = float(np.clip(share / predicted, 1 / LARGEST_FACTOR, LARGEST_FACTOR)) ** trust
-            losses[[rows[name] for name in group]] *= factor
-    source = table.source if table.source.endswith("refined") else f"{table.source}, refined"
-    return replace(table, losses=losses, source=source)
+    for group, factor in zip(groups, np.clip(factors, 1 / LARGEST_FACTOR, LARGEST_FACTOR), strict=True):
+        losses[[rows[name] for name in group]] *= factor
+    return replace(table, losses=losses, source=f"{table.source}, refined")
 
 
-def _divergence(trial: Trial, allocation: Allocation, profile: Profile, untouched: Sequence[str]) -> float:
-    """Mean KL divergence of the allocation, the tensors of one group left as they are."""
+def _divergence(trial: Trial, allocation: Allocation, profile: Profile) -> float:
+    """Mean KL divergence of the allocation."""
     changed: dict[str, QuantType] = {
         tensor.name: stored_type(allocation.types[tensor.name])
         for tensor in profile.tensors
-        if tensor.name not in untouched and allocation.types[tensor.name] != tensor.source_type.name
+        if allocation.types[tensor.name] != tensor.source_type.name
     }
     return float(trial.run(changed).scores.kl.mean())
 
 
-def _predicted(table: LossTable, allocation: Allocation) -> float:
+def _by_group(
+    table: LossTable, groups: Sequence[Sequence[str]], allocation: Allocation
+) -> Float64[np.ndarray, " groups"]:
+    """Predicted loss of each group's tensors at the types they are given."""
+    rows = {name: row for row, name in enumerate(table.tensors)}
     column = {name: index for index, name in enumerate(table.quant_types)}
-    return float(sum(table.losses[row, column[allocation.types[name]]] for row, name in enumerate(table.tensors)))
-
-
-def _counted(progress: Progress | None, total: int) -> Callable[[], None]:
-    done = 0
-
-    def advance() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return advance
+    return np.array([sum(table.losses[rows[name], column[allocation.types[name]]] for name in g) for g in groups])

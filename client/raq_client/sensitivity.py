@@ -5,8 +5,9 @@ windows, and the KL divergence from the untouched model is set against the relat
 Nothing is written or reloaded, and the untouched model's logits are recorded once.
 
 With as many evaluations as tensors, each tensor gets its own: the most precise design, since the noise of an
-evaluation grows with the loss it measures. With fewer, every role is evaluated as a group, and what is left goes to
-single tensors, each time the one whose uncertain loss is largest; the rest follows from role and depth.
+evaluation grows with the loss it measures. With fewer, every role is evaluated as a group where it is foreseen how
+tensors of a role differ, and what is left goes to single tensors, each time the one that is worth most to know for the
+allocations to be made; the rest follows from role and depth.
 """
 
 import hashlib
@@ -19,7 +20,8 @@ import numpy as np
 
 from raq_client.measure import kernels_digest
 from raq_client.quantizable import is_quantizable
-from raq_client.sensitivity_design import Group, balanced_design, most_telling, role_design, single_design
+from raq_client.sensitivity_choices import Choices
+from raq_client.sensitivity_design import Design, Group, most_telling, planned_groups
 from raq_client.sensitivity_fit import Evaluation, Fit, fit_sensitivities
 from raq_client.sensitivity_journal import Journal
 from raq_client.statistics import estimate_mean
@@ -38,7 +40,8 @@ class Sensitivities:
     """Sensitivity of each tensor in nats per token and unit of relative output error, with what they rest on.
 
     `floor` is the evaluation that changes nothing, `together` the one that changes every tensor; neither is counted
-    in `evaluations`. `tokens` were scored in each.
+    in `evaluations`. `additivity` is predicted over measured KL divergence of all tensors at once, predicted from the
+    others alone: 1 where losses simply add up. `tokens` were scored in each.
     """
 
     tensors: tuple[str, ...]
@@ -46,17 +49,9 @@ class Sensitivities:
     evaluations: tuple[Evaluation, ...]
     floor: Evaluation
     together: Evaluation
+    additivity: float
     tokens: int
     provenance: Mapping[str, str]
-
-    @property
-    def additivity(self) -> float:
-        """Predicted over measured KL divergence of all tensors at once: 1 where losses simply add up."""
-        column = dict(zip(self.tensors, self.fit.values.tolist(), strict=True))
-        parts = zip(self.together.tensors, self.together.errors, strict=True)
-        predicted = sum(column[name] * error for name, error in parts)
-        measured = self.together.kl - self.floor.kl
-        return predicted / measured if measured > 0 else float("nan")
 
     def applied_to(self, profile: Profile) -> Profile:
         """The profile with these sensitivities; tensors that were not measured have none."""
@@ -74,17 +69,18 @@ def measure_sensitivities(
     *,
     probe: QuantType = DEFAULT_PROBE,
     evaluations: int | None = None,
-    leverage: Mapping[str, float] = MappingProxyType({}),
+    design: Design = "adaptive",
+    choices: Choices | None = None,
     expected: Mapping[str, float] = MappingProxyType({}),
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivities:
     """Sensitivities of every tensor that may be quantized, from at most `evaluations` runs (None: one per tensor).
 
-    `leverage` (tensor to range of relative errors to choose from) steers where few evaluations go. `expected` are
-    sensitivities foreseen without a run, in any unit, such as those of the loss model `residual`: what fewer
-    evaluations than tensors can't tell follows them. Two more runs find the floor and the loss of all tensors at
-    once. `cache` is a folder for the journal.
+    `design` says what is evaluated first (sensitivity_design.planned_groups); `choices`, what allocations will be made
+    from, steer where the rest of few evaluations goes. `expected` are sensitivities foreseen without a run, in any
+    unit, such as those of the loss model `residual`: what fewer evaluations than tensors can't tell follows them. Two
+    more runs find the floor and the loss of all tensors at once. `cache` is a folder for the journal.
 
     Raises InvalidInput if the model can't be loaded, evaluated or written, or a text is missing or too short.
     """
@@ -100,14 +96,36 @@ def measure_sensitivities(
         runs = _Runs(trial, journal, probe, count + 2, progress)
         floor = runs.evaluate(())
 
-        def fitted(done: Sequence[Evaluation]) -> Fit:
-            return fit_sensitivities(names, done, floor.kl, expected)
-
-        found = _evaluate_all(runs, names, count, fitted, leverage)
         together = runs.evaluate(names)
-    fit = fitted(found)
+
+        def choose(done: Sequence[Evaluation]) -> str | None:
+            known = fit_sensitivities(names, [*done, together], floor.kl, expected)
+            return most_telling(names, known, choices, frozenset(evaluation.tensors for evaluation in done))
+
+        planned = planned_groups(design, names, count, foreseen=bool(expected))
+        found = _evaluate_all(runs, planned, count, choose)
+    return _found(bench, names, found, floor, together, expected, _provenance(bench, probe, len(found), key))
+
+
+def _found(
+    bench: Bench,
+    names: Group,
+    evaluations: Sequence[Evaluation],
+    floor: Evaluation,
+    together: Evaluation,
+    expected: Mapping[str, float],
+    provenance: Mapping[str, str],
+) -> Sensitivities:
+    alone = fit_sensitivities(names, evaluations, floor.kl, expected)
+    # Where few were evaluated, what all lose together sets the scale of the others.
+    few = len(evaluations) < len(names)
+    fit = fit_sensitivities(names, [*evaluations, together], floor.kl, expected) if few else alone
+    column = dict(zip(names, alone.values.tolist(), strict=True))
+    predicted = sum(column[name] * error for name, error in zip(together.tensors, together.errors, strict=True))
+    measured = together.kl - floor.kl
+    additivity = predicted / measured if measured > 0 else float("nan")
     tokens = bench.windows * (bench.context - 1 - bench.context // 2)
-    return Sensitivities(names, fit, tuple(found), floor, together, tokens, _provenance(bench, probe, len(found), key))
+    return Sensitivities(names, fit, tuple(evaluations), floor, together, additivity, tokens, provenance)
 
 
 def _provenance(bench: Bench, probe: QuantType, evaluations: int, key: str) -> Mapping[str, str]:
@@ -147,26 +165,17 @@ class _Runs:
 
 def _evaluate_all(
     runs: _Runs,
-    names: Group,
+    planned: Sequence[Group],
     count: int,
-    fitted: Callable[[Sequence[Evaluation]], Fit],
-    leverage: Mapping[str, float],
+    choose: Callable[[Sequence[Evaluation]], str | None],
 ) -> list[Evaluation]:
-    found = [runs.evaluate(group) for group in _first_groups(names, count)]
+    found = [runs.evaluate(group) for group in planned]
     while len(found) < count:
-        done = frozenset(evaluation.tensors for evaluation in found)
-        name = most_telling(names, fitted(found), leverage, done)
+        name = choose(found)
         if name is None:
             break
         found.append(runs.evaluate((name,)))
     return found
-
-
-def _first_groups(names: Group, count: int) -> list[Group]:
-    if count >= len(names):
-        return single_design(names)
-    roles = role_design(names)
-    return roles if len(roles) <= count else balanced_design(names, count, rounds=1)
 
 
 def _tensors(bench: Bench, journal: Journal, trial: Trial) -> Group:

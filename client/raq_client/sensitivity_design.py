@@ -1,15 +1,37 @@
 """Which tensors to perturb together, and which next; what a profile foresees of them without a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from raq_client.model_tables import role_of
+from raq_client.sensitivity_choices import Choices
 from raq_client.sensitivity_fit import Fit
 from raq_solver.profile import Profile
 from raq_solver.residual import residual_sensitivities
 
 Group = tuple[str, ...]
+Design = Literal["adaptive", "single", "groups", "balanced"]
+"""Where evaluations go: see `planned_groups`."""
+
+
+def planned_groups(design: Design, names: Sequence[str], evaluations: int, *, foreseen: bool) -> list[Group]:
+    """What to evaluate before anything is known; what is left of the evaluations goes where they tell most.
+
+    `single`: one tensor after the other. `groups`: each role, or where that is too many, a random partition.
+    `balanced`: two random partitions. `adaptive`: each its own where there are evaluations for all; else the roles
+    where something is `foreseen` of the tensors in them, and nothing otherwise. (Regret on recorded evaluations of the
+    project's models: docs/quality.md.)
+    """
+    if design == "single" or (design == "adaptive" and evaluations >= len(names)):
+        return single_design(names)[:evaluations]
+    if design == "balanced" and evaluations > 1:
+        return balanced_design(names, evaluations, rounds=2)
+    if design == "adaptive" and not foreseen:
+        return []
+    roles = role_design(names)
+    return roles if len(roles) <= evaluations else balanced_design(names, evaluations, rounds=1)
 
 
 def single_design(names: Sequence[str]) -> list[Group]:
@@ -40,16 +62,17 @@ def balanced_design(names: Sequence[str], evaluations: int, rounds: int, seed: i
     return groups
 
 
-def most_telling(names: Sequence[str], fit: Fit, leverage: Mapping[str, float], done: frozenset[Group]) -> str | None:
+def most_telling(names: Sequence[str], fit: Fit, choices: Choices | None, done: frozenset[Group]) -> str | None:
     """The tensor whose own evaluation is likely to change an allocation most, or None if all have had one.
 
-    That is the one with the largest uncertain loss: standard error of its sensitivity times `leverage`, the range of
-    relative errors that an allocation may choose from (1 where none is given).
+    That is the one whose sensitivity is worth most to know; where nothing is known of what may be chosen, or no
+    choice is in doubt, the one with the largest standard error.
     """
     open_to = [index for index, name in enumerate(names) if (name,) not in done]
     if not open_to:
         return None
-    best = max(open_to, key=lambda index: fit.errors[index] * leverage.get(names[index], 1.0))
+    worth = fit.errors if choices is None else choices.worth_of_knowing(names, fit)
+    best = max(open_to, key=lambda index: (worth[index], fit.errors[index]))
     return names[best]
 
 
@@ -59,12 +82,3 @@ def expected_of(profile: Profile) -> dict[str, float]:
     if isinstance(found, str):
         return {}
     return {tensor.name: float(value) for tensor, value in zip(profile.tensors, found, strict=True)}
-
-
-def leverage_of(profile: Profile) -> dict[str, float]:
-    """For each tensor the range of relative errors that an allocation may choose from; 0 where there is no choice."""
-    ranges = {}
-    for tensor, errors in zip(profile.tensors, profile.relative_errors, strict=True):
-        possible = errors[np.isfinite(errors)]
-        ranges[tensor.name] = float(possible.max() - possible.min())
-    return ranges

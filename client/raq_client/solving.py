@@ -16,6 +16,7 @@ from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.smallest import Smallest
 from raq_solver.sweep import Point
+from raq_solver.worst_case import Domains, WorstCase
 
 SERVER_VARIABLE: Final = "RAQ_SERVER"
 TOKEN_VARIABLE: Final = "RAQ_TOKEN"  # noqa: S105  # the name of a variable
@@ -33,6 +34,9 @@ class Asker(Protocol):
 
     def solve(self, question: Problem, limits: Limits = ..., /) -> Outcome:
         """The allocation of least loss within the budget."""
+
+    def solve_worst_case(self, question: Domains, limits: Limits = ..., /) -> WorstCase:
+        """The allocation within the capacity whose worst domain loses least."""
 
     def sweep(self, question: Problem, budgets: Sequence[Budget], limits: Limits = ..., /) -> Iterator[Point]:
         """The optimum of each budget, as it is proven."""

@@ -19,16 +19,26 @@ FORMS: Final = "messages, conversations, prompt and completion, question and ans
 
 
 def read_texts(paths: Sequence[Path]) -> list[Text]:
-    """The texts in these files, each named by its path. Raises InvalidInput with the faults of all files."""
+    """The texts in these files, each named by its path; `DOMAIN=FILE` also says what domain it belongs to.
+
+    Raises InvalidInput with the faults of all files.
+    """
     found: list[Text] = []
     faults: list[Fault] = []
-    for path in paths:
+    for given in paths:
+        path, domain = _named(given)
         try:
-            found.append(Text(str(path), _content(path)))
+            found.append(Text(str(path), _content(path), domain))
         except InvalidInput as error:
             faults += error.faults
     raise_faults(faults)
     return found
+
+
+def _named(given: Path) -> tuple[Path, str]:
+    """A path and its domain. An equals sign in the name of an existing file belongs to the name."""
+    domain, equals, name = str(given).partition("=")
+    return (given, "") if not equals or not domain or given.exists() else (Path(name), domain)
 
 
 def _content(path: Path) -> str:

@@ -28,7 +28,10 @@ from raq_solver.quant_types import QuantType
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What a trial runs on: the model, the importance its quantizer sees, the texts, and how many windows of them."""
+    """What a trial runs on: the model, the importance its quantizer sees, the texts, and how many windows of them.
+
+    Raises InvalidInput without any text.
+    """
 
     model: ModelFile
     path: Path
@@ -39,6 +42,10 @@ class Bench:
     effort: Effort = "fast"
     threads: int = 0
     library: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise InvalidInput(Fault("text", "there is none to measure on; name at least one text file"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +132,7 @@ class Trial:
 
 
 def spread_windows(model: Engine, texts: Sequence[Text], count: int) -> Int32[np.ndarray, "windows context"]:
-    """At most `count` windows, evenly spread over all texts.
-
-    Raises InvalidInput if there is no text or one is shorter than two windows.
-    """
-    if not texts:
-        raise InvalidInput(Fault("text", "there is none to measure on; name at least one text file"))
+    """At most `count` windows, evenly spread over all texts. Raises InvalidInput if one is shorter than two windows."""
     everything = np.concatenate(cut_windows(model, texts, None))
     if len(everything) <= count:
         return everything

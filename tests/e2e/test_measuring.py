@@ -2,6 +2,10 @@
 
 import csv
 import io
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,17 +77,39 @@ def test_better_worse_and_the_same(model_path: Path, tmp_path: Path, text: Path)
     assert "worse" in back.out
 
 
-def test_importance_is_collected_and_resumed(model_path: Path, data: Path, tmp_path: Path) -> None:
-    text, out, again = data / "gsm8k.calibration.txt", tmp_path / "i.gguf", tmp_path / "again.gguf"
-    arguments = ("imatrix", "collect", model_path, "-t", text)
-    assert client(*arguments, "-o", out, "--windows", "4", "--json").json["entries"] == 28
-    # As after an interrupt: two windows are counted in the partial file.
-    assert client(*arguments, "-o", tmp_path / "again.partial.gguf", "--windows", "2").code == 0
-    resumed = client(*arguments, "-o", again, "--windows", "4")
+def test_importance_is_collected(model_path: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "i.gguf"
+    arguments = ("imatrix", "collect", model_path, "-t", data / "gsm8k.calibration.txt", "--windows", "4")
+    assert client(*arguments, "-o", out, "--json").json["entries"] == 28
+    assert client("solve", "-b", "5", "-m", model_path, "-i", out, "--types", "Q8_0,Q4_0").code == 0
+    shown = client("imatrix", "show", out, "--json").json
+    assert all(0 < row["bias"] < 1 and row["centre"] is not None for row in shown)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_collection_goes_on(model_path: Path, data: Path, tmp_path: Path, how: signal.Signals) -> None:
+    text, out, partial = tmp_path / "text.txt", tmp_path / "i.gguf", tmp_path / "i.partial.gguf"
+    text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:30_000], encoding="utf-8")
+    arguments = ["imatrix", "collect", str(model_path), "-t", str(text), "--context", "64"]
+    command = [sys.executable, "-c", "from raq_client.cli.app import main; main()", *arguments, "-o", str(out)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        while not partial.exists():  # then a third is done
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.send_signal(how)
+    assert running.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
+    assert partial.exists()
+    assert not out.exists()
+    refused = client(*arguments, "-o", out, "--process-output")
+    assert refused.code == 2
+    assert "was begun with another model, other texts" in refused.err
+    resumed = client(*arguments, "-o", out)
     assert resumed.code == 0, resumed.err
     assert "going on" in resumed.err
-    assert not (tmp_path / "again.partial.gguf").exists()
-    first, second = (read_importance(path) for path in (out, again))
+    assert not partial.exists()
+    whole = tmp_path / "whole.gguf"
+    assert client(*arguments, "-o", whole).code == 0
+    first, second = (read_importance(path) for path in (out, whole))
+    assert first.datasets == second.datasets == (str(text),)
     for name, entry in first.entries.items():
-        assert entry.mean_squares == pytest.approx(second.entries[name].mean_squares, rel=1e-4)
-    assert client("solve", "-b", "5", "-m", model_path, "-i", out, "--types", "Q8_0,Q4_0").code == 0
+        assert entry.mean_squares == pytest.approx(second.entries[name].mean_squares, rel=1e-6)

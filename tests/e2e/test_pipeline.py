@@ -144,7 +144,7 @@ def test_refining_never_ends_worse(
     assert taken[-1] == min(measured) < measured[0]
     refused = client(*arguments, "--refine", "1", "--force")
     assert refused.code == 2
-    assert "there is none to measure on" in refused.err
+    assert "needs --calibration" in refused.err
 
 
 def test_prediction_mixture_and_manifest_are_told(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raq_client.sensitivity_choices import Choices
 from raq_client.sensitivity_design import balanced_design, most_telling, role_design, single_design
 from raq_client.sensitivity_fit import Evaluation, Fit, fit_sensitivities
 
@@ -117,13 +118,43 @@ def test_role_designs_hold_each_tensor_once() -> None:
     assert sorted(name for group in groups for name in group) == sorted(NAMES)
 
 
-def test_the_most_telling_tensor_has_the_largest_uncertain_loss() -> None:
-    errors = np.linspace(1, 2, len(NAMES))
-    fit = Fit(np.ones(len(NAMES)), errors, np.zeros(len(NAMES)))
-    assert most_telling(NAMES, fit, {}, frozenset()) == NAMES[-1]
-    assert most_telling(NAMES, fit, {}, frozenset({(NAMES[-1],)})) == NAMES[-2]
-    assert most_telling(NAMES, fit, {NAMES[0]: 9.0}, frozenset()) == NAMES[0]
-    assert most_telling(NAMES, fit, {}, frozenset(single_design(NAMES))) is None
+def test_without_choices_the_largest_doubt_is_most_telling() -> None:
+    fit = Fit(np.ones(len(NAMES)), np.linspace(1, 2, len(NAMES)), np.zeros(len(NAMES)))
+    assert most_telling(NAMES, fit, None, frozenset()) == NAMES[-1]
+    assert most_telling(NAMES, fit, None, frozenset({(NAMES[-1],)})) == NAMES[-2]
+    assert most_telling(NAMES, fit, None, frozenset(single_design(NAMES))) is None
+
+
+def test_what_changes_no_choice_is_worth_nothing() -> None:
+    """Three tensors, two types, room for one larger type: the second and third dispute it, the first surely has not."""
+    names = ("sure", "near", "nearer")
+    errors, sizes = np.array([[0.1, 0.0]] * 3), np.array([[10, 20]] * 3)
+    choices = Choices(names, errors, sizes, (40,))
+    fit = Fit(np.array([0.1, 1.0, 1.1]), np.array([0.05, 0.3, 0.05]), np.zeros(3))
+    worth = choices.worth_of_knowing(names, fit)
+    assert worth[0] < 1e-12 < worth[2] < worth[1]
+    assert most_telling(names, fit, choices, frozenset()) == "near"
+    certain = choices.worth_of_knowing(names, Fit(fit.values, np.zeros(3), np.ones(3)))
+    np.testing.assert_allclose(certain, 0, atol=1e-15)
+    stranger = choices.worth_of_knowing(("near", "unknown"), Fit(fit.values[1:], fit.errors[1:], np.zeros(2)))
+    assert stranger[1] == 0
+
+
+@given(st.integers(0, 1000))
+def test_the_worth_of_knowing_is_what_the_best_of_each_case_saves(seed: int) -> None:
+    """One tensor at a known price: the mean over drawn sensitivities of (choice by the estimate - best choice)."""
+    random = np.random.default_rng(seed)
+    errors, sizes = np.sort(random.uniform(0, 0.1, (1, 4)))[:, ::-1].copy(), np.array([[10, 20, 30, 40]])
+    value, doubt = 1.0, float(random.uniform(0.05, 0.5))
+    choices = Choices(("a",), errors, sizes, (25,))
+    worth = choices.worth_of_knowing(("a",), Fit(np.array([value]), np.array([doubt]), np.zeros(1)))[0]
+    price = choices.price(np.array([value]), 25)
+    spread = math.sqrt(math.log1p((doubt / value) ** 2))
+    drawn = np.exp(random.normal(-(spread**2) / 2, spread, 20_000))
+    costs = drawn[:, None] * errors + price * sizes
+    chosen = (errors + price * sizes)[0].argmin()
+    expected = (costs[:, chosen] - costs.min(axis=1)).mean() / errors[0, chosen]
+    assert worth == pytest.approx(expected, rel=0.3, abs=0.01)
 
 
 @pytest.mark.parametrize("count", [6, 12, 20])
@@ -132,7 +163,7 @@ def test_more_evaluations_come_nearer(count: int) -> None:
     found = _evaluate(truth, role_design(NAMES), 0.02, 0)
     while len(found) < count:
         fit = fit_sensitivities(NAMES, found)
-        name = most_telling(NAMES, fit, {}, frozenset(e.tensors for e in found))
+        name = most_telling(NAMES, fit, None, frozenset(e.tensors for e in found))
         assert name is not None
         found += _evaluate(truth, [(name,)], 0.02, len(found))
     miss = np.abs(fit_sensitivities(NAMES, found).values - truth).sum() / truth.sum()

@@ -121,6 +121,34 @@ def test_merging_is_counting_in_one_run() -> None:
         merge([one, Importance({"a": _entry([1], [1])})])
 
 
+def _with_means(sums: list[float], counts: list[float], plain: list[float]) -> Entry:
+    return Entry(np.array(sums, np.float32), np.array(counts, np.float32), np.array(plain, np.float32))
+
+
+def test_sums_of_inputs_are_kept_merged_and_blended(tmp_path: Path) -> None:
+    one = Importance({"a": _with_means([2, 6, 10, 30], [2, 10], [1, -2, 5, 0])}, ("x",), 1)
+    two = Importance({"a": _with_means([2, 2, 0, 0], [2, 0], [3, 0, 0, 0])}, ("y",), 1)
+    path = tmp_path / "means.gguf"
+    write_importance(one, path)
+    again = read_importance(path)
+    assert again.digest() == one.digest() == Importance({"a": _entry([2, 6, 10, 30], [2, 10])}).digest()
+    for found in (again.entries["a"].means, merge([one]).entries["a"].means):
+        np.testing.assert_array_equal(np.asarray(found), [[0.5, -1], [0.5, 0]])
+    raw = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    assert raw["a.in_sum"].shape.tolist() == raw["a.in_sum2"].shape.tolist() == [2, 2]
+    np.testing.assert_array_equal(np.asarray(merge([one, two]).entries["a"].means), [[1, -0.5], [0.5, 0]])
+    np.testing.assert_allclose(
+        np.asarray(blend([(one, 1.0), (two, 3.0)]).entries["a"].means), [[0.25 * 0.5 + 0.75 * 1.5, -0.25], [0.5, 0]]
+    )
+    assert merge([one, Importance({"a": _entry([1, 1, 1, 1], [1, 1])})]).entries["a"].means is None
+
+
+@pytest.mark.parametrize(("plain", "what"), [([np.nan, 1], "not finite"), ([1, 1, 1], "3 sums of inputs, but 2")])
+def test_impossible_sums_of_inputs_are_refused(plain: list[float], what: str) -> None:
+    with pytest.raises(InvalidInput, match=what):
+        Importance({"a": _with_means([1, 1], [1], plain)})
+
+
 def test_domains_count_by_weight_not_by_length() -> None:
     short = Importance({"a": _entry([2, 0], [1]), "b": _entry([4, 8], [1, 0])}, ("x",))
     long = Importance({"a": _entry([0, 4000], [1000]), "b": _entry([8, 8], [1, 1])}, ("y",))

@@ -30,6 +30,16 @@ def test_figures_of_a_tensor_computed_by_hand() -> None:
     assert (one.active, one.outliers, one.similarity, one.tied) == (0.75, 0.25, None, ())
 
 
+def test_mean_inputs_and_their_share_of_the_squares() -> None:
+    squares, counts = np.array([8, 2, 0, 0], np.float32), np.array([2, 0], np.float32)
+    plain = np.array([-4, 0, 0, 0], np.float32)
+    (one,) = entry_statistics(Importance({"a": Entry(squares, counts, plain)}))
+    # Means -2 and 0, mean squares 4 and 1; the second expert was not reached.
+    assert (one.centre, one.bias) == (-1.0, 0.8)
+    (without,) = entry_statistics(Importance({"a": Entry(squares, counts)}))
+    assert (without.centre, without.bias) == (None, None)
+
+
 def test_an_even_input_has_the_most_entropy_and_a_lone_column_none() -> None:
     even, lone = entry_statistics(_importance(a=([1, 1, 1, 1], [1]), b=([0, 0, 5, 0], [1])))
     assert (even.entropy, even.entropy_share) == (2.0, 1.0)

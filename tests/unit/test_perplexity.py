@@ -119,7 +119,7 @@ def test_no_text_and_short_texts_are_all_named_at_once() -> None:
     with pytest.raises(InvalidInput) as caught:
         check(MODEL, MODEL, [Text("one", "a few words"), SHORT, Text("two", "")])
     assert [fault.where for fault in caught.value.faults] == ["one", "two"]
-    assert "needs at least 2 windows of 512" in caught.value.faults[0].what
+    assert "at least 2 windows of 512 are needed" in caught.value.faults[0].what
     with pytest.raises(InvalidInput, match="windows: must be at least 2, not 1"):
         check(MODEL, MODEL, [SHORT], windows=1)
 

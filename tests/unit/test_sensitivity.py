@@ -15,7 +15,8 @@ from raq_client.model_file import open_model
 from raq_client.perplexity import Text, measure
 from raq_client.quantize import quantize_model
 from raq_client.sensitivity import Sensitivities, measure_sensitivities
-from raq_client.sensitivity_design import expected_of, leverage_of
+from raq_client.sensitivity_choices import choices_of
+from raq_client.sensitivity_design import Design, expected_of, planned_groups
 from raq_client.trial import Bench, Trial
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
@@ -72,14 +73,29 @@ def test_an_interrupted_run_goes_on(measured: tuple[Sensitivities, Path], tmp_pa
     assert len(cut.read_text().splitlines()) == len(lines) + 1
 
 
-def test_few_evaluations_go_to_roles_first(measured: tuple[Sensitivities, Path], tmp_path: Path) -> None:
+def test_few_evaluations_go_to_roles_first_where_something_is_foreseen(
+    measured: tuple[Sensitivities, Path], tmp_path: Path
+) -> None:
     found, _ = measured
-    few = measure_sensitivities(_bench(), evaluations=14, cache=tmp_path)
-    assert [len(e.tensors) for e in few.evaluations] == [1, *[4] * 7, 1, *[1] * 5]
+    bench = _bench()
+    profile = measure_profile(bench.model, bench.importance, [CATALOGUE["Q6_K"], CATALOGUE["Q3_K"]])
+    foreseen, choices = expected_of(profile), choices_of(profile)
+    few = measure_sensitivities(bench, evaluations=12, choices=choices, expected=foreseen, cache=tmp_path)
+    assert [len(e.tensors) for e in few.evaluations] == [1, *[4] * 7, 1, *[1] * 3]
+    blind = measure_sensitivities(bench, evaluations=6, choices=choices, cache=tmp_path)
+    assert [len(e.tensors) for e in blind.evaluations] == [1] * 6
+    assert {("output.weight",), ("token_embd.weight",)} < {e.tensors for e in blind.evaluations}
     miss = np.log(few.fit.values / found.fit.values)
     assert np.sqrt(np.square(miss).mean()) < np.log(found.fit.values).std()
-    fewer = measure_sensitivities(_bench(), evaluations=3, cache=tmp_path)
+    fewer = measure_sensitivities(bench, evaluations=3, expected=foreseen, cache=tmp_path)
     assert [len(e.tensors) for e in fewer.evaluations] == [10, 10, 10]
+
+
+@pytest.mark.parametrize(("design", "sizes"), [("single", [1] * 4), ("groups", [8, 8, 7, 7]), ("balanced", [15] * 4)])
+def test_designs_by_name(design: Design, sizes: list[int]) -> None:
+    names = open_model(MODEL).tensors
+    quantizable = [tensor.name for tensor in names if tensor.source_type.name == "F16"]
+    assert [len(group) for group in planned_groups(design, quantizable, 4, foreseen=True)] == sizes
 
 
 def test_a_profile_takes_the_sensitivities_over(measured: tuple[Sensitivities, Path]) -> None:
@@ -120,7 +136,7 @@ def test_what_cannot_be_perturbed_is_refused(tmp_path: Path) -> None:
     ):
         model.run({"output.weight": CATALOGUE["Q4_K"]})
     with pytest.raises(InvalidInput, match="there is none to measure on"):
-        measure_sensitivities(replace(_bench(), texts=[]))
+        replace(_bench(), texts=[])
     with pytest.raises(InvalidInput, match="evaluations: must be at least 1"):
         measure_sensitivities(_bench(), evaluations=0)
 
@@ -166,7 +182,7 @@ def test_what_the_residual_stream_foresees_makes_few_evaluations_better(tmp_path
         probe=probe,
         evaluations=12,
         expected=expected_of(profile),
-        leverage=leverage_of(profile),
+        choices=choices_of(profile),
         cache=tmp_path,
     )
     misses = [float(np.sqrt(np.square(np.log(found.fit.values) - full).mean())) for found in (blind, led)]
@@ -174,12 +190,11 @@ def test_what_the_residual_stream_foresees_makes_few_evaluations_better(tmp_path
     assert misses[1] < 0.85 * misses[0]
 
 
-def test_a_profile_foresees_and_weighs_only_what_it_can() -> None:
+def test_a_profile_foresees_and_offers_only_what_it_can() -> None:
     types = [CATALOGUE["Q8_0"], CATALOGUE["Q2_K"]]
     with_importance = measure_profile(_bench().model, _bench().importance, types)
     assert max(expected := expected_of(with_importance), key=lambda name: expected[name]) == "output.weight"
     assert expected_of(measure_profile(_bench().model, None, types)) == {}
-    leverage = leverage_of(with_importance)
-    assert leverage["output_norm.weight"] == 0
-    row = [tensor.name for tensor in with_importance.tensors].index("blk.0.attn_q.weight")
-    assert leverage["blk.0.attn_q.weight"] == with_importance.relative_errors[row, -1]  # F16 costs nothing
+    choices = choices_of(with_importance)
+    assert "output_norm.weight" not in choices.names
+    assert len(choices.names) == 30

@@ -54,3 +54,14 @@ def test_all_unreadable_files_at_once(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as caught:
         read_texts([tmp_path / "none.txt", tmp_path / "binary.txt"])
     assert len(caught.value.faults) == 2
+
+
+def test_a_text_may_say_its_domain(tmp_path: Path) -> None:
+    path, odd = tmp_path / "a.txt", tmp_path / "x=y.txt"
+    path.write_text("one", encoding="utf-8")
+    odd.write_text("two", encoding="utf-8")
+    plain, named, other = read_texts([path, Path(f"math={path}"), odd])
+    assert (plain.name, plain.domain, named.name, named.domain) == (str(path), "", str(path), "math")
+    assert (other.name, other.domain) == (str(odd), "")
+    with pytest.raises(InvalidInput, match=r"none\.txt: can't be read"):
+        read_texts([Path("math=none.txt")])

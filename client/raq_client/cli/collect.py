@@ -1,5 +1,8 @@
 """`raq-client imatrix collect`: run calibration text through a model and count what drives each tensor."""
 
+import hashlib
+from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +17,13 @@ if TYPE_CHECKING:
     from raq_client.perplexity import Text
 
 
+class Sums(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
+    """How sums are kept while they grow."""
+
+    FLOAT64 = "float64"
+    FLOAT32 = "float32"
+
+
 def collect(
     model: options.ModelArgument,
     output: options.Output,
@@ -21,6 +31,9 @@ def collect(
     context: options.Context = 512,
     windows: options.Windows = None,
     output_head: Annotated[bool, typer.Option("--process-output", help="Count the output head too.")] = False,
+    sums: Annotated[
+        Sums, typer.Option("--sums", help="How to add: float64, or float32 with llama-imatrix's errors of rounding.")
+    ] = Sums.FLOAT64,
     threads: options.Threads = 0,
     libllama: options.Library = None,
     force: options.Force = False,
@@ -42,7 +55,8 @@ def collect(
     check_output(output, force=force)
     texts = read_texts(text or [])
     partial = output.with_name(f"{output.stem}.partial.gguf")
-    resume = _resumed(partial, texts)
+    marks = _marks(model, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''}")
+    resume = _resumed(partial, marks)
     with progress_bar("collecting") as report:
         found = count(
             model,
@@ -50,10 +64,11 @@ def collect(
             context=context,
             windows=windows,
             output_head=output_head,
+            sums=sums.value,
             threads=threads,
             library=libllama,
             resume=resume,
-            save=lambda importance: write_importance(importance, partial, force=True),
+            save=lambda importance: write_importance(replace(importance, datasets=marks), partial, force=True),
             progress=report,
         )
     write_importance(found, output, force=force)
@@ -72,15 +87,26 @@ def collect(
         say(f"{output}: {len(found.entries)} tensors, {found.chunk_count} windows of {found.chunk_size} tokens")
 
 
-def _resumed(partial: Path, texts: "list[Text]") -> "Importance | None":
-    """What an interrupted run counted; raises InvalidInput if it was on other texts."""
+def _marks(model: Path, texts: "list[Text]", ways: str) -> tuple[str, ...]:
+    """What a partial file is of: the names of the texts, and a digest of these, the model and what sums depend on."""
+    from raq_client.model_file import open_model
+
+    state = hashlib.sha256(f"{open_model(model).fingerprint()} {ways}".encode())
+    for each in texts:
+        state.update(hashlib.sha256(each.content.encode()).digest())
+    return *(each.name for each in texts), f"sha256:{state.hexdigest()}"
+
+
+def _resumed(partial: Path, marks: tuple[str, ...]) -> "Importance | None":
+    """What an interrupted run counted; raises InvalidInput if it was another one."""
     from raq_client.imatrix_files import read_importance
 
     if not partial.exists():
         return None
     found = read_importance(partial)
-    if found.datasets != tuple(each.name for each in texts):
-        what = f"was counted on other texts ({', '.join(found.datasets)}); remove it, or name the same texts"
+    if found.datasets != marks:
+        texts = ", ".join(found.datasets[:-1])
+        what = f"was begun with another model, other texts ({texts}) or other options; remove it, or give the same"
         raise InvalidInput(Fault(str(partial), what))
     say(f"going on from {partial}: {found.chunk_count} windows are counted")
     return found

@@ -70,8 +70,8 @@ def show(
 ) -> None:
     """Show what an importance file says of every tensor, block, zone or role, or of the experts of one tensor.
 
-    The figures are those of llama-imatrix --show-statistics. They describe activations; they do not rank tensors by
-    damage.
+    The figures are those of llama-imatrix --show-statistics, and where the file has sums of inputs their mean and the
+    share that the means have in the mean squares (bias). They describe activations; they do not rank tensors by damage.
 
     Example: raq-client imatrix show imatrix.gguf --by zone
     """

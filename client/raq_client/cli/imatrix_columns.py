@@ -19,6 +19,8 @@ ENTRIES: Final = (
     Column("active %", lambda row: f"{100 * row.active:.1f}"),
     Column("outlier %", lambda row: f"{100 * row.outliers:.1f}"),
     Column("similar", lambda row: "" if row.similarity is None else f"{row.similarity:.3f}"),
+    Column("mean", lambda row: "" if row.centre is None else f"{row.centre:.3g}"),
+    Column("bias %", lambda row: "" if row.bias is None else f"{100 * row.bias:.1f}"),
     Column("silent", lambda row: f"{row.silent_experts} of {row.experts}" if row.experts > 1 else ""),
     Column("same input", _tied, figures=False),
 )

@@ -33,7 +33,13 @@ Imatrix = Annotated[
 ]
 Texts = Annotated[
     list[Path] | None,
-    typer.Option("--text", "-t", help="Text to check on; may be repeated.", show_default=False),
+    typer.Option(
+        "--text",
+        "-t",
+        metavar="[DOMAIN=]FILE",
+        help="Text; may be repeated. Texts of one domain are reported together too.",
+        show_default=False,
+    ),
 ]
 Loss = Annotated[
     str | None,

@@ -1,16 +1,50 @@
 """What `--refine` adds to `run`: the closed loop, with its rounds told."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from raq_client.cli.console import progress_bar, say
 from raq_client.perplexity import Text
 from raq_client.planning import Plan, Request, Sources, importance_of
 from raq_client.solving import asker_at
+from raq_client.texts import read_texts
+from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 
 WINDOWS = 16
 """Windows of text that each trial is measured on."""
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """Whether a plan is tried and corrected before it is carried out, and on which text."""
+
+    refine: Annotated[
+        int,
+        typer.Option(
+            "--refine", min=0, help="Most rounds of trying, correcting and solving again; needs --calibration."
+        ),
+    ] = 0
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option("--calibration", help="Text to refine on, not the one to check on.", show_default=False),
+    ] = None
+
+    def texts(self) -> list[Text]:
+        """The text to refine on. Raises InvalidInput where there is none to refine on."""
+        if self.refine and not self.calibration:
+            what = "needs --calibration: text to try allocations on, not the one to check on"
+            raise InvalidInput(Fault("--refine", what))
+        return read_texts(self.calibration or [])
+
+    def refined(self, plan: Plan, sources: Sources, request: Request, texts: list[Text], library: Path | None) -> Plan:
+        """The plan after the rounds that were asked for; itself without any, or where nothing fits."""
+        if not self.refine or plan.outcome.allocation is None:
+            return plan
+        return refined_plan(plan, sources, request, self.refine, texts, library)
 
 
 def refined_plan(

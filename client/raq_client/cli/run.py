@@ -13,7 +13,7 @@ from raq_client.cli.console import OUT, print_json, say, size_bar
 from raq_client.cli.demand_options import DemandOptions
 from raq_client.cli.gate_options import GateOptions
 from raq_client.cli.groups import AskOptions, CheckOptions, MeasureOptions
-from raq_client.cli.refining import refined_plan
+from raq_client.cli.refining import RefineOptions
 from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
 from raq_client.cli.worst_options import WorstOptions
@@ -37,13 +37,6 @@ def run(
     demand: DemandOptions,
     ask: AskOptions,
     checks: CheckOptions,
-    refine: Annotated[
-        int, typer.Option("--refine", min=0, help="Rounds of trying, measuring and solving again; needs --calibration.")
-    ] = 0,
-    calibration: Annotated[
-        list[Path] | None,
-        typer.Option("--calibration", help="Text to refine on, not the one to check on.", show_default=False),
-    ] = None,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Stop after the plan.")] = False,
     manifest: Annotated[
         Path | None,
@@ -53,6 +46,7 @@ def run(
     as_json: options.Json = False,
     around: BaseOptions,
     memory: MemoryOptions,
+    refining: RefineOptions,
     gate: GateOptions,
     worst: WorstOptions,
 ) -> None:
@@ -63,7 +57,7 @@ def run(
     Example: raq-client run model-f16.gguf --budget 5.0 -i imatrix.gguf -t held-out.txt -o model-5bpw.gguf
     """
     settings = read_settings(Path.cwd())
-    texts = read_texts(checks.texts(settings))
+    texts, tried_on = read_texts(checks.texts(settings)), refining.texts()
     target = _checked_target(output, plan_only=plan_only, force=force)
     sources = measure.of_model(model, settings)
     request = Request(
@@ -74,13 +68,12 @@ def run(
         ask.seconds,
         around.around(settings, memory),
     )
-    worst.refuse({"--refine": bool(refine)})
+    worst.refuse({"--refine": bool(refining.refine)})
     if worst.worst_case:
         plan, sources = worst.plan(sources, (), request), blended(sources)
     else:
         plan = plan_for(sources, request)
-    if refine and plan.outcome.allocation is not None:
-        plan = refined_plan(plan, sources, request, refine, read_texts(calibration or []), checks.libllama)
+    plan = refining.refined(plan, sources, request, tried_on, checks.libllama)
     if not as_json or plan.outcome.allocation is None:
         print_plan(plan, Format.JSON if as_json else Format.TABLE)
     draw_moves(plan, around.plot)

@@ -1,5 +1,6 @@
 """`raq-client sensitivity`: measure how much the model's output moves when each tensor is damaged."""
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from raq_client.sensitivity import Sensitivities
 
 
+class Design(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
+    """Where runs of the model go."""
+
+    ADAPTIVE = "adaptive"
+    SINGLE = "single"
+    GROUPS = "groups"
+    BALANCED = "balanced"
+
+
 @spread
 def sensitivity(
     model: options.ModelArgument,
@@ -26,6 +36,10 @@ def sensitivity(
     evaluations: Annotated[
         int | None, typer.Option("--evaluations", min=1, help="Most runs of the model; one per tensor when not given.")
     ] = None,
+    design: Annotated[
+        Design, typer.Option("--design", help="Tensors damaged first: alone, by role, in random groups, or as fits.")
+    ] = Design.ADAPTIVE,
+    budget: options.Budget = None,
     windows: Annotated[int, typer.Option("--windows", min=2, help="Windows of text in each run.")] = 16,
     probe: Annotated[str, typer.Option("--probe", help="Quant type that damages.")] = "Q3_K",
     context: options.Context = 512,
@@ -37,8 +51,9 @@ def sensitivity(
 
     The model is loaded once; tensors are damaged and restored in memory, and the KL divergence over a little text is
     measured each time. With fewer runs than tensors, groups are damaged together and the rest is estimated, from each
-    tensor's share of the residual stream where importance tells it. An interrupted measurement goes on where it
-    stopped. Calibrate on text like the model's use, not on the text that the result is checked on.
+    tensor's share of the residual stream where importance tells it; each further run goes to the tensor that is worth
+    most to know for the sizes asked for (--budget; usual ones when not given). An interrupted measurement goes on
+    where it stopped. Calibrate on text like the model's use, not on the text that the result is checked on.
 
     Example: raq-client sensitivity model-f16.gguf -i imatrix.gguf -t calibration.txt -o model.profile.json
     """
@@ -49,25 +64,30 @@ def sensitivity(
     from raq_client.planning import importance_of, obtain_profile
     from raq_client.profile_file import save_profile
     from raq_client.sensitivity import measure_sensitivities
-    from raq_client.sensitivity_design import expected_of, leverage_of
+    from raq_client.sensitivity_choices import choices_of
+    from raq_client.sensitivity_design import expected_of
     from raq_client.trial import Bench
+    from raq_solver.budget import capacity_bytes, parse_budget
     from raq_solver.quant_types import quant_type
 
     check_output(output, force=force)
     damage = quant_type(probe)
     texts = read_texts(text or [])
     sources = measure.of_model(model, Settings())
-    profile = obtain_profile(sources, progress_bar)
     opened = open_model(model)
     importance = importance_of(opened, sources.imatrix)
-    cache = user_cache_path("raq") / "sensitivities"
     bench = Bench(opened, model, importance, texts, windows, context, sources.effort, sources.threads, libllama)
+    wanted = None if budget is None else parse_budget(budget)
+    profile = obtain_profile(sources, progress_bar)
+    capacity = None if wanted is None else capacity_bytes(wanted, int(profile.weights.sum()))
+    cache = user_cache_path("raq") / "sensitivities"
     with progress_bar("measuring sensitivity") as report:
         found = measure_sensitivities(
             bench,
             probe=damage,
             evaluations=evaluations,
-            leverage=leverage_of(profile),
+            design=design.value,
+            choices=choices_of(profile, capacity),
             expected=expected_of(profile),
             cache=cache,
             progress=report,
