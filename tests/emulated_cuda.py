@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "bindings_native"
 HOST = ROOT / "tests" / "cuda_host"
 SOURCES = (
-    *(NATIVE / "src" / f"{name}" for name in ("kernels_cuda.cu", "pipeline_cuda.cu", "quantize_cuda.cu")),
+    *(NATIVE / "src" / f"{name}_cuda.cu" for name in ("kernels", "pipeline", "quantize")),
     *(NATIVE / "src" / name for name in ("dispatch.cpp", "quantize_cpu.cpp")),
     *(HOST / name for name in ("runtime.cpp", "fibers.cpp", "exports.cpp")),
 )
@@ -54,7 +54,7 @@ def library() -> ctypes.CDLL:
         folder.mkdir(parents=True, exist_ok=True)
         _build(folder, built)
     found = ctypes.CDLL(str(built))
-    found.emulated_reset.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, ctypes.c_uint64, ctypes.c_double]
+    found.emulated_reset.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, ctypes.c_uint64, ctypes.c_double, ctypes.c_int]
     found.emulated_fail.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int]
     return found
 
@@ -122,12 +122,12 @@ class Machine:
     def __init__(self) -> None:
         self._native = library()
 
-    def reset(self, *devices: Device, seed: int = 0, eagerness: float = 0.5) -> None:
-        """Give back what is kept, then be a machine with these devices."""
+    def reset(self, *devices: Device, seed: int = 0, eagerness: float = 0.5, together: bool = False) -> None:
+        """Give back what is kept, then be a machine with these devices; `together`, all of them take part."""
         self.cuda_release()
         capabilities = np.array([device.capability for device in devices], np.int32)
         memory = np.array([device.memory for device in devices], np.uint64)
-        self._native.emulated_reset(len(devices), capabilities.ctypes.data, memory.ctypes.data, seed, eagerness)
+        self._native.emulated_reset(len(devices), capabilities.ctypes.data, memory.ctypes.data, seed, eagerness, together)
 
     def fail(self, call: str, n: int = 1, code: int = ILLEGAL_ADDRESS) -> None:
         """Let the n-th call of this name ("any": of anything) from now on fail."""

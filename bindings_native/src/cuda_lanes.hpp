@@ -18,11 +18,11 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   void reserve(std::size_t size, const char* call) {
-    if (size <= size_) return;
+    if (data_ != nullptr && size <= size_) return;
     Release(data_);
     data_ = nullptr;
     size_ = 0;
-    check(Allocate(&data_, size), call);
+    check(Allocate(&data_, size > 0 ? size : 1), call);
     size_ = size;
   }
   std::byte* data() const { return static_cast<std::byte*>(data_); }

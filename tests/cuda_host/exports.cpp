@@ -78,10 +78,10 @@ void raq_devices(char* text, std::size_t size) {
 void raq_release() { raq::cuda::release(); }
 
 void emulated_reset(int count, const int* capabilities, const std::size_t* memory, std::uint64_t seed,
-                    double eagerness) {
+                    double eagerness, int together) {
   std::vector<emulated::DeviceModel> devices;
   for (int i = 0; i < count; ++i) devices.push_back({capabilities[i] / 10, capabilities[i] % 10, memory[i]});
-  emulated::reset(std::move(devices), seed, eagerness);
+  emulated::reset(std::move(devices), seed, eagerness, together != 0);
 }
 
 void emulated_fail(const char* call, long n, int code) { emulated::fail(call, n, static_cast<cudaError_t>(code)); }

@@ -8,9 +8,11 @@
 //   while something is still queued.
 #include <sys/mman.h>
 
+#include <condition_variable>
 #include <deque>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,7 +29,8 @@ namespace {
 
 struct Block {
   std::size_t size;
-  int device;
+  int device;  // or host
+  int owner;   // the device that was current
 };
 constexpr int host = -1;
 
@@ -42,6 +45,10 @@ struct Machine {
   long failing_in = 0;
   cudaError_t failure = cudaSuccess, last = cudaSuccess;
   Counts counts;
+  std::mutex meeting;
+  std::condition_variable somebody_came;
+  std::set<int> met;
+  std::size_t expected = 0;
 } machine;
 thread_local int current = 0;
 
@@ -106,7 +113,7 @@ cudaError_t allocate(const char* call, void** data, std::size_t size, int device
   void* place = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   std::memset(place, static_cast<int>(machine.chance() % 256), size);
   if (device != host) mprotect(place, size, PROT_NONE);
-  machine.memory[static_cast<char*>(place)] = {size, device};
+  machine.memory[static_cast<char*>(place)] = {size, device, current};
   *data = place;
   return cudaSuccess;
 }
@@ -118,7 +125,7 @@ cudaError_t deallocate(const char* call, void* data, int device) {
   const auto found = machine.memory.find(static_cast<char*>(data));
   if (found == machine.memory.end() || found->second.device != device) return machine.last = cudaErrorInvalidValue;
   for (const Stream* stream : busy())
-    if (device == host || stream->device == device) ++machine.counts.freed_in_use;
+    if (stream->device == found->second.owner) ++machine.counts.freed_in_use;
   munmap(data, found->second.size);
   machine.memory.erase(found);
   return code;
@@ -144,6 +151,14 @@ bool own_addresses(std::initializer_list<Argument> arguments, int device) {
   return true;
 }
 
+// If devices are to begin together: waits until each of them has come here with its first part.
+void meet(int device) {
+  std::unique_lock lock(machine.meeting);
+  machine.met.insert(device);
+  machine.somebody_came.notify_all();
+  machine.somebody_came.wait(lock, [] { return machine.met.size() >= machine.expected; });
+}
+
 }  // namespace
 
 cudaError_t launch(const cudaLaunchConfig_t& shape, std::initializer_list<Argument> arguments,
@@ -158,13 +173,15 @@ cudaError_t launch(const cudaLaunchConfig_t& shape, std::initializer_list<Argume
   return code;
 }
 
-void reset(std::vector<DeviceModel> devices, std::uint64_t seed, double eagerness) {
+void reset(std::vector<DeviceModel> devices, std::uint64_t seed, double eagerness, bool together) {
   const Lock lock(machine.guard);
   machine.devices = std::move(devices);
   machine.chance.seed(seed);
   machine.eagerness = eagerness;
   machine.failing_call.clear();
   machine.counts = {};
+  machine.met.clear();
+  machine.expected = together ? machine.devices.size() : 0;
 }
 
 void fail(const std::string& call, long in, cudaError_t code) {
@@ -266,6 +283,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size, cudaMemcpyKind kind, cudaStream_t stream) {
+  meet(current);
   const Lock lock(machine.guard);
   const bool in = kind == cudaMemcpyHostToDevice;
   const bool sound = inside(to, size, in ? current : host) && inside(from, size, in ? host : current);
