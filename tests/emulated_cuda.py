@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -54,7 +54,13 @@ def library() -> ctypes.CDLL:
         folder.mkdir(parents=True, exist_ok=True)
         _build(folder, built)
     found = ctypes.CDLL(str(built))
-    found.emulated_reset.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, ctypes.c_uint64, ctypes.c_double, ctypes.c_int]
+    found.emulated_reset.argtypes = [
+        ctypes.c_int,
+        *[ctypes.c_void_p] * 2,
+        ctypes.c_uint64,
+        ctypes.c_double,
+        ctypes.c_int,
+    ]
     found.emulated_fail.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int]
     return found
 
@@ -116,6 +122,17 @@ class Device:
     memory: int = 64 * MIB
 
 
+@dataclass(frozen=True)
+class Found:
+    """As raq_native.CudaDevice."""
+
+    number: int
+    name: str
+    compute_capability: tuple[int, int]
+    memory_bytes: int
+    usable: bool
+
+
 class Machine:
     """An emulated machine, and raq's functions on it."""
 
@@ -127,7 +144,9 @@ class Machine:
         self.cuda_release()
         capabilities = np.array([device.capability for device in devices], np.int32)
         memory = np.array([device.memory for device in devices], np.uint64)
-        self._native.emulated_reset(len(devices), capabilities.ctypes.data, memory.ctypes.data, seed, eagerness, together)
+        self._native.emulated_reset(
+            len(devices), capabilities.ctypes.data, memory.ctypes.data, seed, eagerness, together
+        )
 
     def fail(self, call: str, n: int = 1, code: int = ILLEGAL_ADDRESS) -> None:
         """Let the n-th call of this name ("any": of anything) from now on fail."""
@@ -143,11 +162,15 @@ class Machine:
         """As in raq_native."""
         self._native.raq_release()
 
-    def cuda_devices(self) -> list[str]:
-        """A line for each device: number, name, capability, memory, usable."""
+    def cuda_devices(self) -> list[Found]:
+        """As in raq_native."""
         text = ctypes.create_string_buffer(4096)
         self._native.raq_devices(text, ctypes.c_size_t(4096))
-        return text.value.decode().splitlines()
+        lines = [line.split() for line in text.value.decode().splitlines()]
+        return [
+            Found(int(number), name, (int(major), int(minor)), int(memory), usable == "1")
+            for number, name, major, minor, memory, usable in lines
+        ]
 
     def quantize(
         self,

@@ -27,6 +27,7 @@ def profile(
     types: options.Types = None,
     effort: options.Effort = "fast",
     threads: options.Threads = 0,
+    device: options.Device = "cpu",
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure anew, and remember nothing.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -40,6 +41,7 @@ def profile(
     Example: raq-client profile model-f16.gguf --imatrix imatrix.gguf -o model.profile.json
     """
     from raq_client.atomic_file import check_output
+    from raq_client.devices import chosen_device
     from raq_client.planning import Sources, obtain_profile
     from raq_client.profile_file import save_profile
 
@@ -54,6 +56,7 @@ def profile(
             effort=effort,
             threads=threads,
             cached=not no_cache,
+            device=chosen_device(device, say),
         )
         measured = obtain_profile(sources, progress_bar)
     save_profile(measured, output, force=force)

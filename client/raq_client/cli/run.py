@@ -15,6 +15,7 @@ from raq_client.cli.refining import refined_plan
 from raq_client.cli.side_options import SideOptions
 from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, merged_demands, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
+from raq_client.devices import chosen_device
 from raq_client.planning import Plan, Request, Sources, importance_of
 from raq_client.premises import Around
 from raq_client.selection import Demands
@@ -45,6 +46,7 @@ def run(
     seconds: options.Seconds = None,
     effort: options.Effort = "fast",
     threads: options.Threads = 0,
+    device: options.Device = "cpu",
     check_context: Annotated[int, typer.Option("--check-context", min=8, help="Tokens of a window.")] = 512,
     windows: options.Windows = None,
     libllama: options.Library = None,
@@ -78,7 +80,13 @@ def run(
     texts = read_texts(text or list(settings.text))
     target = _checked_target(output, plan_only=plan_only, force=force)
     sources = Sources(
-        model, tuple(imatrix or settings.imatrix), None, options.listed(types) or settings.types, effort, threads
+        model,
+        tuple(imatrix or settings.imatrix),
+        None,
+        options.listed(types) or settings.types,
+        effort,
+        threads,
+        device=chosen_device(device, say),
     )
     demands = side.over(merged_demands(settings, pin, floor, ceiling, exclude, tie))
     wanted = around.around(settings, memory)
@@ -180,6 +188,7 @@ def _quantized(plan: Plan, sources: Sources, target: Path, *, force: bool, as_js
             target,
             threads=sources.threads,
             effort=sources.effort,
+            device=sources.device,
             force=force,
             progress=report,
             metadata={"raq.profile": plan.profile.digest(), "raq.problem": plan.problem.digest()},
