@@ -1,6 +1,6 @@
-// Stands in for NVIDIA's header of this name, so that a C++ compiler builds the .cu files for the processor: the part
-// of the CUDA runtime that they use, with devices made of ordinary memory (runtime.cpp). Names and meanings are those
-// of NVIDIA's documentation of the runtime API.
+// Stands in for NVIDIA's header of this name, so that a C++ compiler builds the .cu files for the processor:
+// the part of the CUDA runtime that they use, with devices made of ordinary memory (runtime.cpp). Names and
+// meanings are those of NVIDIA's documentation of the runtime API.
 #pragma once
 
 #include <cstddef>
@@ -62,7 +62,8 @@ cudaError_t cudaFreeHost(void* data);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size, cudaMemcpyKind kind,
+                            cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* data, int value, std::size_t size, cudaStream_t stream);
 
 void __syncthreads();
@@ -84,7 +85,8 @@ cudaError_t launch(const cudaLaunchConfig_t& shape, std::initializer_list<Argume
 }  // namespace emulated
 
 template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* shape, void (*kernel)(Parameters...), Arguments&&... given) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* shape, void (*kernel)(Parameters...),
+                               Arguments&&... given) {
   const std::tuple<Parameters...> arguments{static_cast<Parameters>(given)...};
   return std::apply(
       [&](const Parameters&... each) {

@@ -60,8 +60,9 @@ int raq_measure(const char* types, const float* weights, const float* importance
     std::vector<raq::QuantType> wanted;
     std::istringstream names(types);
     for (std::string name; names >> name;) wanted.push_back(raq::find_quant_type(name));
-    for (const raq::ErrorSums& found : raq::cuda::measure(wanted, {weights, importance, rows, length},
-                                                          static_cast<raq::Effort>(effort), number_of(device)))
+    for (const raq::ErrorSums& found :
+         raq::cuda::measure(wanted, {weights, importance, rows, length}, static_cast<raq::Effort>(effort),
+                            number_of(device)))
       *sums++ = found;
   });
 }
@@ -84,14 +85,16 @@ void emulated_reset(int count, const int* capabilities, const std::size_t* memor
   emulated::reset(std::move(devices), seed, eagerness, together != 0);
 }
 
-void emulated_fail(const char* call, long n, int code) { emulated::fail(call, n, static_cast<cudaError_t>(code)); }
+void emulated_fail(const char* call, long n, int code) {
+  emulated::fail(call, n, static_cast<cudaError_t>(code));
+}
 
 // calls, busiest, freed in use, allocations, streams, queued, then launches of four devices.
 void emulated_counts(long* out) {
   emulated::Counts counts = emulated::counts();
-  for (const long count : {counts.calls, counts.busiest, counts.freed_in_use, counts.allocations, counts.streams,
-                           counts.queued, counts.launches[0], counts.launches[1], counts.launches[2],
-                           counts.launches[3]})
+  for (const long count :
+       {counts.calls, counts.busiest, counts.freed_in_use, counts.allocations, counts.streams, counts.queued,
+        counts.launches[0], counts.launches[1], counts.launches[2], counts.launches[3]})
     *out++ = count;
 }
 }

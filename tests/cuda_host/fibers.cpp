@@ -24,7 +24,8 @@ struct Fiber {
 // A fiber takes one thread after the other; only where a thread waits, another fiber goes on with the rest.
 class Group {
  public:
-  Group(std::vector<unsigned> order, const std::function<void()>& body) : order_(std::move(order)), body_(body) {}
+  Group(std::vector<unsigned> order, const std::function<void()>& body)
+      : order_(std::move(order)), body_(body) {}
 
   void run(std::mt19937_64& chance) {
     while (next_ < order_.size()) resume(fresh());

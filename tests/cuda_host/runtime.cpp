@@ -1,11 +1,13 @@
 // Devices made of ordinary memory, with a scheduler that does no more than streams promise.
 //
-// - What is queued on a stream runs in the stream's order, and otherwise whenever chance wants: at the next call of
-//   anything, or not before its stream is waited for. A missing wait therefore shows as wrong bytes, for some seeds.
-// - Memory of a device can be touched only while that device runs something (else the process ends with a segmentation
-//   fault), and kernels may be handed addresses of their own device only.
-// - Copies must be from and to pinned memory. New memory holds noise, and memory may not be freed or streams destroyed
-//   while something is still queued.
+// - A stream's work runs in its order, and otherwise whenever chance wants: at the next call of anything, or
+// not before
+//   the stream is waited for. A missing wait therefore shows as wrong bytes, for some seeds.
+// - Memory of a device can be touched only while that device runs something (else: a segmentation fault), and
+// kernels
+//   are handed addresses of their own device only.
+// - Copies are from and to pinned memory. New memory holds noise, and none may be freed while something is
+// queued.
 #include <sys/mman.h>
 
 #include <condition_variable>
@@ -75,17 +77,18 @@ std::vector<Stream*> busy() {
   return found;
 }
 
-// Runs the head of one stream.
 void progress() {
   const std::vector<Stream*> found = busy();
   if (!found.empty()) run_one(*found[machine.chance() % found.size()]);
 }
 
-// What every call begins with: devices may get on with their work meanwhile, and the call may be told to fail.
+// What every call begins with: devices may get on with their work meanwhile, and the call may be told to
+// fail.
 cudaError_t enter(const char* name) {
   ++machine.counts.calls;
   while (chances(machine.eagerness) && !busy().empty()) progress();
-  if (machine.failing_call.empty() || (machine.failing_call != "any" && machine.failing_call != name)) return cudaSuccess;
+  if (machine.failing_call.empty() || (machine.failing_call != "any" && machine.failing_call != name))
+    return cudaSuccess;
   if (--machine.failing_in != 0) return cudaSuccess;
   machine.failing_call.clear();
   return machine.last = machine.failure;
@@ -123,7 +126,8 @@ cudaError_t deallocate(const char* call, void* data, int device) {
   if (data == nullptr) return cudaSuccess;
   const cudaError_t code = enter(call);
   const auto found = machine.memory.find(static_cast<char*>(data));
-  if (found == machine.memory.end() || found->second.device != device) return machine.last = cudaErrorInvalidValue;
+  if (found == machine.memory.end() || found->second.device != device)
+    return machine.last = cudaErrorInvalidValue;
   for (const Stream* stream : busy())
     if (stream->device == found->second.owner) ++machine.counts.freed_in_use;
   munmap(data, found->second.size);
@@ -139,8 +143,8 @@ cudaError_t queue(const char* call, Stream* stream, bool sound, std::function<vo
   return cudaSuccess;
 }
 
-// Whether every word that looks like an address is one in the device's memory. Numbers stay far below 2^44; addresses
-// of a 64-bit Linux process lie above.
+// Whether every word that looks like an address is one in the device's memory. Numbers stay far below 2^44;
+// addresses of a 64-bit Linux process lie above.
 bool own_addresses(std::initializer_list<Argument> arguments, int device) {
   for (const Argument& argument : arguments)
     for (std::size_t at = 0; at + sizeof(std::uint64_t) <= argument.size; at += sizeof(std::uint64_t)) {
@@ -241,13 +245,11 @@ cudaError_t cudaGetLastError() {
 }
 
 const char* cudaGetErrorString(cudaError_t code) {
-  switch (code) {
-    case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorNoDevice: return "no CUDA-capable device is detected";
-    case cudaErrorInvalidValue: return "invalid argument";
-    case cudaErrorIllegalAddress: return "an illegal memory access was encountered";
-    default: return "another error";
-  }
+  static const std::map<cudaError_t, const char*> texts = {
+      {cudaErrorMemoryAllocation, "out of memory"},
+      {cudaErrorNoDevice, "no CUDA-capable device is detected"},
+      {cudaErrorIllegalAddress, "an illegal memory access was encountered"}};
+  return texts.contains(code) ? texts.at(code) : "another error";
 }
 
 cudaError_t cudaMalloc(void** data, std::size_t size) {
@@ -282,7 +284,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return code;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size, cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
   meet(current);
   const Lock lock(machine.guard);
   const bool in = kind == cudaMemcpyHostToDevice;
@@ -292,5 +295,6 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size, cudaMe
 
 cudaError_t cudaMemsetAsync(void* data, int value, std::size_t size, cudaStream_t stream) {
   const Lock lock(machine.guard);
-  return queue("cudaMemsetAsync", stream, inside(data, size, current), [=] { std::memset(data, value, size); });
+  return queue("cudaMemsetAsync", stream, inside(data, size, current),
+               [=] { std::memset(data, value, size); });
 }

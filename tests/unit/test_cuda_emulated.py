@@ -5,11 +5,13 @@ hardware: that is for tests/gpu.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import raq_native
+from cuda_speed import speeds, table_seconds
 from emulated_cuda import OUT_OF_MEMORY, Device, Found, Machine, compiler, sums_of
 from hard_rows import hard_rows, importances
 from raq_native import QUANT_TYPES
@@ -247,3 +249,21 @@ def test_a_failed_call_is_named(machine: Machine) -> None:
         machine.fail(call)
         with pytest.raises(RuntimeError, match=f"^CUDA: {call}: an illegal memory access was encountered$"):
             machine.quantize("Q8_0", weights)
+
+
+def test_the_figures_for_devices_can_be_taken(machine: Machine) -> None:
+    """The code of tests/bench/bench_cuda.py runs; the numbers mean nothing here."""
+    weights, importance = ordinary(70)
+    found = speeds(machine, ["F32", "Q8_0"], weights, importance, "cuda", "fast")
+    assert [speed.name for speed in found] == ["F32", "Q8_0"]
+    assert all(min(speed.cuda, speed.of_copying, speed.times_processor) > 0 for speed in found)
+    assert table_seconds(machine, ["Q8_0", "Q4_0"], weights, importance, "cuda:0", 27) > 0
+
+
+def test_threads_share_a_machine(machine: Machine) -> None:
+    rows = [ordinary(150 + seed, seed=seed)[0] for seed in range(4)]
+    machine.reset(Device(), Device(), eagerness=0.2)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda weights: machine.quantize("Q8_0", weights), rows))
+    for blocks, weights in zip(found, rows, strict=True):
+        assert np.array_equal(blocks, raq_native.quantize("Q8_0", weights))
