@@ -16,20 +16,21 @@ check:
     {{python}} -m mypy
     {{python}} -c "from importlinter.cli import lint_imports_command as run; run()"
     {{python}} .ci/sources.py
-    find bindings_native/src -name '*.[ch]pp' -o -name '*.cu' | xargs clang-format --dry-run --Werror
+    find bindings_native/src tests/cuda_host -name '*.[ch]pp' -o -name '*.cu' -o -name '*.h' | xargs clang-format --style=file:bindings_native/.clang-format --dry-run --Werror
     {{python}} .ci/generate.py --check
 
 test *arguments:
     {{python}} -m pytest {{arguments}}
 
-# What needs a GPU.
+# What needs a GPU: bytes, sums, a hundred million weights of every type, then the figures.
 test-gpu:
-    {{python}} -m pytest tests/gpu
+    {{python}} -m pytest -m "" -s tests/gpu tests/bench/bench_cuda.py
 
-# Compile the kernels for GPUs into a folder; needs nvcc, no GPU.
+# Build the extension with the kernels for GPUs into a folder, and import it; needs nvcc, no GPU.
 cuda-build folder:
     cmake -S bindings_native -B {{folder}} -DRAQ_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(realpath -s {{python}})"
-    cmake --build {{folder}} --target raq_cuda
+    cmake --build {{folder}} --target _raq_native --parallel
+    {{python}} .ci/cuda_import.py {{folder}}
 
 # The kernels compiled for 64-bit ARM write the same bytes, under emulation; needs a cross compiler and qemu-user.
 check-arm folder:

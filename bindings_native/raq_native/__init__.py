@@ -5,10 +5,12 @@ weights are C-ordered float32[rows, row length], importance float32[row length],
 """
 
 from raq_native._raq_native import QUANT_TYPES as QUANT_TYPES
+from raq_native._raq_native import CudaDevice as CudaDevice
 from raq_native._raq_native import ErrorSums as ErrorSums
 from raq_native._raq_native import QuantType as QuantType
 from raq_native._raq_native import cuda_built as cuda_built
 from raq_native._raq_native import cuda_devices as cuda_devices
+from raq_native._raq_native import cuda_release as cuda_release
 from raq_native._raq_native import dequantize as dequantize
 from raq_native._raq_native import instruction_sets as instruction_sets
 from raq_native._raq_native import measure_error as measure_error
@@ -17,10 +19,12 @@ from raq_native._raq_native import quantize as quantize
 
 __all__ = [
     "QUANT_TYPES",
+    "CudaDevice",
     "ErrorSums",
     "QuantType",
     "cuda_built",
     "cuda_devices",
+    "cuda_release",
     "dequantize",
     "instruction_sets",
     "measure_error",

@@ -27,6 +27,30 @@ class QuantType:
 
     def __repr__(self) -> str: ...
 
+class CudaDevice:
+    """A CUDA device of this machine."""
+
+    @property
+    def number(self) -> int:
+        """N of device='cuda:N'."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        """(9, 0) for 9.0."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """All of its memory."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the kernels run there: 7.5 or more."""
+
+    def __repr__(self) -> str: ...
+
 class ErrorSums:
     """
     Sums over the weights w of a tensor, r what w becomes, h its column's importance (1 where none was given).
@@ -78,12 +102,13 @@ def quantize(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(sh
 
     Importance is per column, not negative, in any unit; without it all columns count alike. The search
     minimizes the sum of h (w - r)^2. `threads` 0 means one per processor; `effort` is 'fast' or 'best'
-    (wider search, same format); `device` is 'cpu' or 'cuda'. Neither threads nor device nor
-    `instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a byte.
+    (wider search, same format); `device` is 'cpu', 'cuda' (all usable ones share the rows) or 'cuda:N'.
+    Neither threads nor device nor `instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a byte.
 
     Raises ValueError for an unknown name, a row length that the block does not divide, importance of
     another length or with a negative or non-finite value, and a NaN or infinite weight (its place is
-    named); RuntimeError if CUDA is asked for and absent, or fails.
+    named); RuntimeError if CUDA is asked for and absent, or fails; MemoryError if the device has no room
+    for a quarter of a MiB of weights.
     """
 
 def dequantize(quant_type: str, blocks: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)], row_length: int, *, threads: int = 0, device: str = 'cpu', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C')]:
@@ -108,7 +133,10 @@ def instruction_sets() -> list[str]:
     Names of the instruction sets this build holds and this processor runs, lowest first.
     """
 
-def cuda_devices() -> list[str]:
+def cuda_devices() -> list[CudaDevice]:
+    """The CUDA devices; empty without a driver, a device or a CUDA build."""
+
+def cuda_release() -> None:
     """
-    Names of the CUDA devices; empty without a driver, a device or a CUDA build.
+    Give back what calls with a CUDA device keep for the next: some 200 MiB on each, and as much pinned on the host.
     """

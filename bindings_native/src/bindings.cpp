@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -55,25 +56,19 @@ raq::Options options_of(int threads, const std::string& effort, const std::strin
   return options;
 }
 
-bool on_cuda(const std::string& device) {
-  if (device != "cpu" && device != "cuda")
-    throw std::invalid_argument("unknown device '" + device + "': it is 'cpu' or 'cuda'");
-  return device == "cuda";
-}
-
 NewBlocks quantize(const std::string& quant_type, const Weights& weights,
                    const std::optional<Importance>& importance, int threads, const std::string& effort,
                    const std::string& device, const std::string& instruction_set) {
   const raq::QuantType& type = raq::find_quant_type(quant_type);
   const raq::Rows rows = rows_of(weights, importance);
   const raq::Options options = options_of(threads, effort, instruction_set);
-  const bool cuda = on_cuda(device);
+  const raq::Device where = raq::find_device(device);
   const std::int64_t row_bytes = type.row_bytes(rows.length);
   std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[rows.count * row_bytes]);
   {
     const nb::gil_scoped_release unlocked;
-    if (cuda)
-      raq::cuda::quantize(type, rows, options.effort, blocks.get());
+    if (where.cuda)
+      raq::cuda::quantize(type, rows, options.effort, where.number, blocks.get());
     else
       raq::quantize(type, rows, options, blocks.get());
   }
@@ -84,7 +79,7 @@ NewWeights dequantize(const std::string& quant_type, const Blocks& blocks, std::
                       int threads, const std::string& device, const std::string& instruction_set) {
   const raq::QuantType& type = raq::find_quant_type(quant_type);
   const raq::Options options = options_of(threads, "fast", instruction_set);
-  const bool cuda = on_cuda(device);
+  const raq::Device where = raq::find_device(device);
   if (row_length < 0) throw std::invalid_argument("row length is negative");
   const std::int64_t count = static_cast<std::int64_t>(blocks.shape(0)),
                      row_bytes = type.row_bytes(row_length);
@@ -95,8 +90,8 @@ NewWeights dequantize(const std::string& quant_type, const Blocks& blocks, std::
   std::unique_ptr<float[]> weights(new float[count * row_length]);
   {
     const nb::gil_scoped_release unlocked;
-    if (cuda)
-      raq::cuda::dequantize(type, blocks.data(), count, row_length, weights.get());
+    if (where.cuda)
+      raq::cuda::dequantize(type, blocks.data(), count, row_length, where.number, weights.get());
     else
       raq::dequantize(type, blocks.data(), count, row_length, options, weights.get());
   }
@@ -112,9 +107,10 @@ std::vector<raq::ErrorSums> measure_errors(const std::vector<std::string>& quant
   for (const std::string& name : quant_types) types.push_back(raq::find_quant_type(name));
   const raq::Rows rows = rows_of(weights, importance);
   const raq::Options options = options_of(threads, effort, instruction_set);
-  const bool cuda = on_cuda(device);
+  const raq::Device where = raq::find_device(device);
   const nb::gil_scoped_release unlocked;
-  return cuda ? raq::cuda::measure(types, rows, options.effort) : raq::measure(types, rows, options);
+  return where.cuda ? raq::cuda::measure(types, rows, options.effort, where.number)
+                    : raq::measure(types, rows, options);
 }
 
 raq::ErrorSums measure_error(const std::string& quant_type, const Weights& weights,
@@ -132,6 +128,19 @@ void bind_records(nb::module_& module) {
       .def_ro("bytes_per_block", &raq::QuantType::bytes_per_block)
       .def("__repr__",
            [](const raq::QuantType& type) { return "QuantType(" + std::string(type.name) + ")"; });
+
+  nb::class_<raq::cuda::DeviceInfo>(module, "CudaDevice", "A CUDA device of this machine.")
+      .def_ro("number", &raq::cuda::DeviceInfo::number, "N of device='cuda:N'.")
+      .def_ro("name", &raq::cuda::DeviceInfo::name)
+      .def_prop_ro(
+          "compute_capability",
+          [](const raq::cuda::DeviceInfo& device) { return std::pair(device.major, device.minor); },
+          "(9, 0) for 9.0.")
+      .def_ro("memory_bytes", &raq::cuda::DeviceInfo::memory_bytes, "All of its memory.")
+      .def_ro("usable", &raq::cuda::DeviceInfo::usable, "Whether the kernels run there: 7.5 or more.")
+      .def("__repr__", [](const raq::cuda::DeviceInfo& device) {
+        return "CudaDevice(" + std::to_string(device.number) + ", " + device.name + ")";
+      });
 
   nb::class_<raq::ErrorSums>(
       module, "ErrorSums",
@@ -170,11 +179,14 @@ NB_MODULE(_raq_native, module) {
       "Blocks of each row, uint8[rows, row bytes].\n\n"
       "Importance is per column, not negative, in any unit; without it all columns count alike. The search\n"
       "minimizes the sum of h (w - r)^2. `threads` 0 means one per processor; `effort` is 'fast' or 'best'\n"
-      "(wider search, same format); `device` is 'cpu' or 'cuda'. Neither threads nor device nor\n"
-      "`instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a byte.\n\n"
+      "(wider search, same format); `device` is 'cpu', 'cuda' (all usable ones share the rows) or 'cuda:N'.\n"
+      "Neither threads nor device nor `instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a "
+      "byte.\n\n"
       "Raises ValueError for an unknown name, a row length that the block does not divide, importance of\n"
       "another length or with a negative or non-finite value, and a NaN or infinite weight (its place is\n"
-      "named); RuntimeError if CUDA is asked for and absent, or fails.");
+      "named); RuntimeError if CUDA is asked for and absent, or fails; MemoryError if the device has no "
+      "room\n"
+      "for a quarter of a MiB of weights.");
   module.def("dequantize", &dequantize, "quant_type"_a, "blocks"_a.noconvert(), "row_length"_a, nb::kw_only(),
              "threads"_a = 0, "device"_a = "cpu", "instruction_set"_a = "automatic",
              "Weights of each row, float32[rows, row_length]. Any bytes give some floats.\n\n"
@@ -192,5 +204,9 @@ NB_MODULE(_raq_native, module) {
   module.def("instruction_sets", &raq::instruction_set_names,
              "Names of the instruction sets this build holds and this processor runs, lowest first.");
   module.def("cuda_devices", &raq::cuda::devices,
-             "Names of the CUDA devices; empty without a driver, a device or a CUDA build.");
+             "The CUDA devices; empty without a driver, a device or a CUDA build.");
+  module.def("cuda_release", &raq::cuda::release,
+             "Give back what calls with a CUDA device keep for the next: some 200 MiB on each, and as much "
+             "pinned on "
+             "the host.");
 }

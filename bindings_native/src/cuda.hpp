@@ -5,14 +5,27 @@
 
 namespace raq::cuda {
 
+struct DeviceInfo {
+  int number;
+  std::string name;
+  int major, minor;  // compute capability
+  std::int64_t memory_bytes;
+  bool usable;  // the kernels can run there
+};
+
 bool built();
 // Empty if there is no driver or no device; never throws.
-std::vector<std::string> devices();
+std::vector<DeviceInfo> devices();
+// Memory that calls keep for the next one, on all devices and pinned on the host.
+void release();
 
-// As in quantizer.hpp. Throw std::runtime_error without a usable device.
-void quantize(const QuantType& type, const Rows& rows, Effort effort, std::uint8_t* blocks);
+// As in quantizer.hpp, on the device of this number or on all usable ones (Device::all), which share the
+// rows. Throw std::runtime_error without a usable device or when CUDA fails, std::bad_alloc when no device
+// has the memory for one chunk of rows.
+void quantize(const QuantType& type, const Rows& rows, Effort effort, int device, std::uint8_t* blocks);
 void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t row_length,
-                float* weights);
-std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, Effort effort);
+                int device, float* weights);
+std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, Effort effort,
+                               int device);
 
 }  // namespace raq::cuda

@@ -13,12 +13,14 @@ namespace {
 
 bool built() { return false; }
 
-std::vector<std::string> devices() { return {}; }
+std::vector<DeviceInfo> devices() { return {}; }
 
-void quantize(const QuantType&, const Rows&, Effort, std::uint8_t*) { refuse(); }
+void release() {}
 
-void dequantize(const QuantType&, const std::uint8_t*, std::int64_t, std::int64_t, float*) { refuse(); }
+void quantize(const QuantType&, const Rows&, Effort, int, std::uint8_t*) { refuse(); }
 
-std::vector<ErrorSums> measure(const std::vector<QuantType>&, const Rows&, Effort) { refuse(); }
+void dequantize(const QuantType&, const std::uint8_t*, std::int64_t, std::int64_t, int, float*) { refuse(); }
+
+std::vector<ErrorSums> measure(const std::vector<QuantType>&, const Rows&, Effort, int) { refuse(); }
 
 }  // namespace raq::cuda

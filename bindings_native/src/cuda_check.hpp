@@ -3,38 +3,34 @@
 
 #include <cuda_runtime.h>
 
+#include <new>
 #include <stdexcept>
 #include <string>
 
 namespace raq::cuda {
 
+inline std::string sentence(const char* call, cudaError_t code) {
+  const std::string text = call;
+  return "CUDA: " + text.substr(0, text.find('(')) + ": " + cudaGetErrorString(code);
+}
+
 struct CudaError : std::runtime_error {
-  CudaError(const char* call, cudaError_t code)
-      : std::runtime_error(std::string("CUDA: ") + call + ": " + cudaGetErrorString(code)), code(code) {}
-  cudaError_t code;
+  CudaError(const char* call, cudaError_t code) : std::runtime_error(sentence(call, code)) {}
+};
+
+struct OutOfMemory : std::bad_alloc {
+  explicit OutOfMemory(const char* call) : text(sentence(call, cudaErrorMemoryAllocation)) {}
+  const char* what() const noexcept override { return text.c_str(); }
+  std::string text;
 };
 
 inline void check(cudaError_t code, const char* call) {
-  if (code != cudaSuccess) {
-    cudaGetLastError();  // a sticky error is reported once, here
-    throw CudaError(call, code);
-  }
+  if (code == cudaSuccess) return;
+  cudaGetLastError();  // reported once, here
+  if (code == cudaErrorMemoryAllocation) throw OutOfMemory(call);
+  throw CudaError(call, code);
 }
 
 #define RAQ_CUDA_CHECK(call) ::raq::cuda::check((call), #call)
-
-// Device memory with one owner.
-template <class Value>
-class DeviceArray {
- public:
-  explicit DeviceArray(std::size_t count) { RAQ_CUDA_CHECK(cudaMalloc(&data_, count * sizeof(Value) + 1)); }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-  Value* data() const { return data_; }
-
- private:
-  Value* data_ = nullptr;
-};
 
 }  // namespace raq::cuda

@@ -1,5 +1,6 @@
-// The list of quant types, and which copy of the kernels this processor runs.
+// The list of quant types, which copy of the kernels this processor runs, and names of devices.
 #include <algorithm>
+#include <charconv>
 
 #include "quantizer.hpp"
 
@@ -68,6 +69,18 @@ InstructionSet find_instruction_set(const std::string& name) {
   for (const Level& level : levels)
     if (name == level.name) return level.set;
   throw std::invalid_argument("unknown instruction set '" + name + "'");
+}
+
+Device find_device(const std::string& name) {
+  if (name == "cpu") return {};
+  if (name == "cuda") return {true, Device::all};
+  int number = Device::all;
+  const char* const end = name.data() + name.size();
+  if (name.starts_with("cuda:")) {
+    const auto [stop, error] = std::from_chars(name.data() + 5, end, number);
+    if (error == std::errc() && stop == end && number >= 0) return {true, number};
+  }
+  throw std::invalid_argument("unknown device '" + name + "': it is 'cpu', 'cuda' (all) or 'cuda:N' (one)");
 }
 
 const Kernels& cpu_kernels(const QuantType& type, InstructionSet set) {

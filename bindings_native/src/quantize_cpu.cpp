@@ -1,5 +1,5 @@
-// Threads over chunks of rows. Chunks are cut by row length alone, never by the number of threads, and their
-// sums are added in order: so a result does not depend on how many threads there were.
+// Threads over chunks of rows. Their sums are added in order: so a result does not depend on how many threads
+// there were.
 #include <algorithm>
 #include <atomic>
 #include <exception>
@@ -7,24 +7,11 @@
 #include <mutex>
 #include <thread>
 
+#include "chunks.hpp"
 #include "quantizer.hpp"
 
 namespace raq {
 namespace {
-
-// A quarter of a megabyte of weights: several types are measured while a chunk is still in the second-level
-// cache.
-constexpr std::int64_t chunk_weights = 65536;
-
-struct Chunks {
-  std::int64_t rows, rows_per_chunk, count;
-  explicit Chunks(std::int64_t rows_, std::int64_t row_length)
-      : rows(rows_),
-        rows_per_chunk(std::max<std::int64_t>(1, chunk_weights / std::max<std::int64_t>(1, row_length))),
-        count((rows_ + rows_per_chunk - 1) / rows_per_chunk) {}
-  std::int64_t first(std::int64_t chunk) const { return chunk * rows_per_chunk; }
-  std::int64_t size(std::int64_t chunk) const { return std::min(rows_per_chunk, rows - first(chunk)); }
-};
 
 // Runs work(chunk) for every chunk. The first exception (by chunk number) is thrown again here.
 void for_each_chunk(std::int64_t count, int threads, const std::function<void(std::int64_t)>& work) {

@@ -1,267 +1,204 @@
-// CUDA: indices, staging, launches. A thread quantizes one block with the very lines the CPU runs (RAQ_LANES
-// = 1).
-#include <algorithm>
+// CUDA without kernels: which devices there are, and what of a tensor travels to them and back.
+#include <cstring>
 #include <limits>
 
 #include "cuda.hpp"
 #include "cuda_check.hpp"
-#include "formats/all.hpp"
-#include "tiles.hpp"
-
-namespace raq::RAQ_LEVEL {
-namespace {
-
-constexpr int threads_per_group = 64;
-// Rows are brought over in parts of at most this many weights (1 GiB of floats).
-constexpr std::int64_t part_weights = std::int64_t{1} << 28;
-constexpr unsigned long long no_position = ~0ull;
-
-// ---- kernels ----
-
-template <int K>
-__device__ void note_non_finite(const float* weights, std::int64_t position, unsigned long long* first) {
-  for (int k = 0; k < K; ++k)
-    if (((float_bits(weights[k]) & 0x7f800000) == 0x7f800000)) {
-      atomicMin(first, static_cast<unsigned long long>(position + k));
-      return;
-    }
-}
-
-template <class Format>
-__global__ void quantize_blocks(Rows rows, std::int64_t block_count, Effort effort, std::uint8_t* out,
-                                unsigned long long* first_bad) {
-  const std::int64_t b = blockIdx.x * std::int64_t{threads_per_group} + threadIdx.x;
-  if (b >= block_count) return;
-  note_non_finite<Format::weights>(rows.weights + b * Format::weights, b * Format::weights, first_bad);
-  Tile<Format::weights> tile;
-  Bytes<Format::bytes> block;
-  tile.load(rows, b, 1);
-  Format::quantize(tile.weights, tile.importance, tile.unit, effort, block);
-  store_blocks(block, 1, out + b * Format::bytes);
-}
-
-template <class Format>
-__global__ void dequantize_blocks(const std::uint8_t* in, std::int64_t block_count, float* out) {
-  const std::int64_t b = blockIdx.x * std::int64_t{threads_per_group} + threadIdx.x;
-  if (b >= block_count) return;
-  Bytes<Format::bytes> block;
-  Float restored[Format::weights];
-  load_blocks(block, 1, in + b * Format::bytes);
-  Format::dequantize(block, restored);
-  for (int k = 0; k < Format::weights; ++k) out[b * Format::weights + k] = restored[k];
-}
-
-// One ErrorSums per group of threads, added in a fixed tree: the same sums from run to run.
-template <class Format>
-__global__ void measure_blocks(Rows rows, std::int64_t block_count, Effort effort, ErrorSums* out,
-                               unsigned long long* first_bad) {
-  __shared__ LaneErrors shared[threads_per_group];
-  const std::int64_t b = blockIdx.x * std::int64_t{threads_per_group} + threadIdx.x;
-  LaneErrors mine{};
-  if (b < block_count) {
-    note_non_finite<Format::weights>(rows.weights + b * Format::weights, b * Format::weights, first_bad);
-    Tile<Format::weights> tile;
-    Bytes<Format::bytes> block;
-    Float restored[Format::weights];
-    tile.load(rows, b, 1);
-    Format::quantize(tile.weights, tile.importance, tile.unit, effort, block);
-    Format::dequantize(block, restored);
-    mine = errors_of(tile, restored);
-  }
-  shared[threadIdx.x] = mine;
-  for (int half = threads_per_group / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (threadIdx.x < half) {
-      LaneErrors& a = shared[threadIdx.x];
-      const LaneErrors& c = shared[threadIdx.x + half];
-      a.weighted_squared_error[0] += c.weighted_squared_error[0];
-      a.weighted_energy[0] += c.weighted_energy[0];
-      a.squared_error[0] += c.squared_error[0];
-      a.energy[0] += c.energy[0];
-      a.restored_energy[0] += c.restored_energy[0];
-      a.product[0] += c.product[0];
-      a.max_error[0] = c.max_error[0] > a.max_error[0] ? c.max_error[0] : a.max_error[0];
-    }
-  }
-  if (threadIdx.x == 0) {
-    const LaneErrors& a = shared[0];
-    out[blockIdx.x] = {a.weighted_squared_error[0], a.weighted_energy[0], a.squared_error[0], a.energy[0],
-                       a.restored_energy[0],        a.product[0],         a.max_error[0]};
-  }
-}
-
-// ---- launchers ----
-
-std::int64_t groups_of(std::int64_t block_count) {
-  return (block_count + threads_per_group - 1) / threads_per_group;
-}
-
-struct Launchers {
-  void (*quantize)(Rows, std::int64_t, Effort, std::uint8_t*, unsigned long long*);
-  void (*dequantize)(const std::uint8_t*, std::int64_t, float*);
-  void (*measure)(Rows, std::int64_t, Effort, ErrorSums*, unsigned long long*);
-};
-
-template <class Format>
-constexpr Launchers launchers_of() {
-  return {[](Rows rows, std::int64_t count, Effort effort, std::uint8_t* out, unsigned long long* bad) {
-            quantize_blocks<Format><<<groups_of(count), threads_per_group>>>(rows, count, effort, out, bad);
-            RAQ_CUDA_CHECK(cudaGetLastError());
-          },
-          [](const std::uint8_t* in, std::int64_t count, float* out) {
-            dequantize_blocks<Format><<<groups_of(count), threads_per_group>>>(in, count, out);
-            RAQ_CUDA_CHECK(cudaGetLastError());
-          },
-          [](Rows rows, std::int64_t count, Effort effort, ErrorSums* out, unsigned long long* bad) {
-            measure_blocks<Format><<<groups_of(count), threads_per_group>>>(rows, count, effort, out, bad);
-            RAQ_CUDA_CHECK(cudaGetLastError());
-          }};
-}
-
-const Launchers& launchers(const QuantType& type) {
-  static constexpr Launchers table[] = {
-#define RAQ_QUANT_TYPE(name, id, weights_per_block, bytes_per_block) launchers_of<name>(),
-#include "quant_types.def"
-#undef RAQ_QUANT_TYPE
-  };
-  return table[type.index];
-}
-
-// Part of a tensor on the device: its weights, the importance of its columns, and where a non-finite weight
-// is.
-class DevicePart {
- public:
-  DevicePart(const Rows& rows, std::int64_t rows_per_part)
-      : weights_(rows_per_part * rows.length), importance_(rows.length), first_bad_(1) {
-    if (rows.importance != nullptr)
-      RAQ_CUDA_CHECK(
-          cudaMemcpy(importance_.data(), rows.importance, rows.length * sizeof(float), cudaMemcpyDefault));
-  }
-
-  Rows load(const Rows& rows, std::int64_t first, std::int64_t count) {
-    RAQ_CUDA_CHECK(cudaMemcpy(weights_.data(), rows.weights + first * rows.length,
-                              count * rows.length * sizeof(float), cudaMemcpyDefault));
-    RAQ_CUDA_CHECK(cudaMemset(first_bad_.data(), 0xff, sizeof(unsigned long long)));
-    return {weights_.data(), rows.importance != nullptr ? importance_.data() : nullptr, count, rows.length};
-  }
-
-  unsigned long long* first_bad() { return first_bad_.data(); }
-
-  void require_finite(const Rows& rows, std::int64_t first) {
-    unsigned long long position = 0;
-    RAQ_CUDA_CHECK(cudaMemcpy(&position, first_bad_.data(), sizeof position, cudaMemcpyDefault));
-    if (position != no_position)
-      throw NonFiniteWeight(first + position / rows.length, position % rows.length);
-  }
-
- private:
-  cuda::DeviceArray<float> weights_, importance_;
-  cuda::DeviceArray<unsigned long long> first_bad_;
-};
-
-std::int64_t rows_per_part(std::int64_t rows, std::int64_t row_length) {
-  return std::clamp<std::int64_t>(part_weights / std::max<std::int64_t>(1, row_length), 1,
-                                  std::max<std::int64_t>(1, rows));
-}
-
-// Runs work(rows at a time), with fewer rows each time the device is short of memory.
-template <class Work>
-void within_memory(std::int64_t step, Work work) {
-  for (;; step = step / 2) try {
-      return work(step);
-    } catch (const cuda::CudaError& error) {
-      if (error.code != cudaErrorMemoryAllocation || step <= 1) throw;
-    }
-}
-
-void require_device() {
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-    cudaGetLastError();
-    throw std::runtime_error("no CUDA device: use device='cpu'");
-  }
-}
-
-}  // namespace
-}  // namespace raq::RAQ_LEVEL
+#include "cuda_kernels.hpp"
+#include "cuda_pipeline.hpp"
 
 namespace raq::cuda {
+namespace {
+
+// 32 MiB as floats: copies at full speed, and enough blocks for the threads of a device in three lanes.
+constexpr std::int64_t part_weights = std::int64_t{1} << 23;
+constexpr int least_capability =
+    75;  // Turing: the oldest that toolkits of C++20 build for in versions 12 and 13
+
+int capability(int device) {
+  int major = 0, minor = 0;
+  RAQ_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  RAQ_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+  return 10 * major + minor;
+}
+
+int device_count() {
+  int count = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (code != cudaSuccess)
+    throw std::runtime_error(std::string("no CUDA device (") + cudaGetErrorString(code) +
+                             "): use device='cpu'");
+  if (count == 0) throw std::runtime_error("no CUDA device: use device='cpu'");
+  return count;
+}
+
+[[noreturn]] void refuse(int device) {
+  cudaDeviceProp properties;
+  RAQ_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  throw std::runtime_error("CUDA device " + std::to_string(device) + " (" + properties.name +
+                           ") has compute capability " + std::to_string(properties.major) + "." +
+                           std::to_string(properties.minor) +
+                           ", but 7.5 or more is needed: use device='cpu'");
+}
+
+// Numbers of the devices to work on.
+std::vector<int> chosen(int device) {
+  const int count = device_count();
+  if (device != Device::all) {
+    if (device >= count)
+      throw std::runtime_error("no CUDA device " + std::to_string(device) + ": this machine has " +
+                               std::to_string(count) + ", numbered from 0");
+    if (capability(device) < least_capability) refuse(device);
+    return {device};
+  }
+  std::vector<int> usable;
+  for (int number = 0; number < count; ++number)
+    if (capability(number) >= least_capability) usable.push_back(number);
+  if (usable.empty()) refuse(0);
+  return usable;
+}
+
+std::int64_t chunks_per_part(const Chunks& chunks, std::int64_t row_length) {
+  return std::max<std::int64_t>(1,
+                                part_weights / std::max<std::int64_t>(1, chunks.rows_per_chunk * row_length));
+}
+
+std::size_t aligned(std::size_t size) { return (size + 15) / 16 * 16; }
+
+// A part on its way in: its weights, then the importance of their columns.
+struct WeightsIn {
+  const Rows& rows;
+
+  std::size_t weight_bytes(std::int64_t count) const { return count * rows.length * sizeof(float); }
+  std::size_t bytes(std::int64_t count) const {
+    return weight_bytes(count + (rows.importance != nullptr ? 1 : 0));
+  }
+  void fill(Part part, std::byte* in) const {
+    std::memcpy(in, rows.weights + part.first * rows.length, weight_bytes(part.count));
+    if (rows.importance != nullptr)
+      std::memcpy(in + weight_bytes(part.count), rows.importance, weight_bytes(1));
+  }
+  Rows on_device(Part part, const std::byte* in) const {
+    const auto* weights = reinterpret_cast<const float*>(in);
+    const float* importance = rows.importance != nullptr ? weights + part.count * rows.length : nullptr;
+    return {weights, importance, part.count, rows.length};
+  }
+};
+
+// On its way out: what was made of it, then the place of the first weight that is not finite.
+struct FlaggedOut {
+  std::size_t payload;
+
+  std::size_t bytes() const { return aligned(payload) + sizeof(Position); }
+  Position* flag(std::byte* out) const { return reinterpret_cast<Position*>(out + aligned(payload)); }
+  Position* cleared_flag(std::byte* out, cudaStream_t stream) const {
+    RAQ_CUDA_CHECK(cudaMemsetAsync(flag(out), 0xff, sizeof(Position), stream));
+    return flag(out);
+  }
+  void require_finite(Part part, std::int64_t row_length, const std::byte* out) const {
+    const Position position = *flag(const_cast<std::byte*>(out));
+    if (position != no_position)
+      throw NonFiniteWeight(part.first + position / row_length, position % row_length);
+  }
+};
+
+}  // namespace
 
 bool built() { return true; }
 
-std::vector<std::string> devices() {
-  std::vector<std::string> names;
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
-  for (int device = 0; device < count; ++device) {
+std::vector<DeviceInfo> devices() try {
+  std::vector<DeviceInfo> found;
+  const int count = device_count();
+  for (int number = 0; number < count; ++number) {
     cudaDeviceProp properties;
-    if (cudaGetDeviceProperties(&properties, device) == cudaSuccess) names.emplace_back(properties.name);
+    RAQ_CUDA_CHECK(cudaGetDeviceProperties(&properties, number));
+    found.push_back({number, properties.name, properties.major, properties.minor,
+                     static_cast<std::int64_t>(properties.totalGlobalMem),
+                     10 * properties.major + properties.minor >= least_capability});
   }
-  cudaGetLastError();  // what failed here is said by the empty list, not by the next call
-  return names;
+  return found;
+} catch (const std::exception&) {
+  return {};
 }
 
-void quantize(const QuantType& type, const Rows& rows, Effort effort, std::uint8_t* blocks) {
-  using namespace RAQ_LEVEL;
-  require_device();
+void release() { release_lanes(); }
+
+void quantize(const QuantType& type, const Rows& rows, Effort effort, int device, std::uint8_t* blocks) {
   const std::int64_t row_bytes = type.row_bytes(rows.length);
-  within_memory(rows_per_part(rows.count, rows.length), [&](std::int64_t step) {
-    DevicePart part(rows, step);
-    DeviceArray<std::uint8_t> out(step * row_bytes);
-    for (std::int64_t first = 0; first < rows.count; first += step) {
-      const std::int64_t count = std::min(step, rows.count - first);
-      const Rows here = part.load(rows, first, count);
-      const std::int64_t block_count = count * rows.length / type.weights_per_block;
-      if (block_count > 0) launchers(type).quantize(here, block_count, effort, out.data(), part.first_bad());
-      part.require_finite(rows, first);
-      RAQ_CUDA_CHECK(
-          cudaMemcpy(blocks + first * row_bytes, out.data(), count * row_bytes, cudaMemcpyDefault));
-    }
-  });
+  const std::vector<int> numbers = chosen(device);
+  const Chunks chunks(rows.count, rows.length);
+  const WeightsIn weights{rows};
+  const auto flagged = [=](std::int64_t count) {
+    return FlaggedOut{static_cast<std::size_t>(count * row_bytes)};
+  };
+  run({chunks, [=](std::int64_t count) { return weights.bytes(count); },
+       [=](std::int64_t count) { return flagged(count).bytes(); },
+       [=](Part part, std::byte* in) { weights.fill(part, in); },
+       [=](Part part, std::byte* in, std::byte* out, cudaStream_t stream) {
+         kernels(type).quantize(weights.on_device(part, in), effort, reinterpret_cast<std::uint8_t*>(out),
+                                flagged(part.count).cleared_flag(out, stream), stream);
+       },
+       [=](Part part, const std::byte* out) {
+         flagged(part.count).require_finite(part, weights.rows.length, out);
+         std::memcpy(blocks + part.first * row_bytes, out, part.count * row_bytes);
+       }},
+      chunks_per_part(chunks, rows.length), numbers);
 }
 
 void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t row_length,
-                float* weights) {
-  using namespace RAQ_LEVEL;
-  require_device();
-  const std::int64_t row_bytes = type.row_bytes(row_length);
-  within_memory(rows_per_part(rows, row_length), [&](std::int64_t step) {
-    DeviceArray<std::uint8_t> in(step * row_bytes);
-    DeviceArray<float> out(step * row_length);
-    for (std::int64_t first = 0; first < rows; first += step) {
-      const std::int64_t count = std::min(step, rows - first);
-      const std::int64_t block_count = count * row_length / type.weights_per_block;
-      RAQ_CUDA_CHECK(cudaMemcpy(in.data(), blocks + first * row_bytes, count * row_bytes, cudaMemcpyDefault));
-      if (block_count > 0) launchers(type).dequantize(in.data(), block_count, out.data());
-      RAQ_CUDA_CHECK(cudaMemcpy(weights + first * row_length, out.data(), count * row_length * sizeof(float),
-                                cudaMemcpyDefault));
-    }
-  });
+                int device, float* weights) {
+  const std::int64_t row_bytes = type.row_bytes(row_length), row_size = row_length * sizeof(float);
+  const std::vector<int> numbers = chosen(device);
+  const Chunks chunks(rows, row_length);
+  run({chunks, [=](std::int64_t count) { return count * row_bytes; },
+       [=](std::int64_t count) { return count * row_size; },
+       [=](Part part, std::byte* in) {
+         std::memcpy(in, blocks + part.first * row_bytes, part.count * row_bytes);
+       },
+       [=](Part part, std::byte* in, std::byte* out, cudaStream_t stream) {
+         kernels(type).dequantize(reinterpret_cast<std::uint8_t*>(in),
+                                  part.count * row_length / type.weights_per_block,
+                                  reinterpret_cast<float*>(out), stream);
+       },
+       [=](Part part, const std::byte* out) {
+         std::memcpy(weights + part.first * row_length, out, part.count * row_size);
+       }},
+      chunks_per_part(chunks, row_length), numbers);
 }
 
-std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, Effort effort) {
-  using namespace RAQ_LEVEL;
+std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, Effort effort,
+                               int device) {
   for (const QuantType& type : types) type.row_bytes(rows.length);
-  require_device();
-  std::vector<ErrorSums> totals;
-  within_memory(rows_per_part(rows.count, rows.length), [&](std::int64_t step) {
-    totals.assign(types.size(), ErrorSums{});
-    DevicePart part(rows, step);
-    std::vector<ErrorSums> sums(groups_of(step * rows.length));  // enough for blocks of one weight
-    DeviceArray<ErrorSums> out(sums.size());
-    for (std::int64_t first = 0; first < rows.count; first += step) {
-      const Rows here = part.load(rows, first, std::min(step, rows.count - first));
-      for (std::size_t t = 0; t < types.size(); ++t) {
-        const std::int64_t block_count = here.count * rows.length / types[t].weights_per_block;
-        if (block_count == 0) continue;
-        launchers(types[t]).measure(here, block_count, effort, out.data(), part.first_bad());
-        part.require_finite(rows, first);
-        const std::int64_t groups = groups_of(block_count);
-        RAQ_CUDA_CHECK(cudaMemcpy(sums.data(), out.data(), groups * sizeof(ErrorSums), cudaMemcpyDefault));
-        for (std::int64_t i = 0; i < groups; ++i) totals[t].add(sums[i]);
-      }
-    }
-  });
+  const std::vector<int> numbers = chosen(device);
+  const Chunks chunks(rows.count, rows.length);
+  const WeightsIn weights{rows};
+  std::vector<std::vector<ErrorSums>> found(types.size(), std::vector<ErrorSums>(chunks.count));
+  const auto chunks_of = [=](std::int64_t count) { return Chunks(count, weights.rows.length).count; };
+  const auto flagged = [=, &types](std::int64_t count) {
+    return FlaggedOut{types.size() * chunks_of(count) * sizeof(ErrorSums)};
+  };
+  run({chunks, [=](std::int64_t count) { return weights.bytes(count); },
+       [=](std::int64_t count) { return flagged(count).bytes(); },
+       [=](Part part, std::byte* in) { weights.fill(part, in); },
+       [=, &types](Part part, std::byte* in, std::byte* out, cudaStream_t stream) {
+         Position* flag = flagged(part.count).cleared_flag(out, stream);
+         auto* sums = reinterpret_cast<ErrorSums*>(out);
+         for (std::size_t t = 0; t < types.size(); ++t, sums += chunks_of(part.count))
+           kernels(types[t]).measure(weights.on_device(part, in), chunks.rows_per_chunk, effort, sums, flag,
+                                     stream);
+       },
+       [=, &found](Part part, const std::byte* out) {
+         flagged(part.count).require_finite(part, weights.rows.length, out);
+         const auto* sums = reinterpret_cast<const ErrorSums*>(out);
+         for (std::vector<ErrorSums>& of_type : found)
+           for (std::int64_t c = 0; c < chunks_of(part.count); ++c)
+             of_type[part.first / chunks.rows_per_chunk + c] = *sums++;
+       }},
+      chunks_per_part(chunks, rows.length), numbers);
+  std::vector<ErrorSums> totals(types.size());
+  for (std::size_t t = 0; t < types.size(); ++t)
+    for (const ErrorSums& sums : found[t]) totals[t].add(sums);
   return totals;
 }
 

@@ -44,6 +44,15 @@ std::vector<std::string> instruction_set_names();
 InstructionSet find_instruction_set(const std::string& name);
 const Kernels& cpu_kernels(const QuantType& type, InstructionSet set);
 
+// The processor, or a CUDA device by its number, or all of them together.
+struct Device {
+  static constexpr int all = -1;
+  bool cuda = false;
+  int number = all;
+};
+// 'cpu', 'cuda' or 'cuda:N'. Throws std::invalid_argument for another name.
+Device find_device(const std::string& name);
+
 // A weight that is NaN or infinite: quantizing it has no meaning.
 struct NonFiniteWeight : std::invalid_argument {
   NonFiniteWeight(std::int64_t row, std::int64_t column);

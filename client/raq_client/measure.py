@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 import raq_native
+from raq_client.devices import CPU, Device
 from raq_client.imatrix import Importance
 from raq_client.model_file import ModelFile
 from raq_client.model_tables import NUMBERS, numbers_text, table_of
@@ -47,6 +48,7 @@ def measure_profile(
     *,
     effort: Effort = "fast",
     threads: int = 0,
+    device: Device = CPU,
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Profile:
@@ -65,12 +67,13 @@ def measure_profile(
         known = store.get(tensor.name)
         if known is None:
             report = None if progress is None else _shifted(progress, done, total)
-            known = measure_tensor(model, tensor, importance, offered[tensor.name], effort, threads, report)
+            known = measure_tensor(model, tensor, importance, offered[tensor.name], effort, threads, device, report)
             store.add(tensor.name, known)
         rows.append(known)
         done += tensor.weights
         if progress is not None:
             progress(done, total)
+    device.release()
     return _profile(model, importance, columns, rows, effort)
 
 
@@ -81,6 +84,7 @@ def measure_tensor(
     types: Sequence[QuantType],
     effort: Effort,
     threads: int,
+    device: Device,
     progress: Callable[[int], None] | None = None,
 ) -> TensorErrors:
     """Relative errors of one tensor at these types; its own type has none."""
@@ -90,11 +94,8 @@ def measure_tensor(
     if searched:
         done = 0
         for weights, columns in weight_chunks(model, tensor, importance):
-            for name, found in zip(
-                searched,
-                raq_native.measure_errors(searched, weights, columns, threads=threads, effort=effort),
-                strict=True,
-            ):
+            sums = device.call(raq_native.measure_errors, searched, weights, columns, threads=threads, effort=effort)
+            for name, found in zip(searched, sums, strict=True):
                 squared[name].append(found.weighted_squared_error)
             energies.append(found.weighted_energy)
             done += weights.size

@@ -8,6 +8,7 @@ from typing import Final
 
 from platformdirs import user_cache_path
 
+from raq_client.devices import CPU, Device
 from raq_client.imatrix import Importance
 from raq_client.model_file import ModelFile, open_model
 from raq_client.model_tables import NUMBERS, ModelTable, guessed_architecture, numbers_of, table_of
@@ -56,6 +57,7 @@ class Sources:
     effort: Effort = "fast"
     threads: int = 0
     cached: bool = True
+    device: Device = CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ def obtain_profile(sources: Sources, bars: Bars) -> Profile:
             chosen_types(sources.types),
             effort=sources.effort,
             threads=sources.threads,
+            device=sources.device,
             cache=user_cache_path("raq") / "measurements" if sources.cached else None,
             progress=report,
         )

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 import raq_native
+from raq_client.devices import CPU, Device
 from raq_client.file_types import file_type_of
 from raq_client.gguf_header import Value
 from raq_client.imatrix import Importance, check_against
@@ -29,6 +30,8 @@ from raq_solver.tensors import Tensor
 
 CHUNK_WEIGHTS: Final = 4 * 2**20
 """Weights quantized at a time: 16 MiB as float32."""
+CUDA_CHUNK_WEIGHTS: Final = 64 * 2**20
+"""The same on CUDA devices, so that they need not wait for each other or for the next call: 256 MiB."""
 
 Effort = Literal["fast", "best"]
 _LLAMA_TEXT_BYTES: Final = 127
@@ -43,13 +46,15 @@ def quantize_model(
     *,
     threads: int = 0,
     effort: Effort = "fast",
+    device: Device = CPU,
     force: bool = False,
     progress: Progress = lambda _name, _size: None,
     metadata: Mapping[str, Value] | None = None,
 ) -> WrittenModel:
     """Write `model` to `out` with the types of `allocation`, which names every tensor.
 
-    `threads` 0 means one per processor. `metadata` is written beside what llama-quantize and raq say of the file.
+    `threads` 0 means one per processor; on a CUDA `device` they do not matter. `metadata` is written beside what
+    llama-quantize and raq say of the file.
     Raises InvalidInput with every tensor that can't have its type, and as `write_model` does.
     """
     chosen = resolved_types(model, allocation, has_importance=importance is not None)
@@ -60,11 +65,13 @@ def quantize_model(
         if wanted == tensor.source_type:
             return _copied(model, tensor)
         rows = None if importance is None else importance.rows(tensor)
-        return _quantized(model, tensor, wanted, rows, threads, effort)
+        return _quantized(model, tensor, wanted, rows, threads, effort, device)
 
     keys = quantization_metadata(chosen, importance) | dict(metadata or {})
     types = {tensor.name: wanted for tensor, wanted in chosen.items()}
-    return write_model(out, model, types, blocks, metadata=keys, force=force, progress=progress)
+    written = write_model(out, model, types, blocks, metadata=keys, force=force, progress=progress)
+    device.release()
+    return written
 
 
 def resolved_types(model: ModelFile, allocation: Allocation, *, has_importance: bool) -> dict[Tensor, QuantType]:
@@ -135,12 +142,13 @@ def _quantized(
     importance: Float32[np.ndarray, "matrices length"] | None,
     threads: int,
     effort: Effort,
+    device: Device,
 ) -> Iterator[UInt8[np.ndarray, "rows size"]]:
-    for matrix, first, last in row_chunks(tensor):
+    for matrix, first, last in row_chunks(tensor, CHUNK_WEIGHTS if device.name == "cpu" else CUDA_CHUNK_WEIGHTS):
         columns = None if importance is None else importance[matrix]
         weights = np.ascontiguousarray(model.weights(tensor, first, last))
         try:
-            yield raq_native.quantize(wanted.name, weights, columns, threads=threads, effort=effort)
+            yield device.call(raq_native.quantize, wanted.name, weights, columns, threads=threads, effort=effort)
         except ValueError as error:
             raise InvalidInput(Fault(tensor.name, f"can't be quantized, rows from {first}: {error}")) from error
 

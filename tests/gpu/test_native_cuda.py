@@ -1,52 +1,30 @@
-"""CUDA writes the CPU's bytes. Skipped, with the reason, where there is no device."""
+"""CUDA does what the CPU does, to the last bit. Skipped, with the reason, where there is no device."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import raq_native
+from emulated_cuda import sums_of
+from hard_rows import hard_rows, importances
 from raq_native import QUANT_TYPES
 
 NAMES = [quant_type.name for quant_type in QUANT_TYPES]
+HUNDRED_MILLION = (24576, 4096)
 
 
 @pytest.fixture(autouse=True)
 def _device() -> None:
     if not raq_native.cuda_built:
         pytest.skip("built without CUDA")
-    if not raq_native.cuda_devices():
-        pytest.skip("no CUDA device on this machine")
+    if not any(device.usable for device in raq_native.cuda_devices()):
+        pytest.skip("no usable CUDA device on this machine")
 
 
-def hard_rows(length: int) -> np.ndarray:
-    """Zeros, one outlier, denormals, huge, tiny, constant, sparse and ordinary rows, and all of float's exponents."""
-    rng = np.random.default_rng(length)
-    rows = rng.standard_normal((24, length))
-    rows[0] = 0
-    rows[1] = -0.0
-    rows[2, length // 3] = 1000
-    rows[3] *= 1e-42
-    rows[4] *= 1e30
-    rows[5] *= -1e30
-    rows[6] *= 1e-30
-    rows[7] = 1
-    rows[8] = -1
-    rows[9] *= rng.random(length) < 0.02
-    rows[10] = np.abs(rows[10])
-    rows[11] = -np.abs(rows[11])
-    rows[12] *= 10.0 ** rng.uniform(-44, 37, length)
-    rows[13] *= 6e4
-    rows[14] *= 6e-5
-    rows[15] = rng.standard_t(2, length)
-    with np.errstate(under="ignore"):
-        return rows.astype(np.float32)
-
-
-def importances(length: int) -> list[np.ndarray | None]:
-    rng = np.random.default_rng(length + 1)
-    uneven = rng.gamma(0.3, 1.0, length).astype(np.float32)
-    half = uneven.copy()
-    half[: length // 2] = 0
-    return [None, uneven, half]
+def devices() -> list[str]:
+    """All of them together, and each by its number."""
+    return ["cuda", *(f"cuda:{device.number}" for device in raq_native.cuda_devices() if device.usable)]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,9 +33,10 @@ def importances(length: int) -> list[np.ndarray | None]:
 def test_same_bytes(name: str, effort: str, length: int) -> None:
     weights = hard_rows(length)
     for importance in importances(length):
-        ours = raq_native.quantize(name, weights, importance, effort=effort)
-        theirs = raq_native.quantize(name, weights, importance, effort=effort, device="cuda")
-        assert np.array_equal(ours, theirs)
+        expected = raq_native.quantize(name, weights, importance, effort=effort)
+        for device in devices():
+            found = raq_native.quantize(name, weights, importance, effort=effort, device=device)
+            assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,15 +49,20 @@ def test_same_floats_of_any_bytes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_errors(name: str) -> None:
-    weights = np.random.default_rng(4).standard_t(4, (200, 1024)).astype(np.float32)
+@pytest.mark.parametrize("effort", ["fast", "best"])
+def test_same_sums(name: str, effort: str) -> None:
+    weights = np.random.default_rng(4).standard_t(4, (2000, 1024)).astype(np.float32)
     for importance in importances(1024):
-        ours, theirs = (
-            raq_native.measure_error(name, weights, importance, device=device) for device in ("cpu", "cuda")
-        )
-        for field in ("weighted_squared_error", "weighted_energy", "squared_error", "energy", "product"):
-            assert getattr(theirs, field) == pytest.approx(getattr(ours, field), rel=1e-12, abs=0)
-        assert ours.max_error == theirs.max_error
+        expected = sums_of(raq_native.measure_error(name, weights, importance, effort=effort))
+        for device in devices():
+            found = raq_native.measure_error(name, weights, importance, effort=effort, device=device)
+            assert sums_of(found) == expected
+
+
+def test_all_types_of_one_transfer() -> None:
+    weights = np.random.default_rng(6).standard_t(4, (5000, 4096)).astype(np.float32)
+    ours, theirs = (raq_native.measure_errors(NAMES, weights, device=device) for device in ("cpu", "cuda"))
+    assert [sums_of(found) for found in theirs] == [sums_of(found) for found in ours]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,12 +73,33 @@ def test_the_same_weight_is_named(name: str) -> None:
         raq_native.quantize(name, weights, device="cuda")
 
 
+def test_several_threads_may_ask_at_once() -> None:
+    rows = [np.random.default_rng(seed).standard_normal((300 + seed, 1024), np.float32) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda weights: raq_native.quantize("Q4_K", weights, device="cuda"), rows))
+    assert all(
+        np.array_equal(blocks, raq_native.quantize("Q4_K", weights))
+        for blocks, weights in zip(found, rows, strict=True)
+    )
+
+
+def test_memory_is_given_back_and_taken_again() -> None:
+    weights = np.ones((3000, 4096), np.float32)
+    for _ in range(2):
+        assert raq_native.quantize("Q8_0", weights, device="cuda").any()
+        raq_native.cuda_release()
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", NAMES)
 def test_same_bytes_of_a_hundred_million_weights(name: str) -> None:
+    """Ordinary rows, and hard ones (zeros, denormals, ±1e30, one outlier) in every thousand."""
     rng = np.random.default_rng(5)
-    weights = rng.standard_normal((24576, 4096), np.float32)
-    weights[:24] = hard_rows(4096)
-    importance = rng.gamma(1.0, 1.0, 4096).astype(np.float32)
+    weights = rng.standard_normal(HUNDRED_MILLION, np.float32)
+    hard = hard_rows(HUNDRED_MILLION[1])
+    for first in range(0, HUNDRED_MILLION[0] - len(hard), 1000):
+        weights[first : first + len(hard)] = hard
+    importance = rng.gamma(1.0, 1.0, HUNDRED_MILLION[1]).astype(np.float32)
     ours, theirs = (raq_native.quantize(name, weights, importance, device=device) for device in ("cpu", "cuda"))
     assert np.array_equal(ours, theirs)

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from raq_client.cli import options
+from raq_client.cli.console import say
+from raq_client.devices import chosen_device
 from raq_client.planning import Sources
 from raq_client.settings import Settings
 from raq_client.solving import chosen_server
@@ -28,6 +30,7 @@ class MeasureOptions:
     ] = None
     effort: options.Effort = "fast"
     threads: options.Threads = 0
+    device: options.Device = "cpu"
 
     def of_model(self, model: Path, settings: Settings, *, cached: bool = True) -> Sources:
         """The sources of a model that is named; the project's settings where the flags are silent."""
@@ -38,6 +41,7 @@ class MeasureOptions:
             effort=self.effort,
             threads=self.threads,
             cached=cached,
+            device=chosen_device(self.device, say),
         )
 
 
@@ -72,6 +76,7 @@ class SourceOptions(MeasureOptions):
             types=options.listed(self.types) or settings.types,
             effort=self.effort,
             threads=self.threads,
+            device=chosen_device(self.device, say),
         )
 
 

@@ -63,6 +63,14 @@ PromoteAbove = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: one for each core.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="Where to quantize: cpu, cuda (all CUDA devices), cuda:N (one), auto (cuda if there is any).",
+        metavar="NAME",
+    ),
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -24,6 +24,7 @@ def quantize(
     imatrix: options.Imatrix = None,
     effort: options.Effort = "fast",
     threads: options.Threads = 0,
+    device: options.Device = "cpu",
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -34,17 +35,27 @@ def quantize(
     Example: raq-client quantize model-f16.gguf -a plan.json -i imatrix.gguf -o model-raq.gguf
     """
     from raq_client.allocation_file import read_allocation
+    from raq_client.devices import chosen_device
     from raq_client.model_file import open_model
     from raq_client.planning import importance_of
     from raq_client.quantize import planned_size, quantize_model, resolved_types
 
+    where = chosen_device(device, say)
     source = open_model(model)
     types = read_allocation(allocation, source.tensors, source.architecture)
     importance = importance_of(source, imatrix or ())
     total = planned_size(resolved_types(source, types, has_importance=importance is not None))
     with size_bar("quantizing", total) as report:
         written = quantize_model(
-            source, types, importance, output, threads=threads, effort=effort, force=force, progress=report
+            source,
+            types,
+            importance,
+            output,
+            threads=threads,
+            effort=effort,
+            device=where,
+            force=force,
+            progress=report,
         )
     if as_json:
         print_json(options.plain(written))

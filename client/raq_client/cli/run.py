@@ -149,6 +149,7 @@ def _quantized(plan: Plan, sources: Sources, target: Path, *, force: bool, as_js
             target,
             threads=sources.threads,
             effort=sources.effort,
+            device=sources.device,
             force=force,
             progress=report,
             metadata={"raq.profile": plan.profile.digest(), "raq.problem": plan.problem.digest()},

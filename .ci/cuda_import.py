@@ -1,0 +1,38 @@
+"""Import a CUDA build of the extension and ask it for what this machine has.
+
+Usage: python .ci/cuda_import.py FOLDER, which holds _raq_native of a CUDA build. Where there is a device it is used.
+"""
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+
+
+def main() -> int:
+    """0 if the extension imports, and does on the device what the processor does, or refuses in a sentence."""
+    (path,) = Path(sys.argv[1]).glob("_raq_native.*.so")
+    spec = spec_from_file_location("_raq_native", path)
+    assert spec is not None
+    assert spec.loader is not None
+    native = module_from_spec(spec)
+    spec.loader.exec_module(native)
+    assert native.cuda_built
+    devices = native.cuda_devices()
+    weights = np.linspace(-1, 1, 4096, dtype=np.float32).reshape(4, 1024)
+    if devices:
+        found = native.quantize("Q4_K", weights, device="cuda")
+        assert np.array_equal(found, native.quantize("Q4_K", weights))
+        print(f"{devices}: the same bytes as the processor")
+        return 0
+    try:
+        native.quantize("Q4_K", weights, device="cuda")
+    except RuntimeError as error:
+        print(f"no device here, and it says: {error}")
+        return 0 if str(error).startswith("no CUDA device") else 1
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

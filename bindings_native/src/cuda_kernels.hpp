@@ -1,0 +1,27 @@
+// The kernels as functions that queue them on a stream of the current device. All pointers are to its memory.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "quantizer.hpp"
+
+namespace raq::cuda {
+
+// Where the first weight that is not finite stands, counted from the first of `rows`; `no_position` if there
+// is none.
+using Position = unsigned long long;
+constexpr Position no_position = ~0ull;
+
+struct Kernels {
+  // first_bad becomes the smaller of itself and the first bad position.
+  void (*quantize)(Rows rows, Effort effort, std::uint8_t* blocks, Position* first_bad, cudaStream_t stream);
+  void (*dequantize)(const std::uint8_t* blocks, std::int64_t block_count, float* weights,
+                     cudaStream_t stream);
+  // One ErrorSums for each so many rows.
+  void (*measure)(Rows rows, std::int64_t rows_per_chunk, Effort effort, ErrorSums* sums, Position* first_bad,
+                  cudaStream_t stream);
+};
+
+const Kernels& kernels(const QuantType& type);
+
+}  // namespace raq::cuda

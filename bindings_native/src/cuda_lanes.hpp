@@ -1,0 +1,56 @@
+// What one part of a tensor travels through: pinned memory, device memory, and a stream that keeps copy,
+// kernel and copy in order. Several lanes per device overlap: while one computes, others copy.
+#pragma once
+
+#include <cstddef>
+
+#include "cuda_check.hpp"
+
+namespace raq::cuda {
+
+// Memory of one owner that only grows.
+template <cudaError_t (*Allocate)(void**, std::size_t), cudaError_t (*Release)(void*)>
+class Memory {
+ public:
+  Memory() = default;
+  ~Memory() { Release(data_); }
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  void reserve(std::size_t size, const char* call) {
+    if (data_ != nullptr && size <= size_) return;
+    Release(data_);
+    data_ = nullptr;
+    size_ = 0;
+    check(Allocate(&data_, size > 0 ? size : 1), call);
+    size_ = size;
+  }
+  std::byte* data() const { return static_cast<std::byte*>(data_); }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+inline cudaError_t allocate_on_device(void** data, std::size_t size) { return cudaMalloc(data, size); }
+inline cudaError_t allocate_on_host(void** data, std::size_t size) { return cudaMallocHost(data, size); }
+
+struct Lane {
+  Lane() { RAQ_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)); }
+  ~Lane() { cudaStreamDestroy(stream); }
+  Lane(const Lane&) = delete;
+  Lane& operator=(const Lane&) = delete;
+
+  void reserve(std::size_t in, std::size_t out) {
+    device_in.reserve(in, "cudaMalloc");
+    device_out.reserve(out, "cudaMalloc");
+    host_in.reserve(in, "cudaMallocHost");
+    host_out.reserve(out, "cudaMallocHost");
+  }
+
+  cudaStream_t stream = nullptr;
+  Memory<allocate_on_device, cudaFree> device_in, device_out;
+  Memory<allocate_on_host, cudaFreeHost> host_in, host_out;
+};
+
+}  // namespace raq::cuda
