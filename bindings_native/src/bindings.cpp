@@ -73,7 +73,7 @@ NewBlocks quantize(const std::string& quant_type, const Weights& weights,
   {
     const nb::gil_scoped_release unlocked;
     if (cuda)
-      raq::cuda::quantize(type, rows, options.effort, blocks.get());
+      raq::cuda::quantize(type, rows, raq::effort_for(rows, options.effort), blocks.get());
     else
       raq::quantize(type, rows, options, blocks.get());
   }
@@ -114,7 +114,8 @@ std::vector<raq::ErrorSums> measure_errors(const std::vector<std::string>& quant
   const raq::Options options = options_of(threads, effort, instruction_set);
   const bool cuda = on_cuda(device);
   const nb::gil_scoped_release unlocked;
-  return cuda ? raq::cuda::measure(types, rows, options.effort) : raq::measure(types, rows, options);
+  return cuda ? raq::cuda::measure(types, rows, raq::effort_for(rows, options.effort))
+              : raq::measure(types, rows, options);
 }
 
 raq::ErrorSums measure_error(const std::string& quant_type, const Weights& weights,

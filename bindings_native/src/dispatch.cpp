@@ -70,6 +70,14 @@ InstructionSet find_instruction_set(const std::string& name) {
   throw std::invalid_argument("unknown instruction set '" + name + "'");
 }
 
+Effort effort_for(const Rows& rows, Effort asked) {
+  if (asked != Effort::fast) return asked;
+  const float* h = rows.importance;
+  const bool alike =
+      h == nullptr || std::all_of(h, h + rows.length, [&](float each) { return each == h[0]; });
+  return alike ? Effort::plain : Effort::fast;
+}
+
 const Kernels& cpu_kernels(const QuantType& type, InstructionSet set) {
   static const std::vector<InstructionSet> available = instruction_sets();
   if (set == InstructionSet::automatic) set = available.back();

@@ -71,10 +71,11 @@ void quantize(const QuantType& type, const Rows& rows, const Options& options, s
   const std::int64_t row_bytes = type.row_bytes(rows.length);
   const Kernels& kernels = cpu_kernels(type, options.instruction_set);
   const Chunks chunks(rows.count, rows.length);
+  const Effort effort = effort_for(rows, options.effort);
   for_each_chunk(chunks.count, options.threads, [&](std::int64_t chunk) {
     const std::int64_t first = chunks.first(chunk);
-    require_finite(kernels.quantize(part(rows, chunks, chunk), options.effort, blocks + first * row_bytes),
-                   rows, first);
+    require_finite(kernels.quantize(part(rows, chunks, chunk), effort, blocks + first * row_bytes), rows,
+                   first);
   });
 }
 
@@ -94,11 +95,12 @@ std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& 
                                const Options& options) {
   for (const QuantType& type : types) type.row_bytes(rows.length);
   const Chunks chunks(rows.count, rows.length);
+  const Effort effort = effort_for(rows, options.effort);
   std::vector<ErrorSums> parts(chunks.count * types.size());
   for_each_chunk(chunks.count, options.threads, [&](std::int64_t chunk) {
     for (std::size_t t = 0; t < types.size(); ++t)
       require_finite(cpu_kernels(types[t], options.instruction_set)
-                         .measure(part(rows, chunks, chunk), options.effort, parts[chunk * types.size() + t]),
+                         .measure(part(rows, chunks, chunk), effort, parts[chunk * types.size() + t]),
                      rows, chunks.first(chunk));
   });
   std::vector<ErrorSums> totals(types.size());

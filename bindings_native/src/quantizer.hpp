@@ -44,6 +44,9 @@ std::vector<std::string> instruction_set_names();
 InstructionSet find_instruction_set(const std::string& name);
 const Kernels& cpu_kernels(const QuantType& type, InstructionSet set);
 
+// `fast` becomes `plain` for rows whose columns all count alike, whether by equal importance or by none.
+Effort effort_for(const Rows& rows, Effort asked);
+
 // A weight that is NaN or infinite: quantizing it has no meaning.
 struct NonFiniteWeight : std::invalid_argument {
   NonFiniteWeight(std::int64_t row, std::int64_t column);
