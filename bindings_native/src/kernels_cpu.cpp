@@ -31,15 +31,18 @@ bool any_non_finite(Int top) {
   return found != 0;
 }
 
-void add_lanes(const LaneErrors& found, int count, ErrorSums& sums) {
-  for (int i = 0; i < count; ++i) {
-    sums.weighted_squared_error += found.weighted_squared_error[i];
-    sums.weighted_energy += found.weighted_energy[i];
-    sums.squared_error += found.squared_error[i];
-    sums.energy += found.energy[i];
-    sums.restored_energy += found.restored_energy[i];
-    sums.product += found.product[i];
-    sums.max_error = found.max_error[i] > sums.max_error ? found.max_error[i] : sums.max_error;
+// `first` is the number of the first lane's block within the rows.
+void add_lanes(const LaneErrors& found, std::int64_t first, int count, std::int64_t blocks_per_row,
+               ErrorSums* sums_of_rows) {
+  ErrorSums* sums = sums_of_rows + first / blocks_per_row;
+  std::int64_t left = blocks_per_row - first % blocks_per_row;
+  for (int i = 0; i < count; ++i, --left) {
+    if (left == 0) {
+      ++sums;
+      left = blocks_per_row;
+    }
+    sums->add({found.weighted_squared_error[i], found.weighted_energy[i], found.squared_error[i],
+               found.energy[i], found.restored_energy[i], found.product[i], found.max_error[i]});
   }
 }
 
@@ -76,13 +79,13 @@ std::int64_t quantize(Rows rows, Effort effort, std::uint8_t* out) {
 }
 
 template <class Format>
-std::int64_t measure(Rows rows, Effort effort, ErrorSums& sums) {
-  return for_each_tile<Format>(rows, effort,
-                               [&](const auto& tile, const auto& block, std::int64_t, int count) {
-                                 Float restored[Format::weights];
-                                 Format::dequantize(block, restored);
-                                 add_lanes(errors_of(tile, restored), count, sums);
-                               });
+std::int64_t measure(Rows rows, Effort effort, ErrorSums* sums_of_rows) {
+  return for_each_tile<Format>(
+      rows, effort, [&](const auto& tile, const auto& block, std::int64_t first, int count) {
+        Float restored[Format::weights];
+        Format::dequantize(block, restored);
+        add_lanes(errors_of(tile, restored), first, count, rows.length / Format::weights, sums_of_rows);
+      });
 }
 
 template <class Format>

@@ -77,7 +77,7 @@ def ladder(
     if bool(recipe) == bool(budget):
         raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
     named = tuple(imatrix or settings.imatrix)
-    sources = Sources(Path(model), named, None, options.listed(types) or settings.types, effort, threads)
+    sources = Sources(Path(model), named, None, options.listed(types) or settings.types, effort, threads, settings.rows)
     if recipe:
         rungs = recipe_rungs(read_recipe(recipe), read_table(model))
     else:

@@ -77,9 +77,9 @@ def run(
     settings = read_settings(Path.cwd())
     texts = read_texts(text or list(settings.text))
     target = _checked_target(output, plan_only=plan_only, force=force)
-    sources = Sources(
-        model, tuple(imatrix or settings.imatrix), None, options.listed(types) or settings.types, effort, threads
-    )
+    named = tuple(imatrix or settings.imatrix)
+    offered = options.listed(types) or settings.types
+    sources = Sources(model, named, None, offered, effort, threads, settings.rows)
     demands = side.over(merged_demands(settings, pin, floor, ceiling, exclude, tie))
     wanted = around.around(settings, memory)
     request = _request(settings, budget, loss, server, seconds, demands, wanted)

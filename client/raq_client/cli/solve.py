@@ -145,6 +145,7 @@ def merged_sources(
         types=options.listed(types) or settings.types,
         effort=effort,
         threads=threads,
+        rows=settings.rows,
     )
 
 
