@@ -16,7 +16,7 @@ check:
     {{python}} -m mypy
     {{python}} -c "from importlinter.cli import lint_imports_command as run; run()"
     {{python}} .ci/sources.py
-    find bindings_native/src -name '*.[ch]pp' -o -name '*.cu' | xargs clang-format --dry-run --Werror
+    find bindings_native/src bindings_native/fuzz -name '*.[ch]pp' -o -name '*.cu' | xargs clang-format --dry-run --Werror
     {{python}} .ci/generate.py --check
 
 test *arguments:
@@ -30,6 +30,12 @@ test-gpu:
 cuda-build folder:
     cmake -S bindings_native -B {{folder}} -DRAQ_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(realpath -s {{python}})"
     cmake --build {{folder}} --target raq_cuda
+
+# The kernels on hard floats and on any bytes, under the address and undefined-behaviour sanitizers, in a folder.
+sanitize folder rounds="2" seed="0":
+    cmake -S bindings_native -B {{folder}} -DRAQ_CUDA=OFF -DPython_EXECUTABLE="$(realpath -s {{python}})"
+    cmake --build {{folder}} --target raq_fuzz --parallel 2
+    {{folder}}/raq_fuzz {{rounds}} {{seed}}
 
 # Generated code: messages and the native stubs.
 generate:

@@ -53,7 +53,10 @@ struct TQ1_0 {
     for (int k = 0; k < 80; ++k) use(32 + k % 16, k / 16, 160 + k);
     for (int k = 0; k < 16; ++k) use(48 + k % 4, k / 4, 240 + k);
   }
-  RAQ_INLINE static constexpr int power_of_3(int n) { return n == 0 ? 1 : 3 * power_of_3(n - 1); }
+  RAQ_INLINE static constexpr int power_of_3(int n) {
+    constexpr int table[5] = {1, 3, 9, 27, 81};
+    return table[n];
+  }
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
