@@ -16,7 +16,7 @@ check:
     {{python}} -m mypy
     {{python}} -c "from importlinter.cli import lint_imports_command as run; run()"
     {{python}} .ci/sources.py
-    find bindings_native/src tests/cuda_host -name '*.[ch]pp' -o -name '*.cu' -o -name '*.h' | xargs clang-format --style=file:bindings_native/.clang-format --dry-run --Werror
+    find bindings_native/src bindings_native/fuzz bindings_native/checks tests/cuda_host -name '*.[ch]pp' -o -name '*.cu' -o -name '*.h' | xargs clang-format --style=file:bindings_native/.clang-format --dry-run --Werror
     {{python}} .ci/generate.py --check
 
 test *arguments:
@@ -35,6 +35,12 @@ cuda-build folder:
 # The kernels compiled for 64-bit ARM write the same bytes, under emulation; needs a cross compiler and qemu-user.
 check-arm folder:
     .ci/arm {{python}} {{folder}}
+
+# The kernels on hard floats and on any bytes, under the address and undefined-behaviour sanitizers, in a folder.
+sanitize folder rounds="2" seed="0":
+    cmake -S bindings_native -B {{folder}} -DRAQ_CUDA=OFF -DPython_EXECUTABLE="$(realpath -s {{python}})"
+    cmake --build {{folder}} --target raq_fuzz --parallel 2
+    {{folder}}/raq_fuzz {{rounds}} {{seed}}
 
 # Generated code: messages and the native stubs.
 generate:

@@ -15,6 +15,7 @@ from raq_native._raq_native import dequantize as dequantize
 from raq_native._raq_native import instruction_sets as instruction_sets
 from raq_native._raq_native import measure_error as measure_error
 from raq_native._raq_native import measure_errors as measure_errors
+from raq_native._raq_native import measure_rows as measure_rows
 from raq_native._raq_native import quantize as quantize
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "instruction_sets",
     "measure_error",
     "measure_errors",
+    "measure_rows",
     "quantize",
 ]

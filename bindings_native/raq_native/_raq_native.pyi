@@ -128,6 +128,13 @@ def measure_error(quant_type: str, weights: Annotated[NDArray[numpy.float32], di
 def measure_errors(quant_types: Sequence[str], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', device: str = 'cpu', instruction_set: str = 'automatic') -> list[ErrorSums]:
     """`measure_error` for several quant types in one pass over the weights."""
 
+def measure_rows(quant_types: Sequence[str], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.float64], dict(shape=(None, None, None), order='C')]:
+    """
+    Sums of h (w - r)^2 and of h w^2 of each row, float64[types, rows, 2], in one pass over the weights.
+
+    Raises as `quantize` does.
+    """
+
 def instruction_sets() -> list[str]:
     """
     Names of the instruction sets this build holds and this processor runs, lowest first.

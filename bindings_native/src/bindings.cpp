@@ -22,6 +22,7 @@ using Weights = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::
 using Importance = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Blocks = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using NewWeights = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
+using NewSums = nb::ndarray<nb::numpy, double, nb::ndim<3>, nb::c_contig>;
 using NewBlocks = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<2>, nb::c_contig>;
 
 template <class Array, class Value>
@@ -68,7 +69,7 @@ NewBlocks quantize(const std::string& quant_type, const Weights& weights,
   {
     const nb::gil_scoped_release unlocked;
     if (where.cuda)
-      raq::cuda::quantize(type, rows, options.effort, where.number, blocks.get());
+      raq::cuda::quantize(type, rows, raq::effort_for(rows, options.effort), where.number, blocks.get());
     else
       raq::quantize(type, rows, options, blocks.get());
   }
@@ -109,8 +110,30 @@ std::vector<raq::ErrorSums> measure_errors(const std::vector<std::string>& quant
   const raq::Options options = options_of(threads, effort, instruction_set);
   const raq::Device where = raq::find_device(device);
   const nb::gil_scoped_release unlocked;
-  return where.cuda ? raq::cuda::measure(types, rows, options.effort, where.number)
+  return where.cuda ? raq::cuda::measure(types, rows, raq::effort_for(rows, options.effort), where.number)
                     : raq::measure(types, rows, options);
+}
+
+NewSums measure_rows(const std::vector<std::string>& quant_types, const Weights& weights,
+                     const std::optional<Importance>& importance, int threads, const std::string& effort,
+                     const std::string& instruction_set) {
+  std::vector<raq::QuantType> types;
+  for (const std::string& name : quant_types) types.push_back(raq::find_quant_type(name));
+  const raq::Rows rows = rows_of(weights, importance);
+  const raq::Options options = options_of(threads, effort, instruction_set);
+  std::unique_ptr<double[]> data;
+  {
+    const nb::gil_scoped_release unlocked;
+    const std::vector<raq::ErrorSums> sums = raq::measure_rows(types, rows, options);
+    data.reset(new double[2 * sums.size()]);
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      data[2 * i] = sums[i].weighted_squared_error;
+      data[2 * i + 1] = sums[i].weighted_energy;
+    }
+  }
+  double* pointer = data.release();
+  nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<double*>(p); });
+  return NewSums(pointer, {types.size(), static_cast<std::size_t>(rows.count), 2}, owner);
 }
 
 raq::ErrorSums measure_error(const std::string& quant_type, const Weights& weights,
@@ -201,6 +224,12 @@ NB_MODULE(_raq_native, module) {
              "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
              "device"_a = "cpu", "instruction_set"_a = "automatic",
              "`measure_error` for several quant types in one pass over the weights.");
+  module.def("measure_rows", &measure_rows, "quant_types"_a, "weights"_a.noconvert(),
+             "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
+             "instruction_set"_a = "automatic",
+             "Sums of h (w - r)^2 and of h w^2 of each row, float64[types, rows, 2], in one pass over the "
+             "weights.\n\n"
+             "Raises as `quantize` does.");
   module.def("instruction_sets", &raq::instruction_set_names,
              "Names of the instruction sets this build holds and this processor runs, lowest first.");
   module.def("cuda_devices", &raq::cuda::devices,

@@ -83,6 +83,14 @@ Device find_device(const std::string& name) {
   throw std::invalid_argument("unknown device '" + name + "': it is 'cpu', 'cuda' (all) or 'cuda:N' (one)");
 }
 
+Effort effort_for(const Rows& rows, Effort asked) {
+  if (asked != Effort::fast) return asked;
+  const float* h = rows.importance;
+  const bool alike =
+      h == nullptr || std::all_of(h, h + rows.length, [&](float each) { return each == h[0]; });
+  return alike ? Effort::plain : Effort::fast;
+}
+
 const Kernels& cpu_kernels(const QuantType& type, InstructionSet set) {
   static const std::vector<InstructionSet> available = instruction_sets();
   if (set == InstructionSet::automatic) set = available.back();

@@ -3,6 +3,8 @@
 
 namespace raq {
 
-enum class Effort : int { fast = 0, best = 1 };
+// `plain` is what `fast` becomes where all columns count alike: the simple formats, which llama.cpp then only
+// rounds, are searched less.
+enum class Effort : int { fast = 0, best = 1, plain = 2 };
 
 }  // namespace raq

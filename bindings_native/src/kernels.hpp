@@ -42,9 +42,9 @@ constexpr std::int64_t all_finite = -1;
 
 struct Kernels {
   // Both return the position of the first non-finite weight in the rows, or all_finite; what they wrote is
-  // then void.
+  // then void. `measure` adds to the sums of each row.
   std::int64_t (*quantize)(Rows rows, Effort effort, std::uint8_t* blocks);
-  std::int64_t (*measure)(Rows rows, Effort effort, ErrorSums& sums);
+  std::int64_t (*measure)(Rows rows, Effort effort, ErrorSums* sums_of_rows);
   void (*dequantize)(const std::uint8_t* blocks, std::int64_t block_count, float* weights);
 };
 

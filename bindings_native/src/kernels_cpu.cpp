@@ -11,27 +11,38 @@
 namespace raq::RAQ_LEVEL {
 namespace {
 
+constexpr std::int32_t infinity = 0x7f800000;  // its bits; those of NaN are larger
+
 std::int64_t first_non_finite(const float* weights, std::int64_t count) {
   std::int32_t found = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     std::int32_t bits;
     __builtin_memcpy(&bits, weights + i, sizeof bits);
-    found |= (bits & 0x7f800000) == 0x7f800000;
+    found |= (bits & infinity) == infinity;
   }
   if (found == 0) return all_finite;
   for (std::int64_t i = 0;; ++i)
     if (!__builtin_isfinite(weights[i])) return i;
 }
 
-void add_lanes(const LaneErrors& found, int count, ErrorSums& sums) {
-  for (int i = 0; i < count; ++i) {
-    sums.weighted_squared_error += found.weighted_squared_error[i];
-    sums.weighted_energy += found.weighted_energy[i];
-    sums.squared_error += found.squared_error[i];
-    sums.energy += found.energy[i];
-    sums.restored_energy += found.restored_energy[i];
-    sums.product += found.product[i];
-    sums.max_error = found.max_error[i] > sums.max_error ? found.max_error[i] : sums.max_error;
+bool any_non_finite(Int top) {
+  std::int32_t found = 0;
+  for (int i = 0; i < lanes; ++i) found |= lane(top, i) >= infinity;
+  return found != 0;
+}
+
+// `first` is the number of the first lane's block within the rows.
+void add_lanes(const LaneErrors& found, std::int64_t first, int count, std::int64_t blocks_per_row,
+               ErrorSums* sums_of_rows) {
+  ErrorSums* sums = sums_of_rows + first / blocks_per_row;
+  std::int64_t left = blocks_per_row - first % blocks_per_row;
+  for (int i = 0; i < count; ++i, --left) {
+    if (left == 0) {
+      ++sums;
+      left = blocks_per_row;
+    }
+    sums->add({found.weighted_squared_error[i], found.weighted_energy[i], found.squared_error[i],
+               found.energy[i], found.restored_energy[i], found.product[i], found.max_error[i]});
   }
 }
 
@@ -39,13 +50,19 @@ void add_lanes(const LaneErrors& found, int count, ErrorSums& sums) {
 template <class Format, class Use>
 std::int64_t for_each_tile(const Rows& rows, Effort effort, Use use) {
   const std::int64_t weights = rows.count * rows.length, blocks = weights / Format::weights;
-  const std::int64_t bad = first_non_finite(rows.weights, weights);
-  if (bad != all_finite) return bad;
+  if constexpr (Format::weights == 1) {
+    const std::int64_t bad = first_non_finite(rows.weights, weights);
+    if (bad != all_finite) return bad;
+  }
   Tile<Format::weights> tile;
   Bytes<Format::bytes> block;
   for (std::int64_t b = 0; b < blocks; b += lanes) {
     const int count = static_cast<int>(blocks - b < lanes ? blocks - b : lanes);
     tile.load(rows, b, count);
+    if constexpr (Format::weights > 1)
+      if (any_non_finite(tile.top))
+        return b * Format::weights +
+               first_non_finite(rows.weights + b * Format::weights, count * Format::weights);
     Format::quantize(tile.weights, tile.importance, tile.unit, effort, block);
     use(tile, block, b, count);
   }
@@ -62,13 +79,13 @@ std::int64_t quantize(Rows rows, Effort effort, std::uint8_t* out) {
 }
 
 template <class Format>
-std::int64_t measure(Rows rows, Effort effort, ErrorSums& sums) {
-  return for_each_tile<Format>(rows, effort,
-                               [&](const auto& tile, const auto& block, std::int64_t, int count) {
-                                 Float restored[Format::weights];
-                                 Format::dequantize(block, restored);
-                                 add_lanes(errors_of(tile, restored), count, sums);
-                               });
+std::int64_t measure(Rows rows, Effort effort, ErrorSums* sums_of_rows) {
+  return for_each_tile<Format>(
+      rows, effort, [&](const auto& tile, const auto& block, std::int64_t first, int count) {
+        Float restored[Format::weights];
+        Format::dequantize(block, restored);
+        add_lanes(errors_of(tile, restored), first, count, rows.length / Format::weights, sums_of_rows);
+      });
 }
 
 template <class Format>
@@ -80,8 +97,7 @@ void dequantize(const std::uint8_t* blocks, std::int64_t block_count, float* wei
     const int count = static_cast<int>(block_count - b < lanes ? block_count - b : lanes);
     load_blocks(block, count, blocks + b * Format::bytes);
     Format::dequantize(block, restored);
-    for (int i = 0; i < count; ++i)
-      for (int k = 0; k < K; ++k) weights[(b + i) * K + k] = lane(restored[k], i);
+    turn_back<K>(restored, count, weights + b * K);
   }
 }
 

@@ -14,6 +14,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__SSE__) && !defined(__CUDACC__)
+#include <immintrin.h>
+#endif
+
 #if defined(__CUDACC__)
 #define RAQ_HD __device__
 #define RAQ_INLINE __device__ __forceinline__
@@ -71,9 +75,21 @@ RAQ_INLINE Int splat(std::int32_t value) { return Int{} + value; }
 RAQ_INLINE Float select(Mask mask, Float yes, Float no) { return mask ? yes : no; }
 RAQ_INLINE Int select(Mask mask, Int yes, Int no) { return mask ? yes : no; }
 
-// A NaN in `a` gives `b`: whatever is clamped is a number afterwards, and converts alike everywhere.
+// A NaN in `a` gives `b`: whatever is clamped is a number afterwards, and converts alike everywhere. The
+// instructions named here do just that; compilers do not find them by themselves.
+#if defined(__AVX512F__) && RAQ_LANES == 16
+RAQ_INLINE Float smaller(Float a, Float b) { return _mm512_min_ps(a, b); }
+RAQ_INLINE Float larger(Float a, Float b) { return _mm512_max_ps(a, b); }
+#elif defined(__AVX__) && RAQ_LANES == 8
+RAQ_INLINE Float smaller(Float a, Float b) { return _mm256_min_ps(a, b); }
+RAQ_INLINE Float larger(Float a, Float b) { return _mm256_max_ps(a, b); }
+#elif defined(__SSE__) && RAQ_LANES == 4
+RAQ_INLINE Float smaller(Float a, Float b) { return _mm_min_ps(a, b); }
+RAQ_INLINE Float larger(Float a, Float b) { return _mm_max_ps(a, b); }
+#else
 RAQ_INLINE Float smaller(Float a, Float b) { return a < b ? a : b; }
 RAQ_INLINE Float larger(Float a, Float b) { return a > b ? a : b; }
+#endif
 RAQ_INLINE Float clamp(Float value, float low, float high) {
   return smaller(larger(value, splat(low)), splat(high));
 }

@@ -58,10 +58,11 @@ void quantize(const QuantType& type, const Rows& rows, const Options& options, s
   const std::int64_t row_bytes = type.row_bytes(rows.length);
   const Kernels& kernels = cpu_kernels(type, options.instruction_set);
   const Chunks chunks(rows.count, rows.length);
+  const Effort effort = effort_for(rows, options.effort);
   for_each_chunk(chunks.count, options.threads, [&](std::int64_t chunk) {
     const std::int64_t first = chunks.first(chunk);
-    require_finite(kernels.quantize(part(rows, chunks, chunk), options.effort, blocks + first * row_bytes),
-                   rows, first);
+    require_finite(kernels.quantize(part(rows, chunks, chunk), effort, blocks + first * row_bytes), rows,
+                   first);
   });
 }
 
@@ -77,19 +78,27 @@ void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t 
   });
 }
 
-std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows,
-                               const Options& options) {
+std::vector<ErrorSums> measure_rows(const std::vector<QuantType>& types, const Rows& rows,
+                                    const Options& options) {
   for (const QuantType& type : types) type.row_bytes(rows.length);
   const Chunks chunks(rows.count, rows.length);
-  std::vector<ErrorSums> parts(chunks.count * types.size());
+  const Effort effort = effort_for(rows, options.effort);
+  std::vector<ErrorSums> sums(types.size() * rows.count);
   for_each_chunk(chunks.count, options.threads, [&](std::int64_t chunk) {
+    const std::int64_t first = chunks.first(chunk);
     for (std::size_t t = 0; t < types.size(); ++t)
       require_finite(cpu_kernels(types[t], options.instruction_set)
-                         .measure(part(rows, chunks, chunk), options.effort, parts[chunk * types.size() + t]),
-                     rows, chunks.first(chunk));
+                         .measure(part(rows, chunks, chunk), effort, sums.data() + t * rows.count + first),
+                     rows, first);
   });
+  return sums;
+}
+
+std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows,
+                               const Options& options) {
+  const std::vector<ErrorSums> sums = measure_rows(types, rows, options);
   std::vector<ErrorSums> totals(types.size());
-  for (std::size_t i = 0; i < parts.size(); ++i) totals[i % types.size()].add(parts[i]);
+  for (std::size_t i = 0; i < sums.size(); ++i) totals[i / rows.count].add(sums[i]);
   return totals;
 }
 

@@ -53,6 +53,9 @@ struct Device {
 // 'cpu', 'cuda' or 'cuda:N'. Throws std::invalid_argument for another name.
 Device find_device(const std::string& name);
 
+// `fast` becomes `plain` for rows whose columns all count alike, whether by equal importance or by none.
+Effort effort_for(const Rows& rows, Effort asked);
+
 // A weight that is NaN or infinite: quantizing it has no meaning.
 struct NonFiniteWeight : std::invalid_argument {
   NonFiniteWeight(std::int64_t row, std::int64_t column);
@@ -61,7 +64,10 @@ struct NonFiniteWeight : std::invalid_argument {
 void quantize(const QuantType& type, const Rows& rows, const Options& options, std::uint8_t* blocks);
 void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t row_length,
                 const Options& options, float* weights);
-// One pass over the tensor for all types.
+// One pass over the tensor for all types. The sums of each row, type after type; or of the tensor for each
+// type.
+std::vector<ErrorSums> measure_rows(const std::vector<QuantType>& types, const Rows& rows,
+                                    const Options& options);
 std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, const Options& options);
 
 }  // namespace raq

@@ -77,6 +77,11 @@ RAQ_INLINE AffineSearch affine_search(Effort effort) {
   if (effort == Effort::best) return {12, 0.1f, -2, 4, 0.25f, 3, 3};
   return {4, 0.225f, -1, 2, 0.35f, 1, 1};
 }
+// Of a block that stands by itself.
+RAQ_INLINE AffineSearch simple_affine_search(Effort effort) {
+  if (effort == Effort::plain) return {0, 0.0f, 0, 0, 0.0f, 1, 0};
+  return affine_search(effort);
+}
 
 template <int N, bool base_is_free>
 RAQ_INLINE AffineFit fit_affine(const Float* x, const Float* h, float high, const AffineSearch& search,

@@ -94,7 +94,7 @@ struct CodebookSuperBlock {
   // The scale that explains most of sub-block j, among `count`; sets its shifts.
   template <bool exact, int count>
   RAQ_HD Float wanted_scale(int j, const Float* x, const Float* h) {
-    const Float top = magnitude(extreme_of<s.length>(x)) * (1.0f / s.level_top);
+    const Float top = largest_of<s.length>(x) * (1.0f / s.level_top);
     Float gain[shifts][count];
     RAQ_ROLLED
     for (int n = 0; n < shifts; ++n) RAQ_ROLLED

@@ -87,6 +87,19 @@ RAQ_INLINE ScaleSearch scale_search(Effort effort, float unit = 1.0f) {
   if (effort == Effort::best) return {18, 0.1f * unit, true, 3, 3};
   return {9, 0.1f * unit, false, 1, 1};
 }
+// Of a block that stands by itself.
+RAQ_INLINE ScaleSearch simple_scale_search(Effort effort) {
+  if (effort == Effort::plain) return {1, 0.7f, false, 1, 0};
+  return scale_search(effort);
+}
+
+// Its magnitude.
+template <int N>
+RAQ_INLINE Float largest_of(const Float* x) {
+  Float largest = splat(0.0f);
+  for (int k = 0; k < N; ++k) largest = larger(magnitude(x[k]), largest);
+  return largest;
+}
 
 template <class Codes, int N>
 RAQ_INLINE ScaleFit fit_scale(const Float* x, const Float* h, const ScaleSearch& search) {

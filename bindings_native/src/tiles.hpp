@@ -3,6 +3,7 @@
 
 #include "half.hpp"
 #include "kernels.hpp"
+#include "transpose.hpp"
 
 namespace raq::RAQ_LEVEL {
 
@@ -13,59 +14,52 @@ struct Tile {
   Float weights[K];
   Float importance[K];
   Unit unit;              // weights[k] * unit.scale is the weight itself
+  Int top;                // the bits of the largest magnitude, before that
   Float importance_unit;  // likewise; 0 where a block has no importance at all
 
   RAQ_HD void load(const Rows& rows, std::int64_t block, int count) {
-    turn(rows.weights + block * K, count);
+    load_weights(rows.weights + block * K, count);
     load_importance(rows, block, count);
-    unit = {splat(1.0f), splat(1.0f)};
-    importance_unit = splat(1.0f);
-    if constexpr (K > 1) normalize();
   }
 
  private:
-  RAQ_HD void turn(const float* source, int count) {
-    if constexpr (K == 1) {
-      if (count == lanes)
-        memcpy(&weights[0], source, sizeof(Float));
-      else
-        for (int i = 0; i < lanes; ++i) lane(weights[0], i) = i < count ? source[i] : 0.0f;
-      return;
+  bool alike = false;  // the importance is all ones
+
+  RAQ_HD void load_weights(const float* source, int count) {
+    const float* rows[lanes];
+    for (int i = 0; i < lanes; ++i) rows[i] = source + i * K;
+    turn<K>(rows, count, weights);
+    unit = {splat(1.0f), splat(1.0f)};
+    if constexpr (K == 1) return;  // not searched: nothing can overflow
+    top = splat(0);
+    for (int k = 0; k < K; ++k) {
+      const Int size = float_bits(weights[k]) & 0x7fffffff;
+      top = select(size > top, size, top);
     }
-    if (count == lanes) {
-      for (int i = 0; i < lanes; ++i)
-        for (int k = 0; k < K; ++k) lane(weights[k], i) = source[i * K + k];
-    } else {
-      for (int k = 0; k < K; ++k) weights[k] = splat(0.0f);
-      for (int i = 0; i < count; ++i)
-        for (int k = 0; k < K; ++k) lane(weights[k], i) = source[i * K + k];
-    }
+    unit = unit_of(float_of_bits(top));
+    for (int k = 0; k < K; ++k) weights[k] *= unit.inverse;
   }
 
   RAQ_HD void load_importance(const Rows& rows, std::int64_t block, int count) {
-    for (int k = 0; k < K; ++k) importance[k] = splat(1.0f);
-    if (rows.importance == nullptr) return;
+    if (rows.importance == nullptr) {
+      if (!alike)
+        for (int k = 0; k < K; ++k) importance[k] = splat(1.0f);
+      importance_unit = splat(1.0f);
+      alike = true;
+      return;
+    }
     const std::int64_t blocks_per_row = rows.length / K;
-    for (int i = 0; i < count; ++i) {
-      const float* source = rows.importance + (block + i) % blocks_per_row * K;
-      for (int k = 0; k < K; ++k) lane(importance[k], i) = source[k];
-    }
-  }
-
-  RAQ_HD void normalize() {
-    Float largest = splat(0.0f), most = splat(0.0f);
-    for (int k = 0; k < K; ++k) {
-      largest = larger(magnitude(weights[k]), largest);
-      most = larger(importance[k], most);
-    }
-    unit = unit_of(largest);
+    const float* columns[lanes];
+    for (int i = 0; i < lanes; ++i)
+      columns[i] = rows.importance + (block + (i < count ? i : 0)) % blocks_per_row * K;
+    turn<K>(columns, count, importance);
+    Float most = splat(0.0f);
+    for (int k = 0; k < K; ++k) most = larger(importance[k], most);
     const Unit important = unit_of(most);
     const Mask known = most > splat(0.0f);
     importance_unit = select(known, important.scale, splat(0.0f));
-    for (int k = 0; k < K; ++k) {
-      weights[k] *= unit.inverse;
-      importance[k] = select(known, importance[k] * important.inverse, splat(1.0f));
-    }
+    for (int k = 0; k < K; ++k) importance[k] = select(known, importance[k] * important.inverse, splat(1.0f));
+    alike = false;
   }
 };
 

@@ -47,7 +47,7 @@ Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 class Sources:
     """Where the facts of a model come from: a saved profile, or the model and its importance.
 
-    `imatrix` names importance files, each `FILE` or `FILE:WEIGHT`.
+    `imatrix` names importance files, each `FILE` or `FILE:WEIGHT`; `rows` are measured of each matrix, None for all.
     """
 
     model: Path | None = None
@@ -56,6 +56,7 @@ class Sources:
     types: tuple[str, ...] = ()
     effort: Effort = "fast"
     threads: int = 0
+    rows: int | None = None
     cached: bool = True
     device: Device = CPU
 
@@ -140,6 +141,7 @@ def obtain_profile(sources: Sources, bars: Bars) -> Profile:
             effort=sources.effort,
             threads=sources.threads,
             device=sources.device,
+            rows=sources.rows,
             cache=user_cache_path("raq") / "measurements" if sources.cached else None,
             progress=report,
         )

@@ -1,6 +1,7 @@
 """Profiles on disk: one JSON file, readable by people and by other tools.
 
 An infinite relative error (this type is not possible) is null; so is a sensitivity that was not measured.
+Standard errors of the relative errors are there where a sample of the rows was measured.
 """
 
 from pathlib import Path
@@ -30,6 +31,7 @@ class _Row(BaseModel):
     energy: Finite
     sensitivity: Finite | None = None
     sensitivity_error: Finite | None = None
+    sampling_errors: tuple[Finite, ...] | None = None
 
 
 class _File(BaseModel):
@@ -43,12 +45,14 @@ class _File(BaseModel):
 
 def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
     """Write a profile. Raises InvalidInput if the file exists and `force` is not given, or can't be written."""
+    sampled = profile.sampling_errors
     rows = zip(
         profile.tensors,
         profile.relative_errors,
         profile.energies,
         profile.sensitivities,
         profile.sensitivity_errors,
+        [None] * len(profile.tensors) if sampled is None else sampled.tolist(),
         strict=True,
     )
     content = _File(
@@ -64,8 +68,9 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
                 energy=float(energy),
                 sensitivity=None if np.isnan(sensitivity) else float(sensitivity),
                 sensitivity_error=None if np.isnan(error) else float(error),
+                sampling_errors=sampling_errors,
             )
-            for tensor, errors, energy, sensitivity, error in rows
+            for tensor, errors, energy, sensitivity, error, sampling_errors in rows
         ),
     )
     with atomic_file(path, force=force) as file:
@@ -87,6 +92,9 @@ def load_profile(path: Path) -> Profile:
         for row in rows
         if len(row.relative_errors) != width
     ]
+    sampled = [row.sampling_errors for row in rows if row.sampling_errors is not None]
+    if sampled and (len(sampled) < len(rows) or {len(each) for each in sampled} != {width}):
+        faults.append(Fault(str(path), f"some tensor lacks sampling_errors for the {width} quant types"))
     if faults:
         raise InvalidInput(faults)
     return Profile(
@@ -99,6 +107,7 @@ def load_profile(path: Path) -> Profile:
         sensitivities=np.array([_or_nan(row.sensitivity) for row in rows], dtype=np.float64),
         sensitivity_errors=np.array([_or_nan(row.sensitivity_error) for row in rows], dtype=np.float64),
         provenance=content.provenance,
+        sampling_errors=np.array(sampled, dtype=np.float64) if sampled else None,
     )
 
 

@@ -7,7 +7,8 @@ Rules
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Literal
@@ -130,6 +131,20 @@ def row_chunks(tensor: Tensor, chunk_weights: int = CHUNK_WEIGHTS) -> Iterator[t
             yield matrix, matrix * rows + first, matrix * rows + min(first + step, rows)
 
 
+@contextmanager
+def refusals_named(tensor: Tensor, weights: Float32[np.ndarray, "rows length"], rows: Sequence[int]) -> Iterator[None]:
+    """Turn what the kernels refuse of these rows of a tensor into a fault that names the tensor and the place."""
+    try:
+        yield
+    except ValueError as error:
+        bad = np.argwhere(~np.isfinite(weights))
+        if not bad.size:
+            raise InvalidInput(Fault(tensor.name, f"can't be quantized: {error}")) from error
+        row, column = bad[0].tolist()
+        what = f"weight {column} of row {rows[row]} is {weights[row, column]}; get the model file again, it is damaged"
+        raise InvalidInput(Fault(tensor.name, what)) from error
+
+
 def _copied(model: ModelFile, tensor: Tensor) -> Iterator[UInt8[np.ndarray, "rows size"]]:
     for _, first, last in row_chunks(tensor):
         yield model.stored(tensor, first, last)
@@ -147,10 +162,9 @@ def _quantized(
     for matrix, first, last in row_chunks(tensor, CHUNK_WEIGHTS if device.name == "cpu" else CUDA_CHUNK_WEIGHTS):
         columns = None if importance is None else importance[matrix]
         weights = np.ascontiguousarray(model.weights(tensor, first, last))
-        try:
-            yield device.call(raq_native.quantize, wanted.name, weights, columns, threads=threads, effort=effort)
-        except ValueError as error:
-            raise InvalidInput(Fault(tensor.name, f"can't be quantized, rows from {first}: {error}")) from error
+        with refusals_named(tensor, weights, range(first, last)):
+            blocks = device.call(raq_native.quantize, wanted.name, weights, columns, threads=threads, effort=effort)
+        yield blocks
 
 
 def _type_faults(model: ModelFile, tensor: Tensor, wanted: QuantType, *, has_importance: bool) -> list[Fault]:

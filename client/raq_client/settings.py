@@ -30,6 +30,7 @@ class Settings(BaseModel):
     text: tuple[Path, ...] = Field(default=(), description="texts to check on")
     server: str | None = Field(default=None, description="HOST:PORT of a raq-server; without it solve here")
     types: tuple[str, ...] = Field(default=(), description="quant types to choose from")
+    rows: int | None = Field(default=None, ge=2, description="rows of each matrix to measure errors on; else all")
     loss: str | None = Field(default=None, description="loss model")
     base: str | None = Field(default=None, description="what to start from: a mixture, a file or a recipe")
     architecture: str | None = Field(default=None, description="rules on kinds of tensors: default, none, or a file")

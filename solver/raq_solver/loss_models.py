@@ -127,5 +127,13 @@ def _table(profile: Profile, factors: Float64[np.ndarray, " tensors"], source: s
         weights=profile.weights,
         sizes=profile.sizes,
         losses=losses,
-        source=f"{source}; errors {foreign}" if foreign else source,
+        source="; ".join(filter(None, (source, f"errors {foreign}" if foreign else "", _sampling(profile)))),
     )
+
+
+def _sampling(profile: Profile) -> str:
+    """What a sample of rows leaves open; empty where all rows were measured."""
+    if profile.sampling_errors is None:
+        return ""
+    rows = profile.provenance.get("rows", "some of the rows")
+    return f"errors measured on {rows}, with standard errors up to {profile.sampling_shares.max():.2%} of them"

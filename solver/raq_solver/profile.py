@@ -27,7 +27,9 @@ class Profile:
     `relative_errors` [tensors × types]: Σ h (W - Ŵ)² / Σ h W², h the importance of an input column; infinite where
     the type is not possible. `energies`: Σ h W² per tensor. `sensitivities`: nats per token of the whole model per
     unit of relative error, NaN where not measured; `sensitivity_errors` their standard errors.
-    `provenance` says what the numbers were made from (digests, versions), for the report.
+    `provenance` says what the numbers were made from (digests, versions), for the report. `sampling_errors`
+    [tensors × types]: standard errors of the relative errors where only some rows were measured, 0 where all were;
+    None when all rows of all tensors were.
 
     Raises InvalidInput with every fault.
     """
@@ -39,6 +41,7 @@ class Profile:
     sensitivities: Float64[np.ndarray, " tensors"]
     sensitivity_errors: Float64[np.ndarray, " tensors"]
     provenance: Mapping[str, str] = field(default_factory=dict)
+    sampling_errors: Float64[np.ndarray, "tensors types"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
@@ -64,6 +67,15 @@ class Profile:
         """Whether errors and energies count columns by importance (some tensors may lack it all the same)."""
         return self.provenance.get("imatrix", "none") != "none"
 
+    @property
+    def sampling_shares(self) -> Float64[np.ndarray, "tensors types"]:
+        """Standard errors of the relative errors from measuring a sample, as shares of these; 0 where there is none."""
+        shares = np.zeros(self.relative_errors.shape)
+        if self.sampling_errors is not None:
+            known = np.isfinite(self.relative_errors) & (self.relative_errors > 0)
+            np.divide(self.sampling_errors, self.relative_errors, out=shares, where=known)
+        return shares
+
     def digest(self) -> str:
         """SHA-256 over a canonical form: equal digests mean the same profile."""
         header = {
@@ -78,14 +90,18 @@ class Profile:
         return state.hexdigest()
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
-        return self.relative_errors, self.energies, self.sensitivities, self.sensitivity_errors
+        always = self.relative_errors, self.energies, self.sensitivities, self.sensitivity_errors
+        return always if self.sampling_errors is None else (*always, self.sampling_errors)
 
     def _faults(self) -> list[Fault]:
         shape = (len(self.tensors), len(self.quant_types))
-        if [array.shape for array in self._arrays()] != [shape, shape[:1], shape[:1], shape[:1]]:
-            shapes = ", ".join(str(array.shape) for array in self._arrays())
+        arrays = self._arrays()
+        if [array.shape for array in arrays] != [shape, shape[:1], shape[:1], shape[:1], shape][: len(arrays)]:
+            shapes = ", ".join(str(array.shape) for array in arrays)
             return [Fault("profile", f"{shape[0]} tensors × {shape[1]} types, but arrays have shapes {shapes}")]
         faults = []
+        if self.sampling_errors is not None and not (self.sampling_errors >= 0).all():
+            faults.append(Fault("profile", "holds a standard error that is negative or not a number"))
         for row, tensor in enumerate(self.tensors):
             errors = self.relative_errors[row]
             if np.isnan(errors).any() or (errors < 0).any():

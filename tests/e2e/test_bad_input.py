@@ -8,11 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from commands import Result, client
 
-from gguf_files import small_model
+from gguf_files import small_model, write
 from raq_client.imatrix_files import read_importance
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -62,6 +63,48 @@ def test_bad_numbers_in_an_imatrix(tmp_path: Path, data: Path, model_path: Path,
 
 def test_good_imatrix_is_what_the_bad_one_differs_from(data: Path) -> None:
     assert len(read_importance(data / "wiki-math-4M.gsm8k.imatrix.dat").entries) == 28
+
+
+def one_tensor(path: Path, weights: np.ndarray) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("blk.0.attn_q.weight", weights)
+    write(writer)
+    return path
+
+
+@pytest.mark.parametrize("rows", [(), ("--rows", "100")])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_weight_that_is_no_number(tmp_path: Path, bad: float, rows: tuple[str, ...]) -> None:
+    weights = np.ones((300, 512), np.float32)
+    weights[:, 17] = bad
+    model = one_tensor(tmp_path / "m.gguf", weights)
+    found = client("profile", model, "-o", tmp_path / "p.json", "--types", "Q4_K", *rows)
+    refused(found, r"blk\.0\.attn_q\.weight: weight 17 of row \d+ is (nan|-inf); .*damaged")
+    assert not (tmp_path / "p.json").exists()
+
+
+def test_rows_that_no_block_divides(tmp_path: Path) -> None:
+    model = one_tensor(tmp_path / "m.gguf", np.ones((4, 40), np.float16))
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"allocation": {"blk.0.attn_q.weight": "Q8_0"}}')
+    refused(
+        client("quantize", model, "-a", plan, "-o", tmp_path / "out.gguf"),
+        r"blk\.0\.attn_q\.weight: rows of 40 weights can't be stored as Q8_0",
+    )
+
+
+def test_a_type_that_raq_does_not_know(tmp_path: Path) -> None:
+    model = one_tensor(tmp_path / "m.gguf", np.ones((4, 32), np.float16))
+    content = bytearray(model.read_bytes())
+    place = content.index(b"blk.0.attn_q.weight") + 19 + 4 + 2 * 8
+    content[place : place + 4] = (99).to_bytes(4, "little")
+    model.write_bytes(bytes(content))
+    refused(client("solve", "-b", "5", "-m", model), r"blk\.0\.attn_q\.weight is stored in a type raq does not know")
+
+
+def test_an_imatrix_of_other_widths(tmp_path: Path, imatrix_path: Path) -> None:
+    model = one_tensor(tmp_path / "m.gguf", np.ones((4, 512), np.float16))
+    refused(client("solve", "-b", "9", "-m", model, "-i", imatrix_path), r"blk\.0\.attn_q\.weight.*\b256\b.*\b512\b")
 
 
 def test_budget_under_the_least(model_path: Path) -> None:

@@ -64,7 +64,7 @@ struct MXFP4 {
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort, Bytes<bytes>& block) {
     const Float zero = splat(0.0f);
-    const Mask empty = magnitude(extreme_of<weights>(x)) == zero;
+    const Mask empty = largest_of<weights>(x) == zero;
     const Int unit_exponent = float_bits(unit.scale) >> 23;
     Int best_e = splat(0);
     Float best_error = splat(1e30f), best_scale = zero;
@@ -116,7 +116,7 @@ struct NVFP4 {
     block.clear();
     for (int j = 0; j < 4; ++j) {
       const Float *xj = x + 16 * j, *hj = h + 16 * j;
-      const Float top = magnitude(extreme_of<16>(xj));
+      const Float top = largest_of<16>(xj);
       const Int middle = code_of_half_scale(top * (1.0f / DoubledFp4::largest) * unit.scale);
       Int best_code = splat(0);
       Float best_error = fp4_error<16>(xj, hj, splat(0.0f));

@@ -32,7 +32,7 @@ RAQ_INLINE Int get_fifth_bit(const Bytes<Count>& block, int offset, int k) {
 template <int middle>
 RAQ_INLINE StoredScale symmetric_codes(const Float* x, const Float* h, Unit unit, Effort effort, Int* codes) {
   using Codes = Whole<-middle, middle - 1>;
-  const StoredScale d = store_scale(fit_scale<Codes, 32>(x, h, scale_search(effort)).scale, unit);
+  const StoredScale d = store_scale(fit_scale<Codes, 32>(x, h, simple_scale_search(effort)).scale, unit);
   const Float inverse = inverse_or_zero(d.value);
   for (int k = 0; k < 32; ++k) codes[k] = truncate(Codes::round(x[k] * inverse)) + middle;
   return d;

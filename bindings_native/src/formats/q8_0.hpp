@@ -12,7 +12,7 @@ struct Q8_0 {
   static constexpr int weights = 32, bytes = 34;
 
   RAQ_HD static void quantize(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<bytes>& block) {
-    Float scale = magnitude(extreme_of<weights>(x)) * (1.0f / 127.0f);
+    Float scale = largest_of<weights>(x) * (1.0f / 127.0f);
     if (effort == Effort::best)
       scale = fit_scale<Whole<-127, 127>, weights>(x, h, {18, 0.2f, false, 3, 1}).scale;
     const StoredScale d = store_scale(scale, unit);

@@ -13,21 +13,33 @@
 
 namespace raq::RAQ_LEVEL {
 
-// Scale of codes that are few: the extreme weight may lie far beyond them. The candidates put it at 1 to 5
-// times the last code; without outliers, as in models trained to be ternary, the first is exact.
+// Scale of codes that are few: the extreme weight may lie far beyond them. One candidate puts it at the last
+// code, which is exact for models trained to be ternary; another puts the mean magnitude at 0.7, near the
+// best for weights in a bell, and fitting again goes on from there. Effort `best` also puts the extreme
+// weight at up to 5 times the last code.
 template <class Codes, int N>
 RAQ_INLINE StoredScale fit_few_codes(const Float* x, const Float* h, Unit unit, Effort effort) {
-  const Float inverse_extreme = inverse_or_zero(extreme_of<N>(x));
-  const int steps = effort == Effort::best ? 64 : 16;
   ScaleFit best{splat(0.0f), splat(0.0f), splat(0.0f)};
+  const auto try_inverse = [&](Float inverse) { keep_better(best, code_sums<Codes, N>(x, h, inverse)); };
+  const Float inverse_extreme = inverse_or_zero(extreme_of<N>(x));
+  const int steps = effort == Effort::best ? 64 : 0;
+  RAQ_ROLLED
   for (int step = 0; step <= steps; ++step) {
-    const float beyond = 1.0f + 4.0f * static_cast<float>(step) / static_cast<float>(steps);
-    keep_better(best, code_sums<Codes, N>(x, h, (Codes::low * beyond) * inverse_extreme));
-    if constexpr (-Codes::low != Codes::high)
-      keep_better(best, code_sums<Codes, N>(x, h, (Codes::high * beyond) * inverse_extreme));
+    const Float inverse = (Codes::low * (1.0f + 0.0625f * static_cast<float>(step))) * inverse_extreme;
+    try_inverse(inverse);
+    if constexpr (-Codes::low != Codes::high) try_inverse(inverse * (Codes::high / Codes::low));
   }
-  for (int round = 0; round < 3; ++round)
-    keep_better(best, code_sums<Codes, N>(x, h, inverse_or_zero(best.scale)));
+  Float size = splat(0.0f), importance = splat(0.0f);
+  for (int k = 0; k < N; ++k) {
+    size += h[k] * magnitude(x[k]);
+    importance += h[k];
+  }
+  const Float bell = quotient_or_zero(0.7f * importance, size);
+  try_inverse(bell);
+  if constexpr (-Codes::low != Codes::high) try_inverse(splat(0.0f) - bell);
+  const int refinements = effort == Effort::best ? 3 : 2;
+  RAQ_ROLLED
+  for (int round = 0; round < refinements; ++round) try_inverse(inverse_or_zero(best.scale));
   return store_scale(-Codes::low == Codes::high ? magnitude(best.scale) : best.scale, unit);
 }
 
@@ -41,7 +53,10 @@ struct TQ1_0 {
     for (int k = 0; k < 80; ++k) use(32 + k % 16, k / 16, 160 + k);
     for (int k = 0; k < 16; ++k) use(48 + k % 4, k / 4, 240 + k);
   }
-  RAQ_INLINE static constexpr int power_of_3(int n) { return n == 0 ? 1 : 3 * power_of_3(n - 1); }
+  RAQ_INLINE static constexpr int power_of_3(int n) {
+    constexpr int table[5] = {1, 3, 9, 27, 81};
+    return table[n];
+  }
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {

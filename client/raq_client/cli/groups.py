@@ -40,6 +40,7 @@ class MeasureOptions:
             types=options.listed(self.types) or settings.types,
             effort=self.effort,
             threads=self.threads,
+            rows=settings.rows,
             cached=cached,
             device=chosen_device(self.device, say),
         )
@@ -76,6 +77,7 @@ class SourceOptions(MeasureOptions):
             types=options.listed(self.types) or settings.types,
             effort=self.effort,
             threads=self.threads,
+            rows=settings.rows,
             device=chosen_device(self.device, say),
         )
 

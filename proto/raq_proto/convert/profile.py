@@ -32,6 +32,7 @@ def profile_to_proto(profile: Profile) -> profile_pb2.Profile:
         sensitivities=profile.sensitivities.tolist(),
         sensitivity_errors=profile.sensitivity_errors.tolist(),
         provenance=profile.provenance,
+        sampling_errors=[] if profile.sampling_errors is None else profile.sampling_errors.ravel().tolist(),
     )
 
 
@@ -45,6 +46,7 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
             ("energies", len(message.energies), shape[0]),
             ("sensitivities", len(message.sensitivities), shape[0]),
             ("sensitivity_errors", len(message.sensitivity_errors), shape[0]),
+            ("sampling_errors", len(message.sampling_errors), shape[0] * shape[1] if message.sampling_errors else 0),
         )
         if count != needed
     ]
@@ -66,6 +68,7 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
         sensitivities=_numbers(message.sensitivities),
         sensitivity_errors=_numbers(message.sensitivity_errors),
         provenance=dict(message.provenance),
+        sampling_errors=_numbers(message.sampling_errors).reshape(shape) if message.sampling_errors else None,
     )
 
 

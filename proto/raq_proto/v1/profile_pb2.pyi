@@ -82,6 +82,7 @@ class Profile(_message.Message):
     SENSITIVITIES_FIELD_NUMBER: _builtins.int
     SENSITIVITY_ERRORS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    SAMPLING_ERRORS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     @_builtins.property
@@ -110,6 +111,12 @@ class Profile(_message.Message):
     def provenance(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What the numbers were made from (digests, versions)."""
 
+    @_builtins.property
+    def sampling_errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Row-major like relative_errors, whose standard errors these are where a sample of the rows was measured (0 where all
+        were); empty when all rows of all tensors were.
+        """
+
     def __init__(
         self,
         *,
@@ -120,10 +127,11 @@ class Profile(_message.Message):
         sensitivities: _abc.Iterable[_builtins.float] | None = ...,
         sensitivity_errors: _abc.Iterable[_builtins.float] | None = ...,
         provenance: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        sampling_errors: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["energies", b"energies", "provenance", b"provenance", "quant_types", b"quant_types", "relative_errors", b"relative_errors", "sensitivities", b"sensitivities", "sensitivity_errors", b"sensitivity_errors", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["energies", b"energies", "provenance", b"provenance", "quant_types", b"quant_types", "relative_errors", b"relative_errors", "sampling_errors", b"sampling_errors", "sensitivities", b"sensitivities", "sensitivity_errors", b"sensitivity_errors", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
