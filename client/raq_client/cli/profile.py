@@ -1,5 +1,6 @@
 """`raq-client profile`: measure once, solve for any budget later."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
