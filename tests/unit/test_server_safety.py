@@ -233,6 +233,19 @@ def test_requests_that_are_none_are_refused_and_nothing_breaks(
                 assert error.code() in REFUSED, error.details()  # noqa: PT017
 
 
+@given(mangled(convert.profile_to_proto(profile()).SerializeToString()))
+def test_profiles_that_are_none_are_refused_and_what_is_stored_can_be_got(server_address: str, content: bytes) -> None:
+    with grpc.insecure_channel(server_address) as channel:
+        stub = profile_service_pb2_grpc.ProfileServiceStub(channel)
+        try:
+            stored = stub.Put(iter([profile_service_pb2.PutRequest(chunk=content)]), timeout=60)
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT, error.details()  # noqa: PT017
+            return
+        got = stub.Get(profile_service_pb2.GetRequest(digest=stored.info.digest), timeout=60)
+        assert convert.profile_from_proto(got.profile).digest() == stored.info.digest
+
+
 def test_an_unset_budget_is_a_fault() -> None:
     with pytest.raises(InvalidInput, match="budget: is missing"):
         convert.problem_from_proto(problem_pb2.Problem())
