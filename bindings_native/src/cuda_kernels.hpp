@@ -17,9 +17,9 @@ struct Kernels {
   void (*quantize)(Rows rows, Effort effort, std::uint8_t* blocks, Position* first_bad, cudaStream_t stream);
   void (*dequantize)(const std::uint8_t* blocks, std::int64_t block_count, float* weights,
                      cudaStream_t stream);
-  // One ErrorSums for each so many rows.
-  void (*measure)(Rows rows, std::int64_t rows_per_chunk, Effort effort, ErrorSums* sums, Position* first_bad,
-                  cudaStream_t stream);
+  // One ErrorSums for each so many rows, added up block after block; a chunk holds whole sums.
+  void (*measure)(Rows rows, std::int64_t rows_per_chunk, std::int64_t rows_per_sum, Effort effort,
+                  ErrorSums* sums, Position* first_bad, cudaStream_t stream);
 };
 
 const Kernels& kernels(const QuantType& type);

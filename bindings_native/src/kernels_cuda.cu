@@ -68,36 +68,44 @@ __device__ LaneErrors errors_of_block(const Rows& rows, std::int64_t b, Effort e
   return errors_of(tile, restored);
 }
 
-// A group of threads measures one chunk. Seven of them add up, a field each, block after block as the CPU
-// does: the same sums to the last bit.
+// A group of threads measures the blocks of one chunk, and adds them up in the CPU's order: one thread for
+// each sum and field, block after block. Blocks of a sum follow each other.
 template <class Format>
 __global__ void __launch_bounds__(measuring_threads)
-    measure_chunks(Rows rows, std::int64_t rows_per_chunk, Effort effort, ErrorSums* out,
-                   Position* first_bad) {
+    measure_chunks(Rows rows, std::int64_t rows_per_chunk, std::int64_t rows_per_sum, Effort effort,
+                   ErrorSums* out, Position* first_bad) {
   __shared__ double found[measuring_threads][fields];
+  const std::int64_t blocks_per_row = rows.length / Format::weights,
+                     blocks_per_sum = rows_per_sum * blocks_per_row;
   const std::int64_t first_row = blockIdx.x * rows_per_chunk, left = rows.count - first_row;
-  const std::int64_t first = first_row * (rows.length / Format::weights);
-  const std::int64_t count =
-      (left < rows_per_chunk ? left : rows_per_chunk) * (rows.length / Format::weights);
+  const std::int64_t first = first_row * blocks_per_row;
+  const std::int64_t end = first + (left < rows_per_chunk ? left : rows_per_chunk) * blocks_per_row;
   const int thread = static_cast<int>(threadIdx.x);
-  double total = 0;
-  for (std::int64_t base = 0; base < count; base += measuring_threads) {
-    if (base + thread < count) {
-      const LaneErrors errors = errors_of_block<Format>(rows, first + base + thread, effort, first_bad);
+  for (std::int64_t base = first; base < end; base += measuring_threads) {
+    const std::int64_t stop = base + measuring_threads < end ? base + measuring_threads : end;
+    if (base + thread < stop) {
+      const LaneErrors errors = errors_of_block<Format>(rows, base + thread, effort, first_bad);
       memcpy(found[thread], &errors, sizeof errors);
     }
     __syncthreads();
-    if (thread < fields)
-      for (int i = 0; i < measuring_threads && base + i < count; ++i) {
-        const double value = found[i][thread];
-        if (thread == max_field)
-          total = value > total ? value : total;
+    const std::int64_t first_sum = base / blocks_per_sum,
+                       sum_count = (stop - 1) / blocks_per_sum + 1 - first_sum;
+    for (std::int64_t i = thread; i < sum_count * fields; i += measuring_threads) {
+      const std::int64_t sum = first_sum + i / fields, start = sum * blocks_per_sum;
+      const int field = static_cast<int>(i % fields);
+      double& total = reinterpret_cast<double*>(out + sum)[field];
+      double here = start < base ? total : 0;
+      for (std::int64_t b = start < base ? base : start; b < start + blocks_per_sum && b < stop; ++b) {
+        const double value = found[b - base][field];
+        if (field == max_field)
+          here = value > here ? value : here;
         else
-          total += value;
+          here += value;
       }
+      total = here;
+    }
     __syncthreads();
   }
-  if (thread < fields) reinterpret_cast<double*>(out + blockIdx.x)[thread] = total;
 }
 
 // ---- launchers ----
@@ -128,10 +136,10 @@ constexpr cuda::Kernels kernels_of() {
             launch(dequantize_blocks<Format>, groups_of(count, threads_per_group), threads_per_group, stream,
                    blocks, count, weights);
           },
-          [](Rows rows, std::int64_t rows_per_chunk, Effort effort, ErrorSums* sums, Position* first_bad,
-             cudaStream_t stream) {
+          [](Rows rows, std::int64_t rows_per_chunk, std::int64_t rows_per_sum, Effort effort,
+             ErrorSums* sums, Position* first_bad, cudaStream_t stream) {
             launch(measure_chunks<Format>, groups_of(rows.count, rows_per_chunk), measuring_threads, stream,
-                   rows, rows_per_chunk, effort, sums, first_bad);
+                   rows, rows_per_chunk, rows_per_sum, effort, sums, first_bad);
           }};
 }
 

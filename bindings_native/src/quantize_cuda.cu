@@ -1,6 +1,6 @@
 // CUDA without kernels: which devices there are, and what of a tensor travels to them and back.
+#include <algorithm>
 #include <cstring>
-#include <limits>
 
 #include "cuda.hpp"
 #include "cuda_check.hpp"
@@ -172,11 +172,13 @@ std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& 
   for (const QuantType& type : types) type.row_bytes(rows.length);
   const std::vector<int> numbers = chosen(device);
   const Chunks chunks(rows.count, rows.length);
+  if (rows.length == 0) return std::vector<ErrorSums>(types.size());
   const WeightsIn weights{rows};
-  std::vector<std::vector<ErrorSums>> found(types.size(), std::vector<ErrorSums>(chunks.count));
-  const auto chunks_of = [=](std::int64_t count) { return Chunks(count, weights.rows.length).count; };
+  const std::int64_t rows_per_sum = chunks.rows_per_chunk;  // as the CPU adds them up
+  const auto sums_of = [=](std::int64_t count) { return (count + rows_per_sum - 1) / rows_per_sum; };
+  std::vector<std::vector<ErrorSums>> found(types.size(), std::vector<ErrorSums>(sums_of(rows.count)));
   const auto flagged = [=, &types](std::int64_t count) {
-    return FlaggedOut{types.size() * chunks_of(count) * sizeof(ErrorSums)};
+    return FlaggedOut{types.size() * sums_of(count) * sizeof(ErrorSums)};
   };
   run({chunks, [=](std::int64_t count) { return weights.bytes(count); },
        [=](std::int64_t count) { return flagged(count).bytes(); },
@@ -184,16 +186,17 @@ std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& 
        [=, &types](Part part, std::byte* in, std::byte* out, cudaStream_t stream) {
          Position* flag = flagged(part.count).cleared_flag(out, stream);
          auto* sums = reinterpret_cast<ErrorSums*>(out);
-         for (std::size_t t = 0; t < types.size(); ++t, sums += chunks_of(part.count))
-           kernels(types[t]).measure(weights.on_device(part, in), chunks.rows_per_chunk, effort, sums, flag,
-                                     stream);
+         for (std::size_t t = 0; t < types.size(); ++t, sums += sums_of(part.count))
+           kernels(types[t]).measure(weights.on_device(part, in), chunks.rows_per_chunk, rows_per_sum, effort,
+                                     sums, flag, stream);
        },
        [=, &found](Part part, const std::byte* out) {
          flagged(part.count).require_finite(part, weights.rows.length, out);
          const auto* sums = reinterpret_cast<const ErrorSums*>(out);
-         for (std::vector<ErrorSums>& of_type : found)
-           for (std::int64_t c = 0; c < chunks_of(part.count); ++c)
-             of_type[part.first / chunks.rows_per_chunk + c] = *sums++;
+         for (std::vector<ErrorSums>& of_type : found) {
+           std::copy_n(sums, sums_of(part.count), of_type.begin() + part.first / rows_per_sum);
+           sums += sums_of(part.count);
+         }
        }},
       chunks_per_part(chunks, rows.length), numbers);
   std::vector<ErrorSums> totals(types.size());

@@ -23,6 +23,7 @@ LENGTH = 1024
 """64 rows are a chunk."""
 ONE_CHUNK = 1280 * KIB
 """Memory for one chunk, in and out, in each of three lanes, but not for two."""
+pytestmark = pytest.mark.timeout(900)  # the first test builds the library: 20 seconds of a processor
 
 
 @pytest.fixture

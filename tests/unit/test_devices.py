@@ -22,6 +22,7 @@ from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 
 MODEL, IMATRIX = DATA / "wiki-math-4M-f16.gguf", DATA / "wiki-math-4M.gsm8k.imatrix.gguf"
+pytestmark = pytest.mark.timeout(900)  # the first test builds the library: 20 seconds of a processor
 
 
 @pytest.fixture
