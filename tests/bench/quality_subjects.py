@@ -78,6 +78,7 @@ class Subject:
 
 
 SIZES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K")
+ALL_TYPES = "k,iq,IQ4_NL,Q5_1,Q5_0,Q4_1,Q4_0"
 PEERS = {"Q2_K": (0.028932, 0.016451), "Q3_K_M": (0.007073, 0.004854), "Q4_K_M": (0.002487, 0.001949)}
 """Mean KL divergence of the mixture and of `--target-bpw` (branch at a50ddb660, 20 types), by llama-perplexity."""
 
@@ -109,9 +110,8 @@ def _wikitext(shared: Path, cache: Path) -> Subject:
     else:
         calibration = _text("WikiText-2 train", shared / "text" / "wikitext2.train.part.txt")
         importance = read_importance(shared / "imatrix" / "wiki-math-18M.wiki.imatrix.gguf")
-    return Subject(
-        "18M, WikiText-2", model, importance, text, calibration, 80, tuple(PEERS), cache, ("k", "k,iq,IQ4_NL"), PEERS
-    )
+    families = ("k", ALL_TYPES)
+    return Subject("18M, WikiText-2", model, importance, text, calibration, 80, tuple(PEERS), cache, families, PEERS)
 
 
 def _text(name: str, path: Path) -> Text:

@@ -22,12 +22,14 @@ class Column:
 
 
 def table_of(rows: Sequence[Any], columns: Sequence[Column]) -> Table:
-    """A table for people."""
+    """A table for people, without the columns that say nothing of any row."""
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in columns:
+    texts = {column: [column.text(row) for row in rows] for column in columns}
+    shown = [column for column in columns if any(texts[column]) or not rows]
+    for column in shown:
         table.add_column(column.title, justify="right" if column.figures else "left", no_wrap=not column.figures)
-    for row in rows:
-        table.add_row(*(column.text(row) for column in columns))
+    for cells in zip(*(texts[column] for column in shown), strict=True):
+        table.add_row(*cells)
     return table
 
 
