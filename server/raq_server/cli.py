@@ -3,8 +3,8 @@
 import gc
 import importlib.util
 import signal
+import socket
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
@@ -154,9 +154,7 @@ def _serve(settings: "ServerConfig") -> None:
 
     sys.setswitchinterval(_SWITCH_SECONDS)
     log = start_log(settings.log_format, settings.log_level)
-    stopped = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
+    told = _told_to_stop()
     try:
         running = start_server(settings)
     except InvalidInput as error:
@@ -166,9 +164,20 @@ def _serve(settings: "ServerConfig") -> None:
     gc.freeze()
     log.wait(_LOG_SECONDS)
     typer.echo(f"raq-server: serving at {running.address}", err=True)
-    stopped.wait()
+    told.recv(1)
     running.stop()
     log.wait(_LOG_SECONDS)
+
+
+def _told_to_stop() -> socket.socket:
+    """What can be read from once SIGTERM or Ctrl-C has come."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    # Not an Event: a signal that comes just before the main thread falls asleep on it does not wake it.
+    signal.set_wakeup_fd(theirs.detach())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return ours
 
 
 def _need_extra() -> None:

@@ -24,8 +24,10 @@ from raq_server.sizes import Sizes
 from raq_solver.errors import DeadlineExceeded, ServiceUnavailable
 
 SERVICE: Final = solver_service_pb2.DESCRIPTOR.services_by_name["SolverService"]
-DEADLINE_MARGIN: Final = 0.05
+_MARGIN: Final = 0.05
 """Share of a call's remaining time that the server keeps, so that it still answers with the best it has."""
+_LEAST_MARGIN_SECONDS: Final = 1.0
+"""A search looks at the clock between its steps, of which the longest take about this long."""
 _DIGEST: Final = 64
 _LARGE: Final = 2**20
 
@@ -150,10 +152,15 @@ class SolverCalls:
                 raise AssertionError(f"a worker sent {tag}")
 
 
+def search_seconds(remaining: float) -> float:
+    """Seconds that a search gets of the time that is left to its call: all but the margin, and at least half."""
+    return remaining - min(remaining / 2, max(_LEAST_MARGIN_SECONDS, _MARGIN * remaining))
+
+
 def _until(context: Context) -> float | None:
     """When a search for this call must have ended, on `time.monotonic`; None: the call has no deadline."""
     remaining = cast("float | None", context.time_remaining())
-    return None if remaining is None else time.monotonic() + remaining * (1 - DEADLINE_MARGIN)
+    return None if remaining is None else time.monotonic() + search_seconds(max(0.0, remaining))
 
 
 def _key(method: str, request: bytes) -> bytes:

@@ -45,7 +45,7 @@ from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
 from services import hard_problem
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
 TENSORS, TYPES = 500, 16
 LARGE = 20_000

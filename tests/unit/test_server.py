@@ -23,6 +23,7 @@ from raq_server import ServerConfig, start_server
 from raq_server.answers import limits_of
 from raq_server.backroom import Backroom
 from raq_server.log import LOG, JsonLines, TextLines
+from raq_server.solving import search_seconds
 from raq_solver.errors import InvalidInput, ServiceError, ServiceUnavailable
 from raq_solver.knapsack import Limits
 from raq_solver.outcome import Outcome
@@ -127,6 +128,7 @@ def test_the_deadline_limits_the_search() -> None:
     two = limits_of(3, time.monotonic() + 2).seconds
     assert two is not None
     assert 1.5 < two <= 2
+    assert [search_seconds(left) for left in (0.0, 1.0, 4.0, 100.0)] == [0.0, 0.5, 3.0, 95.0]
     for wrong in (-1.0, float("nan")):
         with pytest.raises(InvalidInput):
             limits_of(wrong, None)
@@ -193,6 +195,30 @@ def test_a_server_that_can_not_start_lets_go_of_its_port(tmp_path: Path) -> None
         start_server(ServerConfig(address=address, database=f"postgresql://raq@/x?host={tmp_path}", workers=1))
     with serving(address=address) as running, connect(running.address) as client:
         assert client.solve(problem()).ledger is not None
+
+
+def test_a_signal_is_not_lost_whichever_thread_it_comes_to(tmp_path: Path) -> None:
+    # The kernel may give a signal to any thread; here it is a thread for certain, and the main thread stays asleep.
+    script = (
+        "import signal, threading, time, raq_server.app as app\n"
+        "begin = app.start_server\n"
+        "def later():\n"
+        "    time.sleep(1)\n"
+        "    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)\n"
+        "def begun(config):\n"
+        "    running = begin(config)\n"
+        "    threading.Thread(target=later, daemon=True).start()\n"
+        "    return running\n"
+        "app.start_server = begun\n"
+        "from raq_server.cli import main\n"
+        "main()\n"
+    )
+    where = ["--address", "127.0.0.1:0", "--workers", "1", "--database", f"sqlite:///{tmp_path}/store.sqlite"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *where], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"event": "stopped"' in done.stderr
 
 
 @pytest.mark.parametrize("form", [JsonLines(), TextLines()])

@@ -161,7 +161,7 @@ def private_mebibytes(process: int) -> float:
 def test_a_deadline_is_answered_with_the_best_found_and_its_bound() -> None:
     request = solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(hard_problem(3)))
     with serving() as running, grpc.insecure_channel(running.address) as channel:
-        answer = solver_service_pb2_grpc.SolverServiceStub(channel).Solve(request, timeout=40)
+        answer = solver_service_pb2_grpc.SolverServiceStub(channel).Solve(request, timeout=150)
     outcome = convert.outcome_from_proto(answer.outcome)
     assert outcome.termination is Termination.FEASIBLE
     assert outcome.ledger is not None
