@@ -10,10 +10,9 @@
 namespace raq::cuda {
 namespace {
 
-// 32 MiB as floats: copies at full speed, and enough blocks for the threads of a device in three lanes.
+// 32 MiB as floats: what it takes to start a copy or a kernel does not count beside it.
 constexpr std::int64_t part_weights = std::int64_t{1} << 23;
-constexpr int least_capability =
-    75;  // Turing: the oldest that toolkits of C++20 build for in versions 12 and 13
+constexpr int least_capability = 75;  // Turing: CUDA 13 builds for nothing older
 
 int capability(int device) {
   int major = 0, minor = 0;
