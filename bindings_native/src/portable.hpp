@@ -80,15 +80,26 @@ RAQ_INLINE Int select(Mask mask, Int yes, Int no) { return mask ? yes : no; }
 #if defined(__AVX512F__) && RAQ_LANES == 16
 RAQ_INLINE Float smaller(Float a, Float b) { return _mm512_min_ps(a, b); }
 RAQ_INLINE Float larger(Float a, Float b) { return _mm512_max_ps(a, b); }
+RAQ_INLINE Float root(Float value) { return _mm512_sqrt_ps(value); }
 #elif defined(__AVX__) && RAQ_LANES == 8
 RAQ_INLINE Float smaller(Float a, Float b) { return _mm256_min_ps(a, b); }
 RAQ_INLINE Float larger(Float a, Float b) { return _mm256_max_ps(a, b); }
+RAQ_INLINE Float root(Float value) { return _mm256_sqrt_ps(value); }
 #elif defined(__SSE__) && RAQ_LANES == 4
 RAQ_INLINE Float smaller(Float a, Float b) { return _mm_min_ps(a, b); }
 RAQ_INLINE Float larger(Float a, Float b) { return _mm_max_ps(a, b); }
+RAQ_INLINE Float root(Float value) { return _mm_sqrt_ps(value); }
 #else
 RAQ_INLINE Float smaller(Float a, Float b) { return a < b ? a : b; }
 RAQ_INLINE Float larger(Float a, Float b) { return a > b ? a : b; }
+RAQ_INLINE Float root(Float value) {
+#if defined(__CUDACC__)
+  return sqrtf(value);
+#else
+  for (int i = 0; i < lanes; ++i) lane(value, i) = __builtin_sqrtf(lane(value, i));
+  return value;
+#endif
+}
 #endif
 RAQ_INLINE Float clamp(Float value, float low, float high) {
   return smaller(larger(value, splat(low)), splat(high));

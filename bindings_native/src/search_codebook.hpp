@@ -31,6 +31,8 @@ struct BookShape {
   Shift shift;
   float level_top;
   float reach_low;
+  float evenness = 0.0f;  // see Emphasis; 0: vectors are chosen by importance itself
+  float way = 0.5f;       // see restoring_gain
 };
 
 template <class Book, BookShape s>
@@ -43,7 +45,31 @@ struct CodebookSuperBlock {
   Float scales[sub_blocks];  // 2 l + 1
   StoredScale d;
 
+  // With an evenness e, vectors and scales are chosen by h * sqrt(e * mean(x^2) + x^2) and only d by h. Where
+  // vectors are few, least squares by h alone gives up the large weights: a model is nearer to its original
+  // with some more squared error and those kept. (ggml weighs so everywhere; the more codes there are, the
+  // less it matters.)
   RAQ_HD void search(const Float* x, const Float* h, Unit unit, Effort effort) {
+    if constexpr (s.evenness > 0.0f) {
+      Float emphasis[256], even = splat(0.0f);
+      for (int k = 0; k < 256; ++k) even += x[k] * x[k];
+      even *= s.evenness / 256.0f;
+      for (int k = 0; k < 256; ++k) emphasis[k] = h[k] * root(even + x[k] * x[k]);
+      choose_all(x, emphasis, unit, effort);
+      sum_up(x, h);
+    } else {
+      choose_all(x, h, unit, effort);
+    }
+    Float energy = splat(0.0f);
+    for (int k = 0; k < 256; ++k) energy += h[k] * (x[k] * x[k]);
+    const Float scale = quotient_or_zero(cross, square);
+    d = store_scale(scale * restoring_gain(energy, scale * cross, s.way) * (1.0f / s.step), unit);
+  }
+
+ private:
+  Float cross, square;  // sums of h x r and h r r, r what the weights become at d * step = 1
+
+  RAQ_HD void choose_all(const Float* x, const Float* h, Unit unit, Effort effort) {
     Float wanted[sub_blocks], stakes[sub_blocks];
     RAQ_ROLLED
     for (int j = 0; j < sub_blocks; ++j) {
@@ -56,17 +82,27 @@ struct CodebookSuperBlock {
     const ScaleFit fit =
         fit_scale<Odd<s.scale_top>, sub_blocks>(wanted, stakes, scale_search(Effort::fast, 5.0f));
     d = store_scale(fit.scale * (1.0f / s.step), unit);
-    Float cross = splat(0.0f), square = splat(0.0f);
+    cross = square = splat(0.0f);
     RAQ_ROLLED
-    for (int j = 0; j < sub_blocks; ++j)
-      choose(j, x + j * s.length, h + j * s.length, wanted[j], cross, square);
-    Float energy = splat(0.0f);
-    for (int k = 0; k < 256; ++k) energy += h[k] * (x[k] * x[k]);
-    const Float scale = quotient_or_zero(cross, square);
-    d = store_scale(scale * restoring_gain(energy, scale * cross) * (1.0f / s.step), unit);
+    for (int j = 0; j < sub_blocks; ++j) choose(j, x + j * s.length, h + j * s.length, wanted[j]);
   }
 
- private:
+  // The sums, of what was chosen, by another importance.
+  RAQ_HD void sum_up(const Float* x, const Float* h) {
+    cross = square = splat(0.0f);
+    RAQ_ROLLED
+    for (int g = 0; g < 256 / Book::length; ++g) {
+      const Float scale = scales[g / groups], shift = shift_of(negative_shift[g]);
+      for (int k = 0; k < Book::length; ++k) {
+        const int place = g * Book::length + k;
+        const Float value = scale * (book_value<Book>(codes[g], k) + shift);
+        const Float weighted = h[place] * value;
+        cross += weighted * x[place];
+        square += weighted * value;
+      }
+    }
+  }
+
   RAQ_INLINE static Float shift_of(Int negative) {
     if constexpr (shifts == 1) return splat(0.0f);
     return select(negative == splat(1), splat(-shift_size), splat(shift_size));
@@ -162,7 +198,7 @@ struct CodebookSuperBlock {
   }
 
   // The best of three neighbouring whole scales for sub-block j, and its vectors.
-  RAQ_HD void choose(int j, const Float* x, const Float* h, Float wanted, Float& cross, Float& square) {
+  RAQ_HD void choose(int j, const Float* x, const Float* h, Float wanted) {
     const Float step = d.value * s.step;
     const Float middle = Odd<s.scale_top - 4>::round(wanted * inverse_or_zero(step) - 2.0f) + 2.0f;
     GroupSearch<Book> group;

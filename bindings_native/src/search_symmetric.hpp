@@ -60,9 +60,9 @@ RAQ_INLINE void keep_better(ScaleFit& best, CodeSums sums) {
 // smaller all over does not: at 2 to 3 bits a model is measurably nearer to its original with the scale that
 // restores sum(h x r). The price in squared error grows with the square of the way there and the gain does
 // too, from the other end: 0.7 of the way takes nine tenths of the gain for half the price. `explained` is
-// sum(h x r).
-RAQ_INLINE Float restoring_gain(Float energy, Float explained) {
-  return 1.0f + 0.5f * (clamp(quotient_or_zero(energy, explained), 1.0f, 1.25f) - 1.0f);
+// sum(h x r), `way` how much of the way is gone.
+RAQ_INLINE Float restoring_gain(Float energy, Float explained, float way = 0.5f) {
+  return 1.0f + way * (clamp(quotient_or_zero(energy, explained), 1.0f, 1.25f) - 1.0f);
 }
 
 // The signed weight of largest magnitude.

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oracles.ggml import BY_NAME, row_bytes
-from raq_native import QUANT_TYPES, dequantize, instruction_sets, measure_error, measure_errors, quantize
+from raq_native import (
+    QUANT_TYPES,
+    dequantize,
+    instruction_sets,
+    measure_error,
+    measure_errors,
+    measure_rows,
+    quantize,
+)
 
 NAMES = [quant_type.name for quant_type in QUANT_TYPES]
 EXACT = {"F32", "F16", "BF16"}
@@ -74,6 +82,17 @@ def test_threads_change_nothing(name: str, seed: int) -> None:
     sums = [measure_error(name, weights, importance, threads=threads) for threads in (1, 2)]
     assert sums[0].weighted_squared_error == sums[1].weighted_squared_error
     assert sums[0].product == sums[1].product
+
+
+@given(seed=seeds, kind=kinds, rows=st.integers(0, 9))
+@settings(max_examples=30)
+def test_each_row_is_measured_as_if_alone(seed: int, kind: str, rows: int) -> None:
+    weights, importance = some_weights(kind, seed, rows=rows), some_importance(seed)
+    sums = measure_rows(NAMES, weights, importance)
+    assert sums.shape == (len(NAMES), rows, 2)
+    for row in range(rows):
+        alone = measure_errors(NAMES, np.ascontiguousarray(weights[row : row + 1]), importance)
+        assert [(each.weighted_squared_error, each.weighted_energy) for each in alone] == [*map(tuple, sums[:, row])]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -53,7 +53,7 @@ struct IQ1_M {
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
-    CodebookSuperBlock<BookIq1, BookShape{16, 15, 1.0f, Shift::per_group, 1.125f, 0.3f}> found;
+    CodebookSuperBlock<BookIq1, BookShape{16, 15, 1.0f, Shift::per_group, 1.125f, 0.3f, 4.0f, 0.84f}> found;
     found.search(x, h, unit, effort);
     block.clear();
     for (int g = 0; g < 32; ++g) {

@@ -154,7 +154,7 @@ struct IQ2_S {
                                     Bytes<bytes>& block) {
     Signs signs;
     signs.take(x);
-    CodebookSuperBlock<BookIq2S, iq2_by_16> found;
+    CodebookSuperBlock<BookIq2S, BookShape{16, 31, 0.125f, Shift::none, 43.0f, 0.5f, 2.0f, 0.95f}> found;
     found.search(signs.sizes, h, unit, effort);
     block.clear();
     block.put_pair(0, found.d.bits);
