@@ -49,7 +49,7 @@ NOTHING: Final = Best(None, math.inf, -math.inf)
 
 def priced_demands(demands: Sequence[Linear]) -> list[int]:
     """Which demands get a price."""
-    return [index for index, demand in enumerate(demands) if index == 0 or demand.rows.size > 2]
+    return [index for index, demand in enumerate(demands) if index == 0 or (demand.coefficients >= 0).all()]
 
 
 def dual(
