@@ -35,10 +35,12 @@ def knapsacks(
     rows = draw(st.integers(1, most_rows))
     types = draw(st.integers(1, most_types))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    kind = draw(st.sampled_from(["random", "few sizes", "proportional", "one giant"]))
+    kind = draw(st.sampled_from(["random", "few sizes", "same steps", "proportional", "one giant"]))
     sizes = rng.integers(1, largest_size + 1, (rows, types))
     if kind == "few sizes":
         sizes = rng.choice([3, 7, 21], (rows, types))
+    if kind == "same steps":
+        sizes = np.tile(rng.integers(1, 8) * np.arange(1, types + 1), (rows, 1))
     if kind == "proportional":
         sizes = np.outer(rng.integers(1, 6, rows), rng.integers(1, 8, types))
     if kind == "one giant":
@@ -55,15 +57,15 @@ def knapsacks(
 
 
 def _losses(draw: st.DrawFn, rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:
-    kind = draw(st.sampled_from(["random", "falling", "proportional", "whole numbers", "zeros", "wide"]))
+    kind = draw(st.sampled_from(["random", "falling", "proportional", "on a line", "whole numbers", "zeros", "wide"]))
     if kind == "falling":
         return rng.random(len(sizes))[:, None] * 0.5 ** (8.0 * sizes / sizes.max())
     if kind == "proportional":
         return (sizes.max(axis=1, keepdims=True) - sizes) * 0.125
-    if kind == "whole numbers":
-        return rng.integers(0, 4, sizes.shape).astype(float)
-    if kind == "zeros":
-        return np.zeros(sizes.shape)
+    if kind == "on a line":  # up to rounding
+        return 0.1 * (1 + sizes.max() - sizes) * rng.choice([1.0, 1e-9, 1e9])
+    if kind in ("whole numbers", "zeros"):
+        return rng.integers(0, 4 if kind == "whole numbers" else 1, sizes.shape).astype(float)
     if kind == "wide":
         return 10.0 ** rng.uniform(-12, 3, sizes.shape)
     return rng.random(sizes.shape)

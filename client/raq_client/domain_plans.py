@@ -8,7 +8,7 @@ from typing import Final
 
 from raq_client.domains import named_file
 from raq_client.model_tables import ModelTable
-from raq_client.planning import Compromise, Plan, Request, Sources, chosen_loss, profile_table
+from raq_client.planning import Compromise, Plan, Request, Sources, chosen_loss, hosted, profile_table
 from raq_client.premises import premises_of
 from raq_client.solving import asker_at
 from raq_solver.allocation import account
@@ -81,7 +81,9 @@ def make_domain_plan(
         found.seconds,
         found.constraint_multipliers,
     )
-    return Plan(first, premises, problem, outcome, compromise=Compromise(found, _elsewhere(question, found)))
+    return Plan(
+        first, hosted(premises, outcome), problem, outcome, compromise=Compromise(found, _elsewhere(question, found))
+    )
 
 
 def _elsewhere(question: Domains, found: WorstCase) -> tuple[float, ...]:

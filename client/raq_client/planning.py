@@ -228,4 +228,11 @@ def make_plan(profile: Profile, request: Request, model: ModelTable | None = Non
     with asker_at(request.server) as asker:
         outcome = asker.solve(problem, limits)
         found = prices(problem, outcome, lambda other: asker.solve(other, limits))
-    return Plan(profile, premises, problem, outcome, found)
+    return Plan(profile, hosted(premises, outcome), problem, outcome, found)
+
+
+def hosted(premises: Premises, outcome: Outcome) -> Premises:
+    """The premises with what the tensors on the host have got, if there is an allocation."""
+    if outcome.ledger is None:
+        return premises
+    return premises.hosting({entry.tensor: entry.size for entry in outcome.ledger.entries})

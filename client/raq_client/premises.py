@@ -17,7 +17,7 @@ from raq_client.domains import read_parts
 from raq_client.model_tables import ModelTable
 from raq_client.moves import Agreement, convergence, move_constraints, stored_size
 from raq_client.patterns import matching
-from raq_client.promise import Promise, candidates_of, host_pins, memory_budget
+from raq_client.promise import Promise, candidates_of, host_pins, memory_budget, sides
 from raq_client.ratio import ARTICLES, RatioReport, Thresholds, importance_ratio
 from raq_client.recipe_steps import carry_out
 from raq_client.recipes import Base, Recipe
@@ -69,7 +69,11 @@ class Premises:
     memory: MemoryBudget | None = None
     ratios: RatioReport | None = None
     on_host: Mapping[str, int] = field(default_factory=dict)
-    """Bytes of each tensor that stays on the host."""
+    """Bytes of each tensor that stays on the host; 0 until solved where it is not pinned."""
+
+    def hosting(self, sizes: Mapping[str, int]) -> "Premises":
+        """The same with the sizes that tensors on the host have got."""
+        return replace(self, on_host={name: sizes[name] for name in self.on_host})
 
 
 def base_of(around: Around, table: ModelTable, *, has_importance: bool) -> tuple[Recipe, Allocation] | None:
@@ -111,17 +115,19 @@ def premises_of(
     }
     memory = None if around.promise is None else memory_budget(around.promise, table)
     on_host = {pin.tensors[0]: stored_size(pin.tensors[0], pin.quant_type, losses) for pin in hosted}
-    chosen = _budget(budget, memory, sum(on_host.values()), base, losses)
+    both = sides(around.promise, losses, memory)
+    room = sum(on_host.values()) if not both else both[-1].capacity_bytes
+    chosen = _budget(budget, memory, room, base, losses)
     return Premises(
         budget=chosen,
         capacity=capacity_bytes(chosen, losses.total_weights),
-        constraints=(*settled, *architecture_constraints(rules, table, possible)),
+        constraints=(*settled, *both, *architecture_constraints(rules, table, possible)),
         base=base,
         base_name="" if recipe is None else recipe.name,
         base_reference=None if recipe is None or around.base is None else reference(around.base, recipe),
         memory=memory,
         ratios=ratios,
-        on_host=on_host,
+        on_host=on_host or dict.fromkeys(both[-1].tensors if both else (), 0),
     )
 
 

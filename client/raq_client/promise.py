@@ -13,7 +13,8 @@ from raq_client.moves import stored_size
 from raq_client.patterns import matching
 from raq_client.vram import MemoryBudget, Serving, weights_budget
 from raq_solver.allocation import Allocation
-from raq_solver.constraints import Constraint, Pin
+from raq_solver.constraints import Constraint, Pin, Region
+from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 
@@ -23,11 +24,16 @@ _HOST_BITS: Final = Fraction(17, 2)
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A device's memory in bytes, how the model runs there, and patterns of tensors kept on the host."""
+    """A device's memory in bytes, how the model runs there, and patterns of tensors kept on the host.
+
+    With `host_memory` (bytes) both sides are solved for together, each within its own; without it the tensors on the
+    host are pinned.
+    """
 
     memory: int
     serving: Serving
     host: tuple[str, ...] = ()
+    host_memory: int | None = None
 
 
 def memory_budget(promise: Promise, table: ModelTable) -> MemoryBudget:
@@ -38,11 +44,11 @@ def memory_budget(promise: Promise, table: ModelTable) -> MemoryBudget:
 def host_pins(
     promise: Promise | None, losses: LossTable, candidates: Mapping[str, Sequence[str]], base: Allocation | None
 ) -> tuple[Pin, ...]:
-    """A pin for each tensor on the host, which costs the device nothing.
+    """A pin for each tensor on the host, which costs the device nothing; none where the host has a memory of its own.
 
     At the base's type where there is one, else the largest of its candidates with no more bits than Q8_0.
     """
-    patterns = () if promise is None else promise.host
+    patterns = () if promise is None or promise.host_memory is not None else promise.host
     pins = []
     for name in matching(patterns, losses.tensors, "--host") if patterns else ():
         possible = sorted(candidates[name], key=lambda one: stored_size(name, one, losses))
@@ -52,6 +58,23 @@ def host_pins(
         chosen = in_base if in_base in possible else small[-1]
         pins.append(Pin((name,), chosen, reason="--host: takes nothing of the device"))
     return tuple(pins)
+
+
+def sides(promise: Promise | None, losses: LossTable, device: MemoryBudget | None) -> tuple[Region, ...]:
+    """What the tensors on the host may take, and all others of the device; nothing where the host's are pinned.
+
+    Raises InvalidInput if every tensor is on the host.
+    """
+    if promise is None or promise.host_memory is None or device is None:
+        return ()
+    hosted = matching(promise.host, losses.tensors, "--host")
+    rest = tuple(name for name in losses.tensors if name not in set(hosted))
+    if not rest:
+        raise InvalidInput(Fault("--host", "every tensor is on the host; then there is nothing to promise of a device"))
+    return (
+        Region(rest, device.weights, reason="--vram: what is left of the device"),
+        Region(hosted, promise.host_memory, reason="--host-memory"),
+    )
 
 
 def candidates_of(losses: LossTable, constraints: Sequence[Constraint]) -> dict[str, list[str]]:

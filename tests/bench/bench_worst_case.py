@@ -3,7 +3,8 @@
     pytest -m bench -s tests/bench/bench_worst_case.py
 
 Domains of real instances are made: their sensitivities times exp(0.5 × a normal number) for each tensor, times
-exp(0.1 × another) for each cell. The two texts are real. CPU time, since the clock of a busy machine compares nothing.
+exp(0.1 × another) for each cell. The two texts are real. CPU time, also for the limit, since the clock of a busy
+machine compares nothing.
 """
 
 import os
@@ -37,19 +38,19 @@ from raq_solver.worst_case import Domains, solve_worst_case
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(40_000)]
 
-SECONDS = float(os.environ.get("RAQ_BENCH_SECONDS", "60"))
+SECONDS = float(os.environ.get("RAQ_BENCH_SECONDS", "20"))
 WINDOWS = 16
 
 
-def test_time_to_proof(shared_data: Path) -> None:
-    header(f"Worst case over domains: CPU seconds, stopped after {SECONDS:.0f} s of wall time")
+def test_time_to_proof(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
+    header(f"Worst case over domains: CPU seconds, stopped after {SECONDS:.0f}")
     print("| instance | tensors × types | domains | % | worst | gap | CPU s |\n|---|---|---|---|---|---|---|")
     real_ones = [real(shared_data / "instances" / f"{name}.npz") for name in ("Qwen3.6-27B", "Qwen3.5-0.8B")]
     made_ones = [made(500, 16), made(500, 16, few_sizes=False), made(1000, 20), made(1000, 20, few_sizes=False)]
     for instance in (*real_ones, *made_ones):
         for domains in (2, 3, 4):
-            for per_cent in (25, 40, 60) if instance in real_ones else (40,):
-                measured_proof(instance, domains, per_cent)
+            measured_proof(instance, domains, 40)
 
 
 def measured_proof(instance: Instance, domains: int, per_cent: int) -> None:

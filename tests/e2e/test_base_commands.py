@@ -249,3 +249,27 @@ def test_run_carries_a_base_through(model_path: Path, imatrix_path: Path, tmp_pa
     assert result.code == 0, result.err
     assert result.json["file"]["tensor_bytes"] == result.json["plan"]["bytes"] <= 2_870_784
     assert result.json["plan"]["exchange"]["loss"] < 0
+
+
+def test_both_sides_are_solved_together_where_the_host_has_a_memory(model: tuple[object, ...]) -> None:
+    host = ("--host", "token_embd.weight", "--host", "blk.0.*")
+    pinned = solved(*model, *MEMORY, *host)
+    room = sum(pinned["memory"]["on_host"].values())
+    joint = solved(*model, *MEMORY, *host, "--host-memory", f"{room}B")
+    taken = joint["memory"]["on_host"]
+    assert taken.keys() == pinned["memory"]["on_host"].keys()
+    assert sum(taken.values()) <= room
+    assert joint["bytes"] - sum(taken.values()) <= joint["memory"]["weights_bytes"]
+    assert joint["loss"] <= pinned["loss"] * (1 + 1e-9)
+    half = solved(*model, *MEMORY, *host, "--host-memory", f"{room // 2}B")
+    assert sum(half["memory"]["on_host"].values()) <= room // 2
+    assert half["loss"] > joint["loss"]
+
+
+def test_a_memory_of_the_host_needs_tensors_on_it(model: tuple[object, ...]) -> None:
+    result = client("solve", *model, *MEMORY, "--host-memory", "1MB")
+    assert result.code == 2
+    assert "is for which tensors? Name them with --host" in result.err
+    everything = client("solve", *model, *MEMORY, "--host-memory", "1MB", "--host", "*")
+    assert everything.code == 2
+    assert "every tensor is on the host" in everything.err

@@ -112,3 +112,9 @@ def test_a_promise_of_memory_from_a_profile_is_that_from_the_model(
     assert saved.code == model.code == 0, saved.err + model.err
     assert saved.json["memory"] == model.json["memory"]
     assert saved.json["allocation"] == model.json["allocation"]
+
+
+def test_a_ladder_with_demands_on_several_tensors_is_refused_in_a_sentence(profile: Path) -> None:
+    result = client("sweep", "--ladder", "4,5", "-p", profile, "--at-most", "blk.*.ffn_up.weight=1:5")
+    assert result.code == 2
+    assert "can't be nested together with constraints that span tensors" in result.err

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from oracles.brute_force import least_loss
 from oracles.dynamic import least_losses
 from raq_solver.backends import mckp
+from raq_solver.backends.hulls import hulls_of
 from raq_solver.knapsack import Knapsack, KnapsackSolution, Limits, Termination, lagrangian
 from strategies import knapsacks
 
@@ -108,3 +109,15 @@ def test_order_of_rows_and_scale_of_losses_do_not_matter(knapsack: Knapsack, see
 def test_solving_twice_gives_the_same_picks(knapsack: Knapsack) -> None:
     first, second = (mckp.solve(knapsack, Limits()).picks for _ in range(2))
     assert np.array_equal(first, second)
+
+
+def test_steps_along_a_line_stay_in_their_order() -> None:
+    """By rounding the second step of the second row is the steeper one, (0.3 - 0.1) / 14 > (0.4 - 0.3) / 7."""
+    sizes = np.tile([7, 14, 21, 28], (2, 1))
+    losses = np.array([[0.4, np.inf, np.inf, 0.1], [0.4, 0.3, np.inf, 0.1]])
+    hulls = hulls_of(sizes, losses - losses.min(axis=1, keepdims=True))
+    assert hulls.columns[hulls.rows == 1].tolist() in ([1, 3], [3])
+    for capacity in range(14, 60):
+        solution = mckp.solve(Knapsack(sizes, losses, capacity), Limits())
+        assert solution.picks is not None
+        assert sizes[[0, 1], solution.picks].sum() <= capacity

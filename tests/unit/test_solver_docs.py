@@ -16,9 +16,9 @@ from raq_solver import Floor, solve
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "solver.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
-    return found
+def block(language: str, number: int = 0) -> str:
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+    return found[number]
 
 
 def test_the_json_example_is_a_problem(tmp_path: Path) -> None:
@@ -40,3 +40,10 @@ def test_the_certificate_is_checked_by_the_lines_shown(tmp_path: Path, monkeypat
     # The best is a big, b and c small: 80 bytes, loss 7. b breaks: λ = 3 / 20, bound 6 + 6 + 7 - 0.15 × 98 = 4.3.
     assert outcome.ledger.loss == 7.0
     assert ran.stdout == "fits: True; no allocation is better by more than 38.57%\n"
+
+
+def test_the_certificate_of_a_worst_case_is_checked_by_the_lines_shown() -> None:
+    ran = subprocess.run([sys.executable, "-c", block("python", 1)], capture_output=True, text=True, check=True)
+    said = re.fullmatch(r"fits: True; no worst case is better by more than (\d\.\d\d)%\n", ran.stdout)
+    assert said, ran.stdout
+    assert float(said[1]) < 2

@@ -1,6 +1,7 @@
 #include "hulls.hpp"
 
 #include <algorithm>
+#include <limits>
 
 namespace raq::knapsack {
 
@@ -34,16 +35,21 @@ std::vector<Step> lower_hulls(const Rows& rows) {
   struct Walker {
     std::int32_t row;
     const Cell* at;
+    double slope;
   };
   std::vector<Walker> walking;
-  for (std::int32_t row = 0; row < rows.count(); ++row) walking.push_back({row, &smallest(rows.row(row))});
+  for (std::int32_t row = 0; row < rows.count(); ++row) {
+    walking.push_back({row, &smallest(rows.row(row)), std::numeric_limits<double>::infinity()});
+  }
   std::vector<Step> steps;
   // All rows walk at once, so that steps of one slope stand in the order of rounds, then rows.
   while (!walking.empty()) {
     std::size_t going = 0;
     for (Walker walker : walking) {
-      const Step step = steepest(rows.row(walker.row), *walker.at, walker.row, walker.at);
+      Step step = steepest(rows.row(walker.row), *walker.at, walker.row, walker.at);
       if (!(step.slope > 0)) continue;
+      // Along a line rounding may make a later step the steeper one; it must not come before the earlier.
+      step.slope = walker.slope = std::min(step.slope, walker.slope);
       steps.push_back(step);
       walking[going++] = walker;
     }

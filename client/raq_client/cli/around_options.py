@@ -63,16 +63,26 @@ class MemoryOptions:
         list[str] | None, _option(_MEMORY, "--host", help_text="PATTERN of tensors kept on the host; may be repeated.")
     ] = None
 
+    host_memory: Annotated[
+        str | None,
+        _option(_MEMORY, "--host-memory", help_text="What --host tensors may take, as 8GiB; else they are pinned."),
+    ] = None
+
     def promise(self) -> Promise | None:
         """The promise of memory, or None without --vram. Raises InvalidInput if the rest is given without it."""
         if self.vram is None:
             if self != MemoryOptions():
-                what = "--context, --kv, --overhead, --parallel, --ubatch and --host say how memory is used"
+                what = (
+                    "--context, --kv, --overhead, --parallel, --ubatch, --host and --host-memory say how memory is used"
+                )
                 raise InvalidInput(
                     Fault("", f"{what}: say of how much with --vram (a check's window is --check-context)")
                 )
             return None
-        return Promise(parse_size(self.vram), self.serving(), tuple(self.host or ()))
+        if self.host_memory is not None and not self.host:
+            raise InvalidInput(Fault("--host-memory", "is for which tensors? Name them with --host"))
+        on_host = None if self.host_memory is None else parse_size(self.host_memory)
+        return Promise(parse_size(self.vram), self.serving(), tuple(self.host or ()), on_host)
 
     def serving(self) -> Serving:
         """How the model runs."""

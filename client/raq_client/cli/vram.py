@@ -52,6 +52,8 @@ def vram(
     promise = memory.promise()
     if promise is None:
         raise InvalidInput(Fault("", "how much memory is there? Give --vram, as in --vram 24GiB"))
+    if promise.host_memory is not None:
+        raise InvalidInput(Fault("--host-memory", "says what to solve for; here the weights are given"))
     table = read_table(model, model_architecture or "")
     on_device, on_host = _weights(table, allocation, base, promise.host)
     shape = memory_shape(table)

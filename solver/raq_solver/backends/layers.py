@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from raq_solver.backends.mckp import TOLERANCE
-from raq_solver.backends.stack import Multipliers, Stack, best_multipliers
+from raq_solver.backends.stack import Multipliers, Stack, raised_multipliers
 
-_CHAMPIONS: Final = 64
+_CHAMPIONS: Final = 16
 """States that others are compared with, to drop what is at least as large in every sum."""
-_LARGEST_BUNDLE: Final = 160
-_ROUNDS: Final = 6
+_LARGEST_BUNDLE: Final = 120
+_ROUNDS: Final = 15
 """Rounds in which new multipliers are found."""
 _EPSILON: Final = 32 * float(np.finfo(float).eps)
 
@@ -98,7 +98,7 @@ class Layers:
     def _add(self, state: Float64[np.ndarray, " sums"], depth: int) -> None:
         """New multipliers: those that say most of what may become of this state."""
         start = self.bundle[int(np.argmax([each @ state + left[depth] for each, left in self._pairs()]))]
-        new, _ = best_multipliers(self.stack, self.order[depth:], state, start, _ROUNDS)
+        new = raised_multipliers(self.stack, self.order[depth:], state, start, self.known, _ROUNDS)
         self.bundle = [*self.bundle, new]
         self.remaining.append(self._remaining(new))
 

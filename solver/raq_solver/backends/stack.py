@@ -104,6 +104,44 @@ def best_multipliers(
     return best, highest
 
 
+def raised_multipliers(
+    stack: Stack,
+    rows: Int64[np.ndarray, " some"],
+    so_far: Float64[np.ndarray, " sums"],
+    start: Multipliers,
+    target: float,
+    rounds: int,
+) -> Multipliers:
+    """Multipliers whose bound on what may still become of the sums so far is higher than at `start`, up to `target`.
+
+    Subgradient steps as long as they would be if the target were the highest bound (Polyak 1969): a few of them say
+    nearly as much as cutting planes, at a hundredth of the time.
+    """
+    scale = np.append(np.ones(stack.domains), _scale(stack, rows))
+    of_domains = np.arange(scale.size) < stack.domains
+    places = np.arange(rows.size)
+    cells = stack.cells[:, rows]
+    offered = stack.offered[rows]
+    at = best = start
+    highest = -np.inf
+    for _ in range(rounds):
+        picks = np.where(offered, np.tensordot(at, cells, 1), np.inf).argmin(axis=1)
+        sums = so_far + cells[:, places, picks].sum(axis=1)
+        value = float(at @ sums)
+        if value > highest:
+            best, highest = at, value
+        slope = sums / scale
+        slope[of_domains] -= slope[of_domains].mean()
+        slope[~of_domains & (at <= 0) & (slope < 0)] = 0.0
+        length = float(slope @ slope)
+        if highest >= target or length <= 0:
+            break
+        moved = np.maximum(at * scale + (target - value) / length * slope, 0.0)
+        moved[of_domains] /= moved[of_domains].sum()
+        at = moved / scale
+    return best
+
+
 def _scale(stack: Stack, rows: Int64[np.ndarray, " some"] | slice) -> np.ndarray:
     """The range of each demand, at least 1: prices times it are losses."""
     ranges = stack.cells[stack.domains :, rows].max(axis=2).sum(axis=1)
