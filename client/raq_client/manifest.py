@@ -10,7 +10,7 @@ from typing import Any, Final
 from raq_client.atomic_file import atomic_file
 
 FORMAT: Final = "raq-manifest-1"
-_LIBRARIES: Final = ("gguf", "numpy", "scipy", "xllamacpp")
+_LIBRARIES: Final = ("gguf", "numpy", "ortools", "xllamacpp")
 
 
 def make_manifest(

@@ -15,7 +15,7 @@ from raq_solver.knapsack import Distinct, Knapsack, KnapsackSolution, Limits, Li
 def solve(knapsack: Knapsack, limits: Limits) -> KnapsackSolution:
     """The optimum of a knapsack with its side rows, or the best found when the time is up.
 
-    Deterministic without a time limit. Raises BackendFailure if HiGHS fails.
+    Deterministic without a time limit. Raises BackendFailure if OR-Tools fails.
     """
     if not knapsack.side:
         return mckp.solve(knapsack, limits)

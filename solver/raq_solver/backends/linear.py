@@ -1,10 +1,10 @@
-"""Knapsacks with linear side rows: prices for all demands, a core by reduced cost, and HiGHS for the core.
+"""Knapsacks with linear side rows: prices for all demands, a core by reduced cost, and OR-Tools for the core.
 
 Rules
 - At good prices the fast path solves the priced table; where its picks keep the side rows they are a solution.
 - Cells whose reduced cost exceeds the gap between solution and bound can't be part of anything better. The first
   core is smaller than that; what it finds closes the gap so far that it is most often the proof already.
-- Rows that compare two rows only (Monotone) get no price: there may be hundreds. HiGHS regards them.
+- Rows that compare two rows only (Monotone) get no price: there may be hundreds. OR-Tools regards them.
 """
 
 import math
@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from raq_solver.backends.dual import Priced, best_prices, excess_of, totals
-from raq_solver.backends.highs import CoreStatus, settle
 from raq_solver.backends.mckp import TOLERANCE, Relaxed
+from raq_solver.backends.ortools import CoreStatus, settle
 from raq_solver.knapsack import Limits, Linear
 
 _FIRST_CORE: Final = 2000
@@ -77,7 +77,7 @@ def settle_linear(
         gap, width = best.loss - at.bound, _width(at.reduced, cells)
         kept = offered & (at.reduced <= min(width, gap) + at.rounding)
         complete = width >= gap or bool((kept == offered).all())
-        result = settle(losses, demands, kept, max(0.0, deadline - time.perf_counter()))
+        result = settle(losses, demands, kept, best.picks, max(0.0, deadline - time.perf_counter()))
         best = _better(losses, demands, best, result.picks)
         if result.status in (CoreStatus.FEASIBLE, CoreStatus.UNKNOWN):
             outside = math.inf if complete else at.bound + width

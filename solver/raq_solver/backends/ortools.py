@@ -1,22 +1,23 @@
-"""The one place that knows HiGHS (SciPy's): a core with its demands, settled by branch and cut.
+"""The one place that knows OR-Tools: a core with its demands, settled by MathOpt's HiGHS.
 
 Rules
-- The relative gap is 0: HiGHS otherwise stops at 1e-4 and says "optimal". The objective is scaled so that its absolute
-  gap (1e-6) means nothing.
+- Gaps are 0: HiGHS otherwise stops at 1e-4 and says "optimal". The objective is scaled so that its absolute
+  tolerance (1e-6) means nothing.
 - A demand in whole numbers keeps half a unit of room and is scaled down, so that no tolerance of the solver can
   reach the next whole number. Whoever calls checks the picks in whole numbers all the same.
 - On cores of 1,300 × 20 with two regions and three AtMost, HiGHS proves in 2 s what CP-SAT does not in 40 s
   (tests/bench/bench_solver.py); hence no CP-SAT here.
 """
 
+import datetime as dt
 import math
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, unique
-from types import SimpleNamespace
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -27,8 +28,6 @@ from raq_solver.knapsack import Linear
 
 _LARGEST_COEFFICIENT: Final = 1e3
 _OBJECTIVE: Final = 1e6
-_OPTIMAL, _LIMIT, _INFEASIBLE = range(3)
-"""How SciPy's milp says that it ended."""
 
 
 @unique
@@ -54,21 +53,25 @@ def settle(
     losses: Float64[np.ndarray, "rows types"],
     demands: Sequence[Linear],
     kept: Bool[np.ndarray, "rows types"],
+    hint: Int64[np.ndarray, " rows"] | None,
     seconds: float,
 ) -> CoreResult:
-    """The choice of least loss among the kept cells that keeps all demands.
+    """The choice of least loss among the kept cells that keeps all demands; `hint` is a choice to start from.
 
     Every row keeps a cell. Raises BackendFailure if the library fails.
     """
     core = _Core(losses, kept)
-    found = core.solve([core.row_of(demand) for demand in demands], seconds)
-    if found.status not in (_OPTIMAL, _LIMIT, _INFEASIBLE):
-        raise BackendFailure(f"HiGHS: {found.message}")
-    if found.x is None:
-        ended = CoreStatus.INFEASIBLE if found.status == _INFEASIBLE else CoreStatus.UNKNOWN
-        return CoreResult(ended, None, -math.inf)
-    ended = CoreStatus.OPTIMAL if found.status == _OPTIMAL else CoreStatus.FEASIBLE
-    return CoreResult(ended, core.picks(found.x), core.least_loss + found.mip_dual_bound / core.scale)
+    for demand in demands:
+        core.add(demand)
+    found = core.solve(hint, seconds)
+    reasons = core.library.TerminationReason
+    if not found.has_primal_feasible_solution():
+        infeasible = found.termination.reason == reasons.INFEASIBLE
+        return CoreResult(CoreStatus.INFEASIBLE if infeasible else CoreStatus.UNKNOWN, None, -math.inf)
+    optimal = found.termination.reason == reasons.OPTIMAL
+    bound = core.least_loss + found.termination.objective_bounds.dual_bound / core.scale
+    picks = core.picks(np.array(found.variable_values(core.variables)))
+    return CoreResult(CoreStatus.OPTIMAL if optimal else CoreStatus.FEASIBLE, picks, bound)
 
 
 class _Quiet:
@@ -107,57 +110,67 @@ class _Core:
     """A model with one binary variable for each kept cell of the rows that keep a choice."""
 
     def __init__(self, losses: Float64[np.ndarray, "rows types"], kept: Bool[np.ndarray, "rows types"]) -> None:
+        from ortools.math_opt.python import mathopt  # noqa: PLC0415 - heavy, and only this path needs it
+
+        self.library: Any = mathopt
+        self.model = mathopt.Model()
         self.kept = kept
         self.rows, self.columns = np.nonzero(kept & (kept.sum(axis=1) > 1)[:, None])
+        self.variables = [self.model.add_binary_variable() for _ in self.rows]
         least = np.where(kept, losses, np.inf).min(axis=1)
         self.least_loss = math.fsum(least.tolist())
         above = losses[self.rows, self.columns] - least[self.rows]
         self.scale = _OBJECTIVE / max(float(above.mean()) if above.size else 1.0, 1e-300)
-        self.objective = above * self.scale
+        for first, last in self._spans():
+            self.model.add_linear_constraint(mathopt.fast_sum(self.variables[first:last]) == 1)
+        self.model.minimize(self._sum(range(len(self.variables)), (above * self.scale).tolist()))
 
-    def row_of(self, demand: Linear) -> tuple[np.ndarray, float]:
-        """That a sum stays within its capacity: in units of its common divisor, beyond each row's least."""
+    def add(self, demand: Linear) -> None:
+        """Demand that a sum stays within its capacity: in units of its common divisor, beyond each row's least."""
         coefficients = np.zeros(self.kept.shape, dtype=np.int64)
         coefficients[demand.rows] = demand.coefficients
         least = np.where(self.kept, coefficients, np.iinfo(np.int64).max).min(axis=1)
         above = coefficients[self.rows, self.columns] - least[self.rows]
+        used = np.flatnonzero(above).tolist()
         unit = int(np.gcd.reduce(above)) or 1
         room = (demand.capacity - int(least.sum())) // unit
         units = above // unit
         factor = min(1.0, _LARGEST_COEFFICIENT / max(1, int(units.max(initial=1))))
-        return units * factor, (room + 0.5) * factor
+        self.model.add_linear_constraint(
+            self._sum(used, (units[used] * factor).tolist()) <= (room + 0.5) * factor,
+        )
 
-    def solve(self, demands: Sequence[tuple[np.ndarray, float]], seconds: float) -> Any:
+    def solve(self, hint: Int64[np.ndarray, " rows"] | None, seconds: float) -> Any:
         """Run HiGHS."""
-        from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415 - heavy, and only this path needs it
-        from scipy.sparse import csr_array, vstack  # noqa: PLC0415
-
-        if not self.rows.size:
-            return self._settled(demands)
-        choosing, group = np.unique(self.rows, return_inverse=True)
-        one = csr_array((np.ones(group.size), (group, np.arange(group.size))))
-        matrix = vstack([one, *(csr_array(coefficients[None]) for coefficients, _ in demands)])
-        lowest = np.append(np.ones(choosing.size), np.full(len(demands), -np.inf))
-        highest = np.append(np.ones(choosing.size), [room for _, room in demands])
-        with _QUIET:
-            return milp(
-                self.objective,
-                integrality=np.ones(group.size, dtype=np.int64),
-                bounds=Bounds(0, 1),
-                constraints=LinearConstraint(matrix, lowest, highest),
-                options={"mip_rel_gap": 0.0, "time_limit": seconds},
-            )
-
-    def _settled(self, demands: Sequence[tuple[np.ndarray, float]]) -> Any:
-        """What HiGHS would say where there is nothing to choose."""
-        if all(room >= 0 for _, room in demands):
-            return SimpleNamespace(status=_OPTIMAL, x=np.zeros(0), mip_dual_bound=0.0)
-        return SimpleNamespace(status=_INFEASIBLE, x=None)
+        hints = []
+        if hint is not None and self.kept[np.arange(len(self.kept)), hint].all():
+            chosen = (self.columns == hint[self.rows]).astype(float).tolist()
+            hints = [self.library.SolutionHint(variable_values=dict(zip(self.variables, chosen, strict=True)))]
+        limit = dt.timedelta(seconds=seconds) if math.isfinite(seconds) else None
+        parameters = self.library.SolveParameters(
+            relative_gap_tolerance=0.0, absolute_gap_tolerance=0.0, time_limit=limit
+        )
+        with_hints = self.library.ModelSolveParameters(solution_hints=hints)
+        try:
+            with _QUIET:
+                return self.library.solve(
+                    self.model, self.library.SolverType.HIGHS, params=parameters, model_params=with_hints
+                )
+        except (RuntimeError, ValueError, AttributeError) as error:
+            raise BackendFailure(f"MathOpt's HiGHS: {error}") from error
 
     def picks(self, values: Float64[np.ndarray, " variables"]) -> Int64[np.ndarray, " rows"]:
         """The column of every row."""
-        chosen = np.full(self.kept.shape, -1.0)
-        chosen[self.kept] = 0.0
-        chosen[self.rows, self.columns] = values
-        picks: Int64[np.ndarray, " rows"] = chosen.argmax(axis=1)
+        picks: Int64[np.ndarray, " rows"] = self.kept.argmax(axis=1)
+        for first, last in self._spans():
+            picks[self.rows[first]] = self.columns[first + int(values[first:last].argmax())]
         return picks
+
+    def _spans(self) -> list[tuple[int, int]]:
+        edges = np.flatnonzero(np.diff(self.rows, prepend=-1, append=-1)).tolist()
+        return list(pairwise(edges))
+
+    def _sum(self, used: Iterable[int], factors: list[float]) -> Any:
+        return self.library.fast_sum(
+            [self.variables[index] * factor for index, factor in zip(used, factors, strict=True)]
+        )
