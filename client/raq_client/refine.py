@@ -8,11 +8,14 @@ one third of the model's depth) have a factor that its losses should be multipli
 table it came from, is an equation: the sum of factor × predicted loss over the groups is the divergence that was
 measured. The factors are estimated from all of them by least squares that lean on one common factor; how far they may
 lean away is the trust region. The optimum of the corrected table is tried next. Where it was tried before, factors are
-drawn from what they may be (Thompson, Biometrika 1933), so that the search goes on where losses are in doubt. The
-allocation with the lowest measured divergence is kept: it never ends worse than it began, on the text it was refined
-on.
+drawn from what they may be (Thompson, Biometrika 1933), so that the search goes on where losses are in doubt.
+
+An allocation is taken if its divergence is lower than that of the one taken before by more than noise: twice the
+standard error of the difference, window by window. So it never ends worse than it began on the text it was refined on,
+and the best of many trials is not mistaken for a better one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -33,6 +36,8 @@ from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.solve import Solver
 
 DEPTHS: Final = 3
+BEYOND_NOISE: Final = 2.0
+"""Standard errors by which an allocation must be better to be taken."""
 TRUST: Final = 0.3
 """Standard deviation that a group's factor is given around the common one."""
 MODEL_ERROR: Final = 0.03
@@ -70,7 +75,17 @@ class Refined:
 class _Tried:
     problem: Problem
     allocation: Allocation
-    kl: float
+    per_window: Float64[np.ndarray, " windows"]
+
+    @property
+    def kl(self) -> float:
+        return float(self.per_window.mean())
+
+    def beats(self, other: "_Tried") -> bool:
+        """Whether it is better beyond noise."""
+        gains = other.per_window - self.per_window
+        error = float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        return bool(gains.mean() > BEYOND_NOISE * error)
 
 
 def refine(
@@ -92,13 +107,16 @@ def refine(
     starts = [problem, *_other_starts(problem, profile)]
     found: list[Round] = []
     tried: list[_Tried] = []
+    taken: list[_Tried] = []
 
     def attempt(candidate: Problem, allocation: Allocation) -> None:
-        kl = _divergence(trial, allocation, profile)
-        accepted = all(kl < other.kl for other in tried)
+        one = _Tried(candidate, allocation, _divergence(trial, allocation, profile))
+        accepted = not taken or one.beats(taken[-1])
         table = candidate.table
-        found.append(Round(kl, float(_by_group(table, [table.tensors], allocation).sum()), table.source, accepted))
-        tried.append(_Tried(candidate, allocation, kl))
+        predicted = float(_by_group(table, [table.tensors], allocation).sum())
+        found.append(Round(one.kl, predicted, table.source, accepted))
+        tried.append(one)
+        taken.extend([one] * accepted)
         if progress is not None:
             progress(len(tried), len(starts) + rounds)
 
@@ -111,7 +129,7 @@ def refine(
         if following is None:
             break
         attempt(*following)
-    return Refined(min(tried, key=lambda one: one.kl).problem, tuple(found))
+    return Refined(taken[-1].problem, tuple(found))
 
 
 def _other_starts(problem: Problem, profile: Profile) -> list[Problem]:
@@ -181,14 +199,15 @@ def _corrected(table: LossTable, groups: Sequence[Sequence[str]], factors: Float
     return replace(table, losses=losses, source=f"{table.source}, refined")
 
 
-def _divergence(trial: Trial, allocation: Allocation, profile: Profile) -> float:
-    """Mean KL divergence of the allocation."""
+def _divergence(trial: Trial, allocation: Allocation, profile: Profile) -> Float64[np.ndarray, " windows"]:
+    """Mean KL divergence of the allocation in each window."""
     changed: dict[str, QuantType] = {
         tensor.name: stored_type(allocation.types[tensor.name])
         for tensor in profile.tensors
         if allocation.types[tensor.name] != tensor.source_type.name
     }
-    return float(trial.run(changed).scores.kl.mean())
+    means: np.ndarray = trial.run(changed).scores.kl.mean(axis=1)
+    return means
 
 
 def _by_group(

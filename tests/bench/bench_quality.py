@@ -82,8 +82,11 @@ def rows(
     yield "llama.cpp's mixture", judge.divergence(mixture), mixture
     for family, profile in profiles.items():
         kind = "" if len(profiles) == 1 else f", {family}"
+        default = default_loss_model(unmeasured(profile)).__name__
         for what, allocation in allocations(subject, profile, capacity):
             yield f"{what}{kind}", judge.divergence(allocation), allocation
+            if what == default and subject.peers:
+                yield f"{what}{kind}, by ggml", judge.divergence(allocation, by_ggml=True), allocation
 
 
 def allocations(subject: Subject, profile: Profile, capacity: int) -> Iterator[tuple[str, Allocation]]:

@@ -141,7 +141,7 @@ def test_refining_never_ends_worse(
     measured = [float(line.split()[4].rstrip(",")) for line in rounds]
     taken = [value for value, line in zip(measured, rounds, strict=True) if "not taken" not in line]
     assert taken == sorted(taken, reverse=True)
-    assert taken[-1] == min(measured) < measured[0]
+    assert taken[-1] < measured[0]
     refused = client(*arguments, "--refine", "1", "--force")
     assert refused.code == 2
     assert "needs --calibration" in refused.err

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.refine import refine, tensor_groups
+from raq_client.refine import _Tried, refine, tensor_groups
 from raq_client.scores import TokenScores
 from raq_client.trial import Trial, TrialResult
+from raq_solver.allocation import Allocation
 from raq_solver.knapsack import Limits
 from raq_solver.loss_models import measured, prior, relative
 from raq_solver.problem import Problem
@@ -41,6 +42,7 @@ class _KnownModel:
         random = np.random.default_rng(seed)
         self._factors = {name: f for g in tensor_groups(profile) for f in [random.lognormal(0, 0.7)] for name in g}
         self._profile, self._interaction = profile, interaction
+        self._windows = np.ones(3)
         self.runs = 0
 
     def run(self, types: Mapping[str, QuantType]) -> TrialResult:
@@ -52,8 +54,9 @@ class _KnownModel:
             for name, quant_type in types.items()
         )
         kl += self._interaction * kl**2
-        zeros = np.zeros((1, 1))
-        scores = TokenScores(zeros, zeros.copy(), np.full((1, 1), kl), zeros.copy(), np.ones((1, 1), bool))
+        windows = kl * self._windows[:, None]
+        nothing = np.zeros_like(windows)
+        scores = TokenScores(nothing, nothing.copy(), windows, nothing.copy(), nothing.astype(bool))
         return TrialResult(scores, MappingProxyType({}))
 
 
@@ -90,6 +93,17 @@ def test_a_dozen_rounds_halve_the_distance_to_what_is_possible() -> None:
         start = min(each.kl for each in found.rounds[:3])
         left.append((min(each.kl for each in found.rounds) - best) / (start - best))
     assert np.mean(left) < 0.5
+
+
+def test_what_is_better_by_less_than_noise_is_not_taken() -> None:
+    def tried(*per_window: float) -> _Tried:
+        return _Tried(cast("Problem", None), cast("Allocation", None), np.array(per_window))
+
+    before = tried(1.0, 2.0, 3.0)
+    assert tried(0.9, 1.9, 2.9).beats(before)
+    assert not tried(0.5, 2.2, 2.9).beats(before)
+    assert not before.beats(before)
+    assert tried(0.9).beats(tried(1.0))
 
 
 def test_equal_questions_get_equal_answers() -> None:
