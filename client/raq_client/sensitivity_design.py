@@ -8,6 +8,7 @@ from raq_client.model_tables import role_of
 from raq_client.sensitivity_fit import Fit
 from raq_solver.profile import Profile
 from raq_solver.residual import residual_sensitivities
+from raq_solver.role_prior import role_sensitivities
 
 Group = tuple[str, ...]
 
@@ -54,10 +55,10 @@ def most_telling(names: Sequence[str], fit: Fit, leverage: Mapping[str, float], 
 
 
 def expected_of(profile: Profile) -> dict[str, float]:
-    """Sensitivities foreseen from the residual stream, in nats; empty where that theory does not apply."""
+    """Sensitivities foreseen without a run, about nats: from the residual stream, else from role and place."""
     found = residual_sensitivities(profile)
     if isinstance(found, str):
-        return {}
+        found = role_sensitivities(profile.tensors)
     return {tensor.name: float(value) for tensor, value in zip(profile.tensors, found, strict=True)}
 
 
