@@ -8,6 +8,7 @@ own of the project's two models (tests/data). Every model is judged by the fit t
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,16 @@ from published_models import Published, own_models, published_models
 from scipy.stats import spearmanr
 
 from raq_client.file_types import FILE_TYPES
-from raq_client.mixtures import mixture
+from raq_client.imatrix_files import read_importance
+from raq_client.measure import measure_profile
+from raq_client.mixtures import mixture, tensor_bytes
+from raq_client.model_file import open_model
 from raq_client.model_tables import ModelTable, guessed_architecture
+from raq_client.model_tables import table_of as model_table
+from raq_client.planning import chosen_types
 from raq_client.reference_errors import error_of_published
 from raq_solver import role_prior
+from raq_solver.loss_models import measured, residual
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.quant_types import CATALOGUE
@@ -82,6 +89,44 @@ def test_models_left_out(models: list[Published], fit: PriorFit, shared_data: Pa
     print("mean of loss: relative, 10/5/1, prior, own", np.exp(np.mean(kept["losses"], axis=0)).round(3))
     print("the same, whole Qwen3.5 family left out", np.exp(np.mean(kept["family"], axis=0)).round(3))
     assert np.mean(kept["losses"], axis=0)[2] < np.mean(kept["losses"], axis=0)[1]
+
+
+@pytest.mark.parametrize("name", ["4M", "18M"])
+def test_small_models_left_out(
+    name: str, models: list[Published], fit: PriorFit, request: pytest.FixtureRequest, data: Path
+) -> None:
+    """Losses by measured sensitivities and errors, over the mixtures'."""
+    folder = data if name == "4M" else request.getfixturevalue("shared_data")
+    model = open_model(folder / ("" if name == "4M" else "models") / f"wiki-math-{name}-f16.gguf")
+    importance = read_importance(folder / ("" if name == "4M" else "imatrix") / f"wiki-math-{name}.gsm8k.imatrix.gguf")
+    profile = measure_profile(model, importance, chosen_types(()))
+    own = next(each for each in models if each.name.endswith(f"-{name}"))
+    single = {group[0]: float(kl) / own.error for group, kl in zip(own.groups, own.values, strict=True)}
+    names = [tensor.name for tensor in profile.tensors]
+    left = np.exp(fit_prior([each for each in models if each is not own], fit).predict(own, names))
+    truth = replace(profile, sensitivities=np.array([single.get(each, 0.0) for each in names]))
+    constants = np.array([{"output.weight": 10.0, "token_embd.weight": 5.0}.get(each, 1.0) for each in names])
+    judge = measured(truth)
+    tables = {
+        "10/5/1": measured(replace(profile, sensitivities=constants)),
+        "prior": measured(replace(truth, sensitivities=left)),
+    }
+    tables |= {"residual": residual(profile), "own": judge}
+    found: dict[str, list[float]] = {}
+    for mixture_name in MIXTURES:
+        types = mixture(model_table(model), FILE_TYPES[mixture_name])
+        reference = total(judge, {tensor.name: q.name for tensor, q in types.items()})
+        for key, table in tables.items():
+            allocation, _ = solve(Problem(table, tensor_bytes(types))).unwrap()
+            found.setdefault(key, []).append(total(judge, allocation.types) / reference)
+    header(f"loss over the mixture's by measured sensitivities, wiki-math-{name}, geometric mean of five sizes")
+    print({key: round(float(np.exp(np.mean(np.log(values)))), 3) for key, values in found.items()})
+    assert np.mean(found["own"]) <= np.mean(found["prior"])
+
+
+def total(table: LossTable, types: Mapping[str, str]) -> float:
+    columns = {name: column for column, name in enumerate(table.quant_types)}
+    return float(sum(table.losses[row, columns[types[name]]] for row, name in enumerate(table.tensors)))
 
 
 def shown(
