@@ -27,6 +27,8 @@ from raq_client.model_tables import ModelTable, guessed_architecture
 from raq_client.model_tables import table_of as model_table
 from raq_client.planning import chosen_types
 from raq_client.reference_errors import error_of_published
+from raq_client.sensitivity_design import role_design
+from raq_client.sensitivity_fit import Evaluation, fit_sensitivities
 from raq_solver import role_prior
 from raq_solver.loss_models import measured, residual
 from raq_solver.losses import LossTable
@@ -40,6 +42,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 K_TYPES = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
 MIXTURES = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K")
 FAMILY = ("Qwen3.5-", "Qwen3.6-")
+MOST_EVALUATIONS = 60
 CLEAR = 3.0
 """Multiples of the noise that a value stands above the floor where its logarithm is looked at."""
 
@@ -122,6 +125,34 @@ def test_small_models_left_out(
     header(f"loss over the mixture's by measured sensitivities, wiki-math-{name}, geometric mean of five sizes")
     print({key: round(float(np.exp(np.mean(np.log(values)))), 3) for key, values in found.items()})
     assert np.mean(found["own"]) <= np.mean(found["prior"])
+
+
+def test_few_evaluations_of_models_left_out(models: list[Published], fit: PriorFit) -> None:
+    """Roles first, then single tensors at random, made of the published values of what was measured alone."""
+    header("spread of ln(estimated / measured): role and depth only, with the prior")
+    for model in models:
+        names = [group[0] for group in model.groups if len(group) == 1]
+        if len(names) < MOST_EVALUATIONS or len(names) < len(model.groups) / 2:
+            continue
+        at = dict(zip([group[0] for group in model.groups], model.values - fit.floors[model.name], strict=True))
+        truth = np.array([at[name] for name in names])
+        clear = truth > CLEAR * model.noise
+        left = fit_prior([other for other in models if other is not model], fit)
+        expected = dict(zip(names, np.exp(left.predict(model, names)).tolist(), strict=True))
+        random = np.random.default_rng(0)
+        cells = []
+        for count in (12, 30, MOST_EVALUATIONS):
+            groups = role_design(names)[:count]
+            groups += [(names[i],) for i in random.choice(len(names), count - len(groups), replace=False)]
+            losses = [sum(max(float(at[name]), 1e-9) for name in group) for group in groups]
+            noises = [model.noise * math.sqrt(len(group)) for group in groups]
+            errors = [(model.error,) * len(group) for group in groups]
+            runs = [Evaluation(*parts) for parts in zip(groups, errors, losses, noises, strict=True)]
+            estimates = [fit_sensitivities(names, runs, 0.0, foreseen).values for foreseen in ({}, expected)]
+            misses = [np.std(np.log(np.maximum(e, 1e-9)[clear] / truth[clear])) for e in estimates]
+            cells.append(f"{count}: {misses[0]:.2f} → {misses[1]:.2f}")
+        print(f"{model.name}, {len(names)} tensors: {', '.join(cells)}", flush=True)
+        assert len(cells) == 3
 
 
 def total(table: LossTable, types: Mapping[str, str]) -> float:
