@@ -25,12 +25,8 @@ from raq_client.reference_errors import error_of_published
 from raq_client.sensitivity_fit import Evaluation, fit_sensitivities
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.profile import Profile
+from raq_solver.role_prior import CREDIT
 
-CREDIT: Final = (
-    "per-tensor measurements by Thireus, GGUF Tool Suite and its contributors, "
-    "https://github.com/Thireus/GGUF-Tool-Suite"
-)
-"""The suite's licence asks that this is seen wherever its data is used."""
 FAILED: Final = 404.0
 OTHERWISE_RANKED: Final = ("IQ1_BN", "IQ2_BN")
 """Types for ternary models; on others they damage other tensors than all other types do."""

@@ -10,6 +10,7 @@ from raq_client.sensitivity_choices import Choices
 from raq_client.sensitivity_fit import Fit
 from raq_solver.profile import Profile
 from raq_solver.residual import residual_sensitivities
+from raq_solver.role_prior import role_sensitivities
 
 Group = tuple[str, ...]
 Design = Literal["adaptive", "single", "groups", "balanced"]
@@ -77,8 +78,8 @@ def most_telling(names: Sequence[str], fit: Fit, choices: Choices | None, done: 
 
 
 def expected_of(profile: Profile) -> dict[str, float]:
-    """Sensitivities foreseen from the residual stream, in nats; empty where that theory does not apply."""
+    """Sensitivities foreseen without a run, about nats: from the residual stream, else from role and place."""
     found = residual_sensitivities(profile)
     if isinstance(found, str):
-        return {}
+        found = role_sensitivities(profile.tensors)
     return {tensor.name: float(value) for tensor, value in zip(profile.tensors, found, strict=True)}

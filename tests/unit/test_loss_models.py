@@ -1,5 +1,6 @@
 """Loss models: what each predicts from the same facts, and when it says that it can't."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,22 @@ from raq_client.measure import measure_profile
 from raq_client.model_file import open_model
 from raq_client.planning import chosen_types
 from raq_solver.errors import InvalidInput
-from raq_solver.loss_models import LOSS_MODELS, default_loss_model, loss_model, measured, prior, relative, residual
+from raq_solver.loss_models import (
+    LOSS_MODELS,
+    ROUNDING_32,
+    ROUNDING_256,
+    default_loss_model,
+    input_rounding,
+    loss_model,
+    measured,
+    prior,
+    relative,
+    residual,
+)
 from raq_solver.profile import Profile
 from raq_solver.quant_types import quant_type
 from raq_solver.residual import READ, ROLE_FACTORS, SCALE, residual_sensitivities
+from raq_solver.role_prior import role_sensitivities
 from raq_solver.tensors import Tensor
 
 Q4, Q8 = quant_type("Q4_K"), quant_type("Q8_0")
@@ -46,11 +59,22 @@ def test_relative_counts_all_alike() -> None:
     assert table.sizes[0].tolist() == [Q8.size(256 * 512), Q4.size(256 * 512)]
 
 
-def test_prior_weighs_head_and_embedding() -> None:
-    factors = prior(profile()).losses[:, 1] / 4e-3
-    assert factors == pytest.approx([5, 1, 1, 1, 1, 1, 1, 10])
+def test_prior_multiplies_what_role_and_place_tell_with_the_error_in_use() -> None:
+    made = profile()
+    expected = role_sensitivities(made.tensors)[:, None] * (made.relative_errors + input_rounding(made))
+    assert prior(made).losses == pytest.approx(expected)
+    assert all(word in prior(made).source for word in ("Thireus", "GGUF Tool Suite", "its contributors"))
+
+
+def test_inputs_are_rounded_in_wider_groups_where_blocks_are_wide() -> None:
+    """The embedding is looked up, not multiplied; one that serves as the output head is."""
+    rounding = input_rounding(profile())
+    assert rounding[0].tolist() == [0, 0]
+    assert (rounding[1:] == [ROUNDING_32, ROUNDING_256]).all()
     tied = {name: energy for name, energy in ENERGIES.items() if name != "output.weight"}
-    assert (prior(profile(tied)).losses[0, 1] / 4e-3) == pytest.approx(15)
+    assert input_rounding(profile(tied))[0].tolist() == [ROUNDING_32, ROUNDING_256]
+    plain = replace(profile(), quant_types=(quant_type("F16"), quant_type("Q4_0")))
+    assert input_rounding(plain)[1].tolist() == [0, ROUNDING_32]
 
 
 def test_residual_by_hand() -> None:
@@ -95,7 +119,8 @@ def test_measured_uses_the_median_where_nothing_was_measured() -> None:
     known = Profile(
         base.tensors, base.quant_types, base.relative_errors, base.energies, values, values.copy(), base.provenance
     )
-    assert measured(known).losses[:, 1] / 4e-3 == pytest.approx([2, 1, 2, 3, 2, 2, 2, 2])
+    errors = (known.relative_errors + input_rounding(known))[:, 1]
+    assert measured(known).losses[:, 1] / errors == pytest.approx([2, 1, 2, 3, 2, 2, 2, 2])
     assert default_loss_model(known) is measured
 
 

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.model_tables import ModelTable, read_table
-from raq_client.published import CREDIT, import_sensitivities, read_published
+from raq_client.published import import_sensitivities, read_published
 from raq_client.reference_errors import NOTE, error_of_published, reference_error, reference_profile
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models import default_loss_model, measured
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE
+from raq_solver.role_prior import CREDIT
 from raq_solver.tensors import Tensor
 
 TYPES = (CATALOGUE["Q8_0"], CATALOGUE["Q4_K"], CATALOGUE["Q2_K"])

@@ -51,9 +51,10 @@ def sensitivity(
 
     The model is loaded once; tensors are damaged and restored in memory, and the KL divergence over a little text is
     measured each time. With fewer runs than tensors, groups are damaged together and the rest is estimated, from each
-    tensor's share of the residual stream where importance tells it; each further run goes to the tensor that is worth
-    most to know for the sizes asked for (--budget; usual ones when not given). An interrupted measurement goes on
-    where it stopped. Calibrate on text like the model's use, not on the text that the result is checked on.
+    tensor's share of the residual stream where importance tells it, else from its role and place in models measured by
+    Thireus, GGUF Tool Suite and its contributors; each further run goes to the tensor that is worth most to know for
+    the sizes asked for (--budget; usual ones when not given). An interrupted measurement goes on where it stopped.
+    Calibrate on text like the model's use, not on the text that the result is checked on.
 
     Example: raq-client sensitivity model-f16.gguf -i imatrix.gguf -t calibration.txt -o model.profile.json
     """

@@ -29,7 +29,8 @@ def sensitivity_import(
     """
     from raq_client.atomic_file import check_output
     from raq_client.profile_file import load_profile, save_profile
-    from raq_client.published import CREDIT, import_sensitivities, read_published
+    from raq_client.published import import_sensitivities, read_published
+    from raq_solver.role_prior import CREDIT
 
     check_output(output, force=force)
     found = import_sensitivities(read_published(table), load_profile(profile), by_role=by_role)
