@@ -17,6 +17,7 @@ def main() -> int:
     assert spec is not None
     assert spec.loader is not None
     native = module_from_spec(spec)
+    sys.modules[spec.name] = native  # kept to the end, as after an import
     spec.loader.exec_module(native)
     assert native.cuda_built
     devices = native.cuda_devices()
