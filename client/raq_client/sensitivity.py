@@ -6,8 +6,8 @@ Nothing is written or reloaded, and the untouched model's logits are recorded on
 
 With as many evaluations as tensors, each tensor gets its own: the most precise design, since the noise of an
 evaluation grows with the loss it measures. With fewer they go to single tensors, each time the one that is worth most
-to know for the allocations to be made; the rest follows from what is foreseen, from role and depth. With very few, roles
-come first, each as a group, where it is foreseen how their tensors differ.
+to know for the allocations to be made; the rest follows from what is foreseen, from role and depth. With very few,
+roles come first, each as a group, where it is foreseen how their tensors differ.
 """
 
 import hashlib
