@@ -5,9 +5,9 @@ windows, and the KL divergence from the untouched model is set against the relat
 Nothing is written or reloaded, and the untouched model's logits are recorded once.
 
 With as many evaluations as tensors, each tensor gets its own: the most precise design, since the noise of an
-evaluation grows with the loss it measures. With fewer, every role is evaluated as a group where it is foreseen how
-tensors of a role differ, and what is left goes to single tensors, each time the one that is worth most to know for the
-allocations to be made; the rest follows from role and depth.
+evaluation grows with the loss it measures. With fewer they go to single tensors, each time the one that is worth most
+to know for the allocations to be made; the rest follows from what is foreseen, from role and depth. With very few,
+roles come first, each as a group, where it is foreseen how their tensors differ.
 """
 
 import hashlib

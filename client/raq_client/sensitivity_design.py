@@ -22,14 +22,14 @@ def planned_groups(design: Design, names: Sequence[str], evaluations: int, *, fo
 
     `single`: one tensor after the other. `groups`: each role, or where that is too many, a random partition.
     `balanced`: two random partitions. `adaptive`: each its own where there are evaluations for all; else the roles
-    where something is `foreseen` of the tensors in them, and nothing otherwise. (Regret on recorded evaluations of the
-    project's models: docs/quality.md.)
+    where something is `foreseen` of the tensors in them and evaluations are for fewer than half of these; else nothing.
+    (Regret on recorded evaluations of the project's models: docs/quality.md.)
     """
     if design == "single" or (design == "adaptive" and evaluations >= len(names)):
         return single_design(names)[:evaluations]
     if design == "balanced" and evaluations > 1:
         return balanced_design(names, evaluations, rounds=2)
-    if design == "adaptive" and not foreseen:
+    if design == "adaptive" and not (foreseen and 2 * evaluations < len(names)):
         return []
     roles = role_design(names)
     return roles if len(roles) <= evaluations else balanced_design(names, evaluations, rounds=1)

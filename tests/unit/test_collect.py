@@ -41,14 +41,15 @@ def test_added_as_llama_imatrix_adds_every_value_is_its_value() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the larger data beside the repository")
-@pytest.mark.parametrize("size", ["4M", "18M"])
+@pytest.mark.parametrize(("size", "tolerance"), [("4M", 1e-4), ("18M", 2e-4)])
 @pytest.mark.parametrize(("domain", "file"), [("gsm8k", "gsm8k.train.part.txt"), ("wiki", "wikitext2.train.part.txt")])
-def test_both_models_and_texts_against_llama_imatrix(size: str, domain: str, file: str) -> None:
+def test_both_models_and_texts_against_llama_imatrix(size: str, tolerance: float, domain: str, file: str) -> None:
+    """Added in the same order, what is left are the activations of another build of libllama: more in deeper layers."""
     text = Text(file, (SHARED / "text" / file).read_text())
     model = SHARED / "models" / f"wiki-math-{size}-f16.gguf"
     found = collect(model, [text], windows=100, sums="float32", threads=2)
     witness = read_importance(SHARED / "imatrix" / f"wiki-math-{size}.{domain}.imatrix.gguf")
-    assert _largest_difference(found, witness) < 1e-4
+    assert _largest_difference(found, witness) < tolerance
     assert (found.chunk_count, found.chunk_size) == (witness.chunk_count, witness.chunk_size)
 
 
