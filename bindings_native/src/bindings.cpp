@@ -69,7 +69,7 @@ NewBlocks quantize(const std::string& quant_type, const Weights& weights,
   {
     const nb::gil_scoped_release unlocked;
     if (where.cuda)
-      raq::cuda::quantize(type, rows, raq::effort_for(rows, options.effort), where.number, blocks.get());
+      raq::cuda::quantize(type, rows, options.effort, where.number, blocks.get());
     else
       raq::quantize(type, rows, options, blocks.get());
   }
@@ -110,7 +110,7 @@ std::vector<raq::ErrorSums> measure_errors(const std::vector<std::string>& quant
   const raq::Options options = options_of(threads, effort, instruction_set);
   const raq::Device where = raq::find_device(device);
   const nb::gil_scoped_release unlocked;
-  return where.cuda ? raq::cuda::measure(types, rows, raq::effort_for(rows, options.effort), where.number)
+  return where.cuda ? raq::cuda::measure(types, rows, options.effort, where.number)
                     : raq::measure(types, rows, options);
 }
 

@@ -123,7 +123,8 @@ std::vector<DeviceInfo> devices() try {
 
 void release() { release_lanes(); }
 
-void quantize(const QuantType& type, const Rows& rows, Effort effort, int device, std::uint8_t* blocks) {
+void quantize(const QuantType& type, const Rows& rows, Effort asked, int device, std::uint8_t* blocks) {
+  const Effort effort = effort_for(rows, asked);
   const std::int64_t row_bytes = type.row_bytes(rows.length);
   const std::vector<int> numbers = chosen(device);
   const Chunks chunks(rows.count, rows.length);
@@ -166,14 +167,15 @@ void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t 
       chunks_per_part(chunks, row_length), numbers);
 }
 
-std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, Effort effort,
+std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, Effort asked,
                                int device) {
+  const Effort effort = effort_for(rows, asked);
   for (const QuantType& type : types) type.row_bytes(rows.length);
   const std::vector<int> numbers = chosen(device);
   const Chunks chunks(rows.count, rows.length);
   if (rows.length == 0) return std::vector<ErrorSums>(types.size());
   const WeightsIn weights{rows};
-  const std::int64_t rows_per_sum = chunks.rows_per_chunk;  // as the CPU adds them up
+  const std::int64_t rows_per_sum = 1;  // as the CPU adds them up
   const auto sums_of = [=](std::int64_t count) { return (count + rows_per_sum - 1) / rows_per_sum; };
   std::vector<std::vector<ErrorSums>> found(types.size(), std::vector<ErrorSums>(sums_of(rows.count)));
   const auto flagged = [=, &types](std::int64_t count) {

@@ -32,18 +32,20 @@ struct Tile {
     unit = {splat(1.0f), splat(1.0f)};
     if constexpr (K == 1) return;  // not searched: nothing can overflow
     top = splat(0);
+    RAQ_UNROLL
     for (int k = 0; k < K; ++k) {
       const Int size = float_bits(weights[k]) & 0x7fffffff;
       top = select(size > top, size, top);
     }
     unit = unit_of(float_of_bits(top));
+    RAQ_UNROLL
     for (int k = 0; k < K; ++k) weights[k] *= unit.inverse;
   }
 
   RAQ_HD void load_importance(const Rows& rows, std::int64_t block, int count) {
     if (rows.importance == nullptr) {
-      if (!alike)
-        for (int k = 0; k < K; ++k) importance[k] = splat(1.0f);
+      if (!alike) RAQ_UNROLL
+      for (int k = 0; k < K; ++k) importance[k] = splat(1.0f);
       importance_unit = splat(1.0f);
       alike = true;
       return;
@@ -54,10 +56,12 @@ struct Tile {
       columns[i] = rows.importance + (block + (i < count ? i : 0)) % blocks_per_row * K;
     turn<K>(columns, count, importance);
     Float most = splat(0.0f);
+    RAQ_UNROLL
     for (int k = 0; k < K; ++k) most = larger(importance[k], most);
     const Unit important = unit_of(most);
     const Mask known = most > splat(0.0f);
     importance_unit = select(known, important.scale, splat(0.0f));
+    RAQ_UNROLL
     for (int k = 0; k < K; ++k) importance[k] = select(known, importance[k] * important.inverse, splat(1.0f));
     alike = false;
   }
@@ -74,6 +78,7 @@ RAQ_HD LaneErrors errors_of(const Tile<K>& tile, const Float* restored) {
   LaneErrors sums{};
   const float* unit = reinterpret_cast<const float*>(&tile.unit.scale);
   const float* importance_unit = reinterpret_cast<const float*>(&tile.importance_unit);
+  RAQ_UNROLL
   for (int k = 0; k < K; ++k) {
     const float* weights = reinterpret_cast<const float*>(tile.weights + k);
     const float* importance = reinterpret_cast<const float*>(tile.importance + k);

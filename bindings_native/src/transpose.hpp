@@ -39,9 +39,10 @@ RAQ_INLINE void transpose_from(Float* square) {
 template <int K>
 RAQ_INLINE void turn(const float* const* rows, int count, Float* values) {
   if (count < lanes) {
+    RAQ_UNROLL
     for (int k = 0; k < K; ++k) values[k] = splat(0.0f);
-    for (int i = 0; i < count; ++i)
-      for (int k = 0; k < K; ++k) lane(values[k], i) = rows[i][k];
+    for (int i = 0; i < count; ++i) RAQ_UNROLL
+    for (int k = 0; k < K; ++k) lane(values[k], i) = rows[i][k];
     return;
   }
 #if defined(RAQ_SHUFFLES)
@@ -57,8 +58,8 @@ RAQ_INLINE void turn(const float* const* rows, int count, Float* values) {
     return;
   }
 #endif
-  for (int i = 0; i < lanes; ++i)
-    for (int k = 0; k < K; ++k) lane(values[k], i) = rows[i][k];
+  for (int i = 0; i < lanes; ++i) RAQ_UNROLL
+  for (int k = 0; k < K; ++k) lane(values[k], i) = rows[i][k];
 }
 
 // The way back, to `count` rows that follow each other in memory.
@@ -79,8 +80,8 @@ RAQ_INLINE void turn_back(const Float* values, int count, float* out) {
     }
   }
 #endif
-  for (int i = 0; i < count; ++i)
-    for (int k = 0; k < K; ++k) out[i * K + k] = reinterpret_cast<const float*>(values + k)[i];
+  for (int i = 0; i < count; ++i) RAQ_UNROLL
+  for (int k = 0; k < K; ++k) out[i * K + k] = reinterpret_cast<const float*>(values + k)[i];
 }
 
 }  // namespace raq::RAQ_LEVEL
