@@ -22,8 +22,7 @@ from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_server.solving import SERVICE
 from raq_solver.budget import TotalBytes
 from raq_solver.errors import ServiceError
-from raq_solver.knapsack import Termination
-from services import hard_problem, problem, profile, serving
+from services import problem, profile, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -156,17 +155,6 @@ def private_mebibytes(process: int) -> float:
     rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
     lines = [line for line in rollup.splitlines() if line.startswith(("Private_Clean", "Private_Dirty"))]
     return sum(int(line.split()[1]) for line in lines) / 1024
-
-
-def test_a_deadline_is_answered_with_the_best_found_and_its_bound() -> None:
-    request = solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(hard_problem(3)))
-    with serving() as running, grpc.insecure_channel(running.address) as channel:
-        answer = solver_service_pb2_grpc.SolverServiceStub(channel).Solve(request, timeout=150)
-    outcome = convert.outcome_from_proto(answer.outcome)
-    assert outcome.termination is Termination.FEASIBLE
-    assert outcome.ledger is not None
-    assert outcome.bound is not None
-    assert outcome.bound <= outcome.ledger.loss
 
 
 def test_a_client_that_reads_nothing_loses_its_worker() -> None:
