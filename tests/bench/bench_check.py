@@ -14,13 +14,13 @@ import pytest
 from machine import header
 
 from raq_client import engine
-from raq_client.collect import collect
-from raq_client.imatrix_files import read_importance
-from raq_client.model_file import open_model
-from raq_client.perplexity import Text, check
-from raq_client.scores import score_window
-from raq_client.sensitivity import measure_sensitivities
-from raq_client.trial import Bench
+from raq_client.checking.collect import collect
+from raq_client.checking.perplexity import Text, check
+from raq_client.checking.scores import score_window
+from raq_client.checking.trial import Bench
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.model_file import open_model
+from raq_client.sensitivities.sensitivity import measure_sensitivities
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -18,17 +18,17 @@ from prior_fit import PriorFit, fit_prior
 from published_models import Published, own_models, published_models
 from scipy.stats import spearmanr
 
-from raq_client.file_types import FILE_TYPES
-from raq_client.imatrix_files import read_importance
-from raq_client.measure import measure_profile
-from raq_client.mixtures import mixture, tensor_bytes
-from raq_client.model_file import open_model
-from raq_client.model_tables import ModelTable, guessed_architecture
-from raq_client.model_tables import table_of as model_table
-from raq_client.planning import chosen_types
-from raq_client.reference_errors import error_of_published
-from raq_client.sensitivity_design import role_design
-from raq_client.sensitivity_fit import Evaluation, fit_sensitivities
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.file_types import FILE_TYPES
+from raq_client.models.model_file import open_model
+from raq_client.models.model_tables import ModelTable, guessed_architecture
+from raq_client.models.model_tables import table_of as model_table
+from raq_client.planning.plan import chosen_types
+from raq_client.quantizing.measure import measure_profile
+from raq_client.quantizing.reference_errors import error_of_published
+from raq_client.recipes.mixtures import mixture, tensor_bytes
+from raq_client.sensitivities.sensitivity_design import role_design
+from raq_client.sensitivities.sensitivity_fit import Evaluation, fit_sensitivities
 from raq_solver import role_prior
 from raq_solver.loss_models import measured, residual
 from raq_solver.losses import LossTable

@@ -12,15 +12,15 @@ import gguf
 import numpy as np
 import pytest
 
-from raq_client.model_file import open_model
+from raq_client.models.model_file import open_model
 
 pytestmark = pytest.mark.bench
 
 _SCRIPT = """
 import sys, time
 from pathlib import Path
-from raq_client.model_file import open_model
-from raq_client.quantize import quantize_model
+from raq_client.models.model_file import open_model
+from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
 # Not getrusage: its peak is inherited from the process that started this one.
 def peak():

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from machine import header
 
-from raq_client.model_tables import ModelTable, read_table, role_of
-from raq_client.moves import exchange
-from raq_client.quantizable import is_quantizable
-from raq_client.recipe_steps import Step, carry_out
-from raq_client.recipes import read_recipe
+from raq_client.models.model_tables import ModelTable, read_table, role_of
+from raq_client.models.quantizable import is_quantizable
+from raq_client.recipes.moves import exchange
+from raq_client.recipes.recipe_file import read_recipe
+from raq_client.recipes.recipe_steps import Step, carry_out
 from raq_solver.allocation import Allocation, account
 from raq_solver.budget import bits_per_weight
 from raq_solver.loss_models import measured

@@ -12,11 +12,12 @@ import pytest
 from machine import header
 from published_models import own_models
 
-from raq_client import engine, perplexity
-from raq_client.imatrix_files import read_importance
-from raq_client.model_file import open_model
-from raq_client.quantize import quantize_model
-from raq_client.trial import Bench, Trial
+from raq_client import engine
+from raq_client.checking import perplexity
+from raq_client.checking.trial import Bench, Trial
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.model_file import open_model
+from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
 from raq_solver.loss_models import ROUNDING_32, ROUNDING_256
 from raq_solver.quant_types import CATALOGUE

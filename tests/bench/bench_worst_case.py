@@ -16,16 +16,16 @@ import pytest
 from machine import header
 
 from instances import Instance, made, real
-from raq_client.domains import read_domains
-from raq_client.file_types import FILE_TYPES
-from raq_client.imatrix_files import read_importance
-from raq_client.measure import measure_profile
-from raq_client.mixtures import mixture, tensor_bytes
-from raq_client.model_file import open_model
-from raq_client.model_tables import table_of
-from raq_client.perplexity import Text
-from raq_client.planning import chosen_loss, chosen_types
-from raq_client.trial import Bench, Trial
+from raq_client.checking.perplexity import Text
+from raq_client.checking.trial import Bench, Trial
+from raq_client.importance.domains import read_domains
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.file_types import FILE_TYPES
+from raq_client.models.model_file import open_model
+from raq_client.models.model_tables import table_of
+from raq_client.planning.plan import chosen_loss, chosen_types
+from raq_client.quantizing.measure import measure_profile
+from raq_client.recipes.mixtures import mixture, tensor_bytes
 from raq_solver.allocation import Allocation, account
 from raq_solver.backends import mckp
 from raq_solver.backends.worst import least_worst

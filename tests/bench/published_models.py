@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raq_client.published import BUNDLES, read_published
-from raq_client.reference_errors import error_of_published
+from raq_client.quantizing.reference_errors import error_of_published
+from raq_client.sensitivities.published import BUNDLES, read_published
 from raq_solver.role_prior import last_block, place_of
 
 FLOOR_PERCENTILE = 1.0

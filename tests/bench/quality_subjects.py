@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from raq_client.collect import collect
-from raq_client.file_types import FILE_TYPES
-from raq_client.imatrix import Importance
-from raq_client.imatrix_files import read_importance
-from raq_client.measure import measure_profile
-from raq_client.mixtures import mixture
-from raq_client.model_file import ModelFile, open_model
-from raq_client.model_tables import table_of
-from raq_client.perplexity import Text
-from raq_client.planning import chosen_types
-from raq_client.sensitivity import measure_sensitivities
-from raq_client.sensitivity_choices import choices_of
-from raq_client.sensitivity_design import expected_of
-from raq_client.trial import Bench
+from raq_client.checking.collect import collect
+from raq_client.checking.perplexity import Text
+from raq_client.checking.trial import Bench
+from raq_client.importance.imatrix import Importance
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.file_types import FILE_TYPES
+from raq_client.models.model_file import ModelFile, open_model
+from raq_client.models.model_tables import table_of
+from raq_client.planning.plan import chosen_types
+from raq_client.quantizing.measure import measure_profile
+from raq_client.recipes.mixtures import mixture
+from raq_client.sensitivities.sensitivity import measure_sensitivities
+from raq_client.sensitivities.sensitivity_choices import choices_of
+from raq_client.sensitivities.sensitivity_design import expected_of
 from raq_solver.allocation import Allocation
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE

@@ -14,7 +14,7 @@ import pytest
 from commands import Result, client
 
 from gguf_files import small_model, write
-from raq_client.imatrix_files import read_importance
+from raq_client.importance.imatrix_files import read_importance
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -196,7 +196,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, model_path: Path) -> None:
     out.parent.mkdir()
     code = (
         "import time, raq_native\n"
-        "from raq_client import quantize\n"
+        "from raq_client.quantizing import quantize\n"
         "from raq_client.cli.app import main\n"
         "def slow(*a, **k):\n"
         "    print('quantizing', flush=True); time.sleep(30)\n"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from commands import client
 
-from raq_client.imatrix import Entry, Importance
-from raq_client.imatrix_files import read_importance, write_importance
-from raq_client.model_file import open_model
+from raq_client.importance.imatrix import Entry, Importance
+from raq_client.importance.imatrix_files import read_importance, write_importance
+from raq_client.models.model_file import open_model
 from raq_solver.quant_types import CATALOGUE
 
 MEMORY = ("--vram", "16MiB", "--context", "4k", "--kv", "q8_0", "--overhead", "1MiB")

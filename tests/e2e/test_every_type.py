@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 import raq_native
-from raq_client import perplexity
-from raq_client.imatrix_files import read_importance
-from raq_client.model_file import open_model
-from raq_client.perplexity import Text
-from raq_client.quantizable import is_quantizable
-from raq_client.quantize import quantize_model
+from raq_client.checking import perplexity
+from raq_client.checking.perplexity import Text
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.model_file import open_model
+from raq_client.models.quantizable import is_quantizable
+from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
 from raq_solver.quant_types import CATALOGUE
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from commands import client
 
-from raq_client.imatrix import Entry, Importance
-from raq_client.imatrix_files import read_importance, write_importance
+from raq_client.importance.imatrix import Entry, Importance
+from raq_client.importance.imatrix_files import read_importance, write_importance
 
 
 @pytest.fixture

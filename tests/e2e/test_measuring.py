@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from commands import client
 
-from raq_client.imatrix_files import read_importance
-from raq_client.profile_file import load_profile
+from raq_client.files.profile_file import load_profile
+from raq_client.importance.imatrix_files import read_importance
 
 
 @pytest.fixture(autouse=True)

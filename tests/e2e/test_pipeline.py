@@ -8,9 +8,9 @@ import gguf
 import pytest
 from commands import client
 
-from raq_client.model_file import open_model
-from raq_client.overrides import read_overrides, resolve
-from raq_client.quantizable import is_quantizable
+from raq_client.models.model_file import open_model
+from raq_client.models.quantizable import is_quantizable
+from raq_client.recipes.overrides import read_overrides, resolve
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from commands import client
 
-from raq_client.recipes import read_recipe
+from raq_client.recipes.recipe_file import read_recipe
 
 QWEN = "qwen36_27b_tensors.csv"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from commands import client
 
-from raq_client.baseline_file import write_baseline
-from raq_client.perplexity import Text
+from raq_client.checking.baseline_file import write_baseline
+from raq_client.checking.perplexity import Text
 
 
 @pytest.fixture(scope="module")

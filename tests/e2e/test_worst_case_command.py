@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from commands import client
 
-from raq_client.imatrix_files import read_importance
-from raq_client.measure import measure_profile
-from raq_client.model_file import open_model
-from raq_client.planning import chosen_types
-from raq_client.profile_file import save_profile
+from raq_client.files.profile_file import save_profile
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.model_file import open_model
+from raq_client.planning.plan import chosen_types
+from raq_client.quantizing.measure import measure_profile
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from gguf_files import SHARED
-from raq_client.architecture import RuleSet, architecture_constraints, read_rules
-from raq_client.model_tables import ModelTable, read_table
-from raq_client.quantizable import candidates
-from raq_client.user_files import parse_user_text
+from raq_client.files.user_files import parse_user_text
+from raq_client.models.model_tables import ModelTable, read_table
+from raq_client.models.quantizable import candidates
+from raq_client.recipes.architecture import RuleSet, architecture_constraints, read_rules
 from raq_solver.constraints import Ceiling, Constraint, Exclude, Floor, Pin, Source, Tie
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE, QuantType, quant_type

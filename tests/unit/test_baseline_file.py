@@ -7,14 +7,14 @@ import pytest
 from engine_models import MODEL, TEXT, write_quantized, write_smaller_vocabulary
 
 from raq_client import engine
-from raq_client.baseline_file import (
+from raq_client.checking.baseline_file import (
     encode_rows,
     measure_against_stored,
     open_baseline,
     score_stored,
     write_baseline,
 )
-from raq_client.perplexity import Text, measure
+from raq_client.checking.perplexity import Text, measure
 from raq_solver.errors import InvalidInput
 
 TEXTS = [Text("text", TEXT[:8000])]

@@ -5,11 +5,11 @@ import pytest
 from engine_models import DATA, MODEL, SHARED, TEXT, write_mixture
 
 from raq_client import engine
-from raq_client.collect import Tally, collect
+from raq_client.checking.collect import Tally, collect
+from raq_client.checking.perplexity import Text
 from raq_client.engine import Product
-from raq_client.imatrix import Entry, Importance
-from raq_client.imatrix_files import read_importance
-from raq_client.perplexity import Text
+from raq_client.importance.imatrix import Entry, Importance
+from raq_client.importance.imatrix_files import read_importance
 from raq_solver.errors import InvalidInput
 
 CALIBRATION = Text("calibration", (DATA / "gsm8k.calibration.txt").read_text())

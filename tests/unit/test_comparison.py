@@ -5,8 +5,8 @@ import gguf
 import pytest
 from engine_models import MODEL, TEXT, write_quantized
 
-from raq_client.comparison import Verdict, compare, compare_all
-from raq_client.perplexity import Measurement, Text, measure, measure_all
+from raq_client.checking.comparison import Verdict, compare, compare_all
+from raq_client.checking.perplexity import Measurement, Text, measure, measure_all
 from raq_solver.errors import InvalidInput
 
 TYPES = ("Q8_0", "Q5_0", "Q4_0")

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-import raq_client.devices
+import raq_client.quantizing.devices
 import raq_native
 from emulated_cuda import ILLEGAL_ADDRESS, MIB, Device, Machine, compiler
 from gguf_files import DATA, small_model
-from raq_client.devices import CPU, chosen_device
-from raq_client.imatrix_files import read_importance
-from raq_client.measure import measure_profile
-from raq_client.model_file import open_model
-from raq_client.planning import chosen_types
-from raq_client.quantizable import is_quantizable
-from raq_client.quantize import quantize_model
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.model_file import open_model
+from raq_client.models.quantizable import is_quantizable
+from raq_client.planning.plan import chosen_types
+from raq_client.quantizing.devices import CPU, chosen_device
+from raq_client.quantizing.measure import measure_profile
+from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 
@@ -131,5 +131,5 @@ def test_a_device_that_is_not_there_is_a_sentence(machine: Machine, name: str, s
 def test_auto_says_why_a_device_is_not_used(machine: Machine) -> None:
     said: list[str] = []
     machine.fail("cudaSetDevice")
-    assert chosen_device("auto", said.append) is raq_client.devices.CPU
+    assert chosen_device("auto", said.append) is raq_client.quantizing.devices.CPU
     assert said == ["CUDA: cudaSetDevice: an illegal memory access was encountered; the processor does the work"]

@@ -3,18 +3,18 @@ import math
 import pytest
 from engine_models import DATA, MODEL, TEXT
 
+from raq_client.checking.perplexity import Text, check
+from raq_client.checking.statistics import Estimate
+from raq_client.checking.trial import Bench
 from raq_client.cli.gate_options import GateOptions
-from raq_client.file_types import file_type
-from raq_client.gate import compare_with_mixture, prediction
-from raq_client.imatrix_files import read_importance
-from raq_client.measure import measure_profile
-from raq_client.mixtures import mixture
-from raq_client.model_file import open_model
-from raq_client.model_tables import table_of
-from raq_client.perplexity import Text, check
-from raq_client.planning import Plan, Request, Sources, make_plan
-from raq_client.statistics import Estimate
-from raq_client.trial import Bench
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.file_types import file_type
+from raq_client.models.model_file import open_model
+from raq_client.models.model_tables import table_of
+from raq_client.planning.plan import Plan, Request, Sources, make_plan
+from raq_client.quantizing.measure import measure_profile
+from raq_client.recipes.mixtures import mixture
+from raq_client.rounds.gate import compare_with_mixture, prediction
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gguf_files import DATA, MODEL_4M, SHARED, write
-from raq_client.imatrix import Entry, Importance, blend, check_against, merge
-from raq_client.imatrix_files import read_importance, write_importance
-from raq_client.model_file import open_model
+from raq_client.importance.imatrix import Entry, Importance, blend, check_against, merge
+from raq_client.importance.imatrix_files import read_importance, write_importance
+from raq_client.models.model_file import open_model
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from gguf_files import DATA, SHARED
-from raq_client.imatrix import Entry, Importance
-from raq_client.imatrix_files import read_importance
-from raq_client.imatrix_statistics import entry_statistics, expert_statistics, grouped, tied_groups, zone_of
+from raq_client.importance.imatrix import Entry, Importance
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_statistics import entry_statistics, expert_statistics, grouped, tied_groups, zone_of
 
 IMATRIX = DATA / "wiki-math-4M.gsm8k.imatrix.gguf"
 

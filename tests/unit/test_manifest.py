@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.manifest import FORMAT, file_digest, make_manifest, write_manifest
+from raq_client.files.manifest import FORMAT, file_digest, make_manifest, write_manifest
 
 
 @given(content=st.binary(max_size=4096))

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from gguf_files import small_model
-from raq_client.imatrix import Entry, Importance
-from raq_client.imatrix_files import read_importance
-from raq_client.measure import measure_profile
-from raq_client.model_file import open_model
-from raq_client.planning import chosen_types
-from raq_client.profile_file import load_profile, save_profile
-from raq_client.quantizable import is_quantizable
-from raq_client.quantize import quantize_model
+from raq_client.files.profile_file import load_profile, save_profile
+from raq_client.importance.imatrix import Entry, Importance
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.model_file import open_model
+from raq_client.models.quantizable import is_quantizable
+from raq_client.planning.plan import chosen_types
+from raq_client.quantizing.measure import measure_profile
+from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 

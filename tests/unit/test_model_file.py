@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gguf_files import MODEL_4M, add_every_value, small_model, split_model, write
-from raq_client.model_file import ModelFile, open_model
+from raq_client.models.model_file import ModelFile, open_model
 from raq_solver.errors import InvalidInput, UnknownTensor
 from raq_solver.quant_types import CATALOGUE
 

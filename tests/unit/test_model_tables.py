@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from gguf_files import MODEL_4M, SHARED
-from raq_client.model_file import open_model
-from raq_client.model_tables import ModelTable, block_of, read_table, role_of, table_of
-from raq_client.quantizable import is_quantizable
+from raq_client.models.model_file import open_model
+from raq_client.models.model_tables import ModelTable, block_of, read_table, role_of, table_of
+from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import InvalidInput
 
 HEAD = "name,shape,params,role\n"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from gguf_files import MODEL_4M, small_model, split_model
-from raq_client.gguf_header import Value
-from raq_client.model_file import ModelFile, open_model
-from raq_client.model_writer import Blocks, write_model
+from raq_client.models.gguf_header import Value
+from raq_client.models.model_file import ModelFile, open_model
+from raq_client.models.model_writer import Blocks, write_model
 from raq_solver.errors import InvalidInput, LedgerMismatch
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensors import Tensor

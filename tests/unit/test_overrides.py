@@ -3,8 +3,9 @@ import re
 import pytest
 
 from gguf_files import MODEL_4M, SHARED
-from raq_client.model_tables import ModelTable, read_table
-from raq_client.overrides import (
+from raq_client.models.model_tables import ModelTable, read_table
+from raq_client.models.quantizable import is_quantizable
+from raq_client.recipes.overrides import (
     Override,
     exact_pattern,
     override_text,
@@ -13,7 +14,6 @@ from raq_client.overrides import (
     read_overrides,
     resolve,
 )
-from raq_client.quantizable import is_quantizable
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE, quant_type
 from raq_solver.tensors import Tensor

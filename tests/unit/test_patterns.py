@@ -1,6 +1,6 @@
 import pytest
 
-from raq_client.patterns import expand, matches, matching
+from raq_client.recipes.patterns import expand, matches, matching
 from raq_solver.errors import InvalidInput
 
 NAMES = [f"blk.{block}.ffn_{part}.weight" for block in range(3) for part in ("up", "gate")]

@@ -8,9 +8,9 @@ import pytest
 from engine_models import MODEL, SHARED, TEXT, rewrite, write_quantized, write_smaller_vocabulary
 
 from raq_client import engine
-from raq_client.check_report import CheckReport
-from raq_client.perplexity import Text, check, measure
-from raq_client.statistics import estimate_exp_mean
+from raq_client.checking.check_report import CheckReport
+from raq_client.checking.perplexity import Text, check, measure
+from raq_client.checking.statistics import estimate_exp_mean
 from raq_solver.errors import InvalidInput
 
 SHORT = Text("short", TEXT[:14000])  # nine windows of 512

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.moves import Exchange, Line, Stage
-from raq_client.plots import exchange_bars, plot_moves
+from raq_client.recipes.moves import Exchange, Line, Stage
+from raq_client.reports.plots import exchange_bars, plot_moves
 from raq_solver.errors import InvalidInput
 
 BEFORE = {"token_embd.weight": "Q4_K", "blk.0.attn_q.weight": "Q4_K", "blk.1.attn_q.weight": "Q6_K"}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.model_tables import ModelTable, read_table
-from raq_client.published import import_sensitivities, read_published
-from raq_client.reference_errors import NOTE, error_of_published, reference_error, reference_profile
+from raq_client.models.model_tables import ModelTable, read_table
+from raq_client.quantizing.reference_errors import NOTE, error_of_published, reference_error, reference_profile
+from raq_client.sensitivities.published import import_sensitivities, read_published
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models import default_loss_model, measured
 from raq_solver.profile import Profile

@@ -1,7 +1,7 @@
 import pytest
 
-from raq_client.file_types import FILE_TYPES, file_type, file_type_of
-from raq_client.quantizable import candidates, fitting_type, is_quantizable
+from raq_client.models.file_types import FILE_TYPES, file_type, file_type_of
+from raq_client.models.quantizable import candidates, fitting_type, is_quantizable
 from raq_solver.errors import UnknownQuantType
 from raq_solver.quant_types import CATALOGUE, quant_type
 from raq_solver.tensors import Tensor

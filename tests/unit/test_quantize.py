@@ -10,11 +10,11 @@ import pytest
 
 import raq_native
 from gguf_files import DATA, MODEL_4M, small_model, split_model, write
-from raq_client.imatrix import Entry, Importance
-from raq_client.imatrix_files import read_importance
-from raq_client.model_file import ModelFile, open_model
-from raq_client.quantizable import is_quantizable
-from raq_client.quantize import quantize_model, row_chunks
+from raq_client.importance.imatrix import Entry, Importance
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.model_file import ModelFile, open_model
+from raq_client.models.quantizable import is_quantizable
+from raq_client.quantizing.quantize import quantize_model, row_chunks
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
@@ -144,8 +144,8 @@ def test_ctrl_c_leaves_no_half_file(tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from raq_client.model_file import open_model\n"
-        "from raq_client.quantize import quantize_model\n"
+        "from raq_client.models.model_file import open_model\n"
+        "from raq_client.quantizing.quantize import quantize_model\n"
         "from raq_solver.allocation import Allocation\n"
         "model = open_model(sys.argv[1])\n"
         "types = Allocation({t.name: t.source_type.name for t in model.tensors})\n"

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguf_files import SHARED
-from raq_client.imatrix import Entry, Importance
-from raq_client.imatrix_files import read_importance
-from raq_client.ratio import Thresholds, Verdict, importance_ratio
+from raq_client.importance.imatrix import Entry, Importance
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.ratio import Thresholds, Verdict, importance_ratio
 from raq_solver.errors import InvalidInput
 
 NAMES = tuple(f"blk.{block}.{role}.weight" for block in range(5) for role in ("attn_q", "ffn_up"))

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from gguf_files import DATA, MODEL_4M, SHARED
-from raq_client.file_types import file_type
-from raq_client.mixtures import mixture, tensor_bytes
-from raq_client.model_tables import ModelTable, read_table
-from raq_client.overrides import override_text, overrides_for, read_overrides, resolve
-from raq_client.recipe_steps import carry_out, types_in, verify
-from raq_client.recipes import Recipe, ladder, presets, read_recipe
+from raq_client.models.file_types import file_type
+from raq_client.models.model_tables import ModelTable, read_table
+from raq_client.recipes.mixtures import mixture, tensor_bytes
+from raq_client.recipes.overrides import override_text, overrides_for, read_overrides, resolve
+from raq_client.recipes.recipe_file import Recipe, ladder, presets, read_recipe
+from raq_client.recipes.recipe_steps import carry_out, types_in, verify
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import quant_type
 

@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from raq_client import connect
-from raq_client.solving import ROOTS_VARIABLE, TOKEN_VARIABLE, asker_at
+from raq_client.service.solving import ROOTS_VARIABLE, TOKEN_VARIABLE, asker_at
 from raq_proto import convert
 from raq_proto.errors import Overloaded, Unauthenticated
 from raq_proto.status import REQUEST_ID_KEY, status_of

@@ -8,7 +8,7 @@ import gguf
 import pytest
 
 from gguf_files import MODEL_4M, split_model, write
-from raq_client.model_tables import read_table
+from raq_client.models.model_tables import read_table
 from raq_solver.errors import InvalidInput
 
 

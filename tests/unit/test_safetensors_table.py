@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from gguf_files import SHARED
-from raq_client.memory_shape import Layer, memory_shape
-from raq_client.model_tables import read_table
+from raq_client.models.model_tables import read_table
+from raq_client.planning.memory_shape import Layer, memory_shape
 from raq_solver.errors import InvalidInput
 
 LLAMA_8B = {

@@ -9,15 +9,15 @@ import pytest
 from engine_models import DATA, MODEL, SHARED, TEXT, write_quantized
 
 from raq_client import engine
-from raq_client.imatrix_files import read_importance
-from raq_client.measure import measure_profile
-from raq_client.model_file import open_model
-from raq_client.perplexity import Text, measure
-from raq_client.quantize import quantize_model
-from raq_client.sensitivity import Sensitivities, measure_sensitivities
-from raq_client.sensitivity_choices import choices_of
-from raq_client.sensitivity_design import Design, expected_of, planned_groups
-from raq_client.trial import Bench, Trial
+from raq_client.checking.perplexity import Text, measure
+from raq_client.checking.trial import Bench, Trial
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.model_file import open_model
+from raq_client.quantizing.measure import measure_profile
+from raq_client.quantizing.quantize import quantize_model
+from raq_client.sensitivities.sensitivity import Sensitivities, measure_sensitivities
+from raq_client.sensitivities.sensitivity_choices import choices_of
+from raq_client.sensitivities.sensitivity_design import Design, expected_of, planned_groups
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
@@ -143,7 +143,7 @@ def test_what_cannot_be_perturbed_is_refused(tmp_path: Path) -> None:
 
 
 def test_torn_and_foreign_lines_of_a_journal_are_measured_again(tmp_path: Path) -> None:
-    from raq_client.sensitivity_journal import Journal
+    from raq_client.sensitivities.sensitivity_journal import Journal
 
     path = tmp_path / "j.jsonl"
     good = {"tensors": ["a"], "errors": [0.1], "kl": 1.0, "kl_error": 0.1}

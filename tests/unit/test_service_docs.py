@@ -16,7 +16,7 @@ import typer.main
 from google.protobuf import descriptor_pool, json_format, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from raq_client.profile_file import save_profile
+from raq_client.files.profile_file import save_profile
 from raq_proto.v1 import profile_service_pb2, solver_service_pb2
 from raq_server.cli import APP
 from raq_server.config import ENVIRONMENT_PREFIX, Scope, ServerConfig, TokenEntry, load_config

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raq_client.plain_problem import read_plain_problem
-from raq_client.report import outcome_to_dict
+from raq_client.files.plain_problem import read_plain_problem
+from raq_client.reports.report import outcome_to_dict
 from raq_solver import Floor, solve
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "solver.md").read_text(encoding="utf-8")

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguf_files import MODEL_4M, SHARED
-from raq_client.gguf_header import Value
-from raq_client.memory_shape import Layer, MemoryShape, memory_shape
-from raq_client.model_tables import ModelTable, read_table
-from raq_client.vram import (
+from raq_client.models.gguf_header import Value
+from raq_client.models.model_tables import ModelTable, read_table
+from raq_client.planning.memory_shape import Layer, MemoryShape, memory_shape
+from raq_client.planning.vram import (
     Serving,
     device_bytes,
     largest_context,

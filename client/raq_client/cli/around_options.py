@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from raq_client.cli import options
-from raq_client.premises import Around
-from raq_client.promise import Promise
-from raq_client.ratio import Thresholds
-from raq_client.settings import Settings
-from raq_client.vram import Serving, parse_context, parse_size
+from raq_client.files.settings import Settings
+from raq_client.importance.ratio import Thresholds
+from raq_client.planning.premises import Around
+from raq_client.planning.promise import Promise
+from raq_client.planning.vram import Serving, parse_context, parse_size
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.quant_types import QuantType, quant_type
 

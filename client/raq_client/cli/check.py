@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from raq_client.checking.texts import read_texts
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.settings import read_settings
-from raq_client.texts import read_texts
+from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
-    from raq_client.check_report import CheckReport
-    from raq_client.perplexity import Text
+    from raq_client.checking.check_report import CheckReport
+    from raq_client.checking.perplexity import Text
 
 EXIT_NOT_PASSED: Final = 6
 USUAL_CONTEXT: Final = 512
@@ -95,7 +95,7 @@ def checked(
     library: Path | None,
 ) -> "CheckReport":
     """Run the check behind a progress bar, and pass its warnings on."""
-    from raq_client import perplexity
+    from raq_client.checking import perplexity
 
     with progress_bar("checking") as progress:
         report = perplexity.check(
@@ -116,7 +116,7 @@ def checked(
 def _checked_stored(
     stored: Path, candidate: Path, context: int, windows: int | None, threads: int, library: Path | None
 ) -> "CheckReport":
-    from raq_client.baseline_file import measure_against_stored, open_baseline
+    from raq_client.checking.baseline_file import measure_against_stored, open_baseline
 
     opened = open_baseline(stored)
     if context not in {USUAL_CONTEXT, opened.context}:
@@ -143,8 +143,8 @@ def _save(
     *,
     force: bool,
 ) -> None:
-    from raq_client.atomic_file import check_output
-    from raq_client.baseline_file import write_baseline
+    from raq_client.checking.baseline_file import write_baseline
+    from raq_client.files.atomic_file import check_output
 
     check_output(out, force=force)
     with progress_bar("reading the original") as progress:
@@ -182,7 +182,7 @@ def _tell(report: "CheckReport", max_kl: float | None, *, as_json: bool) -> None
     if as_json:
         print_json(options.plain(report))
     else:
-        from raq_client.measured_report import check_table
+        from raq_client.reports.measured_report import check_table
 
         OUT.print(check_table(report))
     if max_kl is not None and report.overall.kl.value > max_kl:

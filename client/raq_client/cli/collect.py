@@ -13,8 +13,8 @@ from raq_client.cli.console import print_json, progress_bar, say
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
-    from raq_client.imatrix import Importance
-    from raq_client.perplexity import Text
+    from raq_client.checking.perplexity import Text
+    from raq_client.importance.imatrix import Importance
 
 
 class Sums(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
@@ -47,10 +47,10 @@ def collect(
 
     Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
     """
-    from raq_client.atomic_file import check_output
-    from raq_client.collect import collect as count
-    from raq_client.imatrix_files import write_importance
-    from raq_client.texts import read_texts
+    from raq_client.checking.collect import collect as count
+    from raq_client.checking.texts import read_texts
+    from raq_client.files.atomic_file import check_output
+    from raq_client.importance.imatrix_files import write_importance
 
     check_output(output, force=force)
     texts = read_texts(text or [])
@@ -89,7 +89,7 @@ def collect(
 
 def _marks(model: Path, texts: "list[Text]", ways: str) -> tuple[str, ...]:
     """What a partial file is of: the names of the texts, and a digest of these, the model and what sums depend on."""
-    from raq_client.model_file import open_model
+    from raq_client.models.model_file import open_model
 
     state = hashlib.sha256(f"{open_model(model).fingerprint()} {ways}".encode())
     for each in texts:
@@ -99,7 +99,7 @@ def _marks(model: Path, texts: "list[Text]", ways: str) -> tuple[str, ...]:
 
 def _resumed(partial: Path, marks: tuple[str, ...]) -> "Importance | None":
     """What an interrupted run counted; raises InvalidInput if it was another one."""
-    from raq_client.imatrix_files import read_importance
+    from raq_client.importance.imatrix_files import read_importance
 
     if not partial.exists():
         return None

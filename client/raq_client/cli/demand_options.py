@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from raq_client.selection import Demands
-from raq_client.settings import Settings
+from raq_client.files.settings import Settings
+from raq_client.planning.selection import Demands
 
 _TOGETHER = "Demands on several tensors"
 

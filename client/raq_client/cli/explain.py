@@ -11,9 +11,9 @@ from raq_client.cli.demand_options import DemandOptions
 from raq_client.cli.groups import AskOptions, SourceOptions
 from raq_client.cli.solve import EXIT_CODES
 from raq_client.cli.spread import spread
-from raq_client.planning import chosen_loss, model_table, obtain_profile
-from raq_client.settings import read_settings
-from raq_client.solving import asker_at
+from raq_client.files.settings import read_settings
+from raq_client.planning.plan import chosen_loss, model_table, obtain_profile
+from raq_client.service.solving import asker_at
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits, Termination
 
@@ -34,7 +34,7 @@ def explain(
 
     Example: raq-client explain output.weight --budget 5.7 -p model.profile.json
     """
-    from raq_client.explain_report import conflict_text, costs_dict, costs_table, reasons_table
+    from raq_client.reports.explain_report import conflict_text, costs_dict, costs_table, reasons_table
     from raq_solver.budget import capacity_bytes, parse_budget
     from raq_solver.problem import Problem
 
@@ -81,9 +81,9 @@ def audit(
 
     Example: raq-client audit downloaded-Q4_K_M.gguf --model model-f16.gguf --imatrix imatrix.gguf
     """
-    from raq_client.allocation_file import read_allocation
-    from raq_client.explain_report import audit_report
-    from raq_client.model_file import open_model
+    from raq_client.models.model_file import open_model
+    from raq_client.recipes.allocation_file import read_allocation
+    from raq_client.reports.explain_report import audit_report
     from raq_solver.allocation import Allocation
     from raq_solver.problem import Problem
 

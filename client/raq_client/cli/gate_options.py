@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from raq_client.checking.perplexity import Text
 from raq_client.cli import options
 from raq_client.cli.console import OUT, say
-from raq_client.file_types import file_type
-from raq_client.perplexity import Text
-from raq_client.planning import Plan, Sources, importance_of
+from raq_client.models.file_types import file_type
+from raq_client.planning.plan import Plan, Sources, importance_of
 
 if TYPE_CHECKING:
-    from raq_client.check_report import CheckReport
-    from raq_client.gate import Against
+    from raq_client.checking.check_report import CheckReport
+    from raq_client.rounds.gate import Against
 
 WINDOWS: Final = 16
 """Windows that a comparison in memory is made on, unless --windows says otherwise."""
@@ -57,7 +57,7 @@ class GateOptions:
 
 
 def _predicted(plan: Plan, report: "CheckReport", *, as_json: bool) -> dict[str, Any]:
-    from raq_client.gate import prediction
+    from raq_client.rounds.gate import prediction
 
     _, ledger = plan.outcome.unwrap()
     found = prediction(plan.table, ledger.loss, report.overall.kl)
@@ -81,9 +81,9 @@ def _compared(
     *,
     as_json: bool,
 ) -> dict[str, Any]:
-    from raq_client.gate import compare_with_mixture
-    from raq_client.model_file import open_model
-    from raq_client.trial import Bench
+    from raq_client.checking.trial import Bench
+    from raq_client.models.model_file import open_model
+    from raq_client.rounds.gate import compare_with_mixture
 
     assert sources.model is not None, "a model was quantized"
     allocation, _ = plan.outcome.unwrap()

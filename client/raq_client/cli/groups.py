@@ -8,10 +8,10 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import say
-from raq_client.devices import chosen_device
-from raq_client.planning import Sources
-from raq_client.settings import Settings
-from raq_client.solving import chosen_server
+from raq_client.files.settings import Settings
+from raq_client.planning.plan import Sources
+from raq_client.quantizing.devices import chosen_device
+from raq_client.service.solving import chosen_server
 from raq_solver.errors import Fault, InvalidInput
 
 

@@ -15,7 +15,7 @@ from raq_client.cli.tables import Column, print_csv, print_rows, table_of
 from raq_solver.errors import Fault, InvalidInput, near_misses
 
 if TYPE_CHECKING:
-    from raq_client.ratio import RatioReport, TensorRatio
+    from raq_client.importance.ratio import RatioReport, TensorRatio
 
 APP = typer.Typer(help="Importance files: show, compare, merge, convert.", no_args_is_help=True)
 
@@ -75,8 +75,8 @@ def show(
 
     Example: raq-client imatrix show imatrix.gguf --by zone
     """
-    from raq_client.imatrix_files import read_importance
-    from raq_client.imatrix_statistics import entry_statistics, expert_statistics, grouped
+    from raq_client.importance.imatrix_files import read_importance
+    from raq_client.importance.imatrix_statistics import entry_statistics, expert_statistics, grouped
 
     importance = read_importance(file)
     if experts is not None:
@@ -122,8 +122,8 @@ def ratio(
 
     Example: raq-client imatrix ratio reasoning.gguf wiki.gguf --by zone
     """
-    from raq_client.domains import read_parts
-    from raq_client.ratio import Thresholds, importance_ratio
+    from raq_client.importance.domains import read_parts
+    from raq_client.importance.ratio import Thresholds, importance_ratio
 
     report = importance_ratio(
         read_parts([domain, *(domain_part or ())]),
@@ -155,8 +155,8 @@ def merge(
 
     raq-client imatrix merge reasoning.gguf:0.7 tools.gguf:0.3 -o both.gguf
     """
-    from raq_client.domains import read_domains
-    from raq_client.imatrix_files import write_importance
+    from raq_client.importance.domains import read_domains
+    from raq_client.importance.imatrix_files import write_importance
 
     importance = read_domains(files)
     write_importance(importance, output, force=force)
@@ -171,7 +171,7 @@ def convert(file: File, output: options.Output, force: options.Force = False) ->
 
     Example: raq-client imatrix convert imatrix.dat -o imatrix.gguf
     """
-    from raq_client.imatrix_files import read_importance, write_importance
+    from raq_client.importance.imatrix_files import read_importance, write_importance
 
     importance = read_importance(file)
     write_importance(importance, output, force=force)
@@ -179,7 +179,7 @@ def convert(file: File, output: options.Output, force: options.Force = False) ->
 
 
 def _grouped(report: "RatioReport", by: By) -> list[GroupRatio]:
-    from raq_client.ratio import Verdict
+    from raq_client.importance.ratio import Verdict
 
     members: dict[str, list[TensorRatio]] = {}
     for row in report.rows:
@@ -217,7 +217,7 @@ def _ratio_json(report: "RatioReport", by: By, rows: Sequence[Any]) -> dict[str,
 
 
 def _say_candidates(report: "RatioReport") -> None:
-    from raq_client.report import roles_text
+    from raq_client.reports.report import roles_text
 
     say(
         f"\n{len(report.rows)} tensors share {report.inputs} distinct inputs; ratios are relative to {report.scale:.4f}"

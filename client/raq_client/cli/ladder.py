@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raq_client.checking.texts import read_texts
 from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.base import Table
 from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.cli.groups import CheckOptions, MeasureOptions
 from raq_client.cli.spread import spread
-from raq_client.settings import read_settings
-from raq_client.texts import read_texts
+from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
-    from raq_client.ladders import Climbed, Route, Rung
-    from raq_client.planning import Request, Sources
+    from raq_client.planning.plan import Request, Sources
+    from raq_client.rounds.ladders import Climbed, Route, Rung
 
 
 @spread
@@ -61,12 +61,12 @@ def ladder(
 
     raq-client ladder model-f16.gguf -b 4.5 -b 5.0 -b 5.5 -i imatrix.gguf -t held-out.txt -o ladder
     """
-    from raq_client.ladder_report import ladder_dict, ladder_table
-    from raq_client.ladders import Route, recipe_rungs
-    from raq_client.model_file import open_model
-    from raq_client.model_tables import read_table
-    from raq_client.planning import Request, importance_of
-    from raq_client.recipes import read_recipe
+    from raq_client.models.model_file import open_model
+    from raq_client.models.model_tables import read_table
+    from raq_client.planning.plan import Request, importance_of
+    from raq_client.recipes.recipe_file import read_recipe
+    from raq_client.reports.ladder_report import ladder_dict, ladder_table
+    from raq_client.rounds.ladders import Route, recipe_rungs
 
     settings = read_settings(Path.cwd())
     if bool(recipe) == bool(budget):
@@ -111,8 +111,8 @@ def _say_end(climbed: "list[Climbed]") -> None:
 
 def _solved(sources: "Sources", request: "Request", budgets: list[str], *, nested: bool) -> "tuple[Rung, ...]":
     """The optimum of each budget, from one profile."""
-    from raq_client.ladders import solved_rungs
-    from raq_client.planning import make_plan, model_table, obtain_profile, widened
+    from raq_client.planning.plan import make_plan, model_table, obtain_profile, widened
+    from raq_client.rounds.ladders import solved_rungs
 
     profile = obtain_profile(widened(sources, request.around), progress_bar)
     table = model_table(sources, profile)
@@ -122,7 +122,7 @@ def _solved(sources: "Sources", request: "Request", budgets: list[str], *, neste
 
 def _climbed(rungs: "tuple[Rung, ...]", route: "Route", *, climb_all: bool) -> "list[Climbed]":
     """The rungs as far as they gain something, each behind two progress bars."""
-    from raq_client.ladders import climb
+    from raq_client.rounds.ladders import climb
 
     route.folder.mkdir(parents=True, exist_ok=True)
     found: list[Climbed] = []
@@ -140,7 +140,7 @@ def _climbed(rungs: "tuple[Rung, ...]", route: "Route", *, climb_all: bool) -> "
 
 
 def _keep_manifest(route: "Route", texts: list[Path], result: dict[str, Any]) -> None:
-    from raq_client.manifest import make_manifest, write_manifest
+    from raq_client.files.manifest import make_manifest, write_manifest
 
     inputs = [*route.model.shards, *texts]
     outputs = [Path(step["file"]) for step in result["steps"] if "file" in step]

@@ -6,8 +6,8 @@ from pathlib import Path
 import typer
 
 from raq_client.cli.console import OUT, print_json, say
-from raq_client.selection import Demands
-from raq_client.solving import asker_at
+from raq_client.planning.selection import Demands
+from raq_client.service.solving import asker_at
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits, Termination
 from raq_solver.outcome import Outcome
@@ -18,7 +18,7 @@ def solve_plain(
     path: Path, capacity: int | None, budget: str | None, demands: Demands, server: str | None, seconds: float | None
 ) -> tuple[Problem, Outcome]:
     """Solve the problem in a file, for a capacity in bytes or a budget."""
-    from raq_client.plain_problem import read_plain_problem
+    from raq_client.files.plain_problem import read_plain_problem
     from raq_solver.budget import BitsPerWeight, capacity_bytes, parse_budget
 
     if capacity is not None and budget is not None:
@@ -37,7 +37,7 @@ def solve_plain(
 
 def print_plain(problem: Problem, outcome: Outcome, *, as_json: bool) -> None:
     """Print an outcome that belongs to no model."""
-    from raq_client.report import infeasible_text, outcome_to_dict, plan_report
+    from raq_client.reports.report import infeasible_text, outcome_to_dict, plan_report
 
     table = problem.table
     asked = f"{problem.capacity_bytes:,} bytes"

@@ -10,7 +10,7 @@ from raq_client.cli import options
 from raq_client.cli.console import print_json, progress_bar, say
 from raq_client.cli.groups import MeasureOptions
 from raq_client.cli.spread import spread
-from raq_client.settings import Settings
+from raq_client.files.settings import Settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def profile(
 
     Example: raq-client profile model-f16.gguf --imatrix imatrix.gguf -o model.profile.json
     """
-    from raq_client.atomic_file import check_output
-    from raq_client.planning import obtain_profile
-    from raq_client.profile_file import save_profile
+    from raq_client.files.atomic_file import check_output
+    from raq_client.files.profile_file import save_profile
+    from raq_client.planning.plan import obtain_profile
 
     check_output(output, force=force)
     if model.is_dir() or model.suffix in WITHOUT_WEIGHTS:
@@ -98,9 +98,9 @@ def _sampling(profile: "Profile") -> dict[str, Any] | None:
 
 def _referenced(model: Path, measure: MeasureOptions) -> "Profile":
     """The profile of a table of shapes."""
-    from raq_client.model_tables import read_table
-    from raq_client.planning import chosen_types
-    from raq_client.reference_errors import NOTE, reference_profile
+    from raq_client.models.model_tables import read_table
+    from raq_client.planning.plan import chosen_types
+    from raq_client.quantizing.reference_errors import NOTE, reference_profile
 
     if measure.imatrix:
         raise InvalidInput(Fault("--imatrix", f"has no weights to count the columns of: {model} is a table of shapes"))

@@ -34,11 +34,11 @@ def quantize(
 
     Example: raq-client quantize model-f16.gguf -a plan.json -i imatrix.gguf -o model-raq.gguf
     """
-    from raq_client.allocation_file import read_allocation
-    from raq_client.devices import chosen_device
-    from raq_client.model_file import open_model
-    from raq_client.planning import importance_of
-    from raq_client.quantize import planned_size, quantize_model, resolved_types
+    from raq_client.models.model_file import open_model
+    from raq_client.planning.plan import importance_of
+    from raq_client.quantizing.devices import chosen_device
+    from raq_client.quantizing.quantize import planned_size, quantize_model, resolved_types
+    from raq_client.recipes.allocation_file import read_allocation
 
     where = chosen_device(device, say)
     source = open_model(model)

@@ -18,8 +18,8 @@ Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or 
 @APP.command(name="list")
 def list_recipes(as_json: options.Json = False) -> None:
     """List the recipes that raq ships, and the mixtures of llama.cpp's that can be used like recipes."""
-    from raq_client.file_types import FILE_TYPES
-    from raq_client.recipes import presets
+    from raq_client.models.file_types import FILE_TYPES
+    from raq_client.recipes.recipe_file import presets
 
     if as_json:
         print_json({"recipes": dict(presets()), "mixtures": list(FILE_TYPES)})
@@ -37,8 +37,8 @@ def show(recipe: Name, as_json: options.Json = False) -> None:
 
     Example: raq-client recipe show ra2
     """
-    from raq_client.recipes import ladder, read_recipe
-    from raq_client.steps_report import recipe_table
+    from raq_client.recipes.recipe_file import ladder, read_recipe
+    from raq_client.reports.steps_report import recipe_table
 
     found = read_recipe(recipe)
     if as_json:
@@ -64,10 +64,10 @@ def verify(
 
     Example: raq-client recipe verify ra4 model-f16.gguf
     """
-    from raq_client import recipe_steps
-    from raq_client.model_tables import read_table
-    from raq_client.recipes import read_recipe
-    from raq_client.steps_report import step_dict, steps_table
+    from raq_client.models.model_tables import read_table
+    from raq_client.recipes import recipe_steps
+    from raq_client.recipes.recipe_file import read_recipe
+    from raq_client.reports.steps_report import step_dict, steps_table
 
     found, table = read_recipe(recipe), read_table(model, model_architecture or "")
     steps = recipe_steps.carry_out(found, table)
@@ -77,7 +77,7 @@ def verify(
     else:
         OUT.print(steps_table(steps))
     if plot is not None:
-        from raq_client.plots import plot_moves, step_bars
+        from raq_client.reports.plots import plot_moves, step_bars
 
         before, after = ({t.name: q.name for t, q in step.types.items()} for step in (steps[0], steps[-1]))
         plot_moves(plot, f"{steps[0].name} to {found.name} on {table.name}", step_bars(steps), 0, before, after)

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from raq_client.checking.perplexity import Text
+from raq_client.checking.texts import read_texts
 from raq_client.cli.console import progress_bar, say
-from raq_client.perplexity import Text
-from raq_client.planning import Plan, Request, Sources, importance_of
-from raq_client.solving import asker_at
-from raq_client.texts import read_texts
+from raq_client.planning.plan import Plan, Request, Sources, importance_of
+from raq_client.service.solving import asker_at
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 
@@ -51,9 +51,9 @@ def refined_plan(
     plan: Plan, sources: Sources, request: Request, rounds: int, texts: list[Text], library: Path | None
 ) -> Plan:
     """The plan after at most so many rounds; never one that measured worse on these texts."""
-    from raq_client.model_file import open_model
-    from raq_client.refine import refine
-    from raq_client.trial import Bench, Trial
+    from raq_client.checking.trial import Bench, Trial
+    from raq_client.models.model_file import open_model
+    from raq_client.rounds.refine import refine
 
     assert sources.model is not None
     model = open_model(sources.model)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raq_client.checking.texts import read_texts
 from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.check import checked
@@ -17,14 +18,13 @@ from raq_client.cli.refining import RefineOptions
 from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
 from raq_client.cli.worst_options import WorstOptions
-from raq_client.domain_plans import blended
-from raq_client.planning import Plan, Request, Sources, importance_of
-from raq_client.settings import read_settings
-from raq_client.texts import read_texts
+from raq_client.files.settings import read_settings
+from raq_client.planning.domain_plans import blended
+from raq_client.planning.plan import Plan, Request, Sources, importance_of
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
-    from raq_client.check_report import CheckReport
+    from raq_client.checking.check_report import CheckReport
 
 
 @spread
@@ -98,7 +98,7 @@ def run(
 
 def _told(report: "CheckReport", *, as_json: bool) -> Any:
     """The check as plain data, shown as a table unless the data is what is wanted."""
-    from raq_client.measured_report import check_table
+    from raq_client.reports.measured_report import check_table
 
     if not as_json:
         OUT.print("")
@@ -110,9 +110,9 @@ def _keep_manifest(
     path: Path, sources: Sources, texts: list[Path], target: Path | None, result: dict[str, Any]
 ) -> None:
     """Write what the run was made from and what it made."""
-    from raq_client.domains import named_file
-    from raq_client.manifest import make_manifest, write_manifest
-    from raq_client.model_file import open_model
+    from raq_client.files.manifest import make_manifest, write_manifest
+    from raq_client.importance.domains import named_file
+    from raq_client.models.model_file import open_model
 
     assert sources.model is not None
     importance = [named_file(text)[0] for text in sources.imatrix]
@@ -123,7 +123,7 @@ def _keep_manifest(
 
 def _checked_target(output: Path | None, *, plan_only: bool, force: bool) -> Path | None:
     """Where to write, or None for a plan only. Fails before the long work, not after it."""
-    from raq_client.atomic_file import check_output
+    from raq_client.files.atomic_file import check_output
 
     if plan_only:
         return None
@@ -134,8 +134,8 @@ def _checked_target(output: Path | None, *, plan_only: bool, force: bool) -> Pat
 
 
 def _quantized(plan: Plan, sources: Sources, target: Path, *, force: bool, as_json: bool) -> dict[str, Any]:
-    from raq_client.model_file import open_model
-    from raq_client.quantize import quantize_model
+    from raq_client.models.model_file import open_model
+    from raq_client.quantizing.quantize import quantize_model
 
     assert sources.model is not None
     allocation, ledger = plan.outcome.unwrap()

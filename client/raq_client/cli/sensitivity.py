@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raq_client.checking.texts import read_texts
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.cli.groups import MeasureOptions
 from raq_client.cli.spread import spread
-from raq_client.settings import Settings
-from raq_client.texts import read_texts
+from raq_client.files.settings import Settings
 
 if TYPE_CHECKING:
-    from raq_client.sensitivity import Sensitivities
+    from raq_client.sensitivities.sensitivity import Sensitivities
 
 
 class Design(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
@@ -60,14 +60,14 @@ def sensitivity(
     """
     from platformdirs import user_cache_path
 
-    from raq_client.atomic_file import check_output
-    from raq_client.model_file import open_model
-    from raq_client.planning import importance_of, obtain_profile
-    from raq_client.profile_file import save_profile
-    from raq_client.sensitivity import measure_sensitivities
-    from raq_client.sensitivity_choices import choices_of
-    from raq_client.sensitivity_design import expected_of
-    from raq_client.trial import Bench
+    from raq_client.checking.trial import Bench
+    from raq_client.files.atomic_file import check_output
+    from raq_client.files.profile_file import save_profile
+    from raq_client.models.model_file import open_model
+    from raq_client.planning.plan import importance_of, obtain_profile
+    from raq_client.sensitivities.sensitivity import measure_sensitivities
+    from raq_client.sensitivities.sensitivity_choices import choices_of
+    from raq_client.sensitivities.sensitivity_design import expected_of
     from raq_solver.budget import capacity_bytes, parse_budget
     from raq_solver.quant_types import quant_type
 
@@ -98,7 +98,7 @@ def sensitivity(
 
 
 def _tell(found: "Sensitivities", output: Path, probe: str, *, as_json: bool) -> None:
-    from raq_client.measured_report import sensitivity_table
+    from raq_client.reports.measured_report import sensitivity_table
 
     if as_json:
         rows = zip(found.tensors, found.fit.values.tolist(), found.fit.errors.tolist(), strict=True)

@@ -27,9 +27,9 @@ def sensitivity_import(
 
     Example: raq-client sensitivity-import kld_results.csv model.profile.json -o measured.profile.json
     """
-    from raq_client.atomic_file import check_output
-    from raq_client.profile_file import load_profile, save_profile
-    from raq_client.published import import_sensitivities, read_published
+    from raq_client.files.atomic_file import check_output
+    from raq_client.files.profile_file import load_profile, save_profile
+    from raq_client.sensitivities.published import import_sensitivities, read_published
     from raq_solver.role_prior import CREDIT
 
     check_output(output, force=force)

@@ -16,8 +16,8 @@ from raq_client.cli.groups import AskOptions, SourceOptions
 from raq_client.cli.plain import print_plain, smallest_for, solve_plain
 from raq_client.cli.spread import spread
 from raq_client.cli.worst_options import WorstOptions
-from raq_client.planning import Plan, Request, Sources, make_plan, model_table, obtain_profile, widened
-from raq_client.settings import read_settings
+from raq_client.files.settings import read_settings
+from raq_client.planning.plan import Plan, Request, Sources, make_plan, model_table, obtain_profile, widened
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.quant_types import stored_type
@@ -122,12 +122,12 @@ def plan_for(sources: Sources, request: Request) -> Plan:
 
 def plan_dict(plan: Plan) -> dict[str, Any]:
     """A plan as plain data for --json."""
-    from raq_client.around_report import around_dict
-    from raq_client.report import outcome_to_dict
+    from raq_client.reports.around_report import around_dict
+    from raq_client.reports.report import outcome_to_dict
 
     found = outcome_to_dict(plan.outcome, plan.table.source) | around_dict(plan)
     if plan.compromise is not None:
-        from raq_client.domain_report import domains_dict
+        from raq_client.reports.domain_report import domains_dict
 
         worst = domains_dict(plan.compromise)
         found["worst_case"] = worst
@@ -138,8 +138,8 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
 
 def print_plan(plan: Plan, output_format: Format) -> None:
     """Print a plan, or say why there is none."""
-    from raq_client.around_report import around_tables
-    from raq_client.report import generous_text, infeasible_text
+    from raq_client.reports.around_report import around_tables
+    from raq_client.reports.report import generous_text, infeasible_text
 
     weights = plan.table.total_weights
     if output_format is Format.JSON:
@@ -155,14 +155,14 @@ def print_plan(plan: Plan, output_format: Format) -> None:
     elif output_format is Format.LLAMA_CPP:
         print_overrides(plan)
     elif output_format is Format.RECIPE:
-        from raq_client.plan_recipe import recipe_of
+        from raq_client.planning.plan_recipe import recipe_of
 
         OUT.out(recipe_of(plan).as_json(), end="", highlight=False)
 
 
 def _report(plan: Plan) -> RenderableType:
-    from raq_client.domain_report import domain_plan_report
-    from raq_client.report import plan_report
+    from raq_client.reports.domain_report import domain_plan_report
+    from raq_client.reports.report import plan_report
 
     if plan.compromise is not None:
         return domain_plan_report(plan)
@@ -175,7 +175,7 @@ def draw_moves(plan: Plan, path: Path | None) -> None:
         return
     if plan.exchange is None or plan.premises.base is None:
         raise InvalidInput(Fault("--plot", "moves are drawn from a base; give --base"))
-    from raq_client.plots import exchange_bars, plot_moves
+    from raq_client.reports.plots import exchange_bars, plot_moves
 
     title = f"from {plan.premises.base_name} to the optimum of {plan.premises.capacity:,} bytes"
     before, after = plan.premises.base.types, plan.outcome.allocation.types
@@ -185,7 +185,7 @@ def draw_moves(plan: Plan, path: Path | None) -> None:
 
 def print_overrides(plan: Plan) -> None:
     """Print the lines of a --tensor-type-file that make llama-quantize write these types."""
-    from raq_client.overrides import override_text, overrides_for, pure_base
+    from raq_client.recipes.overrides import override_text, overrides_for, pure_base
 
     allocation, _ = plan.outcome.unwrap()
     types = {tensor: stored_type(allocation.types[tensor.name]) for tensor in plan.profile.tensors}

@@ -12,9 +12,9 @@ from raq_client.cli.demand_options import DemandOptions
 from raq_client.cli.groups import AskOptions, SourceOptions
 from raq_client.cli.solve import EXIT_CODES
 from raq_client.cli.spread import spread
-from raq_client.planning import chosen_loss, model_table, obtain_profile
-from raq_client.settings import read_settings
-from raq_client.solving import asker_at
+from raq_client.files.settings import read_settings
+from raq_client.planning.plan import chosen_loss, model_table, obtain_profile
+from raq_client.service.solving import asker_at
 from raq_solver.budget import TotalBytes, capacity_bytes, parse_budget
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
@@ -55,7 +55,7 @@ def sweep(
 
     raq-client sweep --ladder 4,4.5,5,5.7 -p model.profile.json
     """
-    from raq_client.frontier import frontier_table, mixture_landmarks, plot_frontier, point_to_dict, to_csv
+    from raq_client.reports.frontier import frontier_table, mixture_landmarks, plot_frontier, point_to_dict, to_csv
     from raq_solver.knapsack import Limits
     from raq_solver.sweep import knee, spaced
 
@@ -97,7 +97,7 @@ def _capacities(budgets: Sequence[str], table: LossTable) -> list[int]:
 
 def _climb(problem: Problem, rungs: str, server: str | None, seconds: float | None, *, as_json: bool) -> None:
     """Solve and print a nested ladder."""
-    from raq_client.explain_report import ladder_dict, ladder_table
+    from raq_client.reports.explain_report import ladder_dict, ladder_table
     from raq_solver.knapsack import Limits
 
     with asker_at(server) as asker:

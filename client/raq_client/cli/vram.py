@@ -13,7 +13,7 @@ from raq_client.cli.spread import spread
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
-    from raq_client.model_tables import ModelTable
+    from raq_client.models.model_tables import ModelTable
 
 
 @spread
@@ -44,10 +44,10 @@ def vram(
     """
     from dataclasses import replace
 
-    from raq_client.around_report import memory_dict, memory_table
-    from raq_client.memory_shape import memory_shape
-    from raq_client.model_tables import read_table
-    from raq_client.vram import MemoryBudget, Term, largest_context, memory_terms
+    from raq_client.models.model_tables import read_table
+    from raq_client.planning.memory_shape import memory_shape
+    from raq_client.planning.vram import MemoryBudget, Term, largest_context, memory_terms
+    from raq_client.reports.around_report import memory_dict, memory_table
 
     promise = memory.promise()
     if promise is None:
@@ -74,10 +74,10 @@ def _weights(
     table: "ModelTable", allocation: Path | None, base: str | None, host: tuple[str, ...]
 ) -> tuple[int, dict[str, int]]:
     """Bytes of weights on the device, and of each tensor on the host."""
-    from raq_client.bases import base_recipe
-    from raq_client.patterns import matching
-    from raq_client.recipe_steps import carry_out
-    from raq_client.vram import device_bytes
+    from raq_client.planning.vram import device_bytes
+    from raq_client.recipes.bases import base_recipe
+    from raq_client.recipes.patterns import matching
+    from raq_client.recipes.recipe_steps import carry_out
 
     name = str(allocation) if allocation is not None else base
     types = (

@@ -9,8 +9,8 @@ from typing import Annotated, Final
 import typer
 
 from raq_client.cli.console import progress_bar
-from raq_client.domain_plans import domains_of, make_domain_plan
-from raq_client.planning import Plan, Request, Sources, model_table, obtain_profile, widened
+from raq_client.planning.domain_plans import domains_of, make_domain_plan
+from raq_client.planning.plan import Plan, Request, Sources, model_table, obtain_profile, widened
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.worst_case import Measure
 

@@ -1,0 +1,48 @@
+"""Manifests: what a run was made from and what it made, so that it can be repeated and checked."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from raq_client.files.atomic_file import atomic_file
+
+FORMAT: Final = "raq-manifest-1"
+_LIBRARIES: Final = ("gguf", "numpy", "ortools", "xllamacpp")
+
+
+def make_manifest(
+    command: Sequence[str], inputs: Iterable[Path], outputs: Iterable[Path], result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The command, SHA-256 of every input and output file, versions, and what came out."""
+    return {
+        "format": FORMAT,
+        "command": list(command),
+        "versions": {"raq": version("raq")} | {name: found for name in _LIBRARIES if (found := _version(name))},
+        "inputs": {str(path): file_digest(path) for path in inputs},
+        "outputs": {str(path): file_digest(path) for path in outputs},
+        **result,
+    }
+
+
+def write_manifest(manifest: Mapping[str, Any], path: Path) -> None:
+    """Write it as JSON, in place of an older one."""
+    with atomic_file(path, force=True) as file:
+        file.write(json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

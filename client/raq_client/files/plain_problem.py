@@ -1,0 +1,195 @@
+"""Plain problem files: tables of bytes and losses that any tool can write, solved without a model.
+
+`.npz`: `tensors` [T] and `qtypes` [Q] text, `bytes` [T, Q] whole numbers, `losses` [T, Q] numbers, infinite where a
+tensor can't have a type; `weights` [T] if bits per weight are wanted. `.json`: the same keys as lists, null for
+infinite, and if wanted `capacity_bytes` and `constraints`. docs/solver.md shows both.
+"""
+
+import json
+import zipfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
+
+from raq_client.files.profile_file import faults_of
+from raq_solver.constraints import (
+    ActiveBytes,
+    AtMost,
+    Ceiling,
+    Constraint,
+    DistinctTypes,
+    Exclude,
+    Floor,
+    Monotone,
+    Pin,
+    Region,
+    Source,
+    Tie,
+)
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.losses import LossTable
+from raq_solver.problem import Problem
+
+_WHAT = "a plain problem"
+
+
+def _exact(value: object) -> object:
+    """A number, or text such as "4.5" or "9/2", without passing through a float."""
+    try:
+        return Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError("write a number such as 4.5 or 9/2") from None
+
+
+Exact = Annotated[Fraction, BeforeValidator(_exact)]
+
+
+class _Entry(BaseModel):
+    """A constraint; which of the optional keys it needs, its kind says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    tensors: tuple[str, ...]
+    source: Source = Source.USER
+    reason: str = ""
+
+
+class _Pin(_Entry):
+    kind: Literal["pin"]
+    quant_type: str
+
+
+class _Bits(_Entry):
+    kind: Literal["floor", "ceiling"]
+    bits: Exact
+
+
+class _Exclude(_Entry):
+    kind: Literal["exclude"]
+    quant_types: tuple[str, ...]
+
+
+class _Bare(_Entry):
+    kind: Literal["tie", "monotone"]
+
+
+class _AtMost(_Entry):
+    kind: Literal["at_most"]
+    count: StrictInt
+    bits: Exact
+
+
+class _DistinctTypes(_Entry):
+    kind: Literal["distinct_types"]
+    count: StrictInt
+
+
+class _Region(_Entry):
+    kind: Literal["region"]
+    capacity_bytes: StrictInt
+
+
+class _ActiveBytes(_Entry):
+    kind: Literal["active_bytes"]
+    shares: tuple[Exact, ...]
+    capacity_bytes: StrictInt
+
+
+_AnyEntry = Annotated[
+    _Pin | _Bits | _Exclude | _Bare | _AtMost | _DistinctTypes | _Region | _ActiveBytes, Field(discriminator="kind")
+]
+
+
+class _File(BaseModel):
+    """The JSON form."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tensors: tuple[str, ...]
+    qtypes: tuple[str, ...]
+    bytes: tuple[tuple[StrictInt, ...], ...]
+    losses: tuple[tuple[float | None, ...], ...]
+    weights: tuple[StrictInt, ...] | None = None
+    capacity_bytes: StrictInt | None = None
+    constraints: tuple[_AnyEntry, ...] = ()
+
+
+def read_plain_problem(path: Path, capacity_bytes: int | None = None) -> Problem:
+    """The problem in a file. `capacity_bytes` overrides the file's; one of them must be there.
+
+    Raises InvalidInput with every fault of the file.
+    """
+    table, own, constraints = _read_arrays(path) if path.suffix == ".npz" else _read_json(path)
+    capacity = own if capacity_bytes is None else capacity_bytes
+    if capacity is None:
+        raise InvalidInput(Fault(str(path), "names no capacity_bytes; give --capacity-bytes"))
+    return Problem(table, capacity, constraints)
+
+
+def _read_arrays(path: Path) -> tuple[LossTable, int | None, tuple[Constraint, ...]]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InvalidInput(Fault(str(path), f"can't be read as {_WHAT}: {error}")) from error
+    missing = [name for name in ("tensors", "qtypes", "bytes", "losses") if name not in arrays]
+    if missing:
+        raise InvalidInput([Fault(str(path), f"has no array {name}") for name in missing])
+    tensors = tuple(map(str, arrays["tensors"].ravel().tolist()))
+    types = tuple(map(str, arrays["qtypes"].ravel().tolist()))
+    weights = arrays.get("weights", np.zeros(len(tensors), dtype=np.int64))
+    return LossTable(tensors, types, weights, arrays["bytes"], arrays["losses"], str(path)), None, ()
+
+
+def _read_json(path: Path) -> tuple[LossTable, int | None, tuple[Constraint, ...]]:
+    try:
+        file = _File.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InvalidInput(Fault(str(path), f"can't be read as {_WHAT}: {error}")) from error
+    except ValidationError as error:
+        raise InvalidInput(faults_of(error, str(path), _WHAT)) from None
+    faults = [
+        Fault(f"{path}: {key}, tensor {row}", f"{len(cells)} numbers for {len(file.qtypes)} quant types")
+        for key, rows in (("bytes", file.bytes), ("losses", file.losses))
+        for row, cells in enumerate(rows, start=1)
+        if len(cells) != len(file.qtypes)
+    ]
+    if faults:
+        raise InvalidInput(faults)
+    losses = [[np.inf if loss is None else loss for loss in row] for row in file.losses]
+    table = LossTable(
+        file.tensors,
+        file.qtypes,
+        np.array(file.weights or [0] * len(file.tensors), dtype=np.int64),
+        np.array(file.bytes, dtype=np.int64).reshape(len(file.bytes), len(file.qtypes)),
+        np.array(losses, dtype=np.float64).reshape(len(losses), len(file.qtypes)),
+        str(path),
+    )
+    return table, file.capacity_bytes, tuple(map(_constraint, file.constraints))
+
+
+def _constraint(entry: _AnyEntry) -> Constraint:
+    source, reason = entry.source, entry.reason
+    tensors = entry.tensors
+    constraint: Constraint
+    match entry:
+        case _Pin():
+            constraint = Pin(tensors, entry.quant_type, source, reason)
+        case _Bits():
+            constraint = (Floor if entry.kind == "floor" else Ceiling)(tensors, entry.bits, source, reason)
+        case _Exclude():
+            constraint = Exclude(tensors, entry.quant_types, source, reason)
+        case _Bare():
+            constraint = (Tie if entry.kind == "tie" else Monotone)(tensors, source, reason)
+        case _AtMost():
+            constraint = AtMost(tensors, entry.count, entry.bits, source, reason)
+        case _DistinctTypes():
+            constraint = DistinctTypes(tensors, entry.count, source, reason)
+        case _Region():
+            constraint = Region(tensors, entry.capacity_bytes, source, reason)
+        case _ActiveBytes():
+            constraint = ActiveBytes(tensors, entry.shares, entry.capacity_bytes, source, reason)
+    return constraint

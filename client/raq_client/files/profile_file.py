@@ -1,0 +1,125 @@
+"""Profiles on disk: one JSON file, readable by people and by other tools.
+
+An infinite relative error (this type is not possible) is null; so is a sensitivity that was not measured.
+Standard errors of the relative errors are there where a sample of the rows was measured.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from raq_client.files.atomic_file import atomic_file
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.profile import Profile
+from raq_solver.quant_types import stored_type
+from raq_solver.tensors import Tensor
+
+FORMAT: Final = "raq-profile-1"
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=0)]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    shape: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+    source_type: str
+    relative_errors: tuple[Finite | None, ...]
+    energy: Finite
+    sensitivity: Finite | None = None
+    sensitivity_error: Finite | None = None
+    sampling_errors: tuple[Finite, ...] | None = None
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["raq-profile-1"]
+    quant_types: tuple[str, ...]
+    provenance: dict[str, str]
+    tensors: tuple[_Row, ...]
+
+
+def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
+    """Write a profile. Raises InvalidInput if the file exists and `force` is not given, or can't be written."""
+    sampled = profile.sampling_errors
+    rows = zip(
+        profile.tensors,
+        profile.relative_errors,
+        profile.energies,
+        profile.sensitivities,
+        profile.sensitivity_errors,
+        [None] * len(profile.tensors) if sampled is None else sampled.tolist(),
+        strict=True,
+    )
+    content = _File(
+        format=FORMAT,
+        quant_types=tuple(q.name for q in profile.quant_types),
+        provenance=dict(profile.provenance),
+        tensors=tuple(
+            _Row(
+                name=tensor.name,
+                shape=tensor.shape,
+                source_type=tensor.source_type.name,
+                relative_errors=tuple(float(e) if np.isfinite(e) else None for e in errors),
+                energy=float(energy),
+                sensitivity=None if np.isnan(sensitivity) else float(sensitivity),
+                sensitivity_error=None if np.isnan(error) else float(error),
+                sampling_errors=sampling_errors,
+            )
+            for tensor, errors, energy, sensitivity, error, sampling_errors in rows
+        ),
+    )
+    with atomic_file(path, force=force) as file:
+        file.write(content.model_dump_json(indent=1).encode() + b"\n")
+
+
+def load_profile(path: Path) -> Profile:
+    """Read a profile. Raises InvalidInput with every fault of the file."""
+    try:
+        content = _File.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidInput(Fault(str(path), f"can't be read: {error.strerror}")) from error
+    except ValidationError as error:
+        raise InvalidInput(faults_of(error, str(path), "a raq profile")) from None
+    rows = content.tensors
+    width = len(content.quant_types)
+    faults = [
+        Fault(f"{path}: {row.name}", f"has {len(row.relative_errors)} errors for {width} quant types")
+        for row in rows
+        if len(row.relative_errors) != width
+    ]
+    sampled = [row.sampling_errors for row in rows if row.sampling_errors is not None]
+    if sampled and (len(sampled) < len(rows) or {len(each) for each in sampled} != {width}):
+        faults.append(Fault(str(path), f"some tensor lacks sampling_errors for the {width} quant types"))
+    if faults:
+        raise InvalidInput(faults)
+    return Profile(
+        tensors=tuple(Tensor(row.name, row.shape, stored_type(row.source_type)) for row in rows),
+        quant_types=tuple(stored_type(name) for name in content.quant_types),
+        relative_errors=np.array(
+            [[np.inf if e is None else e for e in row.relative_errors] for row in rows], dtype=np.float64
+        ).reshape(len(rows), width),
+        energies=np.array([row.energy for row in rows], dtype=np.float64),
+        sensitivities=np.array([_or_nan(row.sensitivity) for row in rows], dtype=np.float64),
+        sensitivity_errors=np.array([_or_nan(row.sensitivity_error) for row in rows], dtype=np.float64),
+        provenance=content.provenance,
+        sampling_errors=np.array(sampled, dtype=np.float64) if sampled else None,
+    )
+
+
+def faults_of(error: ValidationError, where: str, what: str) -> list[Fault]:
+    """One fault for each entry that pydantic complains of in a file that should be `what`; missing keys first."""
+    complaints = sorted(error.errors(), key=lambda each: each["type"] != "missing")
+    return [Fault(f"{where}: {_location(each)}".rstrip(": "), f"not {what}: {each['msg']}") for each in complaints]
+
+
+def _location(each: Any) -> str:
+    return ".".join(str(part) for part in each["loc"])
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

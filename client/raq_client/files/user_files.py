@@ -1,0 +1,61 @@
+"""Files that people write, in TOML or JSON, read through pydantic models: every fault at once, near misses named."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from raq_client.files.profile_file import faults_of
+from raq_solver.errors import Fault, InvalidInput, near_misses
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_user_file(path: Path, model: type[Model], what: str) -> Model:
+    """Read a file that should be `what`; the ending says TOML or JSON.
+
+    Raises InvalidInput with every unknown key (and its nearest known one) and every wrong value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error
+    return parse_user_text(text, model, str(path), what)
+
+
+def parse_user_text(text: str, model: type[Model], where: str, what: str) -> Model:
+    """The same for text at hand, which is taken for JSON if `where` ends in .json, else for TOML."""
+    try:
+        content = json.loads(text) if where.endswith(".json") else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput(Fault(where, f"not {what}: {error}")) from error
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        known = _keys(model)
+        unknown = [
+            Fault(
+                f"{where}: {'.'.join(map(str, each['loc']))}", f"no such key{near_misses(str(each['loc'][-1]), known)}"
+            )
+            for each in error.errors()
+            if each["type"] == "extra_forbidden"
+        ]
+        others = [fault for fault in faults_of(error, where, what) if "Extra inputs" not in fault.what]
+        raise InvalidInput([*unknown, *others]) from None
+
+
+def _keys(model: type[BaseModel]) -> set[str]:
+    """The keys of a model and of those inside it."""
+    keys = set(model.model_fields)
+    for field in model.model_fields.values():
+        for inner in _models(field.annotation):
+            keys |= _keys(inner)
+    return keys
+
+
+def _models(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models(part)]

@@ -1,0 +1,1 @@
+"""Importance files: read, written, summed over domains, compared."""

@@ -1,0 +1,60 @@
+"""Importance of one or several domains, as people name it: `FILE`, or `FILE:WEIGHT` where domains are weighed.
+
+Files without weights are added up as if counted in one run; files with weights are blended, so that a domain counts
+by its weight however long its text was.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from raq_client.importance.imatrix import Importance, blend, merge
+from raq_client.importance.imatrix_files import read_importance
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+
+
+def read_domains(texts: Sequence[str]) -> Importance:
+    """The importance that these texts name together.
+
+    Raises InvalidInput with the faults of all files, if only some have weights, or if the files are not of one model.
+    """
+    named = [named_file(text) for text in texts]
+    parts: list[Importance] = []
+    faults: list[Fault] = []
+    for path, _ in named:
+        try:
+            parts.append(read_importance(path))
+        except InvalidInput as error:
+            faults += error.faults
+    weights = [weight for _, weight in named if weight is not None]
+    if 0 < len(weights) < len(named):
+        faults.append(
+            Fault("importance", "some files have weights and some not; give all of them FILE:WEIGHT, or none")
+        )
+    raise_faults(faults)
+    if weights:
+        return blend(list(zip(parts, weights, strict=True)))
+    return parts[0] if len(parts) == 1 else merge(parts)
+
+
+def read_parts(paths: Sequence[Path]) -> tuple[Importance, ...]:
+    """Several importance files, kept apart. Raises InvalidInput with the faults of all."""
+    parts: list[Importance] = []
+    faults: list[Fault] = []
+    for path in paths:
+        try:
+            parts.append(read_importance(path))
+        except InvalidInput as error:
+            faults += error.faults
+    raise_faults(faults)
+    return tuple(parts)
+
+
+def named_file(text: str) -> tuple[Path, float | None]:
+    """A path and its weight. A colon in the name of an existing file belongs to the name."""
+    stem, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), None
+    try:
+        return Path(stem), float(weight)
+    except ValueError:
+        return Path(text), None

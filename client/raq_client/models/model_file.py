@@ -1,0 +1,234 @@
+"""Model files in GGUF: what tensors they hold, and their weights, a few rows at a time.
+
+The header is read through a memory map; weights are read into arrays of exactly the rows asked for. Reading the data
+through the map instead would count every page touched as this process's memory, and a file that shrinks meanwhile
+would kill the process rather than raise an error.
+"""
+
+import hashlib
+import mmap
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+import raq_native
+from raq_client.models.gguf_header import Header, StoredValue, Value, parse_header
+from raq_solver.errors import Fault, InvalidInput, UnknownTensor, near_misses, raise_faults
+from raq_solver.quant_types import QuantType, stored_type_by_ggml_id
+from raq_solver.tensors import Tensor
+
+_SHARD: Final = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+_SPLIT_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
+_NUMPY_TYPES: Final = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
+_NATIVE: Final = frozenset(known.name for known in raq_native.QUANT_TYPES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    shard: Path
+    offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """A model, in one GGUF file or several shards.
+
+    `metadata` is that of the first shard, without the keys that only describe the split.
+    """
+
+    path: Path
+    shards: tuple[Path, ...]
+    metadata: Mapping[str, StoredValue]
+    tensors: tuple[Tensor, ...]
+    alignment: int
+    _places: Mapping[str, _Place]
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor of that name. Raises UnknownTensor with the nearest names."""
+        for tensor in self.tensors:
+            if tensor.name == name:
+                return tensor
+        what = f"no tensor named {name}{near_misses(name, self._places)}"
+        raise UnknownTensor(Fault(str(self.path), what))
+
+    def value(self, key: str) -> Value | None:
+        """The metadata value of that key, or None."""
+        found = self.metadata.get(key)
+        return None if found is None else found.decode()
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`, or nothing."""
+        return str(self.value("general.architecture") or "")
+
+    @property
+    def name(self) -> str:
+        """`general.name`, else the file's."""
+        return str(self.value("general.name") or self.path.stem)
+
+    def architecture_value(self, key: str) -> Value | None:
+        """The value of a key under the architecture's name: `block_count` stands for `llama.block_count`."""
+        return self.value(f"{self.architecture}.{key}")
+
+    def stored(self, tensor: Tensor, first_row: int = 0, last_row: int | None = None) -> UInt8[np.ndarray, "rows size"]:
+        """The bytes of rows `first_row` up to, not including, `last_row`, as the file holds them."""
+        last_row = tensor.rows if last_row is None else last_row
+        assert 0 <= first_row <= last_row <= tensor.rows, f"{tensor.name} has no rows {first_row} to {last_row}"
+        size = tensor.source_type.size(tensor.row_length)
+        place = self._places[tensor.name]
+        try:
+            data = np.fromfile(
+                place.shard, np.uint8, (last_row - first_row) * size, offset=place.offset + first_row * size
+            )
+        except OSError as error:
+            raise InvalidInput(Fault(str(place.shard), f"can't be read: {error.strerror}")) from error
+        if data.size != (last_row - first_row) * size:
+            raise InvalidInput(Fault(str(place.shard), "has become shorter since it was opened"))
+        return data.reshape(-1, size)
+
+    def weights(
+        self, tensor: Tensor, first_row: int = 0, last_row: int | None = None
+    ) -> Float32[np.ndarray, "rows length"]:
+        """The weights of these rows, whatever type they are stored in.
+
+        Raises InvalidInput if the type is one that can't be turned back into weights here.
+        """
+        blocks = self.stored(tensor, first_row, last_row)
+        return to_weights(blocks, tensor.source_type, tensor.row_length)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over tensor names, shapes, types and both ends of every tensor's data.
+
+        Two fine-tunes of one model differ here, though only 8 KiB of each tensor are read.
+        """
+        state = hashlib.sha256(b"raq model 1\0")
+        for tensor in self.tensors:
+            state.update(f"{tensor.name}\0{tensor.shape}\0{tensor.source_type.name}\0".encode())
+            rows = min(tensor.rows, max(1, 4096 // tensor.source_type.size(tensor.row_length)))
+            for first in (0, tensor.rows - rows):
+                state.update(self.stored(tensor, first, first + rows).tobytes()[:4096])
+        return state.hexdigest()
+
+
+def open_model(path: Path | str, *, header_only: bool = False) -> ModelFile:
+    """Open a model by its file or by any of its shards.
+
+    With `header_only` the data need not be there (the first megabytes of a download, a sparse file).
+    Raises InvalidInput for every fault: not GGUF, cut off, unknown types, missing shards, unreadable.
+    """
+    path = Path(path)
+    opened = _read_header(path)
+    split = shard_count(opened) > 1
+    shards = _shard_paths(path, shard_count(opened)) if split else (path,)
+    headers = [_read_header(shard) for shard in shards] if split else [opened]
+    places: dict[Tensor, _Place] = {}
+    faults: list[Fault] = []
+    for shard, header in zip(shards, headers, strict=True):
+        offsets, shard_faults = tensors_of(header, str(shard))
+        known = {tensor.name for tensor in places}
+        shard_faults += [
+            Fault(str(shard), f"the tensor {t.name} is in an earlier shard too") for t in offsets if t.name in known
+        ]
+        shard_faults += [] if header_only or shard_faults else _cut_off(shard, header, offsets)
+        places |= {tensor: _Place(shard, offset) for tensor, offset in offsets.items()}
+        faults += shard_faults
+    promised = _count(headers[0], "split.tensors.count")
+    if split and not faults and promised != len(places):
+        faults.append(Fault(str(path), f"the shards hold {len(places)} tensors, their header promises {promised}"))
+    raise_faults(faults)
+    metadata = {key: value for key, value in headers[0].metadata.items() if key not in _SPLIT_KEYS}
+    by_name = {tensor.name: place for tensor, place in places.items()}
+    return ModelFile(path, shards, metadata, tuple(places), headers[0].alignment, by_name)
+
+
+def tensors_of(header: Header, where: str) -> tuple[dict[Tensor, int], list[Fault]]:
+    """The tensors of a header and where in the file their data begin, and what is wrong with the others."""
+    offsets: dict[Tensor, int] = {}
+    faults: list[Fault] = []
+    for info in header.tensors:
+        source_type = stored_type_by_ggml_id(info.ggml_id)
+        if source_type is None:
+            faults.append(Fault(where, f"{info.name} is stored in a type raq does not know (ggml {info.ggml_id})"))
+        elif not source_type.fits(info.shape[0]):
+            what = f"rows of {info.shape[0]} are not whole blocks of {source_type.name}: the header is damaged"
+            faults.append(Fault(where, f"{info.name}: {what}"))
+        elif info.offset % header.alignment:
+            faults.append(Fault(where, f"{info.name} is not aligned to {header.alignment}: the header is damaged"))
+        else:
+            offsets[Tensor(info.name, info.shape, source_type)] = header.data_start + info.offset
+    return offsets, faults
+
+
+def shard_names(name: str, count: int) -> list[str]:
+    """The names of all shards of a split model, given one of them; none if it is not named as a shard is."""
+    found = _SHARD.fullmatch(name)
+    if found is None or int(found["count"]) != count:
+        return []
+    return [f"{found['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
+def shard_count(header: Header) -> int:
+    """Shards of the model that a header belongs to, 1 if it is not split."""
+    return max(1, _count(header, "split.count"))
+
+
+def to_weights(
+    blocks: UInt8[np.ndarray, "rows size"], source_type: QuantType, row_length: int
+) -> Float32[np.ndarray, "rows length"]:
+    """Rows of stored bytes as weights. Raises InvalidInput if the type can't be turned back into weights here."""
+    if source_type.name in _NUMPY_TYPES:
+        return blocks.view(_NUMPY_TYPES[source_type.name]).astype(np.float32, copy=False)
+    if source_type.name == "BF16":
+        return (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    if source_type.name in _NATIVE:
+        return raq_native.dequantize(source_type.name, blocks, row_length)
+    # Only here is gguf needed, and its import is not free.
+    from gguf import GGMLQuantizationType, dequantize
+
+    try:
+        weights: Float32[np.ndarray, "rows length"] = dequantize(blocks, GGMLQuantizationType(source_type.ggml_id))
+    except (NotImplementedError, ValueError):
+        what = "weights stored in this type can't be read back; start from an F16 or BF16 file"
+        raise InvalidInput(Fault(source_type.name, what)) from None
+    return weights.reshape(-1, row_length)
+
+
+def _read_header(path: Path) -> Header:
+    if path.is_dir():
+        raise InvalidInput(Fault(str(path), "is a folder; name a .gguf file in it"))
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                raise InvalidInput(Fault(str(path), "not a GGUF file (it is empty)"))
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+                return parse_header(view, str(path))
+    except OSError as error:
+        raise InvalidInput(Fault(str(path), f"can't be opened: {error.strerror or error}")) from error
+
+
+def _shard_paths(path: Path, count: int) -> tuple[Path, ...]:
+    paths = tuple(path.with_name(name) for name in shard_names(path.name, count))
+    if not paths:
+        what = f"one of {count} shards, but its name does not end in -0000N-of-{count:05}.gguf"
+        raise InvalidInput(Fault(str(path), what))
+    raise_faults([Fault(str(shard), "this shard of the model is missing") for shard in paths if not shard.exists()])
+    return paths
+
+
+def _cut_off(shard: Path, header: Header, offsets: Mapping[Tensor, int]) -> list[Fault]:
+    needed = max([header.data_start, *(offset + tensor.size for tensor, offset in offsets.items())])
+    there = shard.stat().st_size
+    if there >= needed:
+        return []
+    what = f"the file is cut off: {needed - there:,} of {needed:,} bytes are missing; download or copy it again"
+    return [Fault(str(shard), what)]
+
+
+def _count(header: Header, key: str) -> int:
+    value = header.metadata[key].decode() if key in header.metadata else 0
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,132 @@
+"""Write a model file: the source's tensors in new types, the source's metadata, and what was done.
+
+Rules
+- Tensors keep their order, metadata keys theirs; a value that nobody changes keeps its bytes.
+- One chunk of one tensor is in memory at a time.
+- The file is complete or absent, and is compared with its account before anybody hears of it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from raq_client.files.atomic_file import atomic_file
+from raq_client.models.gguf_header import StoredValue, TensorInfo, Value, encode_header, padded, stored
+from raq_client.models.model_file import ModelFile, open_model
+from raq_solver.errors import Fault, InvalidInput, LedgerMismatch, raise_faults
+from raq_solver.quant_types import QuantType
+from raq_solver.tensors import Tensor
+
+Blocks = Callable[[Tensor, QuantType], Iterable[UInt8[np.ndarray, "rows size"]]]
+"""Gives the rows of a tensor as blocks of a type, in order, a chunk at a time."""
+
+Progress = Callable[[str, int], None]
+"""Hears the tensor being written and how many of its bytes just were."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenModel:
+    """A model file and the account of its bytes."""
+
+    path: Path
+    tensor_bytes: int
+    padding_bytes: int
+    header_bytes: int
+    sha256: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self.tensor_bytes + self.padding_bytes + self.header_bytes
+
+
+def write_model(
+    path: Path,
+    source: ModelFile,
+    types: Mapping[str, QuantType],
+    blocks: Blocks,
+    *,
+    metadata: Mapping[str, Value] | None = None,
+    force: bool = False,
+    progress: Progress = lambda _name, _size: None,
+) -> WrittenModel:
+    """Write `source` with each tensor in the type that `types` gives it; a tensor not named there keeps its own.
+
+    `metadata` replaces and adds keys. Split sources become one file.
+    Raises InvalidInput if `path` is the source, exists and not `force`, can't be written or the disk is full;
+    LedgerMismatch if the file that came out is not the one accounted for.
+    """
+    _check_target(path, source, types)
+    chosen = {tensor: types.get(tensor.name, tensor.source_type) for tensor in source.tensors}
+    keys = dict(source.metadata) | {key: stored(value) for key, value in (metadata or {}).items()}
+    header, end = _layout(chosen, keys, source.alignment)
+    digest = hashlib.sha256(header)
+    with atomic_file(path, force=force, needed=len(header) + end) as file:
+        file.write(header)
+        for tensor, quant_type in chosen.items():
+            size = 0
+            for chunk in blocks(tensor, quant_type):
+                data = np.ascontiguousarray(chunk).data
+                digest.update(data)
+                file.write(data)
+                size += data.nbytes
+                progress(tensor.name, data.nbytes)
+            _check_size(tensor, quant_type, size)
+            padding = bytes(padded(size, source.alignment) - size)
+            digest.update(padding)
+            file.write(padding)
+        file.flush()
+        reconcile(Path(file.name), chosen)
+    tensor_bytes = sum(quant_type.size(tensor.weights) for tensor, quant_type in chosen.items())
+    return WrittenModel(path, tensor_bytes, end - tensor_bytes, len(header), digest.hexdigest())
+
+
+def reconcile(path: Path, chosen: Mapping[Tensor, QuantType]) -> None:
+    """Open the file anew and compare it with its account, tensor by tensor, in order.
+
+    Raises LedgerMismatch with the first difference.
+    """
+    try:
+        written = open_model(path)
+    except InvalidInput as error:
+        raise LedgerMismatch(f"the file just written can't be opened: {error}") from error
+    expected = [(tensor.name, tensor.shape, quant_type.name) for tensor, quant_type in chosen.items()]
+    found = [(tensor.name, tensor.shape, tensor.source_type.name) for tensor in written.tensors]
+    for one, other in zip(expected, found, strict=False):
+        if one != other:
+            raise LedgerMismatch(f"{path}: the account says {one}, the file {other}")
+    if len(expected) != len(found):
+        raise LedgerMismatch(f"{path}: the account has {len(expected)} tensors, the file {len(found)}")
+
+
+def _check_target(path: Path, source: ModelFile, types: Mapping[str, QuantType]) -> None:
+    if path.exists() and any(path.samefile(shard) for shard in source.shards):
+        raise InvalidInput(Fault(str(path), "is the model itself; name another file"))
+    known = {tensor.name: tensor for tensor in source.tensors}
+    faults = [Fault(name, f"not a tensor of {source.path}") for name in types if name not in known]
+    faults += [
+        Fault(name, f"rows of {known[name].row_length} weights can't be stored as {quant_type.name}")
+        for name, quant_type in types.items()
+        if name in known and not quant_type.fits(known[name].row_length)
+    ]
+    raise_faults(faults)
+
+
+def _layout(chosen: Mapping[Tensor, QuantType], keys: Mapping[str, StoredValue], alignment: int) -> tuple[bytes, int]:
+    """The header, and the bytes that follow it."""
+    infos = []
+    offset = 0
+    for tensor, quant_type in chosen.items():
+        infos.append(TensorInfo(tensor.name, tensor.shape, quant_type.ggml_id, offset))
+        offset = padded(offset + quant_type.size(tensor.weights), alignment)
+    return encode_header(keys, infos, alignment), offset
+
+
+def _check_size(tensor: Tensor, quant_type: QuantType, size: int) -> None:
+    expected = quant_type.size(tensor.weights)
+    if size != expected:
+        raise LedgerMismatch(f"{tensor.name} as {quant_type.name}: the account says {expected} bytes, {size} came")

@@ -1,0 +1,238 @@
+"""From what the user asked for to a plan: facts measured or loaded, losses predicted, the problem solved."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from platformdirs import user_cache_path
+
+from raq_client.importance.imatrix import Importance
+from raq_client.models.model_file import ModelFile, open_model
+from raq_client.models.model_tables import NUMBERS, ModelTable, guessed_architecture, numbers_of, table_of
+from raq_client.models.quantizable import is_quantizable
+from raq_client.planning.premises import Around, Premises, agreements_of, base_of, premises_of
+from raq_client.planning.prices import Price, prices
+from raq_client.planning.selection import Demands
+from raq_client.quantizing.devices import CPU, Device
+from raq_client.quantizing.quantize import Effort
+from raq_client.recipes.moves import Agreement, Exchange, exchange
+from raq_client.service.solving import asker_at
+from raq_solver.budget import Budget
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.knapsack import Limits
+from raq_solver.loss_models import default_loss_model, loss_model
+from raq_solver.losses import LossTable
+from raq_solver.outcome import Outcome
+from raq_solver.problem import Problem
+from raq_solver.profile import Profile
+from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.worst_case import WorstCase
+
+DEFAULT_TYPES: Final = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
+"""Quant types looked at when none are named; where their blocks do not fit a row, llama.cpp's substitutes."""
+FAMILIES: Final = {
+    "k": DEFAULT_TYPES,
+    "iq": ("IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
+    "legacy": ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"),
+}
+"""Names that stand for several quant types. IQ types are smaller at equal loss and slower to compute with on CPUs."""
+
+Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Makes a progress bar with a title; entering it gives the function to report to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the facts of a model come from: a saved profile, or the model and its importance.
+
+    `imatrix` names importance files, each `FILE` or `FILE:WEIGHT`; `rows` are measured of each matrix, None for all.
+    """
+
+    model: Path | None = None
+    imatrix: tuple[str, ...] = ()
+    profile: Path | None = None
+    types: tuple[str, ...] = ()
+    effort: Effort = "fast"
+    threads: int = 0
+    rows: int | None = None
+    cached: bool = True
+    device: Device = CPU
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to solve."""
+
+    budget: str | None = None
+    loss: str | None = None
+    demands: Demands = field(default_factory=Demands)
+    server: str | None = None
+    seconds: float | None = None
+    around: Around = field(default_factory=Around)
+
+
+@dataclass(frozen=True, eq=False)
+class Compromise:
+    """What a plan for several domains came to.
+
+    `elsewhere`: for each domain its worst loss in the files made for the others alone, over its own best.
+    """
+
+    found: WorstCase
+    elsewhere: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A solved problem and what it was made from.
+
+    With a `compromise` between domains the table is that of its proof, and the outcome's loss that of the table.
+    """
+
+    profile: Profile
+    premises: Premises
+    problem: Problem
+    outcome: Outcome
+    prices: tuple[Price, ...] = ()
+    compromise: Compromise | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """What was asked for."""
+        return self.premises.budget
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The moves from the base to the allocation, where there are both."""
+        base, found = self.premises.base, self.outcome.allocation
+        return None if base is None or found is None else exchange(base, found, self.table, self.premises.capacity)
+
+    @property
+    def agreements(self) -> tuple[Agreement, ...]:
+        """What ratio, measured sensitivity and base say of each tensor; empty without a ratio and a base."""
+        return agreements_of(self.premises, self.profile)
+
+    @property
+    def table(self) -> LossTable:
+        """The loss table of the problem."""
+        return self.problem.table
+
+
+def obtain_profile(sources: Sources, bars: Bars) -> Profile:
+    """Load the saved profile, or measure the model (answered from the cache when nothing changed)."""
+    if sources.profile is not None:
+        from raq_client.files.profile_file import load_profile
+
+        return load_profile(sources.profile)
+    if sources.model is None:
+        what = "nothing to solve for: name a model (--model), a saved profile (--profile), or either in raq.toml"
+        raise InvalidInput(Fault("", what))
+    from raq_client.quantizing.measure import measure_profile
+
+    model = open_model(sources.model)
+    importance = importance_of(model, sources.imatrix)
+    with bars("measuring errors") as report:
+        return measure_profile(
+            model,
+            importance,
+            chosen_types(sources.types),
+            effort=sources.effort,
+            threads=sources.threads,
+            device=sources.device,
+            rows=sources.rows,
+            cache=user_cache_path("raq") / "measurements" if sources.cached else None,
+            progress=report,
+        )
+
+
+def importance_of(model: ModelFile, texts: Sequence[str]) -> Importance | None:
+    """The importance in these files (`FILE` or `FILE:WEIGHT`), seen to be of this model; None for no file.
+
+    Raises InvalidInput with every mismatch.
+    """
+    from raq_client.importance.domains import read_domains
+    from raq_client.importance.imatrix import check_against
+
+    if not texts:
+        return None
+    importance = read_domains(texts)
+    check_against(importance, model.tensors, ())
+    return importance
+
+
+def widened(sources: Sources, around: Around) -> Sources:
+    """The sources with the types of the base among those to measure, so that the base can be priced."""
+    if sources.model is None or sources.profile is not None or around.base is None:
+        return sources
+    table = table_of(open_model(sources.model))
+    _, base = base_of(around, table, has_importance=bool(sources.imatrix)) or (None, None)
+    assert base is not None, "there is a base"
+    quantizable = [tensor.name for tensor in table.tensors if is_quantizable(tensor, table.architecture)]
+    names = (*(sources.types or DEFAULT_TYPES), *sorted({base.types[name] for name in quantizable}))
+    return replace(sources, types=tuple(dict.fromkeys(names)))
+
+
+def model_table(sources: Sources, profile: Profile) -> ModelTable:
+    """The table of the model; from a saved profile with the numbers that it carries, if it is not an old one."""
+    if sources.model is not None and sources.profile is None:
+        return table_of(open_model(sources.model))
+    return profile_table(profile)
+
+
+def profile_table(profile: Profile) -> ModelTable:
+    """The table of the model that a profile is of."""
+    name = profile.provenance.get("model", "the model")
+    architecture = profile.provenance.get("architecture") or guessed_architecture(profile.tensors)
+    return ModelTable(name, architecture, profile.tensors, numbers_of(profile.provenance.get(NUMBERS, "")))
+
+
+def chosen_types(names: Sequence[str]) -> tuple[QuantType, ...]:
+    """The quant types of these names and families, or the default ones for none.
+
+    Raises InvalidInput with all unknown names at once.
+    """
+    faults: list[Fault] = []
+    found: list[QuantType] = []
+    for name in (each for given in names or ("k",) for each in FAMILIES.get(given.lower(), (given,))):
+        try:
+            found.append(quant_type(name))
+        except InvalidInput as error:
+            faults += error.faults
+    if faults:
+        raise InvalidInput(faults)
+    return tuple(dict.fromkeys(found))
+
+
+def chosen_loss(profile: Profile, name: str | None) -> LossTable:
+    """The losses that the named model predicts, or the default one for None."""
+    model = loss_model(name) if name else default_loss_model(profile)
+    return model(profile)
+
+
+def make_plan(profile: Profile, request: Request, model: ModelTable | None = None) -> Plan:
+    """Predict losses, state the problem, solve it; `model` adds metadata to what the profile tells of the model."""
+    losses = chosen_loss(profile, request.loss)
+    table = model or profile_table(profile)
+    premises = premises_of(
+        request.budget,
+        request.demands.constraints(losses.tensors, table),
+        request.around,
+        losses,
+        table,
+        has_importance=profile.has_importance,
+    )
+    problem = Problem(losses, premises.capacity, premises.constraints)
+    limits = Limits(request.seconds)
+    with asker_at(request.server) as asker:
+        outcome = asker.solve(problem, limits)
+        found = prices(problem, outcome, lambda other: asker.solve(other, limits))
+    return Plan(profile, hosted(premises, outcome), problem, outcome, found)
+
+
+def hosted(premises: Premises, outcome: Outcome) -> Premises:
+    """The premises with what the tensors on the host have got, if there is an allocation."""
+    if outcome.ledger is None:
+        return premises
+    return premises.hosting({entry.tensor: entry.size for entry in outcome.ledger.entries})

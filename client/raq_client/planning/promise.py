@@ -1,0 +1,86 @@
+"""A promise of memory: what the weights of a model may take of a device on which it is to run with a given context."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+import numpy as np
+
+from raq_client.models.model_tables import ModelTable
+from raq_client.planning.memory_shape import memory_shape
+from raq_client.planning.vram import MemoryBudget, Serving, weights_budget
+from raq_client.recipes.moves import stored_size
+from raq_client.recipes.patterns import matching
+from raq_solver.allocation import Allocation
+from raq_solver.constraints import Constraint, Pin, Region
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.losses import LossTable
+from raq_solver.problem import Problem
+
+_HOST_BITS: Final = Fraction(17, 2)
+"""Most bits of tensors on the host that have no type in a base: those of Q8_0, next to lossless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """A device's memory in bytes, how the model runs there, and patterns of tensors kept on the host.
+
+    With `host_memory` (bytes) both sides are solved for together, each within its own; without it the tensors on the
+    host are pinned.
+    """
+
+    memory: int
+    serving: Serving
+    host: tuple[str, ...] = ()
+    host_memory: int | None = None
+
+
+def memory_budget(promise: Promise, table: ModelTable) -> MemoryBudget:
+    """What the promise leaves for weights on the device. Raises InvalidInput if that is nothing."""
+    return weights_budget(promise.memory, memory_shape(table), promise.serving)
+
+
+def host_pins(
+    promise: Promise | None, losses: LossTable, candidates: Mapping[str, Sequence[str]], base: Allocation | None
+) -> tuple[Pin, ...]:
+    """A pin for each tensor on the host, which costs the device nothing; none where the host has a memory of its own.
+
+    At the base's type where there is one, else the largest of its candidates with no more bits than Q8_0.
+    """
+    patterns = () if promise is None or promise.host_memory is not None else promise.host
+    pins = []
+    for name in matching(patterns, losses.tensors, "--host") if patterns else ():
+        possible = sorted(candidates[name], key=lambda one: stored_size(name, one, losses))
+        most = _HOST_BITS * int(losses.weights[losses.row_of[name]]) / 8
+        small = [one for one in possible if stored_size(name, one, losses) <= most] or possible[:1]
+        in_base = None if base is None else base.types[name]
+        chosen = in_base if in_base in possible else small[-1]
+        pins.append(Pin((name,), chosen, reason="--host: takes nothing of the device"))
+    return tuple(pins)
+
+
+def sides(promise: Promise | None, losses: LossTable, device: MemoryBudget | None) -> tuple[Region, ...]:
+    """What the tensors on the host may take, and all others of the device; nothing where the host's are pinned.
+
+    Raises InvalidInput if every tensor is on the host.
+    """
+    if promise is None or promise.host_memory is None or device is None:
+        return ()
+    hosted = matching(promise.host, losses.tensors, "--host")
+    rest = tuple(name for name in losses.tensors if name not in set(hosted))
+    if not rest:
+        raise InvalidInput(Fault("--host", "every tensor is on the host; then there is nothing to promise of a device"))
+    return (
+        Region(rest, device.weights, reason="--vram: what is left of the device"),
+        Region(hosted, promise.host_memory, reason="--host-memory"),
+    )
+
+
+def candidates_of(losses: LossTable, constraints: Sequence[Constraint]) -> dict[str, list[str]]:
+    """The types that each tensor may still get under constraints (ties not regarded)."""
+    allowed = Problem(losses, 0, tuple(constraints)).allowed()
+    return {
+        name: [losses.quant_types[column] for column in np.flatnonzero(row)]
+        for name, row in zip(losses.tensors, allowed, strict=True)
+    }

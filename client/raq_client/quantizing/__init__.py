@@ -1,0 +1,1 @@
+"""The native kernels at work on model files: errors measured, files written."""

@@ -1,0 +1,276 @@
+"""Measuring a model: the error of every tensor at every quant type, by quantizing with the kernels that write files.
+
+Rules
+- Weights are read and measured a chunk of rows at a time; nothing of the size of a tensor is ever held.
+- Each measured tensor is one line appended to a file of the cache folder, named by what the numbers depend on. The
+  same measurement is therefore never made twice, and an interrupted one goes on where it stopped.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+import raq_native
+from raq_client.importance.imatrix import Importance
+from raq_client.models.model_file import ModelFile
+from raq_client.models.model_tables import NUMBERS, numbers_text, table_of
+from raq_client.models.quantizable import candidates
+from raq_client.quantizing.devices import CPU, Device
+from raq_client.quantizing.quantize import Effort, refusals_named, row_chunks
+from raq_client.quantizing.row_sample import RowSums, draw_rows, estimate_errors
+from raq_native import _raq_native
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.profile import Profile
+from raq_solver.quant_types import QuantType
+from raq_solver.tensors import Tensor
+
+Progress = Callable[[int, int], None]
+"""Told after each chunk: weights done, weights in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorErrors:
+    """Relative output errors of one tensor by type name, and Σ h W² in squared activation units.
+
+    `sampling_errors` are the standard errors of those that are estimates from a sample of the rows.
+    """
+
+    errors: Mapping[str, float]
+    energy: float
+    sampling_errors: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How to measure: on `rows` rows of each matrix, None for all; `threads` 0 means one per processor.
+
+    `device` is for whole tensors; the few rows of a sample are measured on the processor.
+    """
+
+    effort: Effort = "fast"
+    threads: int = 0
+    rows: int | None = None
+    device: Device = CPU
+
+
+def measure_profile(
+    model: ModelFile,
+    importance: Importance | None,
+    quant_types: Sequence[QuantType],
+    *,
+    effort: Effort = "fast",
+    threads: int = 0,
+    device: Device = CPU,
+    rows: int | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """The profile of a model: relative error of every tensor at every type it may be stored as.
+
+    With `rows` (at least 2), that many of each matrix are measured instead of all, and the profile holds the
+    standard errors of that.
+
+    Raises InvalidInput when the model can't be read, the importance is not of this model, or `rows` is too small.
+    """
+    if rows is not None and rows < 2:
+        raise InvalidInput(Fault("rows", f"{rows} of each matrix; it takes 2 to tell how much rows differ"))
+    method = Method(effort, threads, rows, device)
+    offered = {tensor.name: _offered(model, tensor, importance, quant_types) for tensor in model.tensors}
+    columns = _columns(offered)
+    key = _key(model, importance, columns, method)
+    store = Store(cache / f"{key}.jsonl" if cache is not None else None)
+    total = sum(tensor.weights for tensor in model.tensors)
+    done = 0
+    measured: list[TensorErrors] = []
+    for tensor in model.tensors:
+        known = store.get(tensor.name)
+        if known is None:
+            report = None if progress is None else _shifted(progress, done, total)
+            known = measure_tensor(model, tensor, importance, offered[tensor.name], method, report)
+            store.add(tensor.name, known)
+        measured.append(known)
+        done += tensor.weights
+        if progress is not None:
+            progress(done, total)
+    device.release()
+    return _profile(model, importance, columns, measured, method)
+
+
+def measure_tensor(
+    model: ModelFile,
+    tensor: Tensor,
+    importance: Importance | None,
+    types: Sequence[QuantType],
+    method: Method,
+    progress: Callable[[int], None] | None = None,
+) -> TensorErrors:
+    """Relative errors of one tensor at these types; its own type has none."""
+    searched = [q.name for q in types if q != tensor.source_type]
+    if not searched:
+        found = TensorErrors({}, 0.0)
+    elif method.rows is not None and method.rows < tensor.rows // tensor.matrices:
+        found = _sampled(model, tensor, importance, searched, method)
+    else:
+        found = _measured(model, tensor, importance, searched, method, progress)
+    own = {tensor.source_type.name: 0.0} if tensor.source_type in types else {}
+    return replace(found, errors={**found.errors, **own})
+
+
+def weight_chunks(
+    model: ModelFile, tensor: Tensor, importance: Importance | None
+) -> Iterator[tuple[int, Float32[np.ndarray, "rows length"], Float32[np.ndarray, " length"] | None]]:
+    """First row, weights and the importance of their columns, a chunk of rows of one matrix at a time."""
+    per_matrix = None if importance is None else importance.rows(tensor)
+    for matrix, first, last in row_chunks(tensor):
+        weights = np.ascontiguousarray(model.weights(tensor, first, last))
+        yield first, weights, None if per_matrix is None else per_matrix[matrix]
+
+
+def _measured(
+    model: ModelFile,
+    tensor: Tensor,
+    importance: Importance | None,
+    types: Sequence[str],
+    method: Method,
+    progress: Callable[[int], None] | None,
+) -> TensorErrors:
+    """Errors of all rows."""
+    squared: dict[str, list[float]] = {name: [] for name in types}
+    energies = []
+    done = 0
+    for first, weights, columns in weight_chunks(model, tensor, importance):
+        with refusals_named(tensor, weights, range(first, first + len(weights))):
+            sums = method.device.call(
+                raq_native.measure_errors, types, weights, columns, threads=method.threads, effort=method.effort
+            )
+        for name, found in zip(types, sums, strict=True):
+            squared[name].append(found.weighted_squared_error)
+        energies.append(sums[0].weighted_energy)
+        done += weights.size
+        if progress is not None:
+            progress(done)
+    energy = math.fsum(energies)
+    return TensorErrors(
+        {name: math.fsum(parts) / energy if energy > 0 else 0.0 for name, parts in squared.items()}, energy
+    )
+
+
+def _sampled(
+    model: ModelFile, tensor: Tensor, importance: Importance | None, types: Sequence[str], method: Method
+) -> TensorErrors:
+    """Estimates from some rows of each matrix."""
+    assert method.rows is not None, "a sample was asked for"
+    per_matrix = None if importance is None else importance.rows(tensor)
+    rows = tensor.rows // tensor.matrices
+    matrices = []
+    for matrix in range(tensor.matrices):
+        draw = draw_rows(tensor.name, matrix, rows, method.rows)
+        places = (matrix * rows + draw.places).tolist()
+        weights = np.concatenate([model.weights(tensor, place, place + 1) for place in places])
+        columns = None if per_matrix is None else per_matrix[matrix]
+        with refusals_named(tensor, weights, places):
+            sums = raq_native.measure_rows(types, weights, columns, threads=method.threads, effort=method.effort)
+        matrices.append(RowSums(draw, sums[:, :, 0], sums[0, :, 1]))
+    found = estimate_errors(matrices)
+    by_name = dict(zip(types, found.errors.tolist(), strict=True))
+    return TensorErrors(by_name, found.energy, dict(zip(types, found.standard_errors.tolist(), strict=True)))
+
+
+def kernels_digest() -> str:
+    """Digest of the native extension: other kernels may make other errors."""
+    return hashlib.sha256(Path(str(_raq_native.__file__)).read_bytes()).hexdigest()[:16]
+
+
+class Store:
+    """Measured tensors in a file of lines, or in memory when there is no file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, TensorErrors] = {}
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    read = json.loads(line)
+                    self._known[read["tensor"]] = TensorErrors(read["errors"], read["energy"], read["sampling_errors"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line cut short by a crash: that tensor is measured again
+
+    def get(self, name: str) -> TensorErrors | None:
+        """What is known of a tensor."""
+        return self._known.get(name)
+
+    def add(self, name: str, found: TensorErrors) -> None:
+        """Remember a tensor, in the file at once."""
+        self._known[name] = found
+        if self._path is None:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"tensor": name} | asdict(found))
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _offered(
+    model: ModelFile, tensor: Tensor, importance: Importance | None, quant_types: Sequence[QuantType]
+) -> tuple[QuantType, ...]:
+    """The types asked for that this tensor may get; staying what it is is always possible."""
+    known = importance is not None and importance.rows(tensor) is not None
+    wanted = (*quant_types, tensor.source_type)
+    return candidates(tensor, wanted, architecture=model.architecture, has_importance=known)
+
+
+def _columns(offered: Mapping[str, Sequence[QuantType]]) -> tuple[QuantType, ...]:
+    """All types that some tensor may get, largest first."""
+    found = {q for types in offered.values() for q in types}
+    return tuple(sorted(found, key=lambda q: (-q.bits_per_weight, q.name)))
+
+
+def _key(model: ModelFile, importance: Importance | None, columns: Sequence[QuantType], method: Method) -> str:
+    parts = [model.fingerprint(), importance.digest() if importance is not None else "none"]
+    parts += [method.effort, f"{method.rows} rows", kernels_digest()]
+    parts += [q.name for q in columns]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+
+def _shifted(progress: Progress, done: int, total: int) -> Callable[[int], None]:
+    return lambda part: progress(done + part, total)
+
+
+def _profile(
+    model: ModelFile,
+    importance: Importance | None,
+    columns: Sequence[QuantType],
+    rows: Sequence[TensorErrors],
+    method: Method,
+) -> Profile:
+    errors = np.array([[row.errors.get(q.name, np.inf) for q in columns] for row in rows])
+    doubts = np.array([[row.sampling_errors.get(q.name, 0.0) for q in columns] for row in rows])
+    unknown = np.full(len(rows), np.nan)
+    provenance = {
+        "model": model.name,
+        "architecture": model.architecture,
+        "fingerprint": model.fingerprint(),
+        "imatrix": "none" if importance is None else importance.digest(),
+        "calibration": "" if importance is None else ", ".join(importance.datasets),
+        "effort": method.effort,
+        "kernels": kernels_digest(),
+        NUMBERS: numbers_text(table_of(model)),
+    }
+    if method.rows is not None:
+        provenance["rows"] = f"at most {method.rows} rows of each matrix"
+    return Profile(
+        model.tensors,
+        tuple(columns),
+        errors,
+        np.array([row.energy for row in rows]),
+        unknown,
+        unknown.copy(),
+        provenance,
+        sampling_errors=None if method.rows is None else doubts,
+    )

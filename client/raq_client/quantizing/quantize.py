@@ -1,0 +1,185 @@
+"""Carry an allocation out: from a model file to a model file with the types that the allocation says.
+
+Rules
+- A tensor whose type does not change is copied byte for byte.
+- Rows are quantized a chunk at a time, each chunk inside one matrix, so that every expert has its own importance and
+  memory does not grow with the model.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+import raq_native
+from raq_client.importance.imatrix import Importance, check_against
+from raq_client.models.file_types import file_type_of
+from raq_client.models.gguf_header import Value
+from raq_client.models.model_file import ModelFile
+from raq_client.models.model_writer import Progress, WrittenModel, write_model
+from raq_client.models.quantizable import is_quantizable, needs_importance
+from raq_client.quantizing.devices import CPU, Device
+from raq_solver.allocation import Allocation
+from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
+from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.tensors import Tensor
+
+CHUNK_WEIGHTS: Final = 4 * 2**20
+"""Weights quantized at a time: 16 MiB as float32."""
+CUDA_CHUNK_WEIGHTS: Final = 64 * 2**20
+"""The same on CUDA devices, so that they need not wait for each other or for the next call: 256 MiB."""
+
+Effort = Literal["fast", "best"]
+_LLAMA_TEXT_BYTES: Final = 127
+"""What llama-quantize cuts text in its metadata to."""
+
+
+def quantize_model(
+    model: ModelFile,
+    allocation: Allocation,
+    importance: Importance | None,
+    out: Path,
+    *,
+    threads: int = 0,
+    effort: Effort = "fast",
+    device: Device = CPU,
+    force: bool = False,
+    progress: Progress = lambda _name, _size: None,
+    metadata: Mapping[str, Value] | None = None,
+) -> WrittenModel:
+    """Write `model` to `out` with the types of `allocation`, which names every tensor.
+
+    `threads` 0 means one per processor; on a CUDA `device` they do not matter. `metadata` is written beside what
+    llama-quantize and raq say of the file.
+    Raises InvalidInput with every tensor that can't have its type, and as `write_model` does.
+    """
+    chosen = resolved_types(model, allocation, has_importance=importance is not None)
+    if importance is not None:
+        check_against(importance, model.tensors, ())
+
+    def blocks(tensor: Tensor, wanted: QuantType) -> Iterator[UInt8[np.ndarray, "rows size"]]:
+        if wanted == tensor.source_type:
+            return _copied(model, tensor)
+        rows = None if importance is None else importance.rows(tensor)
+        return _quantized(model, tensor, wanted, rows, threads, effort, device)
+
+    keys = quantization_metadata(chosen, importance) | dict(metadata or {})
+    types = {tensor.name: wanted for tensor, wanted in chosen.items()}
+    written = write_model(out, model, types, blocks, metadata=keys, force=force, progress=progress)
+    device.release()
+    return written
+
+
+def resolved_types(model: ModelFile, allocation: Allocation, *, has_importance: bool) -> dict[Tensor, QuantType]:
+    """The type of each tensor in file order.
+
+    Raises InvalidInput with every tensor that is missing, unknown or can't have its type.
+    """
+    names = [tensor.name for tensor in model.tensors]
+    faults = [
+        Fault(name, f"in the allocation, but not a tensor of {model.path}{near_misses(name, names)}")
+        for name in allocation.types.keys() - set(names)
+    ]
+    chosen = {}
+    for tensor in model.tensors:
+        wanted = allocation.types.get(tensor.name)
+        if wanted is None:
+            faults.append(Fault(tensor.name, "has no quant type in the allocation"))
+        elif wanted == tensor.source_type.name:
+            chosen[tensor] = tensor.source_type
+        else:
+            chosen[tensor] = quant_type(wanted)
+            faults += _type_faults(model, tensor, chosen[tensor], has_importance=has_importance)
+    raise_faults(faults)
+    return chosen
+
+
+def planned_size(chosen: Mapping[Tensor, QuantType]) -> int:
+    """Bytes of tensor data that these types make."""
+    return sum(wanted.size(tensor.weights) for tensor, wanted in chosen.items())
+
+
+def quantization_metadata(chosen: Mapping[Tensor, QuantType], importance: Importance | None) -> dict[str, Value]:
+    """What llama-quantize writes about a quantized file, and raq's provenance.
+
+    Source: llama_model_quantize_impl and tools/quantize/quantize.cpp of llama.cpp 0c1e57098.
+    """
+    keys: dict[str, Value] = {"general.quantization_version": 2, "general.file_type": file_type_of(chosen).number}
+    if importance is not None:
+        keys["quantize.imatrix.file"] = _cut(importance.source)
+        if importance.datasets:
+            keys["quantize.imatrix.dataset"] = _cut(importance.datasets[0])
+        keys["quantize.imatrix.entries_count"] = len(importance.entries)
+        if importance.chunk_count:
+            keys["quantize.imatrix.chunks_count"] = importance.chunk_count
+        keys["raq.importance.sha256"] = importance.digest()
+    lines = "".join(f"{tensor.name}={wanted.name}\n" for tensor, wanted in chosen.items())
+    return keys | {"raq.version": version("raq"), "raq.allocation.sha256": hashlib.sha256(lines.encode()).hexdigest()}
+
+
+def row_chunks(tensor: Tensor, chunk_weights: int = CHUNK_WEIGHTS) -> Iterator[tuple[int, int, int]]:
+    """(matrix, first row, last row) of chunks of at most so many weights, but a row at least, in order."""
+    rows = tensor.rows // tensor.matrices
+    step = max(1, chunk_weights // tensor.row_length)
+    for matrix in range(tensor.matrices):
+        for first in range(0, rows, step):
+            yield matrix, matrix * rows + first, matrix * rows + min(first + step, rows)
+
+
+@contextmanager
+def refusals_named(tensor: Tensor, weights: Float32[np.ndarray, "rows length"], rows: Sequence[int]) -> Iterator[None]:
+    """Turn what the kernels refuse of these rows of a tensor into a fault that names the tensor and the place."""
+    try:
+        yield
+    except ValueError as error:
+        bad = np.argwhere(~np.isfinite(weights))
+        if not bad.size:
+            raise InvalidInput(Fault(tensor.name, f"can't be quantized: {error}")) from error
+        row, column = bad[0].tolist()
+        what = f"weight {column} of row {rows[row]} is {weights[row, column]}; get the model file again, it is damaged"
+        raise InvalidInput(Fault(tensor.name, what)) from error
+
+
+def _copied(model: ModelFile, tensor: Tensor) -> Iterator[UInt8[np.ndarray, "rows size"]]:
+    for _, first, last in row_chunks(tensor):
+        yield model.stored(tensor, first, last)
+
+
+def _quantized(
+    model: ModelFile,
+    tensor: Tensor,
+    wanted: QuantType,
+    importance: Float32[np.ndarray, "matrices length"] | None,
+    threads: int,
+    effort: Effort,
+    device: Device,
+) -> Iterator[UInt8[np.ndarray, "rows size"]]:
+    for matrix, first, last in row_chunks(tensor, CHUNK_WEIGHTS if device.name == "cpu" else CUDA_CHUNK_WEIGHTS):
+        columns = None if importance is None else importance[matrix]
+        weights = np.ascontiguousarray(model.weights(tensor, first, last))
+        with refusals_named(tensor, weights, range(first, last)):
+            blocks = device.call(raq_native.quantize, wanted.name, weights, columns, threads=threads, effort=effort)
+        yield blocks
+
+
+def _type_faults(model: ModelFile, tensor: Tensor, wanted: QuantType, *, has_importance: bool) -> list[Fault]:
+    if not is_quantizable(tensor, model.architecture):
+        return [
+            Fault(tensor.name, f"stays {tensor.source_type.name}: llama.cpp can't use such tensors as {wanted.name}")
+        ]
+    if not wanted.fits(tensor.row_length):
+        return [Fault(tensor.name, f"rows of {tensor.row_length} weights can't be stored as {wanted.name}")]
+    if wanted.name not in {known.name for known in raq_native.QUANT_TYPES}:
+        return [Fault(tensor.name, f"raq has no quantizer for {wanted.name}")]
+    if needs_importance(wanted, tensor.name) and not has_importance:
+        return [Fault(tensor.name, f"{wanted.name} needs importance; give an imatrix, or a larger type")]
+    return []
+
+
+def _cut(text: str) -> str:
+    return text.encode()[:_LLAMA_TEXT_BYTES].decode(errors="ignore")

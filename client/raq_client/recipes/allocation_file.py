@@ -1,0 +1,63 @@
+"""Allocations that people and programs hand in: the JSON that `solve --json` prints, or llama.cpp's override lines."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from raq_client.files.profile_file import faults_of
+from raq_client.models.quantizable import is_quantizable
+from raq_client.recipes.overrides import read_overrides, resolve
+from raq_solver.allocation import Allocation
+from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
+from raq_solver.quant_types import CATALOGUE, quant_type
+from raq_solver.tensors import Tensor
+
+
+class _Solved(BaseModel):
+    """The part of `solve --json` that an allocation needs; the rest may be there."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    allocation: dict[str, str]
+
+
+def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "") -> Allocation:
+    """The allocation in a file, for a model with these tensors; a tensor it does not name keeps its type.
+
+    Raises InvalidInput with every unknown type; tensors are checked where the allocation is carried out.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error
+    given = _from_json(text, path) if text.lstrip().startswith("{") else _from_overrides(text, tensors, architecture)
+    known = {tensor.name: tensor.source_type.name for tensor in tensors}
+    faults = [
+        Fault(type_name, f"the type of {name}: no such quant type{near_misses(type_name, CATALOGUE)}")
+        for name, type_name in given.items()
+        if type_name.upper() not in CATALOGUE and type_name != known.get(name)
+    ]
+    raise_faults(faults)
+    return Allocation(known | {name: _spelled(type_name) for name, type_name in given.items()})
+
+
+def _spelled(type_name: str) -> str:
+    """The type's name as the catalogue spells it; a type the model has and raq does not know stays as it is."""
+    return quant_type(type_name).name if type_name.upper() in CATALOGUE else type_name
+
+
+def _from_overrides(text: str, tensors: Sequence[Tensor], architecture: str) -> dict[str, str]:
+    """What llama.cpp would make of the lines: they reach quantizable tensors only."""
+    names = [tensor.name for tensor in tensors if is_quantizable(tensor, architecture)]
+    return {name: chosen.name for name, chosen in resolve(read_overrides(text), names).items()}
+
+
+def _from_json(text: str, path: Path) -> dict[str, str]:
+    try:
+        return _Solved.model_validate(json.loads(text)).allocation
+    except json.JSONDecodeError as error:
+        raise InvalidInput(Fault(str(path), f"not JSON: {error}")) from error
+    except ValidationError as error:
+        raise InvalidInput(faults_of(error, str(path), "an allocation")) from None

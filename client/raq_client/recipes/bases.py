@@ -1,0 +1,69 @@
+"""Bases by name: a mixture of llama.cpp's, overrides laid over one, a GGUF file, an allocation, or a recipe."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from raq_client.models.file_types import FILE_TYPES
+from raq_client.recipes.recipe_file import FORMAT, Base, Recipe, read_recipe
+from raq_solver.errors import Fault, InvalidInput
+
+Counting = Literal["llama.cpp", "resolved"]
+
+
+def base_recipe(
+    name: str,
+    *,
+    overrides: Path | None = None,
+    counting: Counting = "llama.cpp",
+    pure: bool = False,
+    has_importance: bool = True,
+) -> Recipe:
+    """The recipe that a base's name stands for.
+
+    `name` is a file type (Q4_K_M), the name or file of a recipe, a GGUF file (its own types), what `solve --json`
+    printed, or a file of override lines (other tensors stay as they are). `overrides`, a file of such lines, is laid
+    over a mixture as llama-quantize does, or with `counting` "resolved" without shifting the types of other tensors.
+
+    Raises InvalidInput for names that are none of these, and for overrides over anything but a mixture.
+    """
+    if name.upper() in FILE_TYPES:
+        mixture = FILE_TYPES[name.upper()].name
+        title = mixture if overrides is None else f"{mixture} with {overrides.name}"
+        lines = () if overrides is None else tuple(_text(overrides).split())
+        base = Base(mixture=mixture, importance=has_importance, overrides=lines, counting=counting, pure=pure)
+        return Recipe(format=FORMAT, name=title, base=base)
+    if overrides is not None or pure:
+        what = "overrides and pure can be laid over a mixture only, such as Q4_K_M"
+        raise InvalidInput(Fault(name, what))
+    path = Path(name)
+    if path.is_file() and not _is_recipe(path):
+        return Recipe(format=FORMAT, name=path.name, base=Base(file=path))
+    return read_recipe(name)
+
+
+def reference(name: str, recipe: Recipe) -> Base:
+    """What a further recipe says as its base to start from this one, read from `name`. Paths become absolute."""
+    if name.upper() in FILE_TYPES:
+        return recipe.base
+    path = Path(name)
+    if path.is_file() and not _is_recipe(path):
+        return Base(file=path.resolve())
+    return Base(recipe=str(path.resolve()) if path.exists() else name)
+
+
+def _is_recipe(path: Path) -> bool:
+    if path.suffix != ".json":
+        return path.suffix == ".toml"
+    try:
+        content = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise InvalidInput(Fault(str(path), f"not JSON: {error}")) from error
+    return isinstance(content, dict) and "allocation" not in content
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error

@@ -1,0 +1,132 @@
+r"""Allocations as llama.cpp reads them: `--tensor-type-file` lines `PATTERN=TYPE`.
+
+llama-quantize lower-cases a pattern, searches it anywhere in the name as an ECMAScript regular expression, and takes
+the first that is found; words are separated by white space, a pattern ends at the first `=`. So `output.weight` alone
+would hit every `attn_output.weight` too: patterns written here are escaped and anchored, `^output\.weight$`.
+Tensors that no pattern names fall to the mixture of the file type, which shifts as others are named; so the text
+written here names every quantizable tensor, and is meant for `--pure` with the base type.
+Source: tools/quantize/quantize.cpp and src/llama-quant.cpp of llama.cpp 0c1e57098.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from raq_client.models.file_types import FILE_TYPES, FileType, commonest_type
+from raq_client.models.quantizable import is_quantizable
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.tensors import Tensor
+
+_SPECIAL: Final = frozenset("^$\\.*+?()[]{}|")
+_FLOATS: Final = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """One line: tensors in whose name `pattern` is found get this type."""
+
+    pattern: str
+    quant_type: QuantType
+
+    def matches(self, name: str) -> bool:
+        """Whether llama.cpp would apply the line to the tensor of that name."""
+        return re.search(self.pattern.lower(), name) is not None
+
+    def __str__(self) -> str:
+        return f"{self.pattern}={self.quant_type.name}"
+
+
+def exact_pattern(name: str) -> str:
+    """A pattern that matches this name: anchored, escaped, and proof against lower-casing.
+
+    Capitals, `=` and white space can't stand in a pattern; any character is let through in their place.
+    """
+    return f"^{''.join(_escaped(character) for character in name)}$"
+
+
+def overrides_for(types: Mapping[Tensor, QuantType], architecture: str = "") -> tuple[Override, ...]:
+    """A line for every quantizable tensor, in file order. Raises InvalidInput if two names can't be told apart."""
+    quantizable = {tensor.name: chosen for tensor, chosen in types.items() if is_quantizable(tensor, architecture)}
+    overrides = [Override(exact_pattern(name), chosen) for name, chosen in quantizable.items()]
+    loose = [(override, name) for override, name in zip(overrides, quantizable, strict=True) if name != name.lower()]
+    faults = [
+        Fault(name, f"llama.cpp's patterns can't tell it from {other}")
+        for override, name in loose
+        for other in quantizable
+        if other != name and override.matches(other)
+    ]
+    raise_faults(faults)
+    return tuple(overrides)
+
+
+def override_text(overrides: Iterable[Override]) -> str:
+    """The lines of a `--tensor-type-file`; it has no room for comments."""
+    return "".join(f"{override}\n" for override in overrides)
+
+
+def pure_base(types: Mapping[Tensor, QuantType], architecture: str = "") -> FileType:
+    """The file type to give llama-quantize with `--pure`: that of the commonest quantized type.
+
+    It must be a quantized one (F16 makes llama-quantize ignore every override) that llama-quantize has a name for.
+    """
+    possible = {
+        tensor: chosen
+        for tensor, chosen in types.items()
+        if is_quantizable(tensor, architecture) and chosen.name not in _FLOATS and _named(chosen) is not None
+    }
+    named = _named(commonest_type(possible)) if possible else None
+    return named or FILE_TYPES["Q8_0"]
+
+
+def read_overrides(text: str) -> tuple[Override, ...]:
+    """Read `PATTERN=TYPE` words. Raises InvalidInput with a fault for each word that llama-quantize would refuse."""
+    overrides = []
+    faults = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        for word in line.split():
+            try:
+                overrides.append(_override(word))
+            except InvalidInput as error:
+                faults += [Fault(f"line {number}", f"{word}: {fault.what}") for fault in error.faults]
+    raise_faults(faults)
+    return tuple(overrides)
+
+
+def resolve(overrides: Sequence[Override], names: Iterable[str]) -> dict[str, QuantType]:
+    """The type that the overrides give each name; names that none matches are left out. The first match wins."""
+    # Compiled once: Python keeps only a few hundred patterns, and there may be a line for each of 1,300 tensors.
+    compiled = [(re.compile(override.pattern.lower()), override.quant_type) for override in overrides]
+    return {
+        name: first
+        for name in names
+        if (first := next((chosen for pattern, chosen in compiled if pattern.search(name)), None)) is not None
+    }
+
+
+def _override(word: str) -> Override:
+    pattern, separator, type_name = word.partition("=")
+    if not pattern or not separator:
+        raise InvalidInput(Fault(word, "not PATTERN=TYPE (llama.cpp knows no comments)"))
+    with warnings.catch_warnings():
+        # Python warns of POSIX classes such as [[:digit:]], which it would read as something else.
+        warnings.simplefilter("error")
+        try:
+            re.compile(pattern.lower())
+        except (re.error, Warning) as error:
+            raise InvalidInput(Fault(word, f"not a regular expression: {error}")) from None
+    return Override(pattern, quant_type(type_name))
+
+
+def _named(chosen: QuantType) -> FileType | None:
+    """The file type whose base this is, if llama-quantize takes its name (NVFP4 it does not)."""
+    found = (file_type for file_type in FILE_TYPES.values() if file_type.base == chosen and chosen.name != "NVFP4")
+    return next(found, None)
+
+
+def _escaped(character: str) -> str:
+    if character.isupper() or character.isspace() or character == "=":
+        return "."
+    return f"\\{character}" if character in _SPECIAL else character

@@ -1,0 +1,127 @@
+"""The frontier of a model for people and programs: rows, CSV, a plot, and llama.cpp's mixtures beside it."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from raq_client.reports.report import bpw_text
+from raq_solver.allocation import Allocation, account
+from raq_solver.budget import bits_per_weight
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.losses import LossTable
+from raq_solver.profile import Profile
+from raq_solver.sweep import Point
+
+COLUMNS = ("capacity_bytes", "bytes", "bits_per_weight", "loss", "bound", "gap", "lambda", "termination", "changes")
+
+
+@dataclass(frozen=True, slots=True)
+class Landmark:
+    """A known allocation on the same axes: bytes, and loss in the table's unit."""
+
+    name: str
+    size: int
+    loss: float
+
+
+def point_to_dict(point: Point, weights: int) -> dict[str, Any]:
+    """A point as plain data. Sizes in bytes; lambda in loss per byte."""
+    return {
+        "capacity_bytes": point.capacity_bytes,
+        "bytes": point.size,
+        "bits_per_weight": float(bits_per_weight(point.size, weights)) if point.size and weights else None,
+        "loss": point.loss,
+        "bound": point.bound,
+        "gap": point.gap,
+        "lambda": point.multiplier,
+        "termination": point.termination.name.lower(),
+        "changes": [f"{change.tensor}: {change.before} -> {change.after}" for change in point.changes],
+    }
+
+
+def to_csv(points: Sequence[Point], weights: int) -> str:
+    """The frontier as CSV, one line a point; changes as their number."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for point in points:
+        row = point_to_dict(point, weights)
+        writer.writerow(row | {"changes": len(row["changes"])})
+    return text.getvalue()
+
+
+def mixture_landmarks(profile: Profile, table: LossTable) -> Iterator[Landmark]:
+    """llama.cpp's mixtures that the table can price: every tensor's type must be among those offered."""
+    from raq_client.models.file_types import FILE_TYPES
+    from raq_client.models.model_tables import ModelTable
+    from raq_client.recipes.mixtures import mixture
+
+    model = ModelTable(
+        profile.provenance.get("model", ""), profile.provenance.get("architecture", ""), profile.tensors, {}
+    )
+    for name, file_type in FILE_TYPES.items():
+        types = mixture(model, file_type, has_importance=profile.has_importance)
+        try:
+            ledger = account(Allocation({t.name: q.name for t, q in types.items()}), table, 0)
+        except InvalidInput:
+            continue  # a type that was not looked at
+        yield Landmark(name, ledger.size, ledger.loss)
+
+
+def frontier_table(points: Sequence[Point], bend: Point | None, table: LossTable, most: int) -> RenderableType:
+    """The frontier, at most so many evenly spread points of it."""
+    shown = Table(box=None, header_style="dim", pad_edge=False)
+    titles = ("bpw", "bytes", "loss", "gap", "price of a byte", "changes")
+    for title in titles:
+        shown.add_column(title, justify="right")
+    shown.add_column("")
+    step = max(1, -(-len(points) // most))
+    for index, point in enumerate(points):
+        if index % step and point is not bend and index != len(points) - 1:
+            continue
+        if point.size is None or point.loss is None:
+            shown.add_row("", f"{point.capacity_bytes:,}", "", "", "", "", point.termination.value)
+            continue
+        bits = bpw_text(bits_per_weight(point.size, table.total_weights)) if table.total_weights else ""
+        figures = f"{point.loss:.5g}", f"{point.gap or 0:.1g}", f"{point.multiplier:.3g}", str(len(point.changes))
+        shown.add_row(bits, f"{point.size:,}", *figures, "knee" if point is bend else "")
+    return shown
+
+
+def plot_frontier(
+    path: Path, points: Sequence[Point], bend: Point | None, landmarks: Sequence[Landmark], table: LossTable
+) -> None:
+    """Draw loss over bits per weight (bytes when weights are not known), the knee marked, into an SVG or PNG file.
+
+    Raises InvalidInput when matplotlib is not installed or the name ends otherwise.
+    """
+    if path.suffix not in (".svg", ".png"):
+        raise InvalidInput(Fault(str(path), "a plot's name ends in .svg or .png"))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        what = "needs matplotlib: pip install 'raq[plot]'"
+        raise InvalidInput(Fault("--plot", what)) from None
+    scale = 8 / table.total_weights if table.total_weights else 1.0
+    known = [(p.size * scale, p.loss) for p in points if p.size is not None and p.loss]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*zip(*known, strict=True), marker=".", label="proven optimum")
+    shown = [mark for mark in landmarks if known[0][0] <= mark.size * scale <= known[-1][0] and mark.loss > 0]
+    axes.plot([mark.size * scale for mark in shown], [mark.loss for mark in shown], "x", label="llama.cpp's mixtures")
+    for mark in shown:
+        axes.annotate(mark.name, (mark.size * scale, mark.loss), textcoords="offset points", xytext=(4, 4), fontsize=8)
+    if bend is not None and bend.size is not None and bend.loss:
+        axes.plot([bend.size * scale], [bend.loss], "o", fillstyle="none", label="knee")
+    axes.set_yscale("log")
+    axes.set_xlabel("bits per weight" if table.total_weights else "bytes")
+    axes.set_ylabel(f"predicted loss ({table.source})")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

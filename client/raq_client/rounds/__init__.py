@@ -1,0 +1,1 @@
+"""Deciding again by what was measured: the gate, refining, ladders."""

@@ -1,0 +1,1 @@
+"""Who answers questions: a server, or this process."""
