@@ -38,6 +38,5 @@ def test_full_and_sampled(types: str) -> None:
         stated = found.sampling_shares[measured]
         print(
             f"rows {rows or 'all'}: {taken:.2f} s; away from the full measurement: median {np.median(away):.2%}, "
-            f"largest {away.max():.2%}; stated standard error: median {np.median(stated):.2%}, "
-            f"largest {stated.max():.2%}"
+            f"largest {away.max():.2%}; standard error: median {np.median(stated):.2%}, largest {stated.max():.2%}"
         )

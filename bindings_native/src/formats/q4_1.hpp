@@ -16,7 +16,7 @@ struct AffineScales {
 template <int high>
 RAQ_INLINE AffineScales affine_codes(const Float* x, const Float* h, Unit unit, Effort effort, Int* codes) {
   Float weight;
-  const AffineFit fit = fit_affine<32, true>(x, h, high, simple_affine_search(effort), weight);
+  const AffineFit fit = fit_affine<32, true>(x, h, high, simple_affine_search(effort, high), weight);
   const AffineScales stored{store_scale(fit.scale, unit), store_scale(fit.base, unit)};
   const Float inverse = inverse_or_zero(stored.d.value);
   for (int k = 0; k < 32; ++k)
