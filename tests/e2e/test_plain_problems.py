@@ -83,10 +83,10 @@ def test_every_fault_is_said(
 
 def test_the_smallest_size_for_a_loss(tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = client("solve", "-m", model_path, "--types", "Q8_0,Q4_0", "--max-loss", "0.05", "--json").json
-    assert found["loss"] <= 0.05
+    found = client("solve", "-m", model_path, "--types", "Q8_0,Q4_0", "--max-loss", "0.005", "--json").json
+    assert found["loss"] <= 0.005
     smaller = client("solve", "-m", model_path, "--types", "Q8_0,Q4_0", "-b", f"{found['bytes'] - 1}B", "--json").json
-    assert smaller["loss"] > 0.05
+    assert smaller["loss"] > 0.005
     impossible = client("solve", "-m", model_path, "--types", "Q8_0,Q4_0", "-b", "4.6", "--max-loss", "0.001")
     assert impossible.code == 4
     assert "the least that can be reached" in impossible.err

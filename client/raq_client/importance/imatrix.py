@@ -117,15 +117,13 @@ def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Seq
     """
     by_name = {tensor.name: tensor for tensor in tensors}
     extra = tuple(name for name in importance.entries if name not in by_name)
-    faults = []
+    known = {name: entry for name, entry in importance.entries.items() if name in by_name}
+    faults = [fault for name, entry in known.items() for fault in _shape_faults(importance, by_name[name], entry)]
     if 2 * len(extra) > len(importance.entries):
         faults += [Fault(name, f"in {_title(importance)}, but not a tensor of this model") for name in extra]
-    for name, entry in importance.entries.items():
-        if name in by_name:
-            faults += _shape_faults(importance, by_name[name], entry)
     raise_faults(faults)
     missing = tuple(tensor.name for tensor in wanted if importance.rows(tensor) is None)
-    silent = {name: int((e.counts == 0).sum()) for name, e in importance.entries.items() if name in by_name}
+    silent = {name: int((entry.counts == 0).sum()) for name, entry in known.items()}
     return Coverage(missing, extra, MappingProxyType({name: count for name, count in silent.items() if count}))
 
 
