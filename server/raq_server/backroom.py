@@ -64,7 +64,10 @@ class Backroom:
         """The answer of the store. Raises ServiceUnavailable when it does not come."""
         running = asyncio.get_running_loop().run_in_executor(self._threads, question)
         try:
-            return await asyncio.wait_for(running, _SECONDS)
+            async with asyncio.timeout(
+                _SECONDS
+            ):  # not wait_for, which in Python 3.11 loses a cancellation now and then
+                return await running
         except TimeoutError:
             self._metrics.store_errors.inc()
             raise ServiceUnavailable("the server's store does not answer; try again later") from None
@@ -100,7 +103,8 @@ class Backroom:
         self._threads.shutdown(wait=False, cancel_futures=True)
         # A connection that is given back after the store was closed would stay open until it is collected.
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.to_thread(self._threads.shutdown), _END_SECONDS)
+            async with asyncio.timeout(_END_SECONDS):
+                await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self.store.close)
 
 

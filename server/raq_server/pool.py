@@ -131,7 +131,8 @@ class Pool:
         worker = Worker()
         self._all.add(worker)
         try:
-            await asyncio.wait_for(worker.start(), _START_SECONDS)
+            async with asyncio.timeout(_START_SECONDS):
+                await worker.start()
         except asyncio.CancelledError:
             raise  # closing: `close` ends it
         except BaseException:

@@ -81,7 +81,8 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
         whole, chunks, size = 0, [], 0
         while True:
             try:
-                part = await asyncio.wait_for(anext(parts, None), self._idle_seconds)
+                async with asyncio.timeout(self._idle_seconds):
+                    part = await anext(parts, None)
             except TimeoutError:
                 raise DeadlineExceeded("the next part of the profile did not come in time") from None
             if part is None:

@@ -66,7 +66,8 @@ class SolverCalls:
             async with aclosing(self._answers(method, request, context)) as answers:
                 async for answer in answers:
                     try:
-                        await asyncio.wait_for(context.write(answer), self.idle_seconds)
+                        async with asyncio.timeout(self.idle_seconds):
+                            await context.write(answer)
                     except TimeoutError:
                         raise DeadlineExceeded("the answers were not read in time") from None
 

@@ -205,6 +205,23 @@ def test_the_store_is_closed_after_the_last_who_asks_it(url: str) -> None:
     assert not held
 
 
+def test_a_call_that_ends_as_the_store_answers_has_ended(url: str) -> None:
+    go_on = threading.Event()
+
+    async def test() -> None:
+        backroom = Backroom(Store(engine_of(url)), Metrics())
+        asking = asyncio.create_task(backroom.ask(lambda: go_on.wait(60)))
+        await asyncio.sleep(0.01)
+        go_on.set()
+        time.sleep(0.1)  # noqa: ASYNC251  # the answer and the end reach the event loop together
+        asyncio.get_running_loop().call_soon(asking.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await backroom.close()
+
+    asyncio.run(test())
+
+
 def test_two_servers_share_a_store(url: str) -> None:
     made = profile(seed=41)
     with serving(database=url) as one, serving(database=url) as other:
