@@ -2,10 +2,14 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import client
+
+from raq_client.files.profile_file import save_profile
+from services import profile
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +28,16 @@ def test_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     loss, bound = map(float, re.findall(r"(?:loss|below) ([\d.e-]+)", capsys.readouterr().out))
     assert bound <= loss * (1 + 1e-9)
     assert bound >= 0.95 * loss
+
+
+def test_the_service_from_python(server_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_profile(profile(seed=7), tmp_path / "model.profile.json")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(from pathlib import Path\n\nimport raq_client\n.*?)```", README, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(compile(block.replace("127.0.0.1:8433", server_address), "README", "exec"), found)
+    assert found["ledger"].size <= found["ledger"].capacity
+    assert set(found["allocation"].types) == {tensor.name for tensor in profile(seed=7).tensors}
 
 
 def test_every_command_shown_exists() -> None:
