@@ -90,6 +90,7 @@ def ladder(
             context=checks.check_context,
             effort=measure.effort,
             threads=measure.threads,
+            device=sources.device,
             library=checks.libllama,
             force=force,
         )

@@ -12,6 +12,7 @@ from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.model_tables import ModelTable
 from raq_client.planning.plan import Plan
+from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.quantize import Effort, quantize_model
 from raq_client.recipes.recipe_file import Recipe
 from raq_client.recipes.recipe_steps import carry_out
@@ -63,6 +64,7 @@ class Route:
     context: int = engine.DEFAULT_CONTEXT
     effort: Effort = "fast"
     threads: int = 0
+    device: Device = CPU
     library: Path | None = None
     force: bool = False
 
@@ -178,6 +180,7 @@ def _written(rung: Rung, route: Route, progress: Progress | None) -> Path:
         route.path(rung),
         threads=route.threads,
         effort=route.effort,
+        device=route.device,
         force=route.force,
         progress=advance,
         metadata={"raq.ladder": rung.name},
