@@ -77,6 +77,18 @@ def test_better_worse_and_the_same(model_path: Path, tmp_path: Path, text: Path)
     assert "worse" in back.out
 
 
+def test_long_windows_show_the_divergence_by_position(model_path: Path, tmp_path: Path, text: Path) -> None:
+    quantized = tmp_path / "q.gguf"
+    assert client("run", model_path, "-b", "4.5", "-o", quantized).code == 0
+    arguments = ("check", quantized, "-m", model_path, "-t", text, "--windows", "2")
+    long = client(*arguments, "--context", "600")
+    assert long.code == 0, long.err
+    assert "KL at positions 300–" in long.out
+    usual = client(*arguments, "--context", "512")
+    assert "KL at positions" not in usual.out
+    assert client(*arguments, "--context", "512", "--json").json["overall"]["kl_by_position"]
+
+
 def test_importance_is_collected(model_path: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "i.gguf"
     arguments = ("imatrix", "collect", model_path, "-t", data / "gsm8k.calibration.txt", "--windows", "4")

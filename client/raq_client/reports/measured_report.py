@@ -12,6 +12,10 @@ from raq_client.checking.statistics import Estimate
 from raq_client.sensitivities.sensitivity import Sensitivities
 
 
+USUAL_CONTEXT: Final = 512
+"""Tokens of a window in llama-perplexity; in longer ones the divergence may drift, and its course is shown."""
+
+
 def check_table(report: CheckReport) -> RenderableType:
     """The figures of a check, one column for all texts, for each domain, and for each text when there are several."""
     columns = {"all texts": report.overall} if len(report.texts) != 1 else {}
@@ -23,7 +27,7 @@ def check_table(report: CheckReport) -> RenderableType:
         table.add_column(_short(name), justify="right")
     for title, read in _CHECK_ROWS:
         table.add_row(f"[dim]{title}[/dim]", *(read(summary) for summary in columns.values()))
-    for part, place in enumerate(report.overall.kl_by_position):
+    for part, place in enumerate(report.overall.kl_by_position if report.context > USUAL_CONTEXT else ()):
         title = f"KL at positions {place.first}–{place.last}"
         found = (_with_error(summary.kl_by_position[part].kl, digits=6) for summary in columns.values())
         table.add_row(f"[dim]{title}[/dim]", *found)
