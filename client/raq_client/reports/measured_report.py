@@ -11,7 +11,6 @@ from raq_client.checking.comparison import Comparison, Difference
 from raq_client.checking.statistics import Estimate
 from raq_client.sensitivities.sensitivity import Sensitivities
 
-
 USUAL_CONTEXT: Final = 512
 """Tokens of a window in llama-perplexity; in longer ones the divergence may drift, and its course is shown."""
 
