@@ -15,11 +15,12 @@ from raq_solver.errors import InvalidInput
 CALIBRATION = Text("calibration", (DATA / "gsm8k.calibration.txt").read_text())
 
 
-def _largest_difference(found: Importance, expected: Importance) -> float:
+def _differences(found: Importance, expected: Importance) -> np.ndarray:
+    """Relative differences of all values; counts are equal."""
     assert set(found.entries) == set(expected.entries)
     for name, entry in expected.entries.items():
         np.testing.assert_array_equal(found.entries[name].counts, entry.counts)
-    return max(float(abs(found.entries[name].sums / entry.sums - 1).max()) for name, entry in expected.entries.items())
+    return np.concatenate([abs(found.entries[name].sums / entry.sums - 1) for name, entry in expected.entries.items()])
 
 
 def test_added_as_llama_imatrix_adds_every_value_is_its_value() -> None:
@@ -35,21 +36,26 @@ def test_added_as_llama_imatrix_adds_every_value_is_its_value() -> None:
         windows = model.tokenize(CALIBRATION.content)[: 100 * 512].reshape(100, 512)
         for _ in model.observe_products(windows, lambda name: name.startswith("blk."), add, least_tokens=16):
             pass
-    assert _largest_difference(Importance(rounded.entries(), (), 100, 512), witness) < 1e-4
-    assert _largest_difference(Importance(exact.entries(), (), 100, 512), witness) < 5e-4
+    assert _differences(Importance(rounded.entries(), (), 100, 512), witness).max() < 1e-4
+    assert _differences(Importance(exact.entries(), (), 100, 512), witness).max() < 5e-4
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the larger data beside the repository")
-@pytest.mark.parametrize(("size", "tolerance"), [("4M", 1e-4), ("18M", 2e-4)])
+@pytest.mark.parametrize(("size", "tolerance"), [("4M", 1e-4), ("18M", 5e-4)])
 @pytest.mark.parametrize(("domain", "file"), [("gsm8k", "gsm8k.train.part.txt"), ("wiki", "wikitext2.train.part.txt")])
 def test_both_models_and_texts_against_llama_imatrix(size: str, tolerance: float, domain: str, file: str) -> None:
-    """Added in the same order, what is left are the activations of another build of libllama: more in deeper layers."""
+    """Added in the same order, what is left are the activations of another build of libllama: more in deeper layers.
+
+    On the larger model 18 of 49,152 values are further off than 1e-4.
+    """
     text = Text(file, (SHARED / "text" / file).read_text())
     model = SHARED / "models" / f"wiki-math-{size}-f16.gguf"
     found = collect(model, [text], windows=100, sums="float32", threads=2)
     witness = read_importance(SHARED / "imatrix" / f"wiki-math-{size}.{domain}.imatrix.gguf")
-    assert _largest_difference(found, witness) < tolerance
+    differences = _differences(found, witness)
+    assert differences.max() < tolerance
+    assert np.quantile(differences, 0.999) < 1e-4
     assert (found.chunk_count, found.chunk_size) == (witness.chunk_count, witness.chunk_size)
 
 
@@ -121,7 +127,7 @@ def test_an_interrupted_collection_goes_on_where_it_was_saved() -> None:
     resumed = collect(
         MODEL, texts, context=64, threads=2, resume=saved[-1], progress=lambda done, of: steps.append((done, of))
     )
-    assert _largest_difference(resumed, whole) < 1e-6
+    assert _differences(resumed, whole).max() < 1e-6
     assert (resumed.chunk_count, resumed.datasets) == (whole.chunk_count, ("a", "b"))
     assert steps[0] == (51, whole.chunk_count)
 
