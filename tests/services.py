@@ -65,10 +65,10 @@ def problem(tensors: int = 3, types: int = 2, seed: int = 0) -> Problem:
 
 
 def hard_problem(seed: int = 0) -> Problem:
-    """A problem that takes much longer than any test: losses all but proportional to sizes, no common unit."""
+    """A problem that takes half a minute or more: losses all but proportional to sizes, no common unit."""
     random = np.random.default_rng(seed)
     sizes = np.cumsum(random.integers(10**5, 10**7, (400, 12)), axis=1)
-    losses = (sizes.max(axis=1, keepdims=True) - sizes) * 1e-9 + random.random(sizes.shape) * 1e-9
+    losses = (sizes.max(axis=1, keepdims=True) - sizes) * 1e-9 + random.random(sizes.shape) * 1e-8
     names, types = tuple(f"t{i}" for i in range(400)), tuple(f"Q{i}" for i in range(12))
     return Problem(LossTable(names, types, sizes[:, -1] * 2, sizes, losses), int(sizes.mean(axis=1).sum()))
 

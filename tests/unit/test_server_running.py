@@ -15,6 +15,7 @@ from raq_proto import convert
 from raq_proto.errors import Overloaded
 from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_server import RunningServer
+from raq_solver.knapsack import Termination
 from services import alive, hard_problem, problem, serving, wait_until
 
 HARD, ALSO_HARD = (
@@ -94,6 +95,18 @@ def test_a_worker_that_dies_is_an_error_of_one_call(running: RunningServer, chan
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     with connect(running.address) as client:
         assert client.solve(problem(seed=4)).ledger is not None
+
+
+@pytest.mark.slow
+def test_the_best_found_comes_before_the_deadline(server_address: str) -> None:
+    request = solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(hard_problem(5)))
+    with grpc.insecure_channel(server_address) as channel:
+        answer = solver_service_pb2_grpc.SolverServiceStub(channel).Solve(request, timeout=10)
+    outcome = convert.outcome_from_proto(answer.outcome)
+    assert outcome.termination is Termination.FEASIBLE
+    assert outcome.ledger is not None
+    assert outcome.bound is not None
+    assert outcome.bound <= outcome.ledger.loss
 
 
 def test_an_asynchronous_client_cancels_too(server_apart: tuple[str, str]) -> None:

@@ -12,6 +12,9 @@ namespace {
 constexpr int rows_between_cuts = 18;
 constexpr int fewest_rows_to_cut = 12;
 // By measurement on the real instances; results do not depend on them.
+constexpr std::size_t layers_waiting =
+    8;  // states on the stack, in largest layers, at which parts are smallest
+constexpr std::size_t fewest_part_states = 1024;
 
 using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds between_pauses{100};
@@ -37,13 +40,15 @@ class Search {
  private:
   std::vector<State> extended(const Layer& layer, const Relaxation& relaxation);
   void children(const Layer& layer);
-  void push_halves(Layer layer);
+  std::size_t part_states() const;
+  void push_parts(Layer layer);
   std::vector<Pick> picks(const Kept& core) const;
 
   const Question& question_;
   double best_;
   std::optional<Find> find_;
   std::vector<Layer> stack_;
+  std::size_t waiting_ = 0;  // states on the stack
 };
 
 // The states one row further that may still lead to something better. Notes the best solution met.
@@ -81,12 +86,18 @@ std::vector<State> Search::extended(const Layer& layer, const Relaxation& relaxa
 void Search::children(const Layer& layer) {
   Layer child{layer.table, layer.depth + 1, {}, 0.0, layer.trace, layer.rows_since_cut + 1};
   child.states = extended(layer, relaxation_from(layer.table->steps, layer.depth + 1));
-  if (!child.states.empty()) push_halves(std::move(child));
+  if (!child.states.empty()) push_parts(std::move(child));
 }
 
-// Puts the layer on the stack; one that is too large as halves with the more promising one last, which is
-// taken first.
-void Search::push_halves(Layer layer) {
+// The most states of one part: fewer, the more wait on the stack, so that memory stays bounded.
+std::size_t Search::part_states() const {
+  const std::size_t largest = question_.largest_layer, bound = layers_waiting * largest;
+  const std::size_t room = bound > waiting_ ? (bound - waiting_) / layers_waiting : 0;
+  return std::max(room, std::min(fewest_part_states, largest));
+}
+
+// Puts the layer on the stack; one that is too large in parts, the most promising last, which is taken first.
+void Search::push_parts(Layer layer) {
   const std::int32_t row = layer.table->names[layer.depth - 1];
   const auto push = [&](std::vector<State> states) {
     Trace trace;
@@ -100,18 +111,23 @@ void Search::push_halves(Layer layer) {
       part.bound = std::min(part.bound, state.bound);
     }
     part.trace = std::make_shared<const Trace>(std::move(trace));
+    waiting_ += part.states.size();
     stack_.push_back(std::move(part));
   };
-  if (layer.states.size() <= question_.largest_layer) return push(std::move(layer.states));
+  const std::size_t most = part_states();
+  if (layer.states.size() <= most) return push(std::move(layer.states));
   std::vector<State> promising = std::move(layer.states);
-  const auto middle = promising.begin() + static_cast<std::ptrdiff_t>(promising.size() / 2);
   std::stable_sort(promising.begin(), promising.end(),
                    [](const State& one, const State& other) { return one.bound < other.bound; });
-  const auto smaller = [](const State& one, const State& other) { return one.size < other.size; };
-  std::sort(promising.begin(), middle, smaller);
-  std::sort(middle, promising.end(), smaller);
-  push({middle, promising.end()});
-  push({promising.begin(), middle});
+  for (std::size_t end = promising.size(); end > 0;) {
+    const std::size_t start = (end - 1) / most * most;
+    const auto at = promising.begin();
+    std::vector<State> part(at + static_cast<std::ptrdiff_t>(start), at + static_cast<std::ptrdiff_t>(end));
+    std::sort(part.begin(), part.end(),
+              [](const State& one, const State& other) { return one.size < other.size; });
+    push(std::move(part));
+    end = start;
+  }
 }
 
 std::vector<Pick> Search::picks(const Kept& core) const {
@@ -140,6 +156,7 @@ Answer Search::run(const Kept& core) {
   const Clock::time_point start = Clock::now();
   Clock::time_point paused = start;
   stack_.push_back({core.table, 0, {{core.size, core.loss, 0.0, -1, 0}}, 0.0, nullptr, 0});
+  waiting_ = 1;
   while (!stack_.empty()) {
     if (since(start) > question_.seconds) {
       double bound = best_;
@@ -152,6 +169,7 @@ Answer Search::run(const Kept& core) {
     }
     Layer layer = std::move(stack_.back());
     stack_.pop_back();
+    waiting_ -= layer.states.size();
     const std::int32_t left = layer.table->rows.count() - layer.depth;
     if (layer.rows_since_cut >= rows_between_cuts && left >= fewest_rows_to_cut)
       layer = cut(layer, question_.capacity, best_);

@@ -21,8 +21,8 @@ TOLERANCE: Final = 1e-12
 """Solutions that differ by less than this, relative to their excess loss, count as equally good: sums of a few
 thousand floats are not more exact."""
 
-LARGEST_LAYER = 1 << 20
-"""States of the search, some forty bytes each, above which it goes on with half of them first."""
+LARGEST_LAYER = 1 << 18
+"""States of the search, some forty bytes each, above which it goes on with the most promising ones first."""
 
 
 def solve(knapsack: Knapsack, limits: Limits) -> KnapsackSolution:
