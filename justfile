@@ -52,6 +52,10 @@ generate:
 lock:
     {{python}} -m uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-header --no-annotate --no-emit-index-url -o .ci/requirements.lock
 
+# Allocations on models with real weights, which are fetched and kept; options as in tests/bench/bench_real.py.
+bench-real *arguments:
+    {{python}} tests/bench/bench_real.py {{arguments}}
+
 # Figures; each bench prints a table.
 bench *arguments:
     {{python}} -m pytest -m bench --benchmark-enable -s tests/bench {{arguments}}

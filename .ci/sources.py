@@ -1,4 +1,4 @@
-"""Check the ceilings of the house: files of at most 300 lines, function bodies of at most 40.
+"""Check the ceilings of the house: files of at most 400 lines, function bodies of at most 40.
 
 Usage: python .ci/sources.py
 """
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILE_LINES = 300
+FILE_LINES = 400
 FUNCTION_LINES = 40
 SUFFIXES = (".py", ".cpp", ".hpp", ".cu", ".cuh", ".proto")
 GENERATED = ("_pb2.py", "_pb2_grpc.py")

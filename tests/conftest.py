@@ -41,6 +41,12 @@ def imatrix_path() -> Path:
 
 
 @pytest.fixture(scope="session")
+def fisher_path() -> Path:
+    """The same with Fisher information."""
+    return DATA / "wiki-math-4M.gsm8k.fisher.imatrix.gguf"
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The larger data beside a developer's checkout; tests that need it are skipped where it is not."""
     if not SHARED_DATA.is_dir():

@@ -22,6 +22,7 @@ LossModel = Callable[[Profile], LossTable]
 _MEASURED: Final = "measured sensitivity"
 _RESIDUAL: Final = "relative output error, sensitivity by share of the residual stream"
 _PRIOR: Final = "relative output error, sensitivity by role and place"
+_FISHER: Final = "Fisher information"
 
 
 WIDE_BLOCK: Final = 256
@@ -51,9 +52,11 @@ def prior(profile: Profile) -> LossTable:
 
 
 def residual(profile: Profile) -> LossTable:
-    """L = s × E with s from each tensor's share of the residual stream (raq_solver.residual), about nats per token.
+    """L = s × E with s from each tensor's share of the residual stream (raq_solver.residual).
 
-    Needs importance and a dense model; raises InvalidInput where it does not apply.
+    Needs importance and a dense model. On small trained models the unit is about nats per token; on real ones, whose
+    few massive activations carry the energy, it is 20 to 1,000 times too small, so only comparisons mean something.
+    Raises InvalidInput where it does not apply.
     """
     found = residual_sensitivities(profile)
     if isinstance(found, str):
@@ -86,19 +89,53 @@ def measured(profile: Profile) -> LossTable:
     return _table(profile, np.where(known, profile.sensitivities, median), source, in_use=True)
 
 
+def fisher(profile: Profile) -> LossTable:
+    """L = Σ_ij F_ij (W - Ŵ)_ij², the KL divergence to second order by the Fisher information F, nats per token.
+
+    Nothing in it is fitted: one pass back through the model gives F for every weight (raq_client.curvature). Tensors
+    of which nothing is known (experts that no token reached, blocks that are not run) get the sensitivity of `prior` in
+    the scale of the others. Raises InvalidInput where no Fisher information was collected.
+    """
+    if profile.fisher is None:
+        what = "holds no Fisher information; raq-client imatrix collect makes importance files that do"
+        raise InvalidInput(Fault("profile", what))
+    energies, by_names = profile.fisher.energies, role_sensitivities(profile.tensors)
+    known = np.isfinite(energies)
+    counted = known & (energies > 0)
+    scale = float(np.exp(np.median(np.log(energies[counted] / by_names[counted])))) if counted.any() else 1.0
+    sensitivities = np.where(known, energies, scale * by_names)
+    errors = np.where(np.isfinite(profile.relative_errors), profile.relative_errors, 0.0)
+    losses = np.where(np.isnan(profile.fisher.losses), sensitivities[:, None] * errors, profile.fisher.losses)
+    losses += sensitivities[:, None] * input_rounding(profile)
+    windows = profile.provenance.get("fisher", "")
+    return _finished(profile, losses, f"{_FISHER}, from {windows}" if windows else _FISHER)
+
+
 LOSS_MODELS: Final[Mapping[str, LossModel]] = MappingProxyType(
-    {"residual": residual, "prior": prior, "relative": relative, "activation": activation, "measured": measured}
+    {
+        "fisher": fisher,
+        "residual": residual,
+        "prior": prior,
+        "relative": relative,
+        "activation": activation,
+        "measured": measured,
+    }
 )
 """The loss models by name."""
 
 
 def is_in_nats(table: LossTable) -> bool:
     """Whether the losses are predicted KL divergences, to be set against a measured one; others only rank."""
-    return table.source.startswith((_MEASURED, _RESIDUAL))
+    return table.source.startswith((_FISHER, _MEASURED))
 
 
 def default_loss_model(profile: Profile) -> LossModel:
-    """`measured` where the profile holds sensitivities, else `residual` where it applies, else `prior`."""
+    """`fisher` where there is Fisher information, else `measured` where there are sensitivities.
+
+    With neither: `residual` where it applies, else `prior`.
+    """
+    if profile.fisher is not None:
+        return fisher
     if np.isfinite(profile.sensitivities).any():
         return measured
     return prior if isinstance(residual_sensitivities(profile), str) else residual
@@ -133,15 +170,20 @@ def _table(
     profile: Profile, factors: Float64[np.ndarray, " tensors"], source: str, *, in_use: bool = False
 ) -> LossTable:
     errors = profile.relative_errors + input_rounding(profile) if in_use else profile.relative_errors
-    losses = np.full(errors.shape, np.inf)
+    losses = np.zeros(errors.shape)
     np.multiply(factors[:, None], errors, out=losses, where=np.isfinite(errors))
+    return _finished(profile, losses, source)
+
+
+def _finished(profile: Profile, losses: Float64[np.ndarray, "tensors types"], source: str) -> LossTable:
+    """The table of these losses; what a tensor can't be is not offered."""
     foreign = profile.provenance.get("errors", "")  # said where errors are not of this model's weights
     return LossTable(
         tensors=tuple(tensor.name for tensor in profile.tensors),
         quant_types=tuple(quant_type.name for quant_type in profile.quant_types),
         weights=profile.weights,
         sizes=profile.sizes,
-        losses=losses,
+        losses=np.where(np.isfinite(profile.relative_errors), losses, np.inf),
         source="; ".join(filter(None, (source, f"errors {foreign}" if foreign else "", _sampling(profile)))),
     )
 

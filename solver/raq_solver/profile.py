@@ -21,6 +21,18 @@ from raq_solver.tensors import Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class FisherLosses:
+    """What the Fisher information of a model's weights says that quantizing them costs.
+
+    `losses` [tensors × types]: Σ_ij F_ij (W - Ŵ)_ij² in nats per token; NaN where the type is not possible or nothing
+    is known of the tensor. `energies`: Σ_ij F_ij W_ij² in nats per token, NaN where nothing is known.
+    """
+
+    losses: Float64[np.ndarray, "tensors types"]
+    energies: Float64[np.ndarray, " tensors"]
+
+
+@dataclass(frozen=True, eq=False)
 class Profile:
     """Measured facts of one model.
 
@@ -29,7 +41,7 @@ class Profile:
     unit of relative error, NaN where not measured; `sensitivity_errors` their standard errors.
     `provenance` says what the numbers were made from (digests, versions), for the report. `sampling_errors`
     [tensors × types]: standard errors of the relative errors where only some rows were measured, 0 where all were;
-    None when all rows of all tensors were.
+    None when all rows of all tensors were. `fisher`: losses by Fisher information; None where none was collected.
 
     Raises InvalidInput with every fault.
     """
@@ -42,6 +54,7 @@ class Profile:
     sensitivity_errors: Float64[np.ndarray, " tensors"]
     provenance: Mapping[str, str] = field(default_factory=dict)
     sampling_errors: Float64[np.ndarray, "tensors types"] | None = None
+    fisher: FisherLosses | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
@@ -91,17 +104,24 @@ class Profile:
 
     def _arrays(self) -> tuple[np.ndarray, ...]:
         always = self.relative_errors, self.energies, self.sensitivities, self.sensitivity_errors
-        return always if self.sampling_errors is None else (*always, self.sampling_errors)
+        sampled = () if self.sampling_errors is None else (self.sampling_errors,)
+        fisher = () if self.fisher is None else (self.fisher.losses, self.fisher.energies)
+        return (*always, *sampled, *fisher)
 
     def _faults(self) -> list[Fault]:
         shape = (len(self.tensors), len(self.quant_types))
         arrays = self._arrays()
-        if [array.shape for array in arrays] != [shape, shape[:1], shape[:1], shape[:1], shape][: len(arrays)]:
+        expected = [shape, shape[:1], shape[:1], shape[:1]]
+        expected += [] if self.sampling_errors is None else [shape]
+        expected += [] if self.fisher is None else [shape, shape[:1]]
+        if [array.shape for array in arrays] != expected:
             shapes = ", ".join(str(array.shape) for array in arrays)
             return [Fault("profile", f"{shape[0]} tensors × {shape[1]} types, but arrays have shapes {shapes}")]
         faults = []
         if self.sampling_errors is not None and not (self.sampling_errors >= 0).all():
             faults.append(Fault("profile", "holds a standard error that is negative or not a number"))
+        if self.fisher is not None and any((each < 0).any() or np.isinf(each).any() for each in self._arrays()[-2:]):
+            faults.append(Fault("profile", "holds a loss by Fisher information that is negative or infinite"))
         for row, tensor in enumerate(self.tensors):
             errors = self.relative_errors[row]
             if np.isnan(errors).any() or (errors < 0).any():

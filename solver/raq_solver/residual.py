@@ -54,6 +54,8 @@ def residual_sensitivities(profile: Profile) -> Float64[np.ndarray, " tensors"] 
         return "it was measured without importance"
     if any(tensor.matrices > 1 for tensor in profile.tensors):
         return "it has expert tensors, whose share of the residual stream is not known"
+    if _has_norms_after_blocks({tensor.name for tensor in profile.tensors}):
+        return "its half blocks' outputs are normalized before they are added, so that their energy says nothing"
     energy = {tensor.name: float(e) for tensor, e in zip(profile.tensors, profile.energies, strict=True)}
     embedding = next((t for t in profile.tensors if t.name == "token_embd.weight"), None)
     blocks = _writers(energy)
@@ -62,6 +64,17 @@ def residual_sensitivities(profile: Profile) -> Float64[np.ndarray, " tensors"] 
     first = energy[embedding.name] / embedding.rows
     shares = _shares(np.array([first, *blocks]))
     return np.array([_sensitivity(tensor.name, shares, energy) for tensor in profile.tensors])
+
+
+def _has_norms_after_blocks(names: set[str]) -> bool:
+    """Whether what a half block adds to the stream goes through a norm of its own first (gemma2, gemma3, olmo2).
+
+    In other models (qwen35) post_attention_norm is what the feed-forward reads: there is no ffn_norm beside it.
+    """
+    return "blk.0.post_ffw_norm.weight" in names or {
+        "blk.0.post_attention_norm.weight",
+        "blk.0.ffn_norm.weight",
+    } <= names
 
 
 def _writers(energy: dict[str, float]) -> list[float]:

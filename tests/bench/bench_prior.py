@@ -23,7 +23,7 @@ from raq_client.models.file_types import FILE_TYPES
 from raq_client.models.model_file import open_model
 from raq_client.models.model_tables import ModelTable, guessed_architecture
 from raq_client.models.model_tables import table_of as model_table
-from raq_client.planning.plan import chosen_types
+from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.reference_errors import error_of_published
 from raq_client.recipes.mixtures import mixture, tensor_bytes

@@ -12,7 +12,7 @@ from machine import header
 from gguf_files import SHARED
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import open_model
-from raq_client.planning.plan import chosen_types
+from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 
 pytestmark = pytest.mark.bench

@@ -23,7 +23,8 @@ from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.file_types import FILE_TYPES
 from raq_client.models.model_file import open_model
 from raq_client.models.model_tables import table_of
-from raq_client.planning.plan import chosen_loss, chosen_types
+from raq_client.models.type_choice import chosen_types
+from raq_client.planning.plan import chosen_loss
 from raq_client.quantizing.measure import measure_profile
 from raq_client.recipes.mixtures import mixture, tensor_bytes
 from raq_solver.allocation import Allocation, account

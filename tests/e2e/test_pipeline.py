@@ -148,10 +148,10 @@ def test_refining_never_ends_worse(
 
 
 def test_prediction_mixture_and_manifest_are_told(
-    tmp_path: Path, model_path: Path, imatrix_path: Path, text: Path
+    tmp_path: Path, model_path: Path, fisher_path: Path, text: Path
 ) -> None:
     out, manifest = tmp_path / "out.gguf", tmp_path / "manifest.json"
-    arguments = ("run", model_path, "-b", "5.0", "-i", imatrix_path, "-t", text, "-o", out, "--windows", "3")
+    arguments = ("run", model_path, "-b", "5.0", "-i", fisher_path, "-t", text, "-o", out, "--windows", "3")
     found = client(*arguments, "--against", "Q4_K_M", "--manifest", manifest, "--json")
     assert found.code == 0, found.err
     assert 0.3 < found.json["prediction"]["ratio"] < 3
@@ -159,5 +159,5 @@ def test_prediction_mixture_and_manifest_are_told(
     assert against["allocation_bytes"] == found.json["file"]["tensor_bytes"] < against["mixture_bytes"]
     kept = json.loads(manifest.read_text(encoding="utf-8"))
     assert kept["outputs"] == {str(out): hashlib.sha256(out.read_bytes()).hexdigest()}
-    assert set(kept["inputs"]) == {str(path) for path in (model_path, imatrix_path, text)}
+    assert set(kept["inputs"]) == {str(path) for path in (model_path, fisher_path, text)}
     assert kept["plan"]["allocation"] == found.json["plan"]["allocation"]

@@ -14,7 +14,7 @@ from gguf_files import DATA, small_model
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
-from raq_client.planning.plan import chosen_types
+from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.devices import CPU, chosen_device
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.quantize import quantize_model

@@ -11,15 +11,15 @@ from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.file_types import file_type
 from raq_client.models.model_file import open_model
 from raq_client.models.model_tables import table_of
+from raq_client.models.type_choice import chosen_types
 from raq_client.planning.plan import Plan, Request, Sources, make_plan
 from raq_client.quantizing.measure import measure_profile
 from raq_client.recipes.mixtures import mixture
 from raq_client.rounds.gate import compare_with_mixture, prediction
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
-from raq_solver.quant_types import CATALOGUE
 
-IMATRIX = DATA / "wiki-math-4M.gsm8k.imatrix.gguf"
+IMATRIX = DATA / "wiki-math-4M.gsm8k.fisher.imatrix.gguf"
 
 
 def _bench() -> Bench:
@@ -28,7 +28,7 @@ def _bench() -> Bench:
 
 def _plan(loss: str) -> Plan:
     model = open_model(MODEL)
-    types = [CATALOGUE[name] for name in ("Q8_0", "Q4_K", "Q2_K")]
+    types = chosen_types(("Q8_0", "Q4_K", "Q2_K"))
     return make_plan(measure_profile(model, read_importance(IMATRIX), types), Request("4.2", loss))
 
 
@@ -39,15 +39,15 @@ def _mixture(name: str) -> Allocation:
 
 def test_only_losses_in_nats_are_set_against_what_was_measured() -> None:
     measured = Estimate(0.02, 0.001, 0.001)
-    found = prediction(_plan("residual").table, 0.025, measured)
+    found = prediction(_plan("fisher").table, 0.025, measured)
     assert found is not None
     assert found.ratio == pytest.approx(1.25)
     assert found.fair
-    poor = prediction(_plan("residual").table, 0.04, measured)
+    poor = prediction(_plan("fisher").table, 0.04, measured)
     assert poor is not None
     assert not poor.fair
     assert prediction(_plan("prior").table, 0.025, measured) is None
-    nothing = prediction(_plan("residual").table, 0.0, Estimate(0.0, 0.0, 0.0))
+    nothing = prediction(_plan("fisher").table, 0.0, Estimate(0.0, 0.0, 0.0))
     assert nothing is not None
     assert math.isnan(nothing.ratio)
     assert not nothing.fair
@@ -79,7 +79,7 @@ def test_the_better_one_is_named() -> None:
 
 
 def test_run_tells_both(capsys: pytest.CaptureFixture[str]) -> None:
-    plan, texts = _plan("residual"), [Text("text", TEXT[:20000])]
+    plan, texts = _plan("fisher"), [Text("text", TEXT[:20000])]
     report = check(MODEL, MODEL, texts, context=128, windows=2, threads=2)
     sources = Sources(MODEL, (str(IMATRIX),), threads=2)
     told = GateOptions("Q2_K").told(plan, report, sources, texts, 4, None, as_json=True)
@@ -96,7 +96,7 @@ def test_an_unknown_mixture_is_refused_at_once() -> None:
 
 
 def test_people_are_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    plan, texts = _plan("residual"), [Text("text", TEXT[:20000])]
+    plan, texts = _plan("fisher"), [Text("text", TEXT[:20000])]
     report = check(MODEL, MODEL, texts, context=128, windows=2, threads=2)  # nothing lost: the prediction is poor
     GateOptions("Q2_K").told(plan, report, Sources(MODEL, (str(IMATRIX),), threads=2), texts, 4, None, as_json=False)
     out = " ".join(capsys.readouterr().out.split())

@@ -8,7 +8,7 @@ import pytest
 
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import open_model
-from raq_client.planning.plan import chosen_types
+from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models import (

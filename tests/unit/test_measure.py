@@ -13,7 +13,7 @@ from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
-from raq_client.planning.plan import chosen_types
+from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
@@ -59,7 +59,7 @@ def test_types_that_do_not_fit_are_replaced_before_solving(tmp_path: Path) -> No
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    profile = measure_profile(open_model(path), None, chosen_types(()))
+    profile = measure_profile(open_model(path), None, chosen_types(("k",)))
     names = [q.name for q in profile.quant_types]
     offered = [{names[i] for i in np.flatnonzero(np.isfinite(row))} for row in profile.relative_errors]
     assert offered == [{"F16", "Q8_0", "Q5_1", "Q5_0", "Q4_0"}, {"F16"}]

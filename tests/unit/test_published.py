@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.models.model_tables import ModelTable, read_table
+from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.reference_errors import NOTE, error_of_published, reference_error, reference_profile
 from raq_client.sensitivities.published import import_sensitivities, read_published
 from raq_solver.errors import InvalidInput
@@ -17,7 +18,7 @@ from raq_solver.quant_types import CATALOGUE
 from raq_solver.role_prior import CREDIT
 from raq_solver.tensors import Tensor
 
-TYPES = (CATALOGUE["Q8_0"], CATALOGUE["Q4_K"], CATALOGUE["Q2_K"])
+TYPES = chosen_types(("Q8_0", "Q4_K", "Q2_K"))
 ROLES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 FLOOR = 0.0004
 

@@ -10,7 +10,7 @@ from gguf_files import small_model
 from raq_client.files.profile_file import load_profile, save_profile
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import ModelFile, open_model
-from raq_client.planning.plan import chosen_types
+from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.row_sample import RowSums, draw_rows, estimate_errors
 from raq_proto.convert.profile import profile_from_proto, profile_to_proto

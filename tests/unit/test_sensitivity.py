@@ -13,6 +13,7 @@ from raq_client.checking.perplexity import Text, measure
 from raq_client.checking.trial import Bench, Trial
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import open_model
+from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.quantize import quantize_model
 from raq_client.sensitivities.sensitivity import Sensitivities, measure_sensitivities
@@ -101,7 +102,7 @@ def test_designs_by_name(design: Design, sizes: list[int]) -> None:
 
 def test_a_profile_takes_the_sensitivities_over(measured: tuple[Sensitivities, Path]) -> None:
     found, _ = measured
-    profile = measure_profile(_bench().model, None, [CATALOGUE["Q8_0"]])
+    profile = measure_profile(_bench().model, None, chosen_types(("Q8_0",)))
     filled = found.applied_to(profile)
     column = {tensor.name: row for row, tensor in enumerate(filled.tensors)}
     assert filled.sensitivities[column["output.weight"]] == found.fit.values[found.tensors.index("output.weight")]
@@ -173,7 +174,7 @@ def test_what_the_residual_stream_foresees_makes_few_evaluations_better(tmp_path
     bench = replace(
         _bench(), texts=[Text("text", (DATA / "gsm8k.calibration.txt").read_text())], windows=8, context=512
     )
-    types = [CATALOGUE[name] for name in ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")]
+    types = chosen_types(("k",))
     profile = measure_profile(bench.model, bench.importance, types)
     probe = CATALOGUE["Q3_K"]
     full = np.log(measure_sensitivities(bench, probe=probe, cache=tmp_path).fit.values)
@@ -192,7 +193,7 @@ def test_what_the_residual_stream_foresees_makes_few_evaluations_better(tmp_path
 
 
 def test_a_profile_foresees_and_offers_only_what_it_can() -> None:
-    types = [CATALOGUE["Q8_0"], CATALOGUE["Q2_K"]]
+    types = chosen_types(("Q8_0", "Q2_K"))
     with_importance = measure_profile(_bench().model, _bench().importance, types)
     assert max(expected := expected_of(with_importance), key=lambda name: expected[name]) == "output.weight"
     without = measure_profile(_bench().model, None, types)

@@ -32,6 +32,7 @@ def probe_type(wanted: QuantType, tensor: Tensor, *, has_importance: bool) -> Qu
 def make_probe(
     weights: Float32[np.ndarray, "matrices rows length"],
     quant_type: QuantType,
+    rounding: Float32[np.ndarray, "matrices length"] | None,
     importance: Float32[np.ndarray, "matrices length"] | None,
     *,
     effort: Effort = "fast",
@@ -39,13 +40,16 @@ def make_probe(
 ) -> Probe:
     """Quantize and dequantize every matrix with the kernels that write files.
 
+    Columns count as `rounding` says when they are quantized, and as `importance` says in the error.
+
     Raises ValueError if the rows do not divide into blocks, or a weight or importance is not finite.
     """
     values = np.empty_like(weights)
     squared = energy = 0.0
     for index, matrix in enumerate(weights):
         columns = None if importance is None else importance[index]
-        blocks = raq_native.quantize(quant_type.name, matrix, columns, threads=threads, effort=effort)
+        rounded_by = None if rounding is None else rounding[index]
+        blocks = raq_native.quantize(quant_type.name, matrix, rounded_by, threads=threads, effort=effort)
         values[index] = raq_native.dequantize(quant_type.name, blocks, matrix.shape[1], threads=threads)
         counted = np.ones(matrix.shape[1]) if columns is None else columns.astype(np.float64)
         squared += float(np.square(values[index] - matrix).sum(axis=0, dtype=np.float64) @ counted)

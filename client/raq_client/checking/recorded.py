@@ -1,6 +1,7 @@
 """The logits of an untouched model, kept to be compared with those of the same model after a change."""
 
 import tempfile
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,8 +26,11 @@ class RecordedLogits:
         self._following = windows[:, scored.start + 1 :]
         shape = (len(windows), scored.stop - scored.start, model.vocabulary)
         self._logits = _room(shape)
+        started = time.monotonic()
         for index, logits in enumerate(model.score_windows(windows)):
             self._logits[index] = logits
+        self.seconds = time.monotonic() - started
+        """Seconds that running the model on all windows took."""
 
     @property
     def tokens(self) -> int:

@@ -87,6 +87,18 @@ class Trial:
             scores = recorded.compare()
         return TrialResult(scores, errors)
 
+    def prepare(self) -> float:
+        """Load the model and record what it says, untouched; gives the seconds that running the windows took.
+
+        Raises InvalidInput if the model can't be loaded or evaluated, or a text is too short.
+        """
+        _, recorded = self._ready()
+        return recorded.seconds
+
+    def compare(self, other: Engine) -> TokenScores:
+        """Scores of another model with this one's vocabulary, a quantized file say, against the untouched model."""
+        return self._ready()[1].compare(other)
+
     def writable(self) -> frozenset[str]:
         """Names of the tensors that can be tried: used by the model and stored as plain floats."""
         model, _ = self._ready()
@@ -96,9 +108,10 @@ class Trial:
         bench = self._bench
         tensor = bench.model.tensor(name)
         rows = None if bench.importance is None else bench.importance.rows(tensor)
+        rounding = None if bench.importance is None else bench.importance.rounding(tensor)
         fitting = probe_type(quant_type, tensor, has_importance=rows is not None)
         weights = self._ready()[0].weights().read(name)
-        return make_probe(weights, fitting, rows, effort=bench.effort, threads=bench.threads)
+        return make_probe(weights, fitting, rounding, rows, effort=bench.effort, threads=bench.threads)
 
     def _original(self, name: str) -> UInt8[np.ndarray, "rows size"]:
         model = self._bench.model

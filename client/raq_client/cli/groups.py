@@ -24,7 +24,8 @@ class MeasureOptions:
         str | None,
         typer.Option(
             "--types",
-            help="Quant types to choose from, with commas between; k, iq and legacy stand for families.",
+            help="Quant types to choose from, with commas between: names, or auto (what fits each tensor), k, iq, "
+            "legacy, all.  [default: auto]",
             show_default=False,
         ),
     ] = None

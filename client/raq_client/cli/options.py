@@ -45,8 +45,8 @@ Loss = Annotated[
     str | None,
     typer.Option(
         "--loss",
-        help="Loss model: measured, residual, prior, relative, activation; the first that applies. prior rests on "
-        "measurements by Thireus, GGUF Tool Suite and its contributors.",
+        help="Loss model: fisher, measured, residual, prior, relative, activation; else what the facts allow. "
+        "prior rests on measurements by Thireus, GGUF Tool Suite and its contributors.",
         show_default=False,
     ),
 ]

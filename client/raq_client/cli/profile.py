@@ -99,7 +99,7 @@ def _sampling(profile: "Profile") -> dict[str, Any] | None:
 def _referenced(model: Path, measure: MeasureOptions) -> "Profile":
     """The profile of a table of shapes."""
     from raq_client.models.model_tables import read_table
-    from raq_client.planning.plan import chosen_types
+    from raq_client.models.type_choice import chosen_types
     from raq_client.quantizing.reference_errors import NOTE, reference_profile
 
     if measure.imatrix:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raq_client.checking.perplexity import Text
 from raq_client.checking.texts import read_texts
 from raq_client.cli import options
 from raq_client.cli.around_options import BaseOptions, MemoryOptions
@@ -17,6 +18,7 @@ from raq_client.cli.groups import AskOptions, CheckOptions, MeasureOptions
 from raq_client.cli.refining import RefineOptions
 from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, plan_dict, plan_for, print_plan
 from raq_client.cli.spread import spread
+from raq_client.cli.trial_options import TrialOptions
 from raq_client.cli.worst_options import WorstOptions
 from raq_client.files.settings import read_settings
 from raq_client.planning.domain_plans import blended
@@ -47,12 +49,13 @@ def run(
     around: BaseOptions,
     memory: MemoryOptions,
     refining: RefineOptions,
+    trial: TrialOptions,
     gate: GateOptions,
     worst: WorstOptions,
 ) -> None:
-    """Quantize MODEL to a budget: measure it, solve, write the file, and check it on text.
+    """Quantize MODEL to a budget: measure it, solve, try the plan against others, write the file, check it on text.
 
-    Without --text the file is written but not checked.
+    Without --text the file is written but not checked, and without any text the plan is carried out untried.
 
     Example: raq-client run model-f16.gguf --budget 5.0 -i imatrix.gguf -t held-out.txt -o model-5bpw.gguf
     """
@@ -73,14 +76,14 @@ def run(
         plan, sources = worst.plan(sources, (), request), blended(sources)
     else:
         plan = plan_for(sources, request)
-    plan = refining.refined(plan, sources, request, tried_on, checks.libllama)
+    plan, result = _refined(plan, sources, request, refining, trial, tried_on or texts, checks, as_json=as_json)
     if not as_json or plan.outcome.allocation is None:
         print_plan(plan, Format.JSON if as_json else Format.TABLE)
     draw_moves(plan, around.plot)
     code = EXIT_CODES[plan.outcome.termination]
     if plan.outcome.allocation is None:
         raise typer.Exit(code)
-    result: dict[str, Any] = {"plan": plan_dict(plan)}
+    result = {"plan": plan_dict(plan)} | result
     if target is not None:
         result["file"] = _quantized(plan, sources, target, force=force, as_json=as_json)
     if target is not None and texts:
@@ -94,6 +97,25 @@ def run(
     if as_json:
         print_json(result)
     raise typer.Exit(code)
+
+
+def _refined(
+    plan: Plan,
+    sources: Sources,
+    request: Request,
+    refining: RefineOptions,
+    trial: TrialOptions,
+    texts: list[Text],
+    checks: CheckOptions,
+    *,
+    as_json: bool,
+) -> tuple[Plan, dict[str, Any]]:
+    """The plan after it was refined, or else tried against others; and what the result says of that."""
+    if plan.compromise is not None:
+        return plan, {}
+    if refining.refine:
+        return refining.refined(plan, sources, request, texts, checks.libllama), {}
+    return trial.tried(plan, sources, request, texts, checks.libllama, as_json=as_json)
 
 
 def _told(report: "CheckReport", *, as_json: bool) -> Any:

@@ -17,7 +17,16 @@ from raq_client.cli.plain import print_plain, smallest_for, solve_plain
 from raq_client.cli.spread import spread
 from raq_client.cli.worst_options import WorstOptions
 from raq_client.files.settings import read_settings
-from raq_client.planning.plan import Plan, Request, Sources, make_plan, model_table, obtain_profile, widened
+from raq_client.planning.plan import (
+    Plan,
+    Request,
+    Sources,
+    make_plan,
+    missing_facts,
+    model_table,
+    obtain_profile,
+    widened,
+)
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.quant_types import stored_type
@@ -117,6 +126,9 @@ def solve(
 def plan_for(sources: Sources, request: Request) -> Plan:
     """The plan for a model or a saved profile, measured behind a progress bar."""
     profile = obtain_profile(widened(sources, request.around), progress_bar)
+    missing = missing_facts(profile)
+    if missing is not None and request.loss is None:
+        say(f"note: {missing}")
     return make_plan(profile, request, model_table(sources, profile))
 
 
@@ -126,6 +138,8 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
     from raq_client.reports.report import outcome_to_dict
 
     found = outcome_to_dict(plan.outcome, plan.table.source) | around_dict(plan)
+    found["quant_types"] = list(plan.table.quant_types)
+    found["missing"] = missing_facts(plan.profile)
     if plan.compromise is not None:
         from raq_client.reports.domain_report import domains_dict
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raq_client.files.atomic_file import atomic_file
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.profile import Profile
+from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import stored_type
 from raq_solver.tensors import Tensor
 
@@ -32,6 +32,8 @@ class _Row(BaseModel):
     sensitivity: Finite | None = None
     sensitivity_error: Finite | None = None
     sampling_errors: tuple[Finite, ...] | None = None
+    fisher_losses: tuple[Finite | None, ...] | None = None
+    fisher_energy: Finite | None = None
 
 
 class _File(BaseModel):
@@ -53,6 +55,7 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
         profile.sensitivities,
         profile.sensitivity_errors,
         [None] * len(profile.tensors) if sampled is None else sampled.tolist(),
+        [(None, None)] * len(profile.tensors) if profile.fisher is None else _fisher_rows(profile.fisher),
         strict=True,
     )
     content = _File(
@@ -69,8 +72,10 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
                 sensitivity=None if np.isnan(sensitivity) else float(sensitivity),
                 sensitivity_error=None if np.isnan(error) else float(error),
                 sampling_errors=sampling_errors,
+                fisher_losses=fisher_losses,
+                fisher_energy=fisher_energy,
             )
-            for tensor, errors, energy, sensitivity, error, sampling_errors in rows
+            for tensor, errors, energy, sensitivity, error, sampling_errors, (fisher_losses, fisher_energy) in rows
         ),
     )
     with atomic_file(path, force=force) as file:
@@ -95,6 +100,9 @@ def load_profile(path: Path) -> Profile:
     sampled = [row.sampling_errors for row in rows if row.sampling_errors is not None]
     if sampled and (len(sampled) < len(rows) or {len(each) for each in sampled} != {width}):
         faults.append(Fault(str(path), f"some tensor lacks sampling_errors for the {width} quant types"))
+    fisher = [row.fisher_losses for row in rows if row.fisher_losses is not None]
+    if fisher and (len(fisher) < len(rows) or {len(each) for each in fisher} != {width}):
+        faults.append(Fault(str(path), f"some tensor lacks fisher_losses for the {width} quant types"))
     if faults:
         raise InvalidInput(faults)
     return Profile(
@@ -108,7 +116,20 @@ def load_profile(path: Path) -> Profile:
         sensitivity_errors=np.array([_or_nan(row.sensitivity_error) for row in rows], dtype=np.float64),
         provenance=content.provenance,
         sampling_errors=np.array(sampled, dtype=np.float64) if sampled else None,
+        fisher=FisherLosses(
+            np.array([[_or_nan(loss) for loss in each] for each in fisher], dtype=np.float64),
+            np.array([_or_nan(row.fisher_energy) for row in rows], dtype=np.float64),
+        )
+        if fisher
+        else None,
     )
+
+
+def _fisher_rows(fisher: FisherLosses) -> list[tuple[tuple[float | None, ...], float | None]]:
+    return [
+        (tuple(None if np.isnan(loss) else float(loss) for loss in losses), None if np.isnan(energy) else float(energy))
+        for losses, energy in zip(fisher.losses, fisher.energies, strict=True)
+    ]
 
 
 def faults_of(error: ValidationError, where: str, what: str) -> list[Fault]:

@@ -4,23 +4,30 @@ Rules
 - What is kept is what llama-imatrix counts: sums of squared inputs, and the number of rows summed. Means follow.
 - Sums of the inputs themselves describe a file where it has them; nothing is quantized by them, so the digest leaves
   them out.
+- Fisher information says how much the output moves with each weight. The digest of the sums leaves it out;
+  `fisher_digest` is its own.
 - A matrix with count 0 is an expert that no token was routed to. Nothing is known of it: it is not unimportant.
 - Sums of one entry lie matrix after matrix, whether the file says so (GGUF) or not (.dat).
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float32
 
+from raq_client.importance.fisher import Fisher, averaged
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.tensors import Tensor
 
 DEFAULT_CHUNK_SIZE = 512
 """Tokens per chunk of llama-imatrix unless told otherwise; .dat files do not say."""
+
+
+LEAST_SHARE = np.float32(1e-9)
+"""What a column counts at least, beside the most important one: no weight is free to become anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,17 +67,28 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Importance:
-    """The entries of an importance file, sorted by tensor name. Raises InvalidInput with every fault."""
+    """The entries of an importance file, sorted by tensor name. Raises InvalidInput with every fault.
+
+    `fisher` holds the Fisher information of tensors, from `fisher_windows` windows of the text; empty where it was not
+    collected.
+    """
 
     entries: Mapping[str, Entry]
     datasets: tuple[str, ...] = ()
     chunk_count: int = 0
     chunk_size: int = DEFAULT_CHUNK_SIZE
     source: str = ""
+    fisher: Mapping[str, Fisher] = field(default_factory=dict)
+    fisher_windows: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
-        raise_faults([fault for name, entry in self.entries.items() for fault in _entry_faults(name, entry)])
+        object.__setattr__(self, "fisher", MappingProxyType(dict(sorted(self.fisher.items()))))
+        faults = [fault for name, entry in self.entries.items() for fault in _entry_faults(name, entry)]
+        faults += [fault for name, each in self.fisher.items() for fault in each.faults(name)]
+        if self.fisher and self.fisher_windows < 1:
+            faults.append(Fault(_title(self), "holds Fisher information, but not of how many windows"))
+        raise_faults(faults)
 
     def rows(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
         """The importance of each column of each matrix of `tensor`, or None when nothing was counted.
@@ -87,12 +105,37 @@ class Importance:
             means[~known] = means[known].mean()
         return means.reshape(tensor.matrices, tensor.row_length)
 
+    def rounding(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
+        """What the columns of each matrix count when it is quantized, or None when they all count alike.
+
+        The importance; where nothing was counted (embedding and output head, as a rule), what Fisher information says
+        of the columns: the head's inputs, and how the stream moves with what is looked up.
+        """
+        known = self.rows(tensor)
+        fisher = self.fisher.get(tensor.name)
+        if known is not None or fisher is None:
+            return known
+        largest = fisher.columns.max(axis=1, keepdims=True)
+        # In units of the largest, as float32 has no room for products of what is tiny; a matrix of zeros counts alike.
+        shares = np.divide(fisher.columns, largest, out=np.ones_like(fisher.columns), where=largest > 0)
+        return np.maximum(shares, LEAST_SHARE).reshape(tensor.matrices, tensor.row_length)
+
     def digest(self) -> str:
         """SHA-256 over names, sums and counts: equal digests mean the same importance."""
         state = hashlib.sha256(b"raq importance 1\0")
         for name, entry in self.entries.items():
             state.update(f"{name}\0{entry.sums.size}\0{entry.counts.size}\0".encode())
             state.update(entry.sums.astype("<f4").tobytes() + entry.counts.astype("<f4").tobytes())
+        return state.hexdigest()
+
+    def fisher_digest(self) -> str:
+        """SHA-256 over the Fisher information; "none" where there is none."""
+        if not self.fisher:
+            return "none"
+        state = hashlib.sha256(b"raq fisher 1\0")
+        for name, each in self.fisher.items():
+            state.update(f"{name}\0{each.rows.shape}\0{each.columns.shape}\0".encode())
+            state.update(each.rows.astype("<f4").tobytes() + each.columns.astype("<f4").tobytes())
         return state.hexdigest()
 
 
@@ -119,6 +162,11 @@ def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Seq
     extra = tuple(name for name in importance.entries if name not in by_name)
     known = {name: entry for name, entry in importance.entries.items() if name in by_name}
     faults = [fault for name, entry in known.items() for fault in _shape_faults(importance, by_name[name], entry)]
+    faults += [
+        Fault(name, f"Fisher information in {_title(importance)} is of other shapes: the importance of another model?")
+        for name, each in importance.fisher.items()
+        if name in by_name and not _is_of(each, by_name[name])
+    ]
     if 2 * len(extra) > len(importance.entries):
         faults += [Fault(name, f"in {_title(importance)}, but not a tensor of this model") for name in extra]
     raise_faults(faults)
@@ -149,7 +197,9 @@ def merge(parts: Sequence[Importance]) -> Importance:
     raise_faults(faults)
     datasets = tuple(dict.fromkeys(text for part in parts for text in part.datasets))
     sources = " + ".join(part.source for part in parts)
-    return Importance(entries, datasets, sum(p.chunk_count for p in parts), parts[0].chunk_size, sources)
+    chunks, windows = sum(p.chunk_count for p in parts), sum(p.fisher_windows for p in parts)
+    fisher = _fisher_of([(part, float(part.fisher_windows)) for part in parts])
+    return Importance(entries, datasets, chunks, parts[0].chunk_size, sources, fisher, windows if fisher else 0)
 
 
 def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
@@ -170,7 +220,17 @@ def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
         plain = [(entry.means, entry.counts, weight) for entry, weight in known if entry.means is not None]
         entries[name] = Entry(squares, whole.counts, None if whole.plain_sums is None else _blended(plain, whole))
     sources = " + ".join(f"{weight:g} × {_title(part)}" for part, weight in parts)
-    return Importance(entries, counted.datasets, counted.chunk_count, counted.chunk_size, sources)
+    fisher = _fisher_of(parts)
+    windows = counted.fisher_windows
+    return Importance(entries, counted.datasets, counted.chunk_count, counted.chunk_size, sources, fisher, windows)
+
+
+def _fisher_of(parts: Sequence[tuple[Importance, float]]) -> dict[str, Fisher]:
+    """Fisher information of several texts, by weight; none if one of the parts has none."""
+    if not all(part.fisher for part, _ in parts):
+        return {}
+    names = set.intersection(*(set(part.fisher) for part, _ in parts))
+    return {name: averaged([(part.fisher[name], weight) for part, weight in parts]) for name in names}
 
 
 def _blended(
@@ -215,6 +275,11 @@ def _entry_faults(name: str, entry: Entry) -> list[Fault]:
     if entry.counts.size == 0 or entry.sums.size % entry.counts.size:
         faults.append(Fault(name, f"{entry.sums.size} values do not divide into {entry.counts.size} matrices"))
     return faults
+
+
+def _is_of(fisher: Fisher, tensor: Tensor) -> bool:
+    rows, columns = (tensor.matrices, tensor.rows // tensor.matrices), (tensor.matrices, tensor.row_length)
+    return fisher.rows.shape == rows and fisher.columns.shape == columns
 
 
 def _shape_faults(importance: Importance, tensor: Tensor, entry: Entry) -> list[Fault]:

@@ -2,19 +2,22 @@
 
 GGUF: F32 tensors per entry, `NAME.in_sum2` (sums of squares, one row per matrix), `NAME.counts`, and where they were
 collected `NAME.in_sum` (sums of the inputs themselves): llama.cpp's loader reads those since 0a32c5e, and ignored
-tensors of any other name before.
+tensors of any other name before. Fisher information is raq's own: `NAME.fisher_rows` and `NAME.fisher_columns`, one row
+per matrix, and the number of windows they are from under `raq.fisher.windows`; llama.cpp's loader passes them over.
 .dat (until 2025): per entry its name, the number of chunks, and mean squares times that number.
 Source: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp of llama.cpp 0c1e57098 and 0a32c5e.
 """
 
 import math
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from raq_client.files.atomic_file import atomic_file
+from raq_client.importance.fisher import Fisher
 from raq_client.importance.imatrix import DEFAULT_CHUNK_SIZE, Entry, Importance
 from raq_client.models.gguf_header import TensorInfo, encode_header, padded, stored
 from raq_client.models.model_file import open_model
@@ -23,6 +26,9 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 _SUMS: Final = ".in_sum2"
 _COUNTS: Final = ".counts"
 _PLAIN_SUMS: Final = ".in_sum"
+_FISHER_ROWS: Final = ".fisher_rows"
+_FISHER_COLUMNS: Final = ".fisher_columns"
+_FISHER_WINDOWS: Final = "raq.fisher.windows"
 _ALIGNMENT: Final = 32
 _F32: Final = 0
 
@@ -59,18 +65,28 @@ def _read_gguf(path: Path) -> Importance:
         raise InvalidInput(Fault(str(path), what))
     datasets = model.value("imatrix.datasets")
     numbers = [model.value(key) for key in ("imatrix.chunk_count", "imatrix.chunk_size")]
-    values = {tensor.name: model.weights(tensor).ravel() for tensor in model.tensors}
+    arrays = {tensor.name: model.weights(tensor) for tensor in model.tensors}
+    values = {name: array.ravel() for name, array in arrays.items()}
     names = [name.removesuffix(_SUMS) for name in values if name.endswith(_SUMS)]
     faults = [Fault(name, f"has sums but no counts in {path}") for name in names if name + _COUNTS not in values]
     if not isinstance(datasets, list) or not all(isinstance(number, int) for number in numbers):
         faults.append(Fault(str(path), "imatrix.datasets, imatrix.chunk_count and imatrix.chunk_size are needed"))
+    of_rows, of_columns = (
+        {name.removesuffix(suffix) for name in arrays if name.endswith(suffix)}
+        for suffix in (_FISHER_ROWS, _FISHER_COLUMNS)
+    )
+    what = f"has Fisher information of rows or of columns alone in {path}"
+    faults += [Fault(name, what) for name in sorted(of_rows ^ of_columns)]
     raise_faults(faults)
+    fisher = {name: Fisher(arrays[name + _FISHER_ROWS], arrays[name + _FISHER_COLUMNS]) for name in of_rows}
+    windows = model.value(_FISHER_WINDOWS)
     entries = {
         name: Entry(values[name + _SUMS], values[name + _COUNTS], values.get(name + _PLAIN_SUMS)) for name in names
     }
     texts = tuple(str(text) for text in datasets) if isinstance(datasets, list) else ()
     chunk_count, chunk_size = (number if isinstance(number, int) else 0 for number in numbers)
-    return Importance(entries, texts, chunk_count, chunk_size or DEFAULT_CHUNK_SIZE, str(path))
+    seen = windows if isinstance(windows, int) else 0
+    return Importance(entries, texts, chunk_count, chunk_size or DEFAULT_CHUNK_SIZE, str(path), fisher, seen)
 
 
 def _read_dat(path: Path) -> Importance:
@@ -136,23 +152,32 @@ def _to_gguf(importance: Importance) -> bytes:
         "imatrix.chunk_count": stored(importance.chunk_count),
         "imatrix.chunk_size": stored(importance.chunk_size),
     }
+    if importance.fisher:
+        metadata[_FISHER_WINDOWS] = stored(importance.fisher_windows)
     infos = []
     body = []
     offset = 0
-    for name, entry in importance.entries.items():
-        matrices = entry.counts.size
+    for name, values, columns in _arrays(importance):
         # llama.cpp's writer leaves out trailing dimensions of 1.
-        further = (matrices,) if matrices > 1 else ()
-        columns = entry.sums.size // matrices
-        parts = [(_SUMS, entry.sums, columns), (_COUNTS, entry.counts, 1)]
-        if entry.plain_sums is not None:
-            parts.append((_PLAIN_SUMS, entry.plain_sums, columns))
-        for suffix, values, length in parts:
-            infos.append(TensorInfo(name + suffix, (length, *further), _F32, offset))
-            data = values.astype("<f4").tobytes()
-            body.append(data.ljust(padded(len(data), _ALIGNMENT), b"\0"))
-            offset += len(body[-1])
+        further = (values.size // columns,) if values.size > columns else ()
+        infos.append(TensorInfo(name, (columns, *further), _F32, offset))
+        data = values.astype("<f4").tobytes()
+        body.append(data.ljust(padded(len(data), _ALIGNMENT), b"\0"))
+        offset += len(body[-1])
     return encode_header(metadata, infos, _ALIGNMENT) + b"".join(body)
+
+
+def _arrays(importance: Importance) -> Iterator[tuple[str, np.ndarray, int]]:
+    """What a GGUF file holds: names, values, and how many of them make a row."""
+    for name, entry in importance.entries.items():
+        columns = entry.sums.size // entry.counts.size
+        yield name + _SUMS, entry.sums, columns
+        yield name + _COUNTS, entry.counts, 1
+        if entry.plain_sums is not None:
+            yield name + _PLAIN_SUMS, entry.plain_sums, columns
+    for name, each in importance.fisher.items():
+        yield name + _FISHER_ROWS, each.rows, each.rows.shape[1]
+        yield name + _FISHER_COLUMNS, each.columns, each.columns.shape[1]
 
 
 def _to_dat(importance: Importance) -> bytes:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
 
 from platformdirs import user_cache_path
 
@@ -12,6 +11,7 @@ from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.model_tables import NUMBERS, ModelTable, guessed_architecture, numbers_of, table_of
 from raq_client.models.quantizable import is_quantizable
+from raq_client.models.type_choice import AUTO, chosen_types
 from raq_client.planning.premises import Around, Premises, agreements_of, base_of, premises_of
 from raq_client.planning.prices import Price, prices
 from raq_client.planning.selection import Demands
@@ -27,17 +27,7 @@ from raq_solver.losses import LossTable
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
-from raq_solver.quant_types import QuantType, quant_type
 from raq_solver.worst_case import WorstCase
-
-DEFAULT_TYPES: Final = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
-"""Quant types looked at when none are named; where their blocks do not fit a row, llama.cpp's substitutes."""
-FAMILIES: Final = {
-    "k": DEFAULT_TYPES,
-    "iq": ("IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
-    "legacy": ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"),
-}
-"""Names that stand for several quant types. IQ types are smaller at equal loss and slower to compute with on CPUs."""
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Makes a progress bar with a title; entering it gives the function to report to."""
@@ -170,7 +160,7 @@ def widened(sources: Sources, around: Around) -> Sources:
     _, base = base_of(around, table, has_importance=bool(sources.imatrix)) or (None, None)
     assert base is not None, "there is a base"
     quantizable = [tensor.name for tensor in table.tensors if is_quantizable(tensor, table.architecture)]
-    names = (*(sources.types or DEFAULT_TYPES), *sorted({base.types[name] for name in quantizable}))
+    names = (*(sources.types or (AUTO,)), *sorted({base.types[name] for name in quantizable}))
     return replace(sources, types=tuple(dict.fromkeys(names)))
 
 
@@ -188,21 +178,15 @@ def profile_table(profile: Profile) -> ModelTable:
     return ModelTable(name, architecture, profile.tensors, numbers_of(profile.provenance.get(NUMBERS, "")))
 
 
-def chosen_types(names: Sequence[str]) -> tuple[QuantType, ...]:
-    """The quant types of these names and families, or the default ones for none.
-
-    Raises InvalidInput with all unknown names at once.
-    """
-    faults: list[Fault] = []
-    found: list[QuantType] = []
-    for name in (each for given in names or ("k",) for each in FAMILIES.get(given.lower(), (given,))):
-        try:
-            found.append(quant_type(name))
-        except InvalidInput as error:
-            faults += error.faults
-    if faults:
-        raise InvalidInput(faults)
-    return tuple(dict.fromkeys(found))
+def missing_facts(profile: Profile) -> str | None:
+    """What better losses would need, and how to get it; None where nothing is missing."""
+    if profile.fisher is not None:
+        return None
+    model = default_loss_model(profile).__name__
+    return (
+        f"there is no Fisher information of this model, so losses are those of the model {model}, which are further "
+        "from the truth; raq-client imatrix collect MODEL --text FILE -o IMATRIX gathers it"
+    )
 
 
 def chosen_loss(profile: Profile, name: str | None) -> LossTable:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,14 @@ from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.model_tables import NUMBERS, numbers_text, table_of
 from raq_client.models.quantizable import candidates
+from raq_client.models.type_choice import TypeChoice
 from raq_client.quantizing.devices import CPU, Device
+from raq_client.quantizing.fisher_rows import FisherRows
 from raq_client.quantizing.quantize import Effort, refusals_named, row_chunks
 from raq_client.quantizing.row_sample import RowSums, draw_rows, estimate_errors
 from raq_native import _raq_native
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.profile import Profile
+from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
@@ -38,12 +40,16 @@ Progress = Callable[[int, int], None]
 class TensorErrors:
     """Relative output errors of one tensor by type name, and Σ h W² in squared activation units.
 
-    `sampling_errors` are the standard errors of those that are estimates from a sample of the rows.
+    `sampling_errors` are the standard errors of those that are estimates from a sample of the rows. Where there is
+    Fisher information of the tensor: `fisher_losses`, nats per token by type name, and `fisher_energy`, what losing all
+    of it would cost to second order.
     """
 
     errors: Mapping[str, float]
     energy: float
     sampling_errors: Mapping[str, float] = field(default_factory=dict)
+    fisher_losses: Mapping[str, float] = field(default_factory=dict)
+    fisher_energy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Method:
 def measure_profile(
     model: ModelFile,
     importance: Importance | None,
-    quant_types: Sequence[QuantType],
+    choice: TypeChoice,
     *,
     effort: Effort = "fast",
     threads: int = 0,
@@ -81,7 +87,7 @@ def measure_profile(
     if rows is not None and rows < 2:
         raise InvalidInput(Fault("rows", f"{rows} of each matrix; it takes 2 to tell how much rows differ"))
     method = Method(effort, threads, rows, device)
-    offered = {tensor.name: _offered(model, tensor, importance, quant_types) for tensor in model.tensors}
+    offered = {tensor.name: _offered(model, tensor, importance, choice) for tensor in model.tensors}
     columns = _columns(offered)
     key = _key(model, importance, columns, method)
     store = Store(cache / f"{key}.jsonl" if cache is not None else None)
@@ -119,7 +125,9 @@ def measure_tensor(
     else:
         found = _measured(model, tensor, importance, searched, method, progress)
     own = {tensor.source_type.name: 0.0} if tensor.source_type in types else {}
-    return replace(found, errors={**found.errors, **own})
+    found = replace(found, errors={**found.errors, **own})
+    fisher = None if importance is None else importance.fisher.get(tensor.name)
+    return found if fisher is None else replace(found, fisher_losses={**found.fisher_losses, **own})
 
 
 def weight_chunks(
@@ -132,6 +140,16 @@ def weight_chunks(
         yield first, weights, None if per_matrix is None else per_matrix[matrix]
 
 
+@dataclass(frozen=True, slots=True)
+class _ChunkSums:
+    """Of a chunk of rows: Σ h ΔW² and cost in nats at each type, Σ h W² and the cost of losing all."""
+
+    squared: Sequence[float]
+    energy: float
+    costs: Sequence[float]
+    fisher_energy: float
+
+
 def _measured(
     model: ModelFile,
     tensor: Tensor,
@@ -141,24 +159,77 @@ def _measured(
     progress: Callable[[int], None] | None,
 ) -> TensorErrors:
     """Errors of all rows."""
-    squared: dict[str, list[float]] = {name: [] for name in types}
-    energies = []
+    fisher = None if importance is None else importance.fisher.get(tensor.name)
+    rounding = None if importance is None else importance.rounding(tensor)
+    chunks: list[_ChunkSums] = []
     done = 0
     for first, weights, columns in weight_chunks(model, tensor, importance):
-        with refusals_named(tensor, weights, range(first, first + len(weights))):
-            sums = method.device.call(
-                raq_native.measure_errors, types, weights, columns, threads=method.threads, effort=method.effort
-            )
-        for name, found in zip(types, sums, strict=True):
-            squared[name].append(found.weighted_squared_error)
-        energies.append(sums[0].weighted_energy)
+        rows = range(first, first + len(weights))
+        with refusals_named(tensor, weights, rows):
+            if fisher is None:
+                chunks.append(_plain_sums(weights, columns, types, method))
+            else:
+                counted = FisherRows.of(fisher, tensor, rows, columns)
+                by = None if rounding is None else rounding[counted.matrix]
+                chunks.append(_fisher_sums(counted, weights, by, types, method))
         done += weights.size
         if progress is not None:
             progress(done)
-    energy = math.fsum(energies)
-    return TensorErrors(
-        {name: math.fsum(parts) / energy if energy > 0 else 0.0 for name, parts in squared.items()}, energy
+    energy = math.fsum(each.energy for each in chunks)
+    squared = {name: math.fsum(each.squared[i] for each in chunks) for i, name in enumerate(types)}
+    found = TensorErrors({name: each / energy if energy > 0 else 0.0 for name, each in squared.items()}, energy)
+    if fisher is None:
+        return found
+    return replace(
+        found,
+        fisher_losses={name: math.fsum(each.costs[i] for each in chunks) for i, name in enumerate(types)},
+        fisher_energy=math.fsum(each.fisher_energy for each in chunks),
     )
+
+
+def _plain_sums(
+    weights: Float32[np.ndarray, "rows length"],
+    columns: Float32[np.ndarray, " length"] | None,
+    types: Sequence[str],
+    method: Method,
+) -> _ChunkSums:
+    sums = method.device.call(
+        raq_native.measure_errors, types, weights, columns, threads=method.threads, effort=method.effort
+    )
+    return _ChunkSums([each.weighted_squared_error for each in sums], sums[0].weighted_energy, (), 0.0)
+
+
+def _fisher_sums(
+    rows: FisherRows,
+    weights: Float32[np.ndarray, "rows length"],
+    rounding: Float32[np.ndarray, " length"] | None,
+    types: Sequence[str],
+    method: Method,
+) -> _ChunkSums:
+    whole = rows.sums(weights)
+    changed = [rows.sums(restored(name, weights, rounding, method) - weights) for name in types]
+    return _ChunkSums(
+        [float(each.squared_errors.sum()) for each in changed],
+        float(whole.squared_errors.sum()),
+        [float(each.costs.sum()) for each in changed],
+        float(whole.costs.sum()),
+    )
+
+
+def restored(
+    quant_type: str,
+    weights: Float32[np.ndarray, "rows length"],
+    columns: Float32[np.ndarray, " length"] | None,
+    method: Method,
+) -> Float32[np.ndarray, "rows length"]:
+    """What the weights become when they are quantized."""
+    blocks = method.device.call(
+        raq_native.quantize, quant_type, weights, columns, threads=method.threads, effort=method.effort
+    )
+    values: Float32[np.ndarray, "rows length"] = raq_native.dequantize(
+        quant_type, blocks, weights.shape[1], threads=method.threads
+    )
+    return values
 
 
 def _sampled(
@@ -168,7 +239,9 @@ def _sampled(
     assert method.rows is not None, "a sample was asked for"
     per_matrix = None if importance is None else importance.rows(tensor)
     rows = tensor.rows // tensor.matrices
-    matrices = []
+    fisher = None if importance is None else importance.fisher.get(tensor.name)
+    rounding = None if importance is None else importance.rounding(tensor)
+    matrices, costs, fisher_energy = [], np.zeros(len(types)), 0.0
     for matrix in range(tensor.matrices):
         draw = draw_rows(tensor.name, matrix, rows, method.rows)
         places = (matrix * rows + draw.places).tolist()
@@ -176,10 +249,21 @@ def _sampled(
         columns = None if per_matrix is None else per_matrix[matrix]
         with refusals_named(tensor, weights, places):
             sums = raq_native.measure_rows(types, weights, columns, threads=method.threads, effort=method.effort)
+            if fisher is not None:
+                drawn, by = (
+                    FisherRows.of(fisher, tensor, places, columns),
+                    None if rounding is None else rounding[matrix],
+                )
+                changed = [drawn.sums(restored(name, weights, by, method) - weights) for name in types]
+                costs += [float(each.costs @ draw.stands_for) for each in changed]
+                fisher_energy += float(drawn.sums(weights).costs @ draw.stands_for)
         matrices.append(RowSums(draw, sums[:, :, 0], sums[0, :, 1]))
     found = estimate_errors(matrices)
-    by_name = dict(zip(types, found.errors.tolist(), strict=True))
-    return TensorErrors(by_name, found.energy, dict(zip(types, found.standard_errors.tolist(), strict=True)))
+    doubts = dict(zip(types, found.standard_errors.tolist(), strict=True))
+    estimated = TensorErrors(dict(zip(types, found.errors.tolist(), strict=True)), found.energy, doubts)
+    if fisher is None:
+        return estimated
+    return replace(estimated, fisher_losses=dict(zip(types, costs.tolist(), strict=True)), fisher_energy=fisher_energy)
 
 
 def kernels_digest() -> str:
@@ -197,7 +281,8 @@ class Store:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     read = json.loads(line)
-                    self._known[read["tensor"]] = TensorErrors(read["errors"], read["energy"], read["sampling_errors"])
+                    known = {each.name: read[each.name] for each in fields(TensorErrors)}
+                    self._known[read["tensor"]] = TensorErrors(**known)
                 except (ValueError, KeyError, TypeError):
                     continue  # a line cut short by a crash: that tensor is measured again
 
@@ -217,11 +302,11 @@ class Store:
 
 
 def _offered(
-    model: ModelFile, tensor: Tensor, importance: Importance | None, quant_types: Sequence[QuantType]
+    model: ModelFile, tensor: Tensor, importance: Importance | None, choice: TypeChoice
 ) -> tuple[QuantType, ...]:
-    """The types asked for that this tensor may get; staying what it is is always possible."""
+    """The types to choose from that this tensor may get; staying what it is is always possible."""
     known = importance is not None and importance.rows(tensor) is not None
-    wanted = (*quant_types, tensor.source_type)
+    wanted = (*choice.of(tensor), tensor.source_type)
     return candidates(tensor, wanted, architecture=model.architecture, has_importance=known)
 
 
@@ -233,6 +318,7 @@ def _columns(offered: Mapping[str, Sequence[QuantType]]) -> tuple[QuantType, ...
 
 def _key(model: ModelFile, importance: Importance | None, columns: Sequence[QuantType], method: Method) -> str:
     parts = [model.fingerprint(), importance.digest() if importance is not None else "none"]
+    parts += [importance.fisher_digest() if importance is not None else "none"]
     parts += [method.effort, f"{method.rows} rows", kernels_digest()]
     parts += [q.name for q in columns]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
@@ -262,6 +348,13 @@ def _profile(
         "kernels": kernels_digest(),
         NUMBERS: numbers_text(table_of(model)),
     }
+    fisher = None
+    if importance is not None and importance.fisher:
+        fisher = FisherLosses(
+            np.array([[row.fisher_losses.get(q.name, np.nan) for q in columns] for row in rows]),
+            np.array([np.nan if row.fisher_energy is None else row.fisher_energy for row in rows]),
+        )
+        provenance["fisher"] = f"{importance.fisher_windows} windows of {importance.chunk_size} tokens"
     if method.rows is not None:
         provenance["rows"] = f"at most {method.rows} rows of each matrix"
     return Profile(
@@ -273,4 +366,5 @@ def _profile(
         unknown.copy(),
         provenance,
         sampling_errors=None if method.rows is None else doubts,
+        fisher=fisher,
     )

@@ -65,7 +65,7 @@ def quantize_model(
     def blocks(tensor: Tensor, wanted: QuantType) -> Iterator[UInt8[np.ndarray, "rows size"]]:
         if wanted == tensor.source_type:
             return _copied(model, tensor)
-        rows = None if importance is None else importance.rows(tensor)
+        rows = None if importance is None else importance.rounding(tensor)
         return _quantized(model, tensor, wanted, rows, threads, effort, device)
 
     keys = quantization_metadata(chosen, importance) | dict(metadata or {})
@@ -118,6 +118,8 @@ def quantization_metadata(chosen: Mapping[Tensor, QuantType], importance: Import
         if importance.chunk_count:
             keys["quantize.imatrix.chunks_count"] = importance.chunk_count
         keys["raq.importance.sha256"] = importance.digest()
+        if importance.fisher:
+            keys["raq.fisher.sha256"] = importance.fisher_digest()
     lines = "".join(f"{tensor.name}={wanted.name}\n" for tensor, wanted in chosen.items())
     return keys | {"raq.version": version("raq"), "raq.allocation.sha256": hashlib.sha256(lines.encode()).hexdigest()}
 

@@ -15,9 +15,10 @@ import numpy as np
 import raq_native
 from raq_client.models.model_tables import NUMBERS, ModelTable, numbers_text
 from raq_client.models.quantizable import candidates
+from raq_client.models.type_choice import TypeChoice
 from raq_client.quantizing.measure import kernels_digest
 from raq_solver.profile import Profile
-from raq_solver.quant_types import CATALOGUE, QuantType
+from raq_solver.quant_types import CATALOGUE
 
 ROWS, ROW_LENGTH = 64, 4096
 """At 262,144 weights a relative error is known to about 0.3 %."""
@@ -69,13 +70,13 @@ def error_of_published(name: str) -> float | None:
     return math.exp(float(np.interp(bits, at, [math.log(reference_error(step)) for step in _LADDER])))
 
 
-def reference_profile(table: ModelTable, quant_types: tuple[QuantType, ...]) -> Profile:
+def reference_profile(table: ModelTable, choice: TypeChoice) -> Profile:
     """A profile of a model of which only the table is known: every tensor has the reference error of each type.
 
     Energies are those of unit weights, one for each weight. The provenance says where the errors are from.
     """
     offered = [
-        candidates(tensor, (*quant_types, tensor.source_type), architecture=table.architecture)
+        candidates(tensor, (*choice.of(tensor), tensor.source_type), architecture=table.architecture)
         for tensor in table.tensors
     ]
     columns = tuple(sorted({q for types in offered for q in types}, key=lambda q: (-q.bits_per_weight, q.name)))

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from raq_proto.stored import StoredProfile
 from raq_proto.v1 import profile_pb2, profile_service_pb2
 from raq_solver.errors import Fault, InvalidInput, raise_faults
-from raq_solver.profile import Profile
+from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.tensors import Tensor
 
@@ -33,6 +33,8 @@ def profile_to_proto(profile: Profile) -> profile_pb2.Profile:
         sensitivity_errors=profile.sensitivity_errors.tolist(),
         provenance=profile.provenance,
         sampling_errors=[] if profile.sampling_errors is None else profile.sampling_errors.ravel().tolist(),
+        fisher_losses=[] if profile.fisher is None else profile.fisher.losses.ravel().tolist(),
+        fisher_energies=[] if profile.fisher is None else profile.fisher.energies.tolist(),
     )
 
 
@@ -47,6 +49,8 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
             ("sensitivities", len(message.sensitivities), shape[0]),
             ("sensitivity_errors", len(message.sensitivity_errors), shape[0]),
             ("sampling_errors", len(message.sampling_errors), shape[0] * shape[1] if message.sampling_errors else 0),
+            ("fisher_losses", len(message.fisher_losses), shape[0] * shape[1] if message.fisher_losses else 0),
+            ("fisher_energies", len(message.fisher_energies), shape[0] if message.fisher_losses else 0),
         )
         if count != needed
     ]
@@ -69,6 +73,9 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
         sensitivity_errors=_numbers(message.sensitivity_errors),
         provenance=dict(message.provenance),
         sampling_errors=_numbers(message.sampling_errors).reshape(shape) if message.sampling_errors else None,
+        fisher=FisherLosses(_numbers(message.fisher_losses).reshape(shape), _numbers(message.fisher_energies))
+        if message.fisher_losses
+        else None,
     )
 
 

@@ -83,6 +83,8 @@ class Profile(_message.Message):
     SENSITIVITY_ERRORS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     SAMPLING_ERRORS_FIELD_NUMBER: _builtins.int
+    FISHER_LOSSES_FIELD_NUMBER: _builtins.int
+    FISHER_ENERGIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     @_builtins.property
@@ -117,6 +119,16 @@ class Profile(_message.Message):
         were); empty when all rows of all tensors were.
         """
 
+    @_builtins.property
+    def fisher_losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Row-major, tensors x quant_types: nats per token by Fisher information; NaN where not possible or not known. Empty
+        when no Fisher information was collected.
+        """
+
+    @_builtins.property
+    def fisher_energies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What losing all of each tensor would cost to second order, nats per token; NaN where not known. Empty as above."""
+
     def __init__(
         self,
         *,
@@ -128,10 +140,12 @@ class Profile(_message.Message):
         sensitivity_errors: _abc.Iterable[_builtins.float] | None = ...,
         provenance: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         sampling_errors: _abc.Iterable[_builtins.float] | None = ...,
+        fisher_losses: _abc.Iterable[_builtins.float] | None = ...,
+        fisher_energies: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["energies", b"energies", "provenance", b"provenance", "quant_types", b"quant_types", "relative_errors", b"relative_errors", "sampling_errors", b"sampling_errors", "sensitivities", b"sensitivities", "sensitivity_errors", b"sensitivity_errors", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["energies", b"energies", "fisher_energies", b"fisher_energies", "fisher_losses", b"fisher_losses", "provenance", b"provenance", "quant_types", b"quant_types", "relative_errors", b"relative_errors", "sampling_errors", b"sampling_errors", "sensitivities", b"sensitivities", "sensitivity_errors", b"sensitivity_errors", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,71 @@
+"""`run` tries its plan against others before it writes, and says so."""
+
+from pathlib import Path
+
+import pytest
+from commands import client
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.delenv("RAQ_SERVER", raising=False)
+
+
+@pytest.fixture
+def text(data: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text((data / "gsm8k.evaluation.txt").read_text(encoding="utf-8")[:6000], encoding="utf-8")
+    return path
+
+
+def test_what_was_tried_is_told_and_the_lowest_is_no_better_beyond_noise(
+    model_path: Path, imatrix_path: Path, text: Path
+) -> None:
+    result = client("run", model_path, "-b", "4.5", "-i", imatrix_path, "-t", text, "--plan-only", "--json")
+    assert result.code == 0, result.err
+    tried = result.json["trial"]["tried"]
+    assert [one["name"] for one in tried[:2]] == ["the plan", "mixture Q3_K_M"]
+    assert sum(one["taken"] for one in tried) == 1
+    assert all(one["kl"] > 0 and one["bytes"] <= result.json["plan"]["capacity_bytes"] for one in tried)
+    taken = next(one for one in tried if one["taken"])
+    assert taken["bytes"] == result.json["plan"]["bytes"]
+    assert result.json["trial"]["left_out"] == []
+
+
+def test_the_table_names_every_allocation(model_path: Path, imatrix_path: Path, text: Path) -> None:
+    result = client("run", model_path, "-b", "4.5", "-i", imatrix_path, "-t", text, "--plan-only")
+    for words in ("Tried in memory on", "the plan", "mixture Q3_K_M", "losses prior", "taken"):
+        assert words in result.out
+    assert "trying" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--no-trial",), "--no-trial"),
+        (("--loss", "prior"), "--loss prior"),
+        (("--trial-minutes", "0"), "--trial-minutes"),
+    ],
+)
+def test_why_nothing_was_tried_is_told(
+    model_path: Path, imatrix_path: Path, text: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    result = client("run", model_path, "-b", "4.5", "-i", imatrix_path, "-t", text, "--plan-only", "--json", *arguments)
+    assert result.code == 0, result.err
+    assert result.json["trial"]["tried"] == []
+    assert reason in result.json["trial"]["reason"]
+    assert reason in result.err
+
+
+def test_without_text_nothing_is_tried_and_that_is_told(model_path: Path, imatrix_path: Path) -> None:
+    result = client("run", model_path, "-b", "4.5", "-i", imatrix_path, "--plan-only", "--json")
+    assert result.code == 0, result.err
+    assert "no text" in result.json["trial"]["reason"]
+    assert "no other allocation was tried" in result.err
+
+
+def test_a_plan_without_fisher_information_says_how_to_get_it(model_path: Path, imatrix_path: Path) -> None:
+    result = client("run", model_path, "-b", "4.5", "-i", imatrix_path, "--plan-only", "--json")
+    assert "imatrix collect" in result.json["plan"]["missing"]
+    assert "no Fisher information" in result.err
