@@ -71,10 +71,14 @@ def _has_norms_after_blocks(names: set[str]) -> bool:
 
     In other models (qwen35) post_attention_norm is what the feed-forward reads: there is no ffn_norm beside it.
     """
-    return "blk.0.post_ffw_norm.weight" in names or {
-        "blk.0.post_attention_norm.weight",
-        "blk.0.ffn_norm.weight",
-    } <= names
+    return (
+        "blk.0.post_ffw_norm.weight" in names
+        or {
+            "blk.0.post_attention_norm.weight",
+            "blk.0.ffn_norm.weight",
+        }
+        <= names
+    )
 
 
 def _writers(energy: dict[str, float]) -> list[float]:

@@ -3,13 +3,17 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from commands import client
+from commands import Result, client
 
+from raq_client.checking import fisher_windows
+from raq_client.curvature.fisher import collect_fisher
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_files import read_importance, write_importance
+from tiny_models import Tiny, write_tiny
 
 
 @pytest.fixture
@@ -90,6 +94,76 @@ def test_convert_there_and_back(tmp_path: Path, imatrix_path: Path) -> None:
     assert before.entries.keys() == after.entries.keys()
     for name, entry in before.entries.items():
         assert np.allclose(entry.mean_squares, after.entries[name].mean_squares, rtol=1e-6)
+
+
+def _collected(model: Path, data: Path, *more: object) -> Result:
+    text = data / "gsm8k.calibration.txt"
+    return client("imatrix", "collect", model, "-t", text, "--windows", 3, "--context", 64, *more)
+
+
+def test_fisher_information_is_collected_as_asked(model_path: Path, data: Path, tmp_path: Path) -> None:
+    with_it, without, old = tmp_path / "with.gguf", tmp_path / "without.gguf", tmp_path / "old.dat"
+    told = _collected(model_path, data, "--fisher", 2, "-o", with_it, "--json").json
+    assert (told["windows"], told["fisher_windows"], told["entries"]) == (3, 2, 28)
+    found = read_importance(with_it)
+    assert found.fisher_windows == 2
+    assert set(found.fisher) == {*found.entries, "token_embd.weight", "output.weight"}
+    for arguments in (("--fisher", 0, "-o", without), ("-o", old)):
+        assert "Fisher" not in _collected(model_path, data, *arguments).err
+    for path in (without, old):
+        plain = read_importance(path)
+        assert (dict(plain.fisher), plain.fisher_windows) == ({}, 0)
+        assert plain.entries.keys() == found.entries.keys()
+    assert read_importance(without).digest() == found.digest()
+    assert "Fisher information of 3" in _collected(model_path, data, "-o", tmp_path / "default.gguf").err
+
+
+def test_the_old_format_holds_no_fisher_information(model_path: Path, data: Path, tmp_path: Path) -> None:
+    result = _collected(model_path, data, "--fisher", 2, "-o", tmp_path / "i.dat")
+    assert result.code == 2
+    assert "--fisher: the .dat format can't hold it; name an output that ends in .gguf" in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_pass_back_goes_on(
+    model_path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole.gguf", tmp_path / "i.gguf"
+    arguments = ("--windows", 6, "--fisher", 6)
+    assert _collected(model_path, data, *arguments, "-o", whole).code == 0
+
+    def saved_once(*given: Any, save: Any, **named: Any) -> Any:
+        def save_and_stop(*found: Any) -> None:
+            save(*found)
+            raise KeyboardInterrupt
+
+        return collect_fisher(*given, save=save_and_stop, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fisher_windows, "collect_fisher", saved_once)
+        assert _collected(model_path, data, *arguments, "-o", out).code == 130
+    partial = read_importance(tmp_path / "i.partial.gguf")
+    assert 0 < partial.fisher_windows < 6 == partial.chunk_count
+    result = _collected(model_path, data, *arguments, "-o", out)
+    assert "going on" in result.err
+    first, second = read_importance(whole), read_importance(out)
+    assert first.digest() == second.digest()
+    assert first.fisher_windows == second.fisher_windows == 6
+    for name, found in first.fisher.items():
+        np.testing.assert_allclose(second.fisher[name].rows, found.rows, rtol=1e-5)
+        np.testing.assert_allclose(second.fisher[name].columns, found.columns, rtol=1e-5)
+
+
+def test_an_unknown_architecture_has_no_fisher_information(data: Path, tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "tiny.gguf", Tiny("xverse"))
+    asked = _collected(model, data, "--fisher", 2, "-o", tmp_path / "asked.gguf")
+    assert asked.code == 2
+    assert "the architecture xverse is not among" in asked.err
+    result = _collected(model, data, "-o", tmp_path / "i.gguf")
+    assert result.code == 0, result.err
+    assert "note: no Fisher information" in result.err
+    assert not read_importance(tmp_path / "i.gguf").fisher
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny.gguf", "i.gguf"}
 
 
 @pytest.mark.parametrize(

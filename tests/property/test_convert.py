@@ -32,7 +32,7 @@ from raq_solver.knapsack import Termination
 from raq_solver.losses import LossTable
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
-from raq_solver.profile import Profile
+from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import quant_type
 from raq_solver.smallest import smallest_size
 from raq_solver.solve import solve
@@ -59,7 +59,11 @@ def profiles(draw: st.DrawFn) -> Profile:
     sensitivities = np.where(random.random(rows) < 0.5, np.nan, random.random(rows))
     provenance = draw(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))
     columns = tuple(map(quant_type, types))
-    return Profile(tuple(tensors), columns, errors, random.random(rows), sensitivities, sensitivities / 2, provenance)
+    losses, energies = random.random((rows, len(types))), random.random(rows)
+    losses[random.random(losses.shape) < 0.3] = energies[random.random(rows) < 0.3] = np.nan
+    fisher = FisherLosses(losses, energies) if draw(st.booleans()) else None
+    found = sensitivities, sensitivities / 2, provenance
+    return Profile(tuple(tensors), columns, errors, random.random(rows), *found, fisher=fisher)
 
 
 BUDGETS: st.SearchStrategy[Budget] = st.builds(TotalBytes, st.integers(0, 2**60)) | st.builds(BitsPerWeight, BITS)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from engine_models import MODEL, TEXT
 from scipy.special import log_softmax
-from tiny_models import CASES, write_tiny
 
 from gguf_files import small_model
 from raq_client import engine
@@ -19,6 +18,7 @@ from raq_client.curvature.shapes import ARCHITECTURES, Shape, shape_of
 from raq_client.engine import Engine, scored_positions
 from raq_client.models.model_file import open_model
 from raq_solver.errors import InvalidInput
+from tiny_models import CASES, write_tiny
 
 CONTEXT = 64
 

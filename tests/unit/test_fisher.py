@@ -9,7 +9,6 @@ import pytest
 from engine_models import TEXT
 from scipy.special import softmax
 from scipy.stats import chisquare
-from tiny_models import CASES, EXPERTS, GEMMA_NORMS, Tiny, write_tiny
 
 from raq_client import engine
 from raq_client.checking.fisher_windows import add_fisher, chosen_windows
@@ -22,6 +21,7 @@ from raq_client.importance.fisher import Fisher
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_solver.errors import InvalidInput
+from tiny_models import CASES, EXPERTS, GEMMA_NORMS, Tiny, write_tiny
 
 VOCABULARY = 24
 TOKENS = np.array([3, 17, 8, 3, 21, 11], np.int32)

@@ -148,3 +148,15 @@ def test_domains_count_by_weight_not_by_windows() -> None:
         np.testing.assert_allclose(found.rows, 0.25 * a.rows + 0.75 * b.rows, rtol=1e-6)
         np.testing.assert_allclose(found.columns, 0.25 * a.columns + 0.75 * b.columns, rtol=1e-6)
     assert not blend([(one, 1.0), (replace(two, fisher={}, fisher_windows=0), 1.0)]).fisher
+
+
+def test_where_nothing_was_counted_columns_count_by_fisher_information() -> None:
+    importance = _importance()
+    np.testing.assert_array_equal(np.asarray(importance.rounding(TENSORS[0])), np.asarray(importance.rows(TENSORS[0])))
+    columns = np.array([[0.0, 1e-38], [2e-30, 4e-30], [0.0, 0.0]], np.float32)
+    fisher = {EXPERTS: Fisher(np.ones((3, 5), np.float32), columns)}
+    uncounted = Importance({}, fisher=fisher, fisher_windows=1)
+    assert uncounted.rows(TENSORS[1]) is None
+    # Only ratios within a matrix count; nothing counts as nothing, and a matrix of zeros counts alike.
+    np.testing.assert_allclose(np.asarray(uncounted.rounding(TENSORS[1])), [[1e-9, 1], [0.5, 1], [1, 1]])
+    assert uncounted.rounding(TENSORS[0]) is None

@@ -70,10 +70,7 @@ def collect(
     from raq_client.importance.imatrix_files import write_importance
 
     check_output(output, force=force)
-    if output.suffix == ".dat":
-        if fisher:
-            raise InvalidInput(Fault("--fisher", "the .dat format can't hold it; name an output that ends in .gguf"))
-        fisher = 0
+    fisher = _asked(fisher, model, output)
     texts = read_texts(text or [])
     partial = output.with_name(f"{output.stem}.partial.gguf")
     marks = _marks(model, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
@@ -99,6 +96,20 @@ def collect(
     write_importance(found, output, force=force)
     partial.unlink(missing_ok=True)
     _show(found, output, as_json=as_json)
+
+
+def _asked(windows: int | None, model: Path, output: Path) -> int | None:
+    """The windows that Fisher information is asked of. Raises InvalidInput at once where that many can't be had."""
+    from raq_client.curvature.shapes import shape_of
+    from raq_client.models.model_file import open_model
+
+    if output.suffix == ".dat":
+        if windows:
+            raise InvalidInput(Fault("--fisher", "the .dat format can't hold it; name an output that ends in .gguf"))
+        return 0
+    if windows:
+        shape_of(open_model(model))
+    return windows
 
 
 def _show(found: "Importance", output: Path, *, as_json: bool) -> None:
@@ -134,6 +145,7 @@ def _with_fisher(
 
     if resume is not None:
         found = replace(found, fisher=resume.fisher, fisher_windows=resume.fisher_windows)
+    save(found)  # all that was counted, should this be interrupted
     count = DEFAULT_FISHER_WINDOWS if windows is None else windows
     try:
         with progress_bar("Fisher information") as report:

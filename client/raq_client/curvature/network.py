@@ -71,6 +71,11 @@ class Network:
         self._masks = {local: causal_mask(tokens, shape.window if local else 0) for local in (False, True)}
 
     @property
+    def has_plain_weights(self) -> bool:
+        """Whether no weights are stored in blocks."""
+        return all(tensor.source_type.weights_per_block == 1 for tensor in self._tensors.values())
+
+    @property
     def head(self) -> str:
         """Name of the tensor that serves as output head."""
         return "output.weight" if "output.weight" in self._tensors else "token_embd.weight"

@@ -118,7 +118,8 @@ class Importance:
         largest = fisher.columns.max(axis=1, keepdims=True)
         # In units of the largest, as float32 has no room for products of what is tiny; a matrix of zeros counts alike.
         shares = np.divide(fisher.columns, largest, out=np.ones_like(fisher.columns), where=largest > 0)
-        return np.maximum(shares, LEAST_SHARE).reshape(tensor.matrices, tensor.row_length)
+        counted: Float32[np.ndarray, "matrices length"] = np.maximum(shares, LEAST_SHARE)
+        return counted.reshape(tensor.matrices, tensor.row_length)
 
     def digest(self) -> str:
         """SHA-256 over names, sums and counts: equal digests mean the same importance."""

@@ -130,12 +130,12 @@ def _mixtures(
             continue  # llama.cpp could not write it either
         if tensor_bytes(types) <= problem.capacity_bytes:
             fitting.append((tensor_bytes(types), name, {tensor.name: chosen.name for tensor, chosen in types.items()}))
-    for _, name, types in sorted(fitting, key=lambda one: one[:2], reverse=True):
-        if all(_has(problem, problem.table.offered, *cell) for cell in types.items()):
+    for _, name, names in sorted(fitting, key=lambda one: one[:2], reverse=True):
+        if all(_has(problem, problem.table.offered, *cell) for cell in names.items()):
             allowed = problem.allowed()
             pins = tuple(
                 Pin((tensor,), chosen, reason=f"mixture {name}")
-                for tensor, chosen in types.items()
+                for tensor, chosen in names.items()
                 if _has(problem, allowed, tensor, chosen)
             )
             pinned = replace(problem, constraints=(*problem.constraints, *pins))

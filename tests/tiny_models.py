@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import gguf
 import numpy as np
-from engine_models import MODEL
+
+from gguf_files import MODEL_4M
 
 WIDTH, HEAD, HIDDEN = 64, 16, 96
 EXPERTS, EXPERTS_USED, EXPERT_HIDDEN = 4, 2, 32
@@ -154,6 +155,14 @@ CASES: Mapping[str, Tiny] = {
         shared_expert=True,
         fused=True,
     ),
+    "qwen35, a block that is not run": Tiny(
+        "qwen35",
+        {**RECURRENT, "block_count": 3, "nextn_predict_layers": 1},
+        head_norms="each",
+        norms=QWEN35_NORMS,
+        gated=True,
+        recurrent_every=2,
+    ),
     "gemma": Tiny("gemma", tied=True),
     "gemma2": Tiny(
         "gemma2",
@@ -272,7 +281,7 @@ def _weights(name: str, shape: tuple[int, ...], random: np.random.Generator) -> 
 @cache
 def _tokenizer() -> Mapping[str, tuple[Any, ...]]:
     """The vocabulary of the committed model: values, their kinds, and the kinds of items."""
-    fields = gguf.GGUFReader(MODEL).fields
+    fields = gguf.GGUFReader(MODEL_4M).fields
     return {
         name: (each.contents(), each.types[0], each.types[-1] if len(each.types) > 1 else None)
         for name, each in fields.items()
