@@ -171,7 +171,7 @@ def write_by_raq(subject: Subject, allocation: Allocation, path: Path) -> None:
 def write_by_ggml(subject: Subject, allocation: Allocation, path: Path) -> None:
     """The file that llama-quantize would write with the same importance."""
     model = subject.model
-    types = resolved_types(model, allocation, has_importance=True)
+    types = resolved_types(model, allocation, subject.importance)
 
     def blocks(tensor: Tensor, wanted: QuantType) -> Iterator[np.ndarray]:
         if wanted == tensor.source_type:

@@ -108,8 +108,8 @@ def test_an_imatrix_of_other_widths(tmp_path: Path, imatrix_path: Path) -> None:
 
 
 def test_budget_under_the_least(model_path: Path) -> None:
-    result = client("solve", "-b", "2.5", "-m", model_path)
-    refused(result, r"even the smallest types need 2\.6402 bpw \(1,471,488 bytes\); the budget is 2\.5", code=4)
+    result = client("solve", "-b", "2.0", "-m", model_path)
+    refused(result, r"even the smallest types need 2\.3757 bpw \(1,324,032 bytes\); the budget is 2 ", code=4)
 
 
 def test_budget_over_the_most(model_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_an_unknown_architecture_is_quantized_but_not_checked(tmp_path: Path, da
     made = client("run", path, "-b", "6", "-o", out)
     assert made.code == 0, made.err
     assert out.exists()
-    refused(client("check", out, "-m", path, "-t", data / "gsm8k.evaluation.txt"), "no-such-thing")
+    refused(client("check", out, "-m", path, "-t", data / "gsm8k.evaluation.txt"), "has no tokenizer")
 
 
 def test_a_check_that_is_not_passed_has_its_own_code(tmp_path: Path, model_path: Path, data: Path) -> None:

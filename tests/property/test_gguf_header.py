@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -79,6 +80,7 @@ def test_raq_reads_what_gguf_py_writes(
     writer.add_array("integers", integers)
     writer.add_array("fractions", fractions)
     writer.add_array("words", words)
+    writer.add_tensor("one.weight", np.zeros(4, np.float32))
     write(writer)
     model = open_model(path)
     assert (model.value("integers"), model.value("fractions"), model.value("words")) == (integers, fractions, words)

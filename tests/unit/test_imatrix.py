@@ -5,7 +5,9 @@ import gguf
 import numpy as np
 import pytest
 
+import raq_native
 from gguf_files import DATA, MODEL_4M, SHARED, write
+from oracles import ggml
 from raq_client.importance.imatrix import Entry, Importance, blend, check_against, merge
 from raq_client.importance.imatrix_files import read_importance, write_importance
 from raq_client.models.model_file import open_model
@@ -215,3 +217,57 @@ def test_sums_without_counts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as error:
         read_importance(path)
     assert len(error.value.faults) == 2
+
+
+@pytest.mark.parametrize("name", ["IQ3_S", "Q4_K", "IQ2_S"])
+@pytest.mark.parametrize("idle", [slice(1, None, 2), slice(0, 128)])
+def test_columns_at_zero_are_rounded_about_as_well_as_by_ggml(name: str, idle: slice) -> None:
+    model, known = open_model(MODEL_4M), read_importance(GGUF_4M)
+    tensor = model.tensor("blk.0.ffn_up.weight")
+    sums = known.entries[tensor.name].sums.copy()
+    sums[idle] = 0
+    entry = Entry(sums, known.entries[tensor.name].counts)
+    columns = Importance({tensor.name: entry}).rows(tensor)
+    assert columns is not None
+    weights = model.weights(tensor)
+    ours = raq_native.dequantize(name, raq_native.quantize(name, weights, columns[0]), tensor.row_length)
+    plain = entry.mean_squares[0]
+    theirs = ggml.dequantize(name, ggml.quantize(name, weights, plain), tensor.row_length)
+    assert np.square(ours - weights).sum() < 1.25 * np.square(theirs - weights).sum()
+    assert (plain * np.square(ours - weights)).sum() < (plain * np.square(theirs - weights)).sum()
+
+
+def test_only_columns_that_were_never_at_work_are_lifted() -> None:
+    seen = np.array([[4, 1e-4, 2, 2], [0, 8, 0, 0], [0, 0, 0, 0]], np.float32)
+    tensor = Tensor("t.weight", (4, 2, 3), CATALOGUE["F16"])
+    rows = Importance({"t.weight": Entry(seen.ravel(), np.ones(3, np.float32))}).rows(tensor)
+    assert rows is not None
+    np.testing.assert_array_equal(rows[0], seen[0])
+    np.testing.assert_allclose(rows[1], [0.1, 8, 0.1, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(rows[2], 0.05 * seen.mean(), rtol=1e-6)  # an expert that was reached, with zeros
+    nothing = Importance({"t.weight": Entry(np.zeros(12, np.float32), np.ones(1, np.float32))}).rows(tensor)
+    assert nothing is not None
+    assert (nothing == nothing[0, 0]).all()
+    assert 0 < nothing[0, 0] < 1e-5
+
+
+def test_importance_without_zeros_is_what_the_file_says() -> None:
+    known = read_importance(GGUF_4M)
+    for tensor in open_model(MODEL_4M).tensors:
+        rows = known.rows(tensor)
+        if rows is not None:
+            assert rows.tobytes() == known.entries[tensor.name].mean_squares.tobytes()
+
+
+def test_a_file_of_no_tensor_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "none.gguf"
+    write_importance(Importance({}, ("text",), 3), path)
+    with pytest.raises(InvalidInput, match=r"none.gguf: holds the importance of no tensor; collect it anew"):
+        read_importance(path)
+
+
+def test_what_is_passed_by_mistake_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.gguf"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n")
+    with pytest.raises(InvalidInput, match="not an importance file: it is a Git LFS pointer"):
+        read_importance(path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gguf_files import MODEL_4M, add_every_value, small_model, split_model, write
+from raq_client.models.gguf_header import TensorInfo, encode_header, stored
 from raq_client.models.model_file import ModelFile, open_model
 from raq_solver.errors import InvalidInput, UnknownTensor
 from raq_solver.quant_types import CATALOGUE
@@ -109,7 +110,13 @@ def test_a_shard_that_repeats_another_is_refused(tmp_path: Path) -> None:
     ("content", "sentence"),
     [
         (b"", "it is empty"),
-        (b"PK\x03\x04" + bytes(100), "does not begin with the letters GGUF"),
+        (b"half of a file that was cut in two", "does not begin with the letters GGUF"),
+        (b"PK\x03\x04" + bytes(100), "it is a zip archive"),
+        (b"\x1f\x8b\x08" + bytes(100), "it is compressed by gzip; unpack it first"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:12", "it is a Git LFS pointer; .*git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "it is a web page"),
+        (struct.pack("<Q", 90) + b'{"__metadata__":{}}', "it is a safetensors file"),
+        (struct.pack("<ii", 39, 19) + b"blk.0.attn_k.weight", "it is an importance file .*--imatrix"),
         (b"GGUF", "ends after the letters GGUF"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "GGUF version 1"),
@@ -124,6 +131,30 @@ def test_what_is_no_model_is_refused_in_one_sentence(tmp_path: Path, content: by
     with pytest.raises(InvalidInput, match=sentence) as error:
         open_model(path)
     assert str(error.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("imatrix", "an importance file, not a model; give it with --imatrix"),
+        ("adapter", "a LoRA adapter, not a model; merge it"),
+        ("model", "holds no tensors, a vocabulary at most"),
+    ],
+)
+def test_other_gguf_files_than_models_are_named(tmp_path: Path, kind: str, sentence: str) -> None:
+    path = tmp_path / "other.gguf"
+    path.write_bytes(encode_header({"general.type": stored(kind)}, (), 32))
+    with pytest.raises(InvalidInput, match=sentence):
+        open_model(path)
+
+
+@pytest.mark.parametrize("second", [0, 64])
+def test_tensors_that_lie_over_each_other_are_refused(tmp_path: Path, second: int) -> None:
+    path = tmp_path / "over.gguf"
+    infos = [TensorInfo("a.weight", (32,), 0, 0), TensorInfo("b.weight", (32,), 0, second)]
+    path.write_bytes(encode_header({}, infos, 32) + bytes(256))
+    with pytest.raises(InvalidInput, match=r"the data of a.weight and b.weight lie over each other"):
+        open_model(path)
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.003, 0.3, 0.999])
@@ -177,12 +208,12 @@ def test_every_metadata_type_is_read(tmp_path: Path) -> None:
     path = tmp_path / "keys.gguf"
     writer = gguf.GGUFWriter(path, "any")
     add_every_value(writer)
+    writer.add_tensor("one.weight", np.zeros(4, np.float32))
     write(writer)
     model = open_model(path)
     assert model.value("test.u64") == 2**63
     assert model.value("test.text") == "grüße 🙂"
     assert model.value("test.texts") == ["", "a", "tokens"]
-    assert model.tensors == ()
     _equals_gguf_py(model, path)
 
 

@@ -11,6 +11,7 @@ from raq_client import engine
 from raq_client.checking.check_report import CheckReport
 from raq_client.checking.perplexity import Text, check, measure
 from raq_client.checking.statistics import estimate_exp_mean
+from raq_client.engine import NotFiniteError
 from raq_solver.errors import InvalidInput
 
 SHORT = Text("short", TEXT[:14000])  # nine windows of 512
@@ -96,14 +97,18 @@ def test_a_window_longer_than_the_training_context_is_a_warning_not_an_error() -
     assert "was trained for a context of 512 tokens" in found.warnings[0]
 
 
-def test_a_broken_model_is_reported_not_hidden(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tensor", ["blk.1.ffn_up.weight", "output_norm.weight"])
+def test_a_model_with_a_weight_that_is_not_finite_ends_the_check_and_is_named(tmp_path: Path, tensor: str) -> None:
     def spoil(name: str, data: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: np.full_like(data, np.nan) if name == "blk.1.ffn_up.weight" else data}
+        if name == tensor:
+            data.reshape(-1)[5] = np.nan
+        return {name: data}
 
-    found = check(MODEL, rewrite(tmp_path / "nan.gguf", spoil), [SHORT], context=128, windows=3, threads=2)
-    assert found.warnings[-1].startswith("189 of 189 tokens have no usable prediction")
-    assert math.isnan(found.overall.kl.value)
-    assert math.isfinite(found.overall.baseline_perplexity.value)
+    path = rewrite(tmp_path / "nan.gguf", spoil)
+    named = rf"nan\.gguf: .* weight 5 of row 0 of {tensor} is nan; get or make the file again"
+    for models in ((MODEL, path), (path, MODEL)):
+        with pytest.raises(NotFiniteError, match=named):
+            check(*models, [SHORT], context=128, windows=3, threads=2)
 
 
 def test_engines_can_be_reused(q4_0: Path) -> None:

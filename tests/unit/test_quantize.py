@@ -1,7 +1,9 @@
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -10,11 +12,12 @@ import pytest
 
 import raq_native
 from gguf_files import DATA, MODEL_4M, small_model, split_model, write
+from raq_client.importance.fisher import Fisher
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.quantizable import is_quantizable
-from raq_client.quantizing.quantize import quantize_model, row_chunks
+from raq_client.quantizing.quantize import quantize_model, resolved_types, row_chunks
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
@@ -75,7 +78,7 @@ def test_the_file_says_what_llama_quantize_would_say(tmp_path: Path) -> None:
 def test_each_expert_is_quantized_with_its_own_importance(tmp_path: Path) -> None:
     model = open_model(small_model(tmp_path / "in.gguf"))
     experts = model.tensor("blk.0.ffn_down_exps.weight")
-    sums = np.random.default_rng(0).gamma(0.3, size=(3, 256)).astype(np.float32)
+    sums = np.maximum(np.random.default_rng(0).gamma(0.3, size=(3, 256)), 1e-4).astype(np.float32)
     importance = Importance({experts.name: Entry(sums.ravel(), np.array([1, 1, 1], np.float32))})
     out = quantize_model(model, _allocation(model, **SMALL_TYPES), importance, tmp_path / "out.gguf").path
     written = open_model(out)
@@ -125,6 +128,33 @@ def test_every_impossible_tensor_is_named(tmp_path: Path) -> None:
         "blk.1.attn_q.weight",
     }
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_importance_is_asked_for_tensor_by_tensor(tmp_path: Path) -> None:
+    model, known = open_model(MODEL_4M), read_importance(IMATRIX)
+    missing = "blk.1.ffn_down.weight"
+    partly = replace(known, entries={name: entry for name, entry in known.entries.items() if name != missing})
+    types = _allocation(model, ffn_down="IQ2_S")
+    with pytest.raises(InvalidInput) as error:
+        resolved_types(model, types, partly)
+    (fault,) = error.value.faults
+    assert fault.where == missing
+    assert re.fullmatch(r"IQ2_S needs importance, and .* has none of this tensor; collect .*", fault.what)
+    assert resolved_types(model, types, known)
+    fisher = Fisher(np.ones((1, 1), np.float32), np.ones((1, 1), np.float32))
+    assert resolved_types(model, types, replace(partly, fisher={missing: fisher}, fisher_windows=1))
+
+
+def test_a_vector_that_is_not_a_number_is_not_copied(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "nan.gguf", "llama")
+    writer.add_tensor("rope_freqs.weight", np.array([1, np.inf], np.float32))
+    writer.add_tensor("output_norm.weight", np.array([1, np.nan, 1], np.float32))
+    write(writer)
+    model = open_model(tmp_path / "nan.gguf")
+    out = tmp_path / "out.gguf"
+    with pytest.raises(InvalidInput, match=r"output_norm.weight: weight 1 of row 0 is nan; get the model file again"):
+        quantize_model(model, Allocation({tensor.name: "F32" for tensor in model.tensors}), None, out)
+    assert not out.exists()
 
 
 def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32, UInt16
 
-from raq_client import engine
+from raq_client.checking.loading import loaded
 from raq_client.checking.perplexity import LEAST_WINDOWS, Measurement, Progress, Text, TextScores, cut_windows
 from raq_client.checking.scores import TokenScores, join_scores, score_window
 from raq_client.engine import DEFAULT_CONTEXT, SMALLEST_CONTEXT, Engine, scored_positions
@@ -100,7 +100,7 @@ def write_baseline(
         raise InvalidInput(Fault("text", "there is none to evaluate; name at least one text file"))
     with ExitStack() as stack:
         if not isinstance(model, Engine):
-            model = stack.enter_context(engine.load(model, context=context, threads=threads, library=library))
+            model = stack.enter_context(loaded(model, context=context, threads=threads, library=library))
         cut = np.concatenate(cut_windows(model, texts, windows))
         rows = len(cut) * _positions(model.context)
         needed = HEADER.size + cut.nbytes + 2 * rows * _row_codes(model.vocabulary)
@@ -138,8 +138,8 @@ def measure_against_stored(
 ) -> Measurement:
     """Score a candidate on the windows of a stored baseline (at most `windows`), by llama-perplexity's definitions.
 
-    Raises InvalidInput if the candidate can't be loaded or has another vocabulary, or there are fewer than two
-    windows.
+    Raises InvalidInput if the candidate can't be loaded or has another vocabulary, there are fewer than two windows, or
+    a number is not finite on either side.
     """
     kept = baseline.windows[:windows]
     if len(kept) < LEAST_WINDOWS:
@@ -148,15 +148,20 @@ def measure_against_stored(
         )
     with ExitStack() as stack:
         if not isinstance(candidate, Engine):
-            loaded = engine.load(candidate, context=baseline.context, threads=threads, library=library)
-            candidate = stack.enter_context(loaded)
+            candidate = stack.enter_context(
+                loaded(candidate, context=baseline.context, threads=threads, library=library)
+            )
         if candidate.vocabulary != baseline.vocabulary:
             what = f"has {candidate.vocabulary} tokens in its vocabulary, {baseline.path} has {baseline.vocabulary}"
             raise InvalidInput(Fault(str(candidate.path), f"{what}; only models of one vocabulary can be compared"))
         parts = []
         for index, logits in enumerate(candidate.score_windows(kept)):
             following = kept[index, scored_positions(baseline.context).start + 1 :]
-            parts.append(score_stored(baseline.log_probabilities(index), logits, following))
+            stored = baseline.log_probabilities(index)
+            if not np.isfinite(stored).all():
+                what = f"holds numbers that are not finite in window {index}: save it anew, from a sound model"
+                raise NotFiniteError(Fault(str(baseline.path), what))
+            parts.append(score_stored(stored, logits, following))
             if progress is not None:
                 progress(index + 1, len(kept))
         text = TextScores(baseline.path.name, "", kept, join_scores(parts))

@@ -87,7 +87,7 @@ def make_report(
     if broken:
         warnings = (
             *warnings,
-            f"{broken} of {overall.tokens} tokens have no usable prediction (NaN or infinite): a model is broken",
+            f"{broken} of {overall.tokens} tokens are ruled out by a model, which makes its perplexity infinite",
         )
     by_domain: dict[str, list[TokenScores]] = {}
     for _, domain, scores in parts:
@@ -106,7 +106,7 @@ def make_report(
 
 def summarize(scores: TokenScores, context: int) -> Summary:
     """All figures over the given windows of `context` tokens."""
-    with np.errstate(all="ignore"):  # what a broken model gives is NaN, and said in a warning
+    with np.errstate(all="ignore"):  # a token that a model rules out has an infinite loss: said in a warning
         baseline_perplexity = estimate_exp_mean(scores.baseline_nll)
         perplexity = estimate_exp_mean(scores.candidate_nll)
         # The difference's slope towards each negative log-likelihood is that side's perplexity.

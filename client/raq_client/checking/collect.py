@@ -16,9 +16,9 @@ from typing import Final, Literal
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from raq_client import engine
+from raq_client.checking.loading import loaded
 from raq_client.checking.perplexity import Progress, Text, cut_windows
-from raq_client.engine import DEFAULT_CONTEXT, Engine, Product
+from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError, Product
 from raq_client.importance.imatrix import Entry, Importance
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
@@ -133,8 +133,8 @@ def collect(
         raise InvalidInput(Fault("text", "there is none to collect from; name at least one text file"))
     if isinstance(model, Engine):
         return _collect(model, texts, windows, output_head, Tally(resume, sums), resume, save, progress)
-    with engine.load(model, context=context, threads=threads, library=library) as loaded:
-        return _collect(loaded, texts, windows, output_head, Tally(resume, sums), resume, save, progress)
+    with loaded(model, context=context, threads=threads, library=library) as opened:
+        return _collect(opened, texts, windows, output_head, Tally(resume, sums), resume, save, progress)
 
 
 def _collect(
@@ -147,22 +147,34 @@ def _collect(
     save: Callable[[Importance], None] | None,
     progress: Progress | None,
 ) -> Importance:
+    if model.context < LEAST_TOKENS:
+        what = f"must be at least {LEAST_TOKENS} tokens, not {model.context}: shorter inputs are not counted"
+        raise InvalidInput(Fault("context", what))
     cut = np.concatenate(cut_windows(model, texts, limit))
     before = _windows_before(resume, model.context, len(cut))
 
     def wanted(name: str) -> bool:
         return name.startswith("blk.") or (output_head and name == OUTPUT_HEAD)
 
+    def count(product: Product) -> None:
+        if not np.isfinite(product.inputs).all():
+            raise NotFiniteError(Fault(str(model.path), f"what {product.name} is multiplied with is not finite"))
+        tally.add(product)
+
     def importance(done: int) -> Importance:
         datasets = tuple(text.name for text in texts)
         return Importance(tally.entries(), datasets, done, model.context, f"collected from {model.path.name}")
 
-    for done in model.observe_products(cut[before:], wanted, tally.add, LEAST_TOKENS):
+    for done in model.observe_products(cut[before:], wanted, count, LEAST_TOKENS):
         if progress is not None:
             progress(before + done, len(cut))
         if save is not None and done % SAVE_EVERY == 0:
             save(importance(before + done))
-    return importance(len(cut))
+    found = importance(len(cut))
+    if not found.entries:
+        what = "nothing was counted: libllama multiplies no tensor of it that is named blk.…; is it a language model?"
+        raise InvalidInput(Fault(str(model.path), what))
+    return found
 
 
 def _windows_before(resume: Importance | None, context: int, windows: int) -> int:

@@ -18,7 +18,7 @@ from jaxtyping import Float64
 
 from raq_client.checking.perplexity import Measurement
 from raq_client.checking.scores import TokenScores
-from raq_solver.errors import Fault, InvalidInput
+from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 RESAMPLES = 5000
 CONFIDENCE = 0.95
@@ -80,9 +80,10 @@ class Comparison:
 def compare(first: Measurement, second: Measurement, *, confidence: float = CONFIDENCE, seed: int = 0) -> Comparison:
     """Compare two candidates that were measured against one baseline on the same windows.
 
-    Raises InvalidInput if the baselines or the windows differ.
+    Raises InvalidInput if the baselines or the windows differ, or a model predicted what is not finite.
     """
     _require_same_tokens(first, second)
+    raise_faults([fault for each in (first, second) for fault in _not_finite(each)])
     before, after = first.scores(), second.scores()
 
     def difference(values: Callable[[TokenScores], np.ndarray], *, less_is_better: bool) -> Difference:
@@ -152,6 +153,16 @@ def _windows_to_settle(mean: float, error: float, count: int, confidence: float)
         return None
     needed = NormalDist().inv_cdf((1 + confidence) / 2) + POWER_QUANTILE
     return max(2, math.ceil(count * (needed * error / mean) ** 2))
+
+
+def _not_finite(measured: Measurement) -> list[Fault]:
+    """What there is to say of a candidate with tokens that it, or the baseline, can't predict."""
+    scores = measured.scores()
+    finite = np.isfinite(scores.kl) & np.isfinite(scores.candidate_nll)
+    if finite.all():
+        return []
+    what = f"gives {int((~finite).sum())} of {scores.tokens} tokens no finite loss or KL divergence; nothing to compare"
+    return [Fault(measured.candidate, what)]
 
 
 def _require_same_tokens(first: Measurement, second: Measurement) -> None:

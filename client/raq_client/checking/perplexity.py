@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32
 
-from raq_client import engine
 from raq_client.checking.check_report import CheckReport, make_report
+from raq_client.checking.loading import loaded
 from raq_client.checking.scores import TokenScores, join_scores, score_window
 from raq_client.engine import DEFAULT_CONTEXT, Engine, scored_positions
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -135,8 +135,8 @@ def measure_all(
     All models are held in memory at once, and the baseline reads each window once. Models are loaded and freed here
     unless they come as engines, which must have been loaded for `context`. An interrupt between windows frees them.
 
-    Raises InvalidInput if there is no text, a text is shorter than two windows, a model can't be loaded, or a
-    candidate has another vocabulary than the baseline.
+    Raises InvalidInput if there is no text, a text is shorter than two windows, a model can't be loaded or predicts
+    what is not finite, or a candidate has another vocabulary than the baseline.
     """
     _require_texts(texts, windows)
     with ExitStack() as stack:
@@ -146,8 +146,7 @@ def measure_all(
                 assert model.context == context, "an engine evaluates windows of the length it was loaded for"
                 engines.append(model)
             else:
-                loaded = engine.load(model, context=context, threads=threads, library=library)
-                engines.append(stack.enter_context(loaded))
+                engines.append(stack.enter_context(loaded(model, context=context, threads=threads, library=library)))
         assert engines[0] not in engines[1:], "an engine holds one set of logits: it can't be its own candidate"
         return _measure_engines(engines[0], engines[1:], texts, windows, progress)
 

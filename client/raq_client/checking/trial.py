@@ -13,12 +13,12 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from raq_client import engine
+from raq_client.checking.loading import loaded
 from raq_client.checking.perplexity import Text, cut_windows
 from raq_client.checking.probes import Probe, make_probe, probe_type
 from raq_client.checking.recorded import RecordedLogits
 from raq_client.checking.scores import TokenScores
-from raq_client.engine import DEFAULT_CONTEXT, Engine
+from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.quantizing.quantize import Effort
@@ -56,6 +56,10 @@ class TrialResult:
     errors: Mapping[str, float]
 
 
+class BrokenByTrialError(InvalidInput):
+    """With these tensors quantized the model predicts NaN or infinity; untouched it does not."""
+
+
 class Trial:
     """Tries allocations on a model in memory; made with `with`, which frees the model."""
 
@@ -70,7 +74,8 @@ class Trial:
         A type that does not fit a tensor gives way to llama.cpp's substitute. Nothing stays changed.
 
         Raises InvalidInput if the model can't be loaded or evaluated, a text is too short, or a tensor named here is
-        not used by the model or stored in blocks already.
+        not used by the model or stored in blocks already; BrokenByTrialError if what the changed model predicts is not
+        finite.
         """
         model, recorded = self._ready()
         weights = model.weights()
@@ -84,7 +89,11 @@ class Trial:
                 yield name, probe.values
 
         with weights.replaced(values(), self._original):
-            scores = recorded.compare()
+            try:
+                scores = recorded.compare()
+            except NotFiniteError as error:
+                what = "with these types what it predicts is not finite (NaN or infinite)"
+                raise BrokenByTrialError(Fault(str(self._bench.path), what)) from error
         return TrialResult(scores, errors)
 
     def prepare(self) -> float:
@@ -128,9 +137,7 @@ class Trial:
         if self._loaded is None:
             bench = self._bench
             model = self._stack.enter_context(
-                engine.load(
-                    bench.path, context=bench.context, threads=bench.threads, library=bench.library, editable=True
-                )
+                loaded(bench.path, context=bench.context, threads=bench.threads, library=bench.library, editable=True)
             )
             self._loaded = model, RecordedLogits(model, spread_windows(model, bench.texts, bench.windows))
         return self._loaded
@@ -141,7 +148,7 @@ class Trial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._stack.__exit__(kind, error, trace)  # which names the weight, if one is not finite
 
 
 def spread_windows(model: Engine, texts: Sequence[Text], count: int) -> Int32[np.ndarray, "windows context"]:

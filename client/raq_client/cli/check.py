@@ -8,6 +8,7 @@ import typer
 from raq_client.checking.texts import read_texts
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
@@ -20,6 +21,7 @@ USUAL_CONTEXT: Final = 512
 
 
 def check(
+    called: typer.Context,
     candidate: Annotated[
         Path | None,
         typer.Argument(metavar="[QUANTIZED]", help="The quantized model; may be left out with --save-baseline."),
@@ -71,6 +73,7 @@ def check(
         if original is None:
             what = "no original to compare with: name it with --model or --baseline, or in raq.toml"
             raise InvalidInput(Fault("", what))
+        check_written(called, {"save_baseline": save_baseline}, force=force, also=settings.files())
         texts = read_texts(text or list(settings.text))
         if save_baseline is None:
             assert candidate is not None, "there is one without --save-baseline"
@@ -144,9 +147,7 @@ def _save(
     force: bool,
 ) -> None:
     from raq_client.checking.baseline_file import write_baseline
-    from raq_client.files.atomic_file import check_output
 
-    check_output(out, force=force)
     with progress_bar("reading the original") as progress:
         write_baseline(
             original,
@@ -185,6 +186,7 @@ def _tell(report: "CheckReport", max_kl: float | None, *, as_json: bool) -> None
         from raq_client.reports.measured_report import check_table
 
         OUT.print(check_table(report))
-    if max_kl is not None and report.overall.kl.value > max_kl:
-        say(f"raq-client: mean KL divergence {report.overall.kl.value:.6f} is above {max_kl}")
+    found = report.overall.kl.value
+    if max_kl is not None and not found <= max_kl:  # NaN passes no gate
+        say(f"raq-client: mean KL divergence {found:.6f} is {'above' if found > max_kl else 'not at most'} {max_kl}")
         raise typer.Exit(EXIT_NOT_PASSED)

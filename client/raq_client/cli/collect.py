@@ -10,6 +10,8 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, progress_bar, say
+from raq_client.cli.written import check_written
+from raq_client.files.names import readable
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Sums(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
 
 
 def collect(
+    called: typer.Context,
     model: options.ModelArgument,
     output: options.Output,
     text: options.Texts = None,
@@ -63,23 +66,22 @@ def collect(
 
     Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
     """
-    from raq_client import engine
+    from raq_client.checking import loading
     from raq_client.checking.collect import collect as count
     from raq_client.checking.texts import read_texts
-    from raq_client.files.atomic_file import check_output
     from raq_client.importance.imatrix_files import write_importance
 
-    check_output(output, force=force)
+    partial = output.with_name(f"{output.stem}.partial.gguf")
+    check_written(called, {"output": output}, {"partial": partial}, force=force)
     fisher = _asked(fisher, model, output)
     texts = read_texts(text or [])
-    partial = output.with_name(f"{output.stem}.partial.gguf")
     marks = _marks(model, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
     resume = _resumed(partial, marks)
 
     def save(importance: "Importance") -> None:
         write_importance(replace(importance, datasets=marks), partial, force=True)
 
-    with engine.load(model, context=context, threads=threads, library=libllama) as loaded:
+    with loading.loaded(model, context=context, threads=threads, library=libllama) as loaded:
         with progress_bar("collecting") as report:
             found = count(
                 loaded,
@@ -167,7 +169,7 @@ def _marks(model: Path, texts: "list[Text]", ways: str) -> tuple[str, ...]:
     state = hashlib.sha256(f"{open_model(model).fingerprint()} {ways}".encode())
     for each in texts:
         state.update(hashlib.sha256(each.content.encode()).digest())
-    return *(each.name for each in texts), f"sha256:{state.hexdigest()}"
+    return *(readable(each.name) for each in texts), f"sha256:{state.hexdigest()}"
 
 
 def _resumed(partial: Path, marks: tuple[str, ...]) -> "Importance | None":

@@ -12,6 +12,7 @@ from raq_client.cli import imatrix_columns as columns
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, say
 from raq_client.cli.tables import Column, print_csv, print_rows, table_of
+from raq_client.cli.written import check_written
 from raq_solver.errors import Fault, InvalidInput, near_misses
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ def ratio(
 
 @APP.command()
 def merge(
+    called: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE[:WEIGHT]...", help="Importance files of one model.")],
     output: options.Output,
     force: options.Force = False,
@@ -158,13 +160,14 @@ def merge(
     from raq_client.importance.domains import read_domains
     from raq_client.importance.imatrix_files import write_importance
 
+    check_written(called, {"output": output}, force=force)
     importance = read_domains(files)
     write_importance(importance, output, force=force)
     say(f"{output}: {len(importance.entries)} tensors, {importance.chunk_count} chunks")
 
 
 @APP.command()
-def convert(file: File, output: options.Output, force: options.Force = False) -> None:
+def convert(called: typer.Context, file: File, output: options.Output, force: options.Force = False) -> None:
     """Write an importance file in the other format: the old one if the name ends in .dat, else GGUF.
 
     The old format knows no counts per expert.
@@ -173,6 +176,7 @@ def convert(file: File, output: options.Output, force: options.Force = False) ->
     """
     from raq_client.importance.imatrix_files import read_importance, write_importance
 
+    check_written(called, {"output": output}, force=force)
     importance = read_importance(file)
     write_importance(importance, output, force=force)
     say(f"{output}: {len(importance.entries)} tensors, {importance.chunk_count} chunks")

@@ -16,7 +16,8 @@ from raq_client.cli.base import Table
 from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.cli.groups import CheckOptions, MeasureOptions
 from raq_client.cli.spread import spread
-from raq_client.files.settings import read_settings
+from raq_client.cli.written import check_written
+from raq_client.files.settings import Settings, read_settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 @spread
 def ladder(
+    called: typer.Context,
     model: Table,
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", help="Replay this recipe's steps.", show_default=False)
@@ -61,39 +63,28 @@ def ladder(
 
     raq-client ladder model-f16.gguf -b 4.5 -b 5.0 -b 5.5 -i imatrix.gguf -t held-out.txt -o ladder
     """
-    from raq_client.models.model_file import open_model
     from raq_client.models.model_tables import read_table
-    from raq_client.planning.plan import Request, importance_of
+    from raq_client.planning.plan import Request
     from raq_client.recipes.recipe_file import read_recipe
     from raq_client.reports.ladder_report import ladder_dict, ladder_table
-    from raq_client.rounds.ladders import Route, recipe_rungs
+    from raq_client.rounds.ladders import recipe_rungs
 
     settings = read_settings(Path.cwd())
+    _check_folder(called, folder, settings, {})
     if bool(recipe) == bool(budget):
         raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
     sources = measure.of_model(Path(model), settings)
-    if recipe:
-        rungs = recipe_rungs(read_recipe(recipe), read_table(model))
-    else:
-        request = Request(loss=loss or settings.loss, around=around.around(settings, MemoryOptions()))
-        rungs = _solved(sources, request, budget or [], nested=nested)
+    request = Request(loss=loss or settings.loss, around=around.around(settings, MemoryOptions()))
+    rungs = (
+        recipe_rungs(read_recipe(recipe), read_table(model))
+        if recipe
+        else _solved(sources, request, budget or [], nested=nested)
+    )
     climbed: list[Climbed] = []
     if folder is not None:
         paths = checks.texts(settings)
-        opened = open_model(model)
-        route = Route(
-            model=opened,
-            importance=importance_of(opened, sources.imatrix),
-            folder=folder,
-            texts=read_texts(paths),
-            windows=checks.windows,
-            context=checks.check_context,
-            effort=measure.effort,
-            threads=measure.threads,
-            device=sources.device,
-            library=checks.libllama,
-            force=force,
-        )
+        route = _route(Path(model), folder, paths, sources, measure, checks, force=force)
+        _check_folder(called, folder, settings, {f"step {rung.name}": route.path(rung) for rung in rungs})
         climbed = _climbed(rungs, route, climb_all=climb_all)
         _keep_manifest(route, paths, ladder_dict(rungs, climbed))
     if as_json:
@@ -101,6 +92,48 @@ def ladder(
     else:
         OUT.print(ladder_table(rungs, climbed))
     _say_end(climbed)
+
+
+def _route(
+    model: Path,
+    folder: Path,
+    texts: list[Path],
+    sources: "Sources",
+    measure: MeasureOptions,
+    checks: CheckOptions,
+    *,
+    force: bool,
+) -> "Route":
+    from raq_client.models.model_file import open_model
+    from raq_client.planning.plan import importance_of
+    from raq_client.rounds.ladders import Route
+
+    opened = open_model(model)
+    return Route(
+        model=opened,
+        importance=importance_of(opened, sources.imatrix),
+        folder=folder,
+        texts=read_texts(texts),
+        windows=checks.windows,
+        context=checks.check_context,
+        effort=measure.effort,
+        threads=measure.threads,
+        device=sources.device,
+        library=checks.libllama,
+        force=force,
+    )
+
+
+def _check_folder(called: typer.Context, folder: Path | None, settings: Settings, steps: dict[str, Path]) -> None:
+    """Raise InvalidInput if the folder can't be written or made, or a file to be written there is read too."""
+    if folder is not None:
+        if steps:
+            folder.mkdir(parents=True, exist_ok=True)
+        there = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+        if not there.is_dir():
+            raise InvalidInput(Fault(str(there), "is no folder; name another to write the steps into"))
+        written = {"folder": there / "ladder.json"} | steps  # by the name of its parameter, as it is not read
+        check_written(called, {}, written, force=False, also=settings.files())
 
 
 def _say_end(climbed: "list[Climbed]") -> None:
@@ -115,7 +148,7 @@ def _solved(sources: "Sources", request: "Request", budgets: list[str], *, neste
     from raq_client.planning.plan import make_plan, model_table, obtain_profile, widened
     from raq_client.rounds.ladders import solved_rungs
 
-    profile = obtain_profile(widened(sources, request.around), progress_bar)
+    profile = obtain_profile(widened(sources, request.around), progress_bar, say)
     table = model_table(sources, profile)
     plans = [make_plan(profile, replace(request, budget=budget), table) for budget in budgets]
     return solved_rungs(list(zip(budgets, plans, strict=True)), nested=nested)
@@ -125,7 +158,6 @@ def _climbed(rungs: "tuple[Rung, ...]", route: "Route", *, climb_all: bool) -> "
     """The rungs as far as they gain something, each behind two progress bars."""
     from raq_client.rounds.ladders import climb
 
-    route.folder.mkdir(parents=True, exist_ok=True)
     found: list[Climbed] = []
     with ExitStack() as bars:
 

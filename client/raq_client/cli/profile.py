@@ -10,6 +10,7 @@ from raq_client.cli import options
 from raq_client.cli.console import print_json, progress_bar, say
 from raq_client.cli.groups import MeasureOptions
 from raq_client.cli.spread import spread
+from raq_client.cli.written import check_written
 from raq_client.files.settings import Settings
 from raq_solver.errors import Fault, InvalidInput
 
@@ -21,6 +22,7 @@ WITHOUT_WEIGHTS: Final = (".csv", ".map")
 
 @spread
 def profile(
+    called: typer.Context,
     model: Annotated[
         Path,
         typer.Argument(
@@ -51,18 +53,17 @@ def profile(
 
     Example: raq-client profile model-f16.gguf --imatrix imatrix.gguf -o model.profile.json
     """
-    from raq_client.files.atomic_file import check_output
     from raq_client.files.profile_file import save_profile
     from raq_client.planning.plan import obtain_profile
 
-    check_output(output, force=force)
+    check_written(called, {"output": output}, force=force)
     if model.is_dir() or model.suffix in WITHOUT_WEIGHTS:
         if rows is not None:
             raise InvalidInput(Fault("--rows", f"there are no rows to measure: {model} is a table of shapes"))
         measured = _referenced(model, measure)
     else:
         sources = replace(measure.of_model(model, Settings(), cached=not no_cache), rows=rows)
-        measured = obtain_profile(sources, progress_bar)
+        measured = obtain_profile(sources, progress_bar, say)
     save_profile(measured, output, force=force)
     sampling = _sampling(measured)
     summary = {

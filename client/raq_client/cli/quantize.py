@@ -7,9 +7,11 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, say, size_bar
+from raq_client.cli.written import check_written
 
 
 def quantize(
+    called: typer.Context,
     model: options.ModelArgument,
     output: options.Output,
     allocation: Annotated[
@@ -40,11 +42,12 @@ def quantize(
     from raq_client.quantizing.quantize import planned_size, quantize_model, resolved_types
     from raq_client.recipes.allocation_file import read_allocation
 
+    check_written(called, {"output": output}, force=force)
     where = chosen_device(device, say)
     source = open_model(model)
     types = read_allocation(allocation, source.tensors, source.architecture)
     importance = importance_of(source, imatrix or ())
-    total = planned_size(resolved_types(source, types, has_importance=importance is not None))
+    total = planned_size(resolved_types(source, types, importance))
     with size_bar("quantizing", total) as report:
         written = quantize_model(
             source,

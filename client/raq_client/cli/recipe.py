@@ -9,6 +9,7 @@ from raq_client.cli import options
 from raq_client.cli.base import Architecture, Table
 from raq_client.cli.check import EXIT_NOT_PASSED
 from raq_client.cli.console import OUT, print_json, say
+from raq_client.cli.written import check_written
 
 APP = typer.Typer(help="Recipes: list, show, verify.", no_args_is_help=True)
 
@@ -20,13 +21,14 @@ def list_recipes(as_json: options.Json = False) -> None:
     """List the recipes that raq ships, and the mixtures of llama.cpp's that can be used like recipes."""
     from raq_client.models.file_types import FILE_TYPES
     from raq_client.recipes.recipe_file import presets
+    from raq_client.reports.words import dim, worded
 
     if as_json:
         print_json({"recipes": dict(presets()), "mixtures": list(FILE_TYPES)})
         return
     for name, description in presets().items():
-        OUT.print(f"{name:<10}[dim]{description}[/dim]")
-    OUT.print(f"mixtures  [dim]{', '.join(FILE_TYPES)}[/dim]")
+        OUT.print(worded(f"{name:<10}", dim(description)))
+    OUT.print(worded("mixtures  ", dim(", ".join(FILE_TYPES))))
 
 
 @APP.command()
@@ -50,6 +52,7 @@ def show(recipe: Name, as_json: options.Json = False) -> None:
 
 @APP.command()
 def verify(
+    called: typer.Context,
     recipe: Name,
     model: Table,
     model_architecture: Architecture = None,
@@ -69,6 +72,7 @@ def verify(
     from raq_client.recipes.recipe_file import read_recipe
     from raq_client.reports.steps_report import step_dict, steps_table
 
+    check_written(called, {}, {"plot": plot}, force=False)
     found, table = read_recipe(recipe), read_table(model, model_architecture or "")
     steps = recipe_steps.carry_out(found, table)
     _, faults = recipe_steps.verify(found, table)

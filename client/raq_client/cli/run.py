@@ -20,6 +20,8 @@ from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, plan_dict, plan
 from raq_client.cli.spread import spread
 from raq_client.cli.trial_options import TrialOptions
 from raq_client.cli.worst_options import WorstOptions
+from raq_client.cli.written import check_written
+from raq_client.files.output_checks import check_output
 from raq_client.files.settings import read_settings
 from raq_client.planning.domain_plans import blended
 from raq_client.planning.plan import Plan, Request, Sources, importance_of
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 @spread
 def run(
+    called: typer.Context,
     model: options.ModelArgument,
     budget: options.Budget = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)] = None,
@@ -60,8 +63,10 @@ def run(
     Example: raq-client run model-f16.gguf --budget 5.0 -i imatrix.gguf -t held-out.txt -o model-5bpw.gguf
     """
     settings = read_settings(Path.cwd())
-    texts, tried_on = read_texts(checks.texts(settings)), refining.texts()
-    target = _checked_target(output, plan_only=plan_only, force=force)
+    target = _target(output, plan_only=plan_only)
+    replaced = {"manifest": manifest, "plot": around.plot}
+    check_written(called, {"output": target}, replaced, force=force, also=settings.files())
+    texts, tried_on = _texts(model, checks.texts(settings), refining)
     sources = measure.of_model(model, settings)
     request = Request(
         budget,
@@ -72,10 +77,9 @@ def run(
         around.around(settings, memory),
     )
     worst.refuse({"--refine": bool(refining.refine)})
-    if worst.worst_case:
-        plan, sources = worst.plan(sources, (), request), blended(sources)
-    else:
-        plan = plan_for(sources, request)
+    plan, sources = _planned(sources, request, worst)
+    if target is not None and plan.outcome.ledger is not None:
+        check_output(target, force=force, needed=plan.outcome.ledger.size)  # now, not after hours of trying
     plan, result = _refined(plan, sources, request, refining, trial, tried_on or texts, checks, as_json=as_json)
     if not as_json or plan.outcome.allocation is None:
         print_plan(plan, Format.JSON if as_json else Format.TABLE)
@@ -97,6 +101,23 @@ def run(
     if as_json:
         print_json(result)
     raise typer.Exit(code)
+
+
+def _planned(sources: Sources, request: Request, worst: WorstOptions) -> tuple[Plan, Sources]:
+    """The plan, and the sources that it is carried out from."""
+    if worst.worst_case:
+        return worst.plan(sources, (), request), blended(sources)
+    return plan_for(sources, request), sources
+
+
+def _texts(model: Path, files: list[Path], refining: RefineOptions) -> tuple[list[Text], list[Text]]:
+    """Texts to check on and to refine on. Raises InvalidInput at once where the model can't be evaluated on them."""
+    from raq_client.checking.loading import evaluable
+
+    texts, tried_on = read_texts(files), refining.texts()
+    if texts or tried_on:
+        evaluable(model)
+    return texts, tried_on
 
 
 def _refined(
@@ -143,15 +164,12 @@ def _keep_manifest(
     write_manifest(make_manifest(sys.argv, inputs, outputs, result), path)
 
 
-def _checked_target(output: Path | None, *, plan_only: bool, force: bool) -> Path | None:
-    """Where to write, or None for a plan only. Fails before the long work, not after it."""
-    from raq_client.files.atomic_file import check_output
-
+def _target(output: Path | None, *, plan_only: bool) -> Path | None:
+    """Where to write, or None for a plan only. Raises InvalidInput for neither."""
     if plan_only:
         return None
     if output is None:
         raise InvalidInput(Fault("", "nowhere to write: name a file with --output, or ask for --plan-only"))
-    check_output(output, force=force)
     return output
 
 

@@ -11,6 +11,7 @@ from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.cli.groups import MeasureOptions
 from raq_client.cli.spread import spread
+from raq_client.cli.written import check_written
 from raq_client.files.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Design(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
 
 @spread
 def sensitivity(
+    called: typer.Context,
     model: options.ModelArgument,
     output: options.Output,
     text: options.Texts = None,
@@ -60,8 +62,8 @@ def sensitivity(
     """
     from platformdirs import user_cache_path
 
+    from raq_client.checking.loading import evaluable
     from raq_client.checking.trial import Bench
-    from raq_client.files.atomic_file import check_output
     from raq_client.files.profile_file import save_profile
     from raq_client.models.model_file import open_model
     from raq_client.planning.plan import importance_of, obtain_profile
@@ -71,9 +73,10 @@ def sensitivity(
     from raq_solver.budget import capacity_bytes, parse_budget
     from raq_solver.quant_types import quant_type
 
-    check_output(output, force=force)
+    check_written(called, {"output": output}, force=force)
     damage = quant_type(probe)
     texts = read_texts(text or [])
+    evaluable(model)
     sources = measure.of_model(model, Settings())
     opened = open_model(model)
     importance = importance_of(opened, sources.imatrix)

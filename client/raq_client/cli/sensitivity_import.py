@@ -7,9 +7,11 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, say
+from raq_client.cli.written import check_written
 
 
 def sensitivity_import(
+    called: typer.Context,
     table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="First line QTYPE and tensors, a row per type.")],
     profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="A saved profile of the same model.")],
     output: options.Output,
@@ -27,12 +29,11 @@ def sensitivity_import(
 
     Example: raq-client sensitivity-import kld_results.csv model.profile.json -o measured.profile.json
     """
-    from raq_client.files.atomic_file import check_output
     from raq_client.files.profile_file import load_profile, save_profile
     from raq_client.sensitivities.published import import_sensitivities, read_published
     from raq_solver.role_prior import CREDIT
 
-    check_output(output, force=force)
+    check_written(called, {"output": output}, force=force)
     found = import_sensitivities(read_published(table), load_profile(profile), by_role=by_role)
     save_profile(found.profile, output, force=force)
     if as_json:

@@ -16,6 +16,7 @@ from raq_client.cli.groups import AskOptions, SourceOptions
 from raq_client.cli.plain import print_plain, smallest_for, solve_plain
 from raq_client.cli.spread import spread
 from raq_client.cli.worst_options import WorstOptions
+from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
 from raq_client.planning.plan import (
     Plan,
@@ -54,6 +55,7 @@ class Format(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
 
 @spread
 def solve(
+    called: typer.Context,
     budget: options.Budget = None,
     *,
     source: SourceOptions,
@@ -101,6 +103,7 @@ def solve(
     raq-client solve -m model-f16.gguf --vram 24GiB --context 184k --kv q4_0 --overhead 3GiB
     """
     settings = read_settings(Path.cwd())
+    check_written(called, {}, {"plot": around.plot}, force=False, also=settings.files())
     worst.refuse({"--problem": problem is not None, "--max-loss": max_loss is not None})
     demands, server = demand.demands(settings), ask.solved_at(settings)
     if problem is not None:
@@ -125,11 +128,12 @@ def solve(
 
 def plan_for(sources: Sources, request: Request) -> Plan:
     """The plan for a model or a saved profile, measured behind a progress bar."""
-    profile = obtain_profile(widened(sources, request.around), progress_bar)
+    profile = obtain_profile(widened(sources, request.around), progress_bar, say)
+    plan = make_plan(profile, request, model_table(sources, profile))
     missing = missing_facts(profile)
-    if missing is not None and request.loss is None:
+    if missing is not None and request.loss is None and plan.outcome.allocation is not None:
         say(f"note: {missing}")
-    return make_plan(profile, request, model_table(sources, profile))
+    return plan
 
 
 def plan_dict(plan: Plan) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from raq_client.cli.demand_options import DemandOptions
 from raq_client.cli.groups import AskOptions, SourceOptions
 from raq_client.cli.solve import EXIT_CODES
 from raq_client.cli.spread import spread
+from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
 from raq_client.planning.plan import chosen_loss, model_table, obtain_profile
 from raq_client.service.solving import asker_at
@@ -26,6 +27,7 @@ LINES_SHOWN = 40
 
 @spread
 def sweep(
+    called: typer.Context,
     first: Annotated[str | None, typer.Option("--from", help="Smallest budget, as for solve.")] = None,
     last: Annotated[str | None, typer.Option("--to", help="Largest budget.")] = None,
     points: Annotated[int, typer.Option("--points", min=1, help="Budgets to solve, evenly spaced.")] = 50,
@@ -60,8 +62,9 @@ def sweep(
     from raq_solver.sweep import knee, spaced
 
     settings = read_settings(Path.cwd())
+    check_written(called, {}, {"plot": plot}, force=False, also=settings.files())
     sources = source.sources(settings)
-    facts = obtain_profile(sources, progress_bar)
+    facts = obtain_profile(sources, progress_bar, say)
     table = chosen_loss(facts, ask.loss_model(settings))
     constraints = demand.demands(settings).constraints(table.tensors, model_table(sources, facts))
     if ladder is not None:

@@ -1,7 +1,7 @@
 """Rows of figures in three forms: a table for people, CSV and JSON for programs."""
 
 import csv
-import sys
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +47,9 @@ def print_csv(rows: Sequence[dict[str, Any]]) -> None:
     """Rows as CSV with a line of names; lists as their parts with spaces between."""
     if not rows:
         return
-    writer = csv.DictWriter(sys.stdout, rows[0].keys(), lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({key: " ".join(map(str, v)) if isinstance(v, list) else v for key, v in row.items()})
+    OUT.out(text.getvalue(), end="", highlight=False)

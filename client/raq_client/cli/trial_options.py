@@ -45,8 +45,13 @@ class TrialOptions:
         if reason is not None:
             say(f"no other allocation was tried: {reason}")
             return plan, {"trial": {"tried": [], "reason": reason}}
+        from raq_client.checking.trial import BrokenByTrialError
+        from raq_client.engine import NotFiniteError
+
         try:
             found = compared(plan, sources, request, texts, library, 60 * self.trial_minutes)
+        except (NotFiniteError, BrokenByTrialError):
+            raise  # a file that nothing could be said of is not written
         except InvalidInput as error:
             reason = "; ".join(str(fault) for fault in error.faults)
             say(f"no other allocation was tried: {reason}")
@@ -54,6 +59,8 @@ class TrialOptions:
         best = found.best
         if not as_json:
             OUT.print(trial_table(found))
+        if found.broken:
+            say(f"not taken, since what the model then predicts is not finite: {', '.join(found.broken)}")
         if found.left_out:
             say(f"not tried for want of time (--trial-minutes {self.trial_minutes:g}): {', '.join(found.left_out)}")
         chosen = replace(plan, problem=best.candidate.problem, outcome=best.candidate.outcome)
@@ -137,4 +144,5 @@ def trial_dict(found: "Comparison") -> dict[str, Any]:
             for one in found.tried
         ],
         "left_out": list(found.left_out),
+        "broken": list(found.broken),
     }

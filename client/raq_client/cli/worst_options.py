@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from raq_client.cli.console import progress_bar
+from raq_client.cli.console import progress_bar, say
 from raq_client.planning.domain_plans import domains_of, make_domain_plan
 from raq_client.planning.plan import Plan, Request, Sources, model_table, obtain_profile, widened
 from raq_solver.errors import Fault, InvalidInput
@@ -50,7 +50,7 @@ class WorstOptions:
     def plan(self, sources: Sources, profiles: Sequence[Path], request: Request) -> Plan:
         """The plan for all domains. Raises InvalidInput for fewer than two."""
         each = {name: widened(one, request.around) for name, one in domains_of(sources, profiles).items()}
-        measured = [(name, obtain_profile(one, progress_bar)) for name, one in each.items()]
+        measured = [(name, obtain_profile(one, progress_bar, say)) for name, one in each.items()]
         seconds = SECONDS if request.seconds is None else request.seconds
         table = model_table(next(iter(each.values())), measured[0][1])
         measure = Measure[self.worst_in.name]

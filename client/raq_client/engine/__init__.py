@@ -3,6 +3,7 @@
 from raq_client.engine.library import ENVIRONMENT_VARIABLE, find_library
 from raq_client.engine.model import DEFAULT_CONTEXT, SMALLEST_CONTEXT, Engine, load, scored_positions
 from raq_client.engine.observe import Product
+from raq_client.engine.session import NotFiniteError
 from raq_client.engine.weights import Weights, WeightTensor
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "ENVIRONMENT_VARIABLE",
     "SMALLEST_CONTEXT",
     "Engine",
+    "NotFiniteError",
     "Product",
     "WeightTensor",
     "Weights",

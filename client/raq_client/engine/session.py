@@ -18,6 +18,10 @@ BATCH_TOKENS = 2048
 """Tokens per call of `llama_decode` when windows are shorter than that: llama-perplexity's default."""
 LOGIT_BYTES = 256 << 20
 """Most memory for the logits of one call; a large vocabulary gets fewer windows per call."""
+NOT_FINITE = (
+    "what it predicts is not finite (NaN or infinite): a weight in the file is, or its numbers grow too large on the "
+    "way; get or make the file again"
+)
 CLEAR_DATA = True  # llama_memory_clear: the cache's data too, not only its index
 
 
@@ -29,6 +33,10 @@ class Loaded:
     path: Path
     handle: int
     vocabulary: int
+
+
+class NotFiniteError(InvalidInput):
+    """What a model predicts is NaN or infinite: nothing can be measured with it."""
 
 
 class Session:
@@ -73,12 +81,15 @@ class Session:
     def run(self, windows: Int32[np.ndarray, "windows context"]) -> Iterator[Float32[np.ndarray, "outputs vocabulary"]]:
         """Logits of each window in turn; an array is libllama's own memory, valid until the next is asked for.
 
-        Raises InvalidInput if libllama fails, and whatever the watcher raised.
+        Raises InvalidInput if libllama fails, NotFiniteError if a prediction is, and whatever the watcher raised.
         """
         count = self._outputs.stop - self._outputs.start
         for first in range(0, len(windows), self._windows_per_call):
             group = windows[first : first + self._windows_per_call]
             logits = self._decode(group, len(group) * count)
+            # A token may be ruled out by minus infinity; all of them, NaN or plus infinity are no prediction.
+            if not np.isfinite(logits.max(axis=1)).all():
+                raise NotFiniteError(Fault(str(self._model.path), NOT_FINITE))
             for index in range(len(group)):
                 yield logits[index * count : (index + 1) * count]
 
@@ -96,6 +107,8 @@ class Session:
             what = f"libllama failed to evaluate it ({status}): {library.log.errors()}"
             raise InvalidInput(Fault(str(self._model.path), what))
         address = calls.llama_get_logits(self._handle)
+        if not address:
+            raise InvalidInput(Fault(str(self._model.path), "gives no prediction of the next token"))
         raw = (ctypes.c_float * (rows * self._model.vocabulary)).from_address(address)
         return np.ctypeslib.as_array(raw).reshape(rows, self._model.vocabulary)
 

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raq_client.files.atomic_file import atomic_file
+from raq_client.files.names import readable
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import stored_type
@@ -61,7 +62,7 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
     content = _File(
         format=FORMAT,
         quant_types=tuple(q.name for q in profile.quant_types),
-        provenance=dict(profile.provenance),
+        provenance={name: readable(text) for name, text in profile.provenance.items()},
         tensors=tuple(
             _Row(
                 name=tensor.name,

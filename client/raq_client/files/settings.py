@@ -40,6 +40,10 @@ class Settings(BaseModel):
     exclude: tuple[str, ...] = Field(default=(), description="PATTERN=TYPE, or TYPE alone")
     tie: tuple[str, ...] = Field(default=(), description="PATTERN of tensors that share one type")
 
+    def files(self) -> tuple[Path | str, ...]:
+        """All files that are named; importance perhaps with a weight."""
+        return (*(path for path in (self.model, self.profile) if path is not None), *self.imatrix, *self.text)
+
     def beside(self, folder: Path) -> Self:
         """The same settings with paths made relative to `folder`."""
         changed = {name: folder / path for name in ("model", "profile") if (path := getattr(self, name)) is not None}

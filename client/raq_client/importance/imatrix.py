@@ -29,6 +29,14 @@ DEFAULT_CHUNK_SIZE = 512
 LEAST_SHARE = np.float32(1e-9)
 """What a column counts at least, beside the most important one: no weight is free to become anything."""
 
+IDLE_BELOW = np.float32(1e-6)
+"""Share of a row's mean below which a column was not seen at work; real ones were found from 5e-4 up."""
+IDLE_SHARE = np.float32(0.05)
+"""What such a column counts, beside the row's mean. With half of the columns at 0 the error of all columns alike is
+llama-quantize's then (IQ3_S 0.038 against 0.034, Q4_K 0.0062 against 0.0061), that of the others still below its."""
+IDLE_TENSOR = np.float32(1e-6)
+"""What each column counts, in squared inputs, where all inputs of a tensor were 0: next to nothing, but all alike."""
+
 
 @dataclass(frozen=True, eq=False)
 class Entry:
@@ -95,6 +103,8 @@ class Importance:
 
         Experts that no token reached get the mean of the others in all columns: their size is likely, their shape
         unknown. (llama.cpp takes ones, which quantizes alike, since a common factor does not matter inside a row.)
+        Columns that were never seen at work get a small share of their row's mean: with nothing at all they would be
+        free to become anything, and one text does not show that they are never used.
         """
         entry = self.entries.get(tensor.name)
         if entry is None or not entry.counts.any():
@@ -103,7 +113,13 @@ class Importance:
         known = entry.counts > 0
         if not known.all():
             means[~known] = means[known].mean()
+        _lift_idle(means)
         return means.reshape(tensor.matrices, tensor.row_length)
+
+    def knows(self, name: str) -> bool:
+        """Whether something says what the columns of this tensor count when it is quantized."""
+        entry = self.entries.get(name)
+        return name in self.fisher or (entry is not None and bool(entry.counts.any()))
 
     def rounding(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
         """What the columns of each matrix count when it is quantized, or None when they all count alike.
@@ -255,6 +271,16 @@ def _plain_sum(one: Entry, other: Entry) -> Float32[np.ndarray, " values"] | Non
         return None
     added: np.ndarray = one.plain_sums + other.plain_sums
     return added
+
+
+def _lift_idle(means: Float32[np.ndarray, "matrices length"]) -> None:
+    """Give columns that were never seen at work their share; all others stay what they are."""
+    whole = means.mean(dtype=np.float64)
+    usual = means.mean(axis=1, keepdims=True, dtype=np.float64)
+    usual[usual == 0] = whole or IDLE_TENSOR / IDLE_SHARE
+    idle = means < IDLE_BELOW * usual
+    if idle.any():
+        means[idle] = np.broadcast_to(IDLE_SHARE * usual, means.shape)[idle]
 
 
 def _title(importance: Importance) -> str:

@@ -20,6 +20,7 @@ from raq_client.files.atomic_file import atomic_file
 from raq_client.importance.fisher import Fisher
 from raq_client.importance.imatrix import DEFAULT_CHUNK_SIZE, Entry, Importance
 from raq_client.models.gguf_header import TensorInfo, encode_header, padded, stored
+from raq_client.models.mistaken import LONGEST, looks_like
 from raq_client.models.model_file import open_model
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
@@ -42,9 +43,12 @@ def read_importance(path: Path | str) -> Importance:
     try:
         with path.open("rb") as file:
             start = file.read(4)
-        return _read_gguf(path) if start == b"GGUF" else _read_dat(path)
+        found = _read_gguf(path) if start == b"GGUF" else _read_dat(path)
     except OSError as error:
         raise InvalidInput(Fault(str(path), f"can't be read: {error.strerror}")) from error
+    if not found.entries and not found.fisher:
+        raise InvalidInput(Fault(str(path), "holds the importance of no tensor; collect it anew, from a longer text"))
+    return found
 
 
 def write_importance(importance: Importance, path: Path | str, *, force: bool = False) -> None:
@@ -59,7 +63,7 @@ def write_importance(importance: Importance, path: Path | str, *, force: bool = 
 
 
 def _read_gguf(path: Path) -> Importance:
-    model = open_model(path)
+    model = open_model(path, kind="imatrix")
     if model.value("general.type") != "imatrix":
         what = f"a GGUF file, but no importance matrix (general.type is {model.value('general.type') or 'model'})"
         raise InvalidInput(Fault(str(path), what))
@@ -99,7 +103,9 @@ def _read_dat(path: Path) -> Importance:
             entries[name] = entry
         chunk_count, dataset = _dat_trailer(data, position)
     except (struct.error, ValueError, _DatError):
-        what = f"not an importance file, or cut off: no end within its {len(data):,} bytes after {len(entries)} entries"
+        known = looks_like(data[:LONGEST]) if not entries else None
+        cut = f", or cut off: no end within its {len(data):,} bytes after {len(entries)} entries"
+        what = f"not an importance file{cut if known is None else f': it is {known}'}"
         raise InvalidInput(Fault(str(path), what)) from None
     return Importance(entries, dataset, chunk_count, DEFAULT_CHUNK_SIZE, str(path))
 
@@ -191,6 +197,6 @@ def _to_dat(importance: Importance) -> bytes:
         values = (means * np.float32(chunks)).ravel()
         parts += [struct.pack("<i", len(name.encode())), name.encode()]
         parts += [struct.pack("<ii", chunks, values.size), values.astype("<f4").tobytes()]
-    dataset = importance.datasets[-1].encode() if importance.datasets else b""
+    dataset = importance.datasets[-1].encode("utf-8", "replace") if importance.datasets else b""
     parts += [struct.pack("<ii", importance.chunk_count, len(dataset)), dataset]
     return b"".join(parts)

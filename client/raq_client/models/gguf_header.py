@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from raq_client.models.mistaken import LONGEST, in_place_of_model
 from raq_solver.errors import Fault, InvalidInput
 
 Value = bool | int | float | str | list["Value"]
@@ -19,6 +20,7 @@ Value = bool | int | float | str | list["Value"]
 
 ALIGNMENT_KEY: Final = "general.alignment"
 DEFAULT_ALIGNMENT: Final = 32
+"""Where a header names none, and the least that llama.cpp reads."""
 _MAGIC: Final = b"GGUF"
 _VERSION: Final = 3
 _BOOL: Final = 7
@@ -74,7 +76,7 @@ def parse_header(data: bytes | memoryview, where: str) -> Header:
     Raises HeaderCutOffError if `data` ends before the header does, else InvalidInput if this is not GGUF, a version or
     byte order not supported, or damaged.
     """
-    _check_start(bytes(data[:8]), where)
+    _check_start(bytes(data[:LONGEST]), where)
     try:
         tensor_count, value_count = struct.unpack_from("<QQ", data, 8)
         metadata, position = _metadata(data, 24, value_count)
@@ -133,10 +135,12 @@ class _DamageError(Exception):
 
 def _check_start(start: bytes, where: str) -> None:
     if start[:4] != _MAGIC:
-        raise InvalidInput(Fault(where, "not a GGUF file (it does not begin with the letters GGUF)"))
+        found = in_place_of_model(start)
+        what = "it does not begin with the letters GGUF" if found is None else f"it is {found}"
+        raise InvalidInput(Fault(where, f"not a GGUF file ({what})"))
     if len(start) < 8:
         raise InvalidInput(Fault(where, "the header is cut off: the file ends after the letters GGUF"))
-    (version,) = struct.unpack("<I", start[4:])
+    (version,) = struct.unpack_from("<I", start, 4)
     if version & 0xFFFF == 0:
         raise InvalidInput(Fault(where, "big-endian GGUF; raq reads little-endian files only, convert it first"))
     if version not in (2, 3):
@@ -230,5 +234,5 @@ def _text(data: bytes | memoryview, position: int) -> tuple[str, int]:
 
 
 def _packed(text: str) -> bytes:
-    raw = text.encode()
+    raw = text.encode("utf-8", "replace")  # names of files may hold what is no character
     return struct.pack("<Q", len(raw)) + raw

@@ -10,6 +10,7 @@ import mmap
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 import raq_native
+from raq_client.files.names import readable
 from raq_client.models.gguf_header import Header, StoredValue, Value, parse_header
 from raq_solver.errors import Fault, InvalidInput, UnknownTensor, near_misses, raise_faults
 from raq_solver.quant_types import QuantType, stored_type_by_ggml_id
@@ -24,6 +26,11 @@ from raq_solver.tensors import Tensor
 
 _SHARD: Final = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 _SPLIT_KEYS: Final = ("split.no", "split.count", "split.tensors.count")
+_OTHER_KINDS: Final = {
+    "imatrix": "an importance file, not a model; give it with --imatrix",
+    "adapter": "a LoRA adapter, not a model; merge it into its model with llama-export-lora first",
+}
+NO_TENSORS: Final = "holds no tensors, a vocabulary at most; give the file that has the model's weights"
 _NUMPY_TYPES: Final = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 _NATIVE: Final = frozenset(known.name for known in raq_native.QUANT_TYPES)
 
@@ -69,7 +76,7 @@ class ModelFile:
     @property
     def name(self) -> str:
         """`general.name`, else the file's."""
-        return str(self.value("general.name") or self.path.stem)
+        return str(self.value("general.name") or readable(self.path.stem))
 
     def architecture_value(self, key: str) -> Value | None:
         """The value of a key under the architecture's name: `block_count` stands for `llama.block_count`."""
@@ -115,17 +122,20 @@ class ModelFile:
         return state.hexdigest()
 
 
-def open_model(path: Path | str, *, header_only: bool = False) -> ModelFile:
+def open_model(path: Path | str, *, header_only: bool = False, kind: str = "model") -> ModelFile:
     """Open a model by its file or by any of its shards.
 
-    With `header_only` the data need not be there (the first megabytes of a download, a sparse file).
-    Raises InvalidInput for every fault: not GGUF, cut off, unknown types, missing shards, unreadable.
+    With `header_only` the data need not be there (the first megabytes of a download, a sparse file). `kind` is the
+    `general.type` that is wanted: an importance file or an adapter in place of a model is refused.
+    Raises InvalidInput for every fault: not GGUF, cut off, unknown types, no tensors, tensors that lie over each other,
+    missing shards, unreadable.
     """
     path = Path(path)
-    opened = _read_header(path)
+    opened = read_header(path)
+    require_kind(opened, str(path), kind)
     split = shard_count(opened) > 1
     shards = _shard_paths(path, shard_count(opened)) if split else (path,)
-    headers = [_read_header(shard) for shard in shards] if split else [opened]
+    headers = [read_header(shard) for shard in shards] if split else [opened]
     places: dict[Tensor, _Place] = {}
     faults: list[Fault] = []
     for shard, header in zip(shards, headers, strict=True):
@@ -140,6 +150,8 @@ def open_model(path: Path | str, *, header_only: bool = False) -> ModelFile:
     promised = _count(headers[0], "split.tensors.count")
     if split and not faults and promised != len(places):
         faults.append(Fault(str(path), f"the shards hold {len(places)} tensors, their header promises {promised}"))
+    if not places and not faults and kind == "model":
+        faults.append(Fault(str(path), NO_TENSORS))
     raise_faults(faults)
     metadata = {key: value for key, value in headers[0].metadata.items() if key not in _SPLIT_KEYS}
     by_name = {tensor.name: place for tensor, place in places.items()}
@@ -161,7 +173,19 @@ def tensors_of(header: Header, where: str) -> tuple[dict[Tensor, int], list[Faul
             faults.append(Fault(where, f"{info.name} is not aligned to {header.alignment}: the header is damaged"))
         else:
             offsets[Tensor(info.name, info.shape, source_type)] = header.data_start + info.offset
-    return offsets, faults
+    return offsets, faults + _overlaps(offsets, where)
+
+
+def _overlaps(offsets: Mapping[Tensor, int], where: str) -> list[Fault]:
+    """One fault if tensors lie over each other."""
+    placed = sorted(offsets.items(), key=lambda one: one[1])
+    found = [(one, other) for (one, at), (other, begin) in pairwise(placed) if at + one.size > begin]
+    if not found:
+        return []
+    (one, other), more = found[0], len(found) - 1
+    others = f", and so do {more} more pairs" if more else ""
+    what = f"the data of {one.name} and {other.name} lie over each other{others}: the header is damaged"
+    return [Fault(where, what)]
 
 
 def shard_names(name: str, count: int) -> list[str]:
@@ -175,6 +199,22 @@ def shard_names(name: str, count: int) -> list[str]:
 def shard_count(header: Header) -> int:
     """Shards of the model that a header belongs to, 1 if it is not split."""
     return max(1, _count(header, "split.count"))
+
+
+def first_shard(path: Path, header: Header) -> Path:
+    """The file that libllama is given: the first shard, if this is one of several.
+
+    Raises InvalidInput with every shard that is missing.
+    """
+    return _shard_paths(path, shard_count(header))[0] if shard_count(header) > 1 else path
+
+
+def require_kind(header: Header, where: str, kind: str = "model") -> None:
+    """Raise InvalidInput if a file is an importance file or an adapter, and that is not what is asked for."""
+    stored_kind = header.metadata.get("general.type")
+    found = "" if stored_kind is None else str(stored_kind.decode())
+    if found != kind and found in _OTHER_KINDS:
+        raise InvalidInput(Fault(where, _OTHER_KINDS[found]))
 
 
 def to_weights(
@@ -198,7 +238,8 @@ def to_weights(
     return weights.reshape(-1, row_length)
 
 
-def _read_header(path: Path) -> Header:
+def read_header(path: Path) -> Header:
+    """The header of one GGUF file. Raises InvalidInput if it can't be read or is none."""
     if path.is_dir():
         raise InvalidInput(Fault(str(path), "is a folder; name a .gguf file in it"))
     try:

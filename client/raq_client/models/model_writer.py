@@ -15,7 +15,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from raq_client.files.atomic_file import atomic_file
-from raq_client.models.gguf_header import StoredValue, TensorInfo, Value, encode_header, padded, stored
+from raq_client.models.gguf_header import (
+    ALIGNMENT_KEY,
+    DEFAULT_ALIGNMENT,
+    StoredValue,
+    TensorInfo,
+    Value,
+    encode_header,
+    padded,
+    stored,
+)
 from raq_client.models.model_file import ModelFile, open_model
 from raq_solver.errors import Fault, InvalidInput, LedgerMismatch, raise_faults
 from raq_solver.quant_types import QuantType
@@ -63,7 +72,11 @@ def write_model(
     _check_target(path, source, types)
     chosen = {tensor: types.get(tensor.name, tensor.source_type) for tensor in source.tensors}
     keys = dict(source.metadata) | {key: stored(value) for key, value in (metadata or {}).items()}
-    header, end = _layout(chosen, keys, source.alignment)
+    # libllama ends the process over data aligned to less, or an alignment that is no u32.
+    alignment = max(source.alignment, DEFAULT_ALIGNMENT)
+    if ALIGNMENT_KEY in keys:
+        keys[ALIGNMENT_KEY] = stored(alignment)
+    header, end = _layout(chosen, keys, alignment)
     digest = hashlib.sha256(header)
     with atomic_file(path, force=force, needed=len(header) + end) as file:
         file.write(header)
@@ -76,7 +89,7 @@ def write_model(
                 size += data.nbytes
                 progress(tensor.name, data.nbytes)
             _check_size(tensor, quant_type, size)
-            padding = bytes(padded(size, source.alignment) - size)
+            padding = bytes(padded(size, alignment) - size)
             digest.update(padding)
             file.write(padding)
         file.flush()

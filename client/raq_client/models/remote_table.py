@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from raq_client.models.gguf_header import Header, HeaderCutOffError, parse_header
-from raq_client.models.model_file import shard_count, shard_names, tensors_of
+from raq_client.models.model_file import NO_TENSORS, require_kind, shard_count, shard_names, tensors_of
 from raq_client.models.model_tables import ModelTable
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.tensors import Tensor
@@ -29,6 +29,7 @@ def read_remote_table(url: str) -> ModelTable:
     if parts.scheme not in ("http", "https"):
         raise InvalidInput(Fault(url, "not an address that begins with http:// or https://"))
     opened = _read_header(url)
+    require_kind(opened, url)
     headers = {url: opened}
     if shard_count(opened) > 1:
         folder, _, name = parts.path.rpartition("/")
@@ -43,7 +44,7 @@ def read_remote_table(url: str) -> ModelTable:
         offsets, shard_faults = tensors_of(header, address)
         tensors += offsets
         faults += shard_faults
-    raise_faults(faults)
+    raise_faults(faults or ([] if tensors else [Fault(url, NO_TENSORS)]))
     return _table(parts.path.rpartition("/")[2], tuple(tensors), next(iter(headers.values())))
 
 

@@ -50,14 +50,14 @@ def chosen_types(names: Sequence[str]) -> TypeChoice:
 
     Raises InvalidInput with all unknown names at once.
     """
-    given = [name.lower() for name in names] or [AUTO]
+    given = list(names) or [AUTO]
     faults: list[Fault] = []
     found: list[QuantType] = []
-    for name in (each for word in given if word != AUTO for each in FAMILIES.get(word, (word,))):
+    for name in (each for word in given if word.lower() != AUTO for each in FAMILIES.get(word.lower(), (word,))):
         try:
             found.append(quant_type(name))
         except InvalidInput as error:
             faults += error.faults
     if faults:
         raise InvalidInput(faults)
-    return TypeChoice(tuple(dict.fromkeys(found)), AUTO in given)
+    return TypeChoice(tuple(dict.fromkeys(found)), any(name.lower() == AUTO for name in given))

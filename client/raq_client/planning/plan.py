@@ -10,7 +10,7 @@ from platformdirs import user_cache_path
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.model_tables import NUMBERS, ModelTable, guessed_architecture, numbers_of, table_of
-from raq_client.models.quantizable import is_quantizable
+from raq_client.models.quantizable import EMBEDDINGS, OUTPUT, is_quantizable
 from raq_client.models.type_choice import AUTO, chosen_types
 from raq_client.planning.premises import Around, Premises, agreements_of, base_of, premises_of
 from raq_client.planning.prices import Price, prices
@@ -31,6 +31,12 @@ from raq_solver.worst_case import WorstCase
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Makes a progress bar with a title; entering it gives the function to report to."""
+
+
+Tell = Callable[[str], None]
+"""Hears a remark for people."""
+NAMED = 3
+"""Tensors that a remark names; of the others it gives the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,11 @@ class Plan:
         return self.problem.table
 
 
-def obtain_profile(sources: Sources, bars: Bars) -> Profile:
-    """Load the saved profile, or measure the model (answered from the cache when nothing changed)."""
+def obtain_profile(sources: Sources, bars: Bars, tell: Tell = lambda _: None) -> Profile:
+    """Load the saved profile, or measure the model (answered from the cache when nothing changed).
+
+    `tell` hears what of the model the importance does not know.
+    """
     if sources.profile is not None:
         from raq_client.files.profile_file import load_profile
 
@@ -123,6 +132,9 @@ def obtain_profile(sources: Sources, bars: Bars) -> Profile:
 
     model = open_model(sources.model)
     importance = importance_of(model, sources.imatrix)
+    unknown = None if importance is None else unknown_tensors(model, importance)
+    if unknown is not None:
+        tell(f"note: {unknown}")
     with bars("measuring errors") as report:
         return measure_profile(
             model,
@@ -150,6 +162,24 @@ def importance_of(model: ModelFile, texts: Sequence[str]) -> Importance | None:
     importance = read_domains(texts)
     check_against(importance, model.tensors, ())
     return importance
+
+
+def unknown_tensors(model: ModelFile, importance: Importance) -> str | None:
+    """What the importance does not know of the model, in words; None if that is the embedding and the head at most."""
+    wanted = [
+        tensor.name
+        for tensor in model.tensors
+        if is_quantizable(tensor, model.architecture) and tensor.name not in (*EMBEDDINGS, OUTPUT)
+    ]
+    unknown = [name for name in wanted if not importance.knows(name)]
+    if not unknown:
+        return None
+    more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+    return (
+        f"{importance.source or 'the importance'} knows nothing of {len(unknown)} of {len(wanted)} tensors "
+        f"({', '.join(unknown[:NAMED])}{more}): all their columns are taken to count alike, and types that need "
+        "importance are not offered for them"
+    )
 
 
 def widened(sources: Sources, around: Around) -> Sources:

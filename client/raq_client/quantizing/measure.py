@@ -7,16 +7,18 @@ Rules
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32
 
 import raq_native
+from raq_client.files.cache_file import CacheFile
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.model_tables import NUMBERS, numbers_text, table_of
@@ -32,6 +34,8 @@ from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
+WAY_OF_MEASURING: Final = "2"
+"""Another number whenever the same facts give other errors: what was measured before is then measured again."""
 Progress = Callable[[int, int], None]
 """Told after each chunk: weights done, weights in all."""
 
@@ -275,16 +279,13 @@ class Store:
     """Measured tensors in a file of lines, or in memory when there is no file."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
+        self._file = CacheFile(path)
         self._known: dict[str, TensorErrors] = {}
-        if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    read = json.loads(line)
-                    known = {each.name: read[each.name] for each in fields(TensorErrors)}
-                    self._known[read["tensor"]] = TensorErrors(**known)
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line cut short by a crash: that tensor is measured again
+        for read in self._file.objects():
+            with suppress(KeyError):  # not a line of this form: that tensor is measured again
+                self._known[read["tensor"]] = TensorErrors(
+                    **{each.name: read[each.name] for each in fields(TensorErrors)}
+                )
 
     def get(self, name: str) -> TensorErrors | None:
         """What is known of a tensor."""
@@ -293,12 +294,7 @@ class Store:
     def add(self, name: str, found: TensorErrors) -> None:
         """Remember a tensor, in the file at once."""
         self._known[name] = found
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps({"tensor": name} | asdict(found))
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        self._file.add({"tensor": name} | asdict(found))
 
 
 def _offered(
@@ -319,7 +315,7 @@ def _columns(offered: Mapping[str, Sequence[QuantType]]) -> tuple[QuantType, ...
 def _key(model: ModelFile, importance: Importance | None, columns: Sequence[QuantType], method: Method) -> str:
     parts = [model.fingerprint(), importance.digest() if importance is not None else "none"]
     parts += [importance.fisher_digest() if importance is not None else "none"]
-    parts += [method.effort, f"{method.rows} rows", kernels_digest()]
+    parts += [method.effort, f"{method.rows} rows", kernels_digest(), WAY_OF_MEASURING]
     parts += [q.name for q in columns]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 

@@ -20,7 +20,7 @@ import raq_native
 from raq_client.importance.imatrix import Importance, check_against
 from raq_client.models.file_types import file_type_of
 from raq_client.models.gguf_header import Value
-from raq_client.models.model_file import ModelFile
+from raq_client.models.model_file import ModelFile, to_weights
 from raq_client.models.model_writer import Progress, WrittenModel, write_model
 from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.quantizing.devices import CPU, Device
@@ -35,6 +35,7 @@ CUDA_CHUNK_WEIGHTS: Final = 64 * 2**20
 """The same on CUDA devices, so that they need not wait for each other or for the next call: 256 MiB."""
 
 Effort = Literal["fast", "best"]
+_PLAIN: Final = ("F32", "F16", "BF16")
 _LLAMA_TEXT_BYTES: Final = 127
 """What llama-quantize cuts text in its metadata to."""
 
@@ -58,7 +59,7 @@ def quantize_model(
     llama-quantize and raq say of the file.
     Raises InvalidInput with every tensor that can't have its type, and as `write_model` does.
     """
-    chosen = resolved_types(model, allocation, has_importance=importance is not None)
+    chosen = resolved_types(model, allocation, importance)
     if importance is not None:
         check_against(importance, model.tensors, ())
 
@@ -75,8 +76,8 @@ def quantize_model(
     return written
 
 
-def resolved_types(model: ModelFile, allocation: Allocation, *, has_importance: bool) -> dict[Tensor, QuantType]:
-    """The type of each tensor in file order.
+def resolved_types(model: ModelFile, allocation: Allocation, importance: Importance | None) -> dict[Tensor, QuantType]:
+    """The type of each tensor in file order, as it can be written with this importance.
 
     Raises InvalidInput with every tensor that is missing, unknown or can't have its type.
     """
@@ -94,7 +95,7 @@ def resolved_types(model: ModelFile, allocation: Allocation, *, has_importance: 
             chosen[tensor] = tensor.source_type
         else:
             chosen[tensor] = quant_type(wanted)
-            faults += _type_faults(model, tensor, chosen[tensor], has_importance=has_importance)
+            faults += _type_faults(model, tensor, chosen[tensor], importance)
     raise_faults(faults)
     return chosen
 
@@ -149,7 +150,13 @@ def refusals_named(tensor: Tensor, weights: Float32[np.ndarray, "rows length"], 
 
 def _copied(model: ModelFile, tensor: Tensor) -> Iterator[UInt8[np.ndarray, "rows size"]]:
     for _, first, last in row_chunks(tensor):
-        yield model.stored(tensor, first, last)
+        rows = model.stored(tensor, first, last)
+        if tensor.source_type.name in _PLAIN:
+            bad = np.argwhere(np.isnan(to_weights(rows, tensor.source_type, tensor.row_length)))
+            if bad.size:  # infinity has its uses, in factors of rotation say
+                what = f"weight {bad[0, 1]} of row {first + bad[0, 0]} is nan; get the model file again, it is damaged"
+                raise InvalidInput(Fault(tensor.name, what))
+        yield rows
 
 
 def _quantized(
@@ -169,7 +176,7 @@ def _quantized(
         yield blocks
 
 
-def _type_faults(model: ModelFile, tensor: Tensor, wanted: QuantType, *, has_importance: bool) -> list[Fault]:
+def _type_faults(model: ModelFile, tensor: Tensor, wanted: QuantType, importance: Importance | None) -> list[Fault]:
     if not is_quantizable(tensor, model.architecture):
         return [
             Fault(tensor.name, f"stays {tensor.source_type.name}: llama.cpp can't use such tensors as {wanted.name}")
@@ -178,10 +185,17 @@ def _type_faults(model: ModelFile, tensor: Tensor, wanted: QuantType, *, has_imp
         return [Fault(tensor.name, f"rows of {tensor.row_length} weights can't be stored as {wanted.name}")]
     if wanted.name not in {known.name for known in raq_native.QUANT_TYPES}:
         return [Fault(tensor.name, f"raq has no quantizer for {wanted.name}")]
-    if needs_importance(wanted, tensor.name) and not has_importance:
+    return _importance_faults(tensor, wanted, importance)
+
+
+def _importance_faults(tensor: Tensor, wanted: QuantType, importance: Importance | None) -> list[Fault]:
+    if not needs_importance(wanted, tensor.name) or (importance is not None and importance.knows(tensor.name)):
+        return []
+    if importance is None:
         return [Fault(tensor.name, f"{wanted.name} needs importance; give an imatrix, or a larger type")]
-    return []
+    what = f"{wanted.name} needs importance, and {importance.source or 'the importance'} has none of this tensor"
+    return [Fault(tensor.name, f"{what}; collect it anew, or give a larger type")]
 
 
 def _cut(text: str) -> str:
-    return text.encode()[:_LLAMA_TEXT_BYTES].decode(errors="ignore")
+    return text.encode("utf-8", "replace")[:_LLAMA_TEXT_BYTES].decode(errors="ignore")

@@ -13,6 +13,7 @@ from raq_client.planning.prices import Price
 from raq_client.planning.vram import MemoryBudget
 from raq_client.recipes.moves import Agreement, Exchange, Line, Stage
 from raq_client.reports.report import roles_text
+from raq_client.reports.words import dim, worded
 
 if TYPE_CHECKING:
     from raq_client.planning.plan import Plan
@@ -69,7 +70,7 @@ def memory_table(memory: MemoryBudget, on_host: Mapping[str, int], left: str = "
     rows.append((left, memory.weights, f"of {memory.memory:,} bytes"))
     rows += [(f"on the host: {name}", size, "takes nothing of the device") for name, size in on_host.items()]
     for name, size, formula in rows:
-        table.add_row(name, f"{size:,}", f"{size / 2**20:,.1f}", f"[dim]{formula}[/dim]")
+        table.add_row(name, f"{size:,}", f"{size / 2**20:,.1f}", dim(formula))
     return table
 
 
@@ -91,10 +92,10 @@ def exchange_tables(exchange: Exchange, base: str, base_loss: float | None) -> l
     """The moves from the base, those of one kind in one line, in the order a careful hand would make them."""
     until_then = "" if base_loss is None else f", {base_loss:.4g} before"
     if not exchange.lines:
-        return [f"[dim]from the base {base}[/dim]: nothing moves"]
+        return [worded(dim(f"from the base {base}"), ": nothing moves")]
     columns = (("move", "left"), ("types", "left"), ("bytes", "right"), ("loss", "right"), ("sink", "right"))
     table = _table(*columns, ("which", "left"))
-    table.add_row(f"[dim]base {base}[/dim]", "", "", "", f"{exchange.opening:,}", "")
+    table.add_row(dim(f"base {base}"), "", "", "", f"{exchange.opening:,}", "")
     sink = exchange.opening
     for (stage, _, before, after), lines in _alike(exchange.lines).items():
         size, loss = sum(line.size for line in lines), math.fsum(line.loss for line in lines)
@@ -103,7 +104,7 @@ def exchange_tables(exchange: Exchange, base: str, base_loss: float | None) -> l
         name = stage.name.lower().replace("_", " ")
         table.add_row(name, f"{before} → {after}", f"{size:+,}", _loss_text(loss), f"{sink:,}", which)
     total = f"freed {exchange.freed:,} bytes, spent {exchange.spent:,}, left {exchange.sink:,}"
-    return [table, f"[dim]in all[/dim]  {total}; loss {_loss_text(exchange.loss)}{until_then}"]
+    return [table, worded(dim("in all"), f"  {total}; loss {_loss_text(exchange.loss)}{until_then}")]
 
 
 def _base_loss(plan: "Plan") -> float | None:
@@ -126,8 +127,8 @@ def _convergence_lines(agreements: tuple[Agreement, ...]) -> list[RenderableType
     converging = [one.tensor for one in agreements if one.converges]
     conflicting = [one.tensor for one in agreements if one.conflicts]
     return [
-        f"[dim]knowledge agrees on[/dim] {len(converging)} tensors: {roles_text(converging) or 'none'}",
-        f"[dim]and conflicts on[/dim] {len(conflicting)}: {roles_text(conflicting) or 'none'}",
+        worded(dim("knowledge agrees on"), f" {len(converging)} tensors: {roles_text(converging) or 'none'}"),
+        worded(dim("and conflicts on"), f" {len(conflicting)}: {roles_text(conflicting) or 'none'}"),
     ]
 
 

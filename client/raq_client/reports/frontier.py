@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from raq_client.reports.plots import save_figure
 from raq_client.reports.report import bpw_text
 from raq_solver.allocation import Allocation, account
 from raq_solver.budget import bits_per_weight
@@ -124,4 +125,4 @@ def plot_frontier(
     axes.set_ylabel(f"predicted loss ({table.source})")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)

@@ -5,10 +5,12 @@ from typing import Final
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from raq_client.checking.check_report import CheckReport, Summary
 from raq_client.checking.comparison import Comparison, Difference
 from raq_client.checking.statistics import Estimate
+from raq_client.reports.words import dim, worded
 from raq_client.sensitivities.sensitivity import Sensitivities
 
 USUAL_CONTEXT: Final = 512
@@ -25,11 +27,11 @@ def check_table(report: CheckReport) -> RenderableType:
     for name in columns:
         table.add_column(_short(name), justify="right")
     for title, read in _CHECK_ROWS:
-        table.add_row(f"[dim]{title}[/dim]", *(read(summary) for summary in columns.values()))
+        table.add_row(dim(title), *(read(summary) for summary in columns.values()))
     for part, place in enumerate(report.overall.kl_by_position if report.context > USUAL_CONTEXT else ()):
         title = f"KL at positions {place.first}–{place.last}"
         found = (_with_error(summary.kl_by_position[part].kl, digits=6) for summary in columns.values())
-        table.add_row(f"[dim]{title}[/dim]", *found)
+        table.add_row(dim(title), *found)
     return table
 
 
@@ -68,7 +70,7 @@ def comparison_table(steps: Sequence[Comparison]) -> RenderableType:
             _interval(step.kl, 1, 6),
             _interval(step.loss, 1, 5),
             _interval(step.top1_agreement, 100, 2),
-            f"[bold]{step.verdict.value}[/bold] ({100 * step.confidence:.3g} %)",
+            worded(Text(step.verdict.value, style="bold"), f" ({100 * step.confidence:.3g} %)"),
             "-" if settle is None else f"{settle:,} (of {step.windows})",
         )
     return table

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from raq_client.files.atomic_file import atomic_file
 from raq_client.models.model_tables import block_of, role_of
 from raq_client.recipes.moves import Exchange
 from raq_client.recipes.recipe_steps import Step
@@ -13,6 +14,7 @@ from raq_solver.quant_types import CATALOGUE, QuantType, quant_type
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _FREED, _SPENT, _SINK = "#3a7d44", "#c8553d", "#577590"
 _KILO_UP_TO: Final = 2_000_000
@@ -74,7 +76,14 @@ def plot_moves(
         _map(axes, name, rows, blocks, shown, types)
         _outline(axes, rows, before, after)
     _legend(figure, types)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    save_figure(figure, path)
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write a picture, in place of an older one."""
+    with atomic_file(path, force=True) as file:
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(file, format=path.suffix.removeprefix("."), metadata=metadata)
 
 
 def _bars(moves: Iterable[tuple[str, str, str, int]]) -> tuple[Bar, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from raq_client.reports.words import dim
 from raq_solver.allocation import Ledger
 from raq_solver.budget import bits_per_weight
 from raq_solver.knapsack import Termination
@@ -99,7 +100,7 @@ def facts_table(rows: Iterable[tuple[str, str]]) -> RenderableType:
     """Names and what there is to say of each."""
     facts = Table.grid(padding=(0, 2))
     for name, text in rows:
-        facts.add_row(f"[dim]{name}[/dim]", text)
+        facts.add_row(dim(name), text)
     return facts
 
 

@@ -12,6 +12,7 @@ from raq_client.models.model_tables import ModelTable
 from raq_client.recipes.recipe_file import Base, Recipe
 from raq_client.recipes.recipe_steps import Step
 from raq_client.reports.report import types_table
+from raq_client.reports.words import dim, worded
 from raq_solver.allocation import Entry, Ledger
 
 GIB = 2**30
@@ -36,8 +37,8 @@ def types_of_step(step: Step, table: ModelTable) -> RenderableType:
     """Which roles got which types, and the size of the whole."""
     entries = tuple(Entry(t.name, q.name, t.weights, q.size(t.weights), 0.0) for t, q in step.types.items())
     size = f"{step.size:,} bytes, {step.size / GIB:.3f} GiB, {bits_text(step)} bpw"
-    title = f"[dim]{step.name} of {table.name}[/dim]  {len(table.tensors)} tensors, {table.weights:,} weights"
-    return Group(title, f"[dim]size[/dim]  {size}", "", types_table(Ledger(entries, step.size)))
+    title = worded(dim(f"{step.name} of {table.name}"), f"  {len(table.tensors)} tensors, {table.weights:,} weights")
+    return Group(title, worded(dim("size"), f"  {size}"), "", types_table(Ledger(entries, step.size)))
 
 
 def bits_text(step: Step) -> str:
@@ -60,8 +61,11 @@ def recipe_table(recipe: Recipe) -> RenderableType:
     """A recipe's own words."""
     table = _table(("moves", False), ("to", False), ("from", False), ("because", False))
     for move in recipe.moves:
-        table.add_row(" ".join(move.tensors), move.type, " or ".join(move.before), f"[dim]{move.reason}[/dim]")
-    lines = [f"{recipe.name}  [dim]{recipe.description}[/dim]", f"[dim]starts from[/dim] {_base_text(recipe.base)}"]
+        table.add_row(" ".join(move.tensors), move.type, " or ".join(move.before), dim(move.reason))
+    lines = [
+        worded(f"{recipe.name}  ", dim(recipe.description)),
+        worded(dim("starts from"), f" {_base_text(recipe.base)}"),
+    ]
     return Group(*lines, *([table] if recipe.moves else []), "")
 
 

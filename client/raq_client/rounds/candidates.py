@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from raq_client.checking.trial import Trial
+from raq_client.checking.trial import BrokenByTrialError, Trial
 from raq_client.models.file_types import FILE_TYPES
 from raq_client.models.model_tables import ModelTable
 from raq_client.recipes.mixtures import mixture, tensor_bytes
@@ -75,6 +75,8 @@ class Tried:
 
     def beats(self, other: "Tried") -> bool:
         """Whether it is better than the other beyond noise, on the same windows."""
+        if not (math.isfinite(self.kl) and math.isfinite(other.kl)):
+            return math.isfinite(self.kl)
         gains = other.per_window - self.per_window
         return bool(gains.mean() > BEYOND_NOISE * _standard_error(gains))
 
@@ -83,17 +85,19 @@ class Tried:
 class Comparison:
     """What was tried, the plan's own first, and what is to be carried out.
 
-    `left_out` names candidates that the time did not allow.
+    `left_out` names candidates that the time did not allow, `broken` those with which the model predicts NaN or
+    infinity.
     """
 
     tried: tuple[Tried, ...]
     left_out: tuple[str, ...]
+    broken: tuple[str, ...] = ()
 
     @property
     def best(self) -> Tried:
         """The lowest of those that beat the plan's own beyond noise, else the plan's own."""
         own = self.tried[0]
-        lowest = min(self.tried, key=lambda one: one.kl)
+        lowest = min(self.tried, key=lambda one: one.kl if math.isfinite(one.kl) else math.inf)
         return lowest if lowest is not own and lowest.beats(own) else own
 
 
@@ -164,19 +168,30 @@ def compare_candidates(
     seconds: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Try the candidates in their order; no other is begun once that would take more than `seconds` in all."""
+    """Try the candidates in their order; no other is begun once that would take more than `seconds` in all.
+
+    Raises InvalidInput if what the model predicts is not finite, untouched or with the types of the first.
+    """
     tried: list[Tried] = []
+    broken: list[str] = []
     started = time.monotonic()
     for number, candidate in enumerate(found):
         used = time.monotonic() - started
         if number > 1 and used + max(one.seconds for one in tried) > seconds:
-            return Comparison(tuple(tried), tuple(each.name for each in found[number:]))
+            return Comparison(tuple(tried), tuple(each.name for each in found[number:]), tuple(broken))
         before = time.monotonic()
-        means = np.asarray(trial.run(changed_types(candidate.allocation, profile)).scores.kl.mean(axis=1), np.float64)
+        try:
+            scores = trial.run(changed_types(candidate.allocation, profile)).scores
+        except BrokenByTrialError:
+            if not tried:
+                raise
+            broken.append(candidate.name)
+            continue
+        means = np.asarray(scores.kl.mean(axis=1), np.float64)
         tried.append(Tried(candidate, means, time.monotonic() - before))
         if progress is not None:
             progress(number + 1, len(found))
-    return Comparison(tuple(tried), ())
+    return Comparison(tuple(tried), (), tuple(broken))
 
 
 def changed_types(allocation: Allocation, profile: Profile) -> dict[str, QuantType]:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raq_client import engine
 from raq_client.checking.check_report import Summary, summarize
 from raq_client.checking.comparison import CONFIDENCE, Comparison, Verdict, compare
+from raq_client.checking.loading import loaded
 from raq_client.checking.perplexity import Measurement, Progress, Text, measure
+from raq_client.engine import DEFAULT_CONTEXT
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.model_tables import ModelTable
@@ -61,7 +62,7 @@ class Route:
     folder: Path
     texts: Sequence[Text]
     windows: int | None = None
-    context: int = engine.DEFAULT_CONTEXT
+    context: int = DEFAULT_CONTEXT
     effort: Effort = "fast"
     threads: int = 0
     device: Device = CPU
@@ -146,7 +147,7 @@ def climb(
     raise_faults([Fault(str(path), "exists; give --force to replace it") for path in found])
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(rungs) - 1)
     before: Measurement | None = None
-    with engine.load(route.model.path, context=route.context, threads=route.threads, library=route.library) as original:
+    with loaded(route.model.path, context=route.context, threads=route.threads, library=route.library) as original:
         for rung in rungs:
             path = _written(rung, route, None if writing is None else writing(rung))
             measured = measure(

@@ -19,7 +19,7 @@ from types import MappingProxyType
 import numpy as np
 
 from raq_client.checking.statistics import estimate_mean
-from raq_client.checking.trial import Bench, Trial
+from raq_client.checking.trial import Bench, BrokenByTrialError, Trial
 from raq_client.models.quantizable import is_quantizable
 from raq_client.quantizing.measure import kernels_digest
 from raq_client.sensitivities.sensitivity_choices import Choices
@@ -149,11 +149,12 @@ class _Runs:
     def evaluate(self, group: Group) -> Evaluation:
         found = self._journal.get(group)
         if found is None:
-            result = self._trial.run(dict.fromkeys(group, self._probe))
-            kl = estimate_mean(result.scores.kl)
-            if not np.isfinite(kl.value):
+            try:
+                result = self._trial.run(dict.fromkeys(group, self._probe))
+            except BrokenByTrialError as error:
                 what = f"perturbing it as {self._probe.name} breaks the model: its output is not finite"
-                raise InvalidInput(Fault(", ".join(group) or "the model itself", what))
+                raise InvalidInput(Fault(", ".join(group), what)) from error
+            kl = estimate_mean(result.scores.kl)
             errors = tuple(result.errors[name] for name in group)
             found = Evaluation(group, errors, kl.value, kl.error if np.isfinite(kl.error) else 0.0)
             self._journal.add(found)

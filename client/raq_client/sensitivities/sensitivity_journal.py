@@ -1,9 +1,11 @@
 """A journal of evaluations: one line each, so that an interrupted measurement goes on where it stopped."""
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from raq_client.files.cache_file import CacheFile
 from raq_client.sensitivities.sensitivity_fit import Evaluation
 
 
@@ -14,23 +16,19 @@ class Journal:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
+        self._file = CacheFile(path)
         self._evaluations: dict[tuple[str, ...], Evaluation] = {}
         self.tensors: tuple[str, ...] | None = None
-        if path is not None and path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._take(line)
+        for read in self._file.objects():
+            with suppress(KeyError, TypeError):
+                self._take(read)
 
-    def _take(self, line: str) -> None:
-        try:
-            read = json.loads(line)
-            if "uses" in read:
-                self.tensors = tuple(read["uses"])
-            else:
-                found = Evaluation(tuple(read["tensors"]), tuple(read["errors"]), read["kl"], read["kl_error"])
-                self._evaluations[found.tensors] = found
-        except (ValueError, KeyError, TypeError):
-            return
+    def _take(self, read: dict[str, Any]) -> None:
+        if "uses" in read:
+            self.tensors = tuple(read["uses"])
+        else:
+            found = Evaluation(tuple(read["tensors"]), tuple(read["errors"]), read["kl"], read["kl_error"])
+            self._evaluations[found.tensors] = found
 
     def get(self, tensors: tuple[str, ...]) -> Evaluation | None:
         """What was found when exactly these tensors were perturbed."""
@@ -39,12 +37,12 @@ class Journal:
     def use(self, tensors: Sequence[str]) -> None:
         """Note which tensors the model uses."""
         self.tensors = tuple(tensors)
-        self._write({"uses": list(tensors)})
+        self._file.add({"uses": list(tensors)})
 
     def add(self, found: Evaluation) -> None:
         """Remember an evaluation, in the file at once."""
         self._evaluations[found.tensors] = found
-        self._write(
+        self._file.add(
             {
                 "tensors": list(found.tensors),
                 "errors": list(found.errors),
@@ -52,10 +50,3 @@ class Journal:
                 "kl_error": found.kl_error,
             }
         )
-
-    def _write(self, line: dict[str, object]) -> None:
-        if self._path is None:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")

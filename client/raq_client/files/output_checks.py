@@ -1,0 +1,99 @@
+"""Whether a file can be written, asked before the work whose result it is to hold."""
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from raq_solver.errors import Fault, InvalidInput
+
+
+def check_output(path: Path, *, force: bool, inputs: Iterable[Path] = (), needed: int = 0) -> None:
+    """Raise InvalidInput if `path` can't be written, or something is there and not `force`.
+
+    Nothing may be written over one of the `inputs`, by whatever name or link, nor over what is no regular file, also
+    with `force`. Links are followed. The folder must take a new file, the file system the name, and the disk `needed`
+    bytes.
+    """
+    there = _status(path)
+    if there is not None:
+        _check_kind(path, there)
+        for given in inputs:
+            if is_same_file(path, given):
+                what = f"is read by this command too{_other_name(path, given)} and would be lost; name another file"
+                raise InvalidInput(Fault(str(path), what))
+        if not force:
+            raise InvalidInput(Fault(str(path), "exists; name another file, or overwrite it with --force"))
+    target = target_of(path)
+    if not target.parent.is_dir():
+        raise InvalidInput(Fault(str(path), f"there is no folder {target.parent}; create it first"))
+    _check_writable(path, target)
+    if needed and shutil.disk_usage(target.parent).free < needed:
+        raise InvalidInput(no_room(path, needed))
+
+
+def target_of(path: Path) -> Path:
+    """The file that `path` leads to when all links are followed, there or not."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def is_same_file(path: Path, other: Path) -> bool:
+    """Whether both names lead to one file, or would if it were there."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return os.path.realpath(path) == os.path.realpath(other)
+
+
+def unwritable(path: Path, error: OSError) -> Fault:
+    """What to say of a file that could not be written."""
+    return Fault(str(path), f"can't be written: {error.strerror or error}; name another file")
+
+
+def no_room(path: Path, needed: int) -> Fault:
+    """What to say of a file that the disk has no room for; `needed` is 0 where it is not known."""
+    folder = target_of(path).parent
+    size = f"{needed:,} bytes are needed" if needed else "more bytes are needed"
+    free = shutil.disk_usage(folder).free
+    return Fault(str(path), f"no room on the disk: {size}, {free:,} are free in {folder}")
+
+
+def _other_name(path: Path, given: Path) -> str:
+    return "" if given == path else f" (as {given})"
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of what is at `path`, None if nothing is. Raises InvalidInput for a name that the system does not take."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:  # too long, a link that leads to itself, a folder that must not be looked into
+        raise InvalidInput(unwritable(path, error)) from error
+
+
+def _check_kind(path: Path, there: os.stat_result) -> None:
+    if stat.S_ISDIR(there.st_mode):
+        raise InvalidInput(Fault(str(path), "is a folder; name a file"))
+    if not stat.S_ISREG(there.st_mode):
+        raise InvalidInput(Fault(str(path), f"is {_kind(there.st_mode)}, not a file; name a file"))
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+
+
+def _check_writable(path: Path, target: Path) -> None:
+    """Write and remove an empty file in the folder: permissions alone don't tell whether that can be done."""
+    probe = target.with_name(f".raq-{secrets.token_hex(8)}.probe")
+    try:
+        try:
+            probe.touch(exist_ok=False)
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        what = f"the folder {target.parent} can't be written: {error.strerror or error}; name another"
+        raise InvalidInput(Fault(str(path), what)) from error

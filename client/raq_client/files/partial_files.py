@@ -1,0 +1,62 @@
+"""Files under way: a file that is not whole yet has a name of its own, and is locked for as long as somebody writes it.
+
+A partial file whose lock can be taken was left by a process that was killed, and goes at the next write to its name.
+"""
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_ENDING: Final = ".partial"
+_TOKEN_BYTES: Final = 4
+_LONGEST_NAME: Final = 200
+"""Bytes of a name that still leave room for what a partial file's name has besides, where 255 are allowed."""
+
+
+@contextmanager
+def new_partial(target: Path) -> Iterator[BinaryIO]:
+    """A new partial file of `target`, open for writing and locked until the block ends. Raises OSError."""
+    with _locked(target) as file:
+        yield file
+
+
+def remove_stale(target: Path) -> None:
+    """Remove the partial files of `target` that no living process holds."""
+    start = _start(target)
+    length = len(start) + 2 * _TOKEN_BYTES + len(_ENDING)
+    with suppress(OSError):
+        for path in target.parent.iterdir():
+            if path.name.startswith(start) and path.name.endswith(_ENDING) and len(path.name) == length:
+                _remove_if_stale(path)
+
+
+def _start(target: Path) -> str:
+    """How the names of a file's partial files begin."""
+    name = os.fsencode(target.name)
+    return f".{target.name if len(name) <= _LONGEST_NAME else hashlib.sha256(name).hexdigest()}."
+
+
+def _locked(target: Path) -> BinaryIO:
+    while True:
+        path = target.with_name(f"{_start(target)}{secrets.token_hex(_TOKEN_BYTES)}{_ENDING}")
+        file = path.open("xb")
+        with suppress(OSError):  # a file system without locks: nobody finds the file stale there either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # between its birth and its lock somebody took it for stale
+
+
+def _remove_if_stale(path: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(descriptor)

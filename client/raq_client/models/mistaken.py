@@ -1,0 +1,40 @@
+"""What a file is that was passed in place of a model, as far as its first bytes tell."""
+
+from typing import Final
+
+STARTS: Final = (
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with git lfs pull"),
+    (b"\x1f\x8b", "compressed by gzip; unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd; unpack it first"),
+    (b"\xfd7zXZ", "compressed by xz; unpack it first"),
+    (b"BZh", "compressed by bzip2; unpack it first"),
+    (b"PK\x03\x04", "a zip archive, perhaps of PyTorch; convert the model with llama.cpp's convert_hf_to_gguf.py"),
+    (b"GGLA", "a LoRA adapter of an old kind; merge it into its model and convert that"),
+    (b"lmgg", "a model in the format before GGUF; convert it again from its source"),
+    (b"fmgg", "a model in the format before GGUF; convert it again from its source"),
+    (b"tjgg", "a model in the format before GGUF; convert it again from its source"),
+)
+"""First bytes and what they mean."""
+LONGEST: Final = 64
+"""Bytes that `looks_like` needs to see."""
+_HTML: Final = (b"<!doctype", b"<html", b"<?xml")
+_NAMES_OF_ENTRIES: Final = (b"blk.", b"outp", b"toke")
+
+
+def looks_like(start: bytes) -> str | None:
+    """What a file with these first bytes is, and what to do with it; None where nothing is known of it."""
+    for known, meaning in STARTS:
+        if start.startswith(known):
+            return meaning
+    if start.lstrip().lower().startswith(_HTML):
+        return "a web page; download the file itself, not the page about it"
+    if start[8:9] == b"{":  # eight bytes of length, then JSON
+        return "a safetensors file; convert the model with llama.cpp's convert_hf_to_gguf.py"
+    return None
+
+
+def in_place_of_model(start: bytes) -> str | None:
+    """The same of a file that should be a model."""
+    if start[8:12] in _NAMES_OF_ENTRIES:  # a count, a length, the first name
+        return "an importance file (.dat); give it with --imatrix"
+    return looks_like(start)
