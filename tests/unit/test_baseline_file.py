@@ -15,6 +15,7 @@ from raq_client.checking.baseline_file import (
     write_baseline,
 )
 from raq_client.checking.perplexity import Text, measure
+from raq_client.engine import NotFiniteError
 from raq_solver.errors import InvalidInput
 
 TEXTS = [Text("text", TEXT[:8000])]
@@ -64,6 +65,17 @@ def test_reading_is_the_inverse(stored: Path) -> None:
     assert (opened.context, opened.vocabulary) == (CONTEXT, 4096)
     np.testing.assert_array_equal(opened.windows, tokens)
     np.testing.assert_allclose(opened.log_probabilities(7), log_p[7], atol=1e-5)
+
+
+def test_a_baseline_with_nan_ends_the_check(stored: Path, tmp_path: Path) -> None:
+    opened, data = open_baseline(stored), bytearray(stored.read_bytes())
+    row = 2 * opened.rows.shape[2]
+    first = len(data) - opened.rows.nbytes + (CONTEXT - 1 - CONTEXT // 2 + 3) * row  # the fourth row of window 1
+    data[first : first + 4] = np.float32(np.nan).tobytes()
+    path = tmp_path / "spoiled.kld"
+    path.write_bytes(bytes(data))
+    with pytest.raises(NotFiniteError, match=r"spoiled.kld: holds numbers that are not finite in window 1: save it"):
+        measure_against_stored(open_baseline(path), MODEL, threads=1)
 
 
 def test_rows_of_odd_vocabularies_and_of_one_value_are_padded() -> None:

@@ -1,5 +1,6 @@
 """The guard: what is tried beside a plan, and what is taken."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 
-from raq_client.checking.trial import Trial
+from raq_client.checking.trial import BrokenByTrialError, Trial
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.model_tables import ModelTable, table_of
@@ -16,6 +17,7 @@ from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.rounds.candidates import Candidate, candidates, compare_candidates
 from raq_solver import Limits, Pin, Problem, solve
+from raq_solver.errors import Fault
 from raq_solver.loss_models import LOSS_MODELS, prior
 from raq_solver.profile import Profile
 from raq_solver.quant_types import QuantType
@@ -40,8 +42,10 @@ class _Scripted:
 
     def run(self, types: Mapping[str, QuantType]) -> _Result:
         self.runs.append(types)
+        if math.isinf(level := next(self._levels)):
+            raise BrokenByTrialError(Fault("model.gguf", "what it predicts is not finite"))
         spread = self._noise * np.array([[1.0], [-1.0], [1.0], [-1.0]]) * (-1) ** len(self.runs)
-        return _Result(_Scores(next(self._levels) + spread + np.zeros((4, 3))))
+        return _Result(_Scores(level + spread + np.zeros((4, 3))))
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +100,15 @@ def test_when_time_is_up_the_rest_is_named(measured: tuple[Profile, ModelTable])
     comparison = compare_candidates(found, measured[0], cast("Trial", _Scripted([0.3] * len(found))), seconds=0.0)
     assert len(comparison.tried) == 2  # the plan and one rival at least
     assert comparison.left_out == tuple(each.name for each in found[2:])
+
+
+def test_a_candidate_that_is_not_finite_is_never_taken(measured: tuple[Profile, ModelTable]) -> None:
+    found = made(measured, 2_870_784)[:3]
+    comparison = compare_candidates(found, measured[0], cast("Trial", _Scripted([0.3, math.nan, 0.2])))
+    assert comparison.best.candidate is found[2]
+    assert not comparison.tried[1].beats(comparison.tried[0])
+    comparison = compare_candidates(found, measured[0], cast("Trial", _Scripted([0.3, math.inf, 0.2])))
+    assert comparison.best.candidate is found[2]
+    assert comparison.broken == (found[1].name,)
+    with pytest.raises(BrokenByTrialError):
+        compare_candidates(found, measured[0], cast("Trial", _Scripted([math.inf, 0.3, 0.2])))

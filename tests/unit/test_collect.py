@@ -7,7 +7,7 @@ from engine_models import DATA, MODEL, SHARED, TEXT, write_mixture
 from raq_client import engine
 from raq_client.checking.collect import Tally, collect
 from raq_client.checking.perplexity import Text
-from raq_client.engine import Product
+from raq_client.engine import Engine, Product
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_files import read_importance
 from raq_solver.errors import InvalidInput
@@ -148,3 +148,11 @@ def test_bad_requests_are_refused() -> None:
     with pytest.raises(InvalidInput) as caught:
         collect(MODEL, [Text("a", TEXT[:2000])], context=64, resume=other)
     assert [fault.where for fault in caught.value.faults] == ["old.gguf", "old.gguf"]
+
+
+def test_what_would_count_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInput, match="context: must be at least 16 tokens, not 8: shorter inputs are not"):
+        collect(MODEL, [CALIBRATION], context=8, windows=2, threads=1)
+    monkeypatch.setattr(Engine, "observe_products", lambda *_: iter(range(1, 3)))  # a model of other names
+    with pytest.raises(InvalidInput, match=r"wiki-math-4M-f16.gguf: nothing was counted"):
+        collect(MODEL, [CALIBRATION], context=16, windows=2, threads=1)

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 from engine_models import MODEL, TEXT, write_quantized
 
@@ -57,3 +58,14 @@ def test_only_the_same_tokens_are_compared(measured: tuple[Measurement, ...]) ->
         compare(measured[0], other_text)
     with pytest.raises(InvalidInput, match=r"was measured against other\.gguf"):
         compare(measured[0], replace(measured[1], baseline="other.gguf"))
+
+
+@pytest.mark.parametrize("spoiled", ["kl", "candidate_nll"])
+def test_a_candidate_without_numbers_is_compared_with_nothing(measured: tuple[Measurement, ...], spoiled: str) -> None:
+    first, second, _ = measured
+    text = second.texts[0]
+    values = getattr(text.scores, spoiled).copy()
+    values[1, 2] = np.nan if spoiled == "kl" else np.inf
+    broken = replace(second, texts=(replace(text, scores=replace(text.scores, **{spoiled: values})),))
+    with pytest.raises(InvalidInput, match=r"Q5_0.gguf: gives 1 of \d+ tokens no finite loss or KL divergence"):
+        compare(first, broken)

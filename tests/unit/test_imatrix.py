@@ -233,7 +233,7 @@ def test_columns_at_zero_are_rounded_about_as_well_as_by_ggml(name: str, idle: s
     ours = raq_native.dequantize(name, raq_native.quantize(name, weights, columns[0]), tensor.row_length)
     plain = entry.mean_squares[0]
     theirs = ggml.dequantize(name, ggml.quantize(name, weights, plain), tensor.row_length)
-    assert np.square(ours - weights).sum() < 1.25 * np.square(theirs - weights).sum()
+    assert np.square(ours - weights).sum() < 1.05 * np.square(theirs - weights).sum()
     assert (plain * np.square(ours - weights)).sum() < (plain * np.square(theirs - weights)).sum()
 
 
@@ -243,8 +243,8 @@ def test_only_columns_that_were_never_at_work_are_lifted() -> None:
     rows = Importance({"t.weight": Entry(seen.ravel(), np.ones(3, np.float32))}).rows(tensor)
     assert rows is not None
     np.testing.assert_array_equal(rows[0], seen[0])
-    np.testing.assert_allclose(rows[1], [0.1, 8, 0.1, 0.1], rtol=1e-6)
-    np.testing.assert_allclose(rows[2], 0.05 * seen.mean(), rtol=1e-6)  # an expert that was reached, with zeros
+    np.testing.assert_allclose(rows[1], [0.2, 8, 0.2, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(rows[2], 0.1 * seen.mean(), rtol=1e-6)  # an expert that was reached, with zeros
     nothing = Importance({"t.weight": Entry(np.zeros(12, np.float32), np.ones(1, np.float32))}).rows(tensor)
     assert nothing is not None
     assert (nothing == nothing[0, 0]).all()

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from engine_models import MODEL, TEXT, rewrite
 
-from gguf_files import small_model, split_model
+from gguf_files import small_model
 from raq_client.checking.baseline_file import write_baseline
 from raq_client.checking.collect import collect
 from raq_client.checking.loading import evaluable, loaded
 from raq_client.checking.perplexity import Text, check
 from raq_client.checking.trial import Bench, BrokenByTrialError, Trial
 from raq_client.engine import NotFiniteError
-from raq_client.models.gguf_header import StoredValue, encode_header, stored
+from raq_client.models.gguf_header import StoredValue, TensorInfo, encode_header, stored
 from raq_client.models.model_file import open_model, read_header
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
@@ -81,15 +81,41 @@ def test_a_file_without_tensors_and_one_that_is_no_model(tmp_path: Path) -> None
         evaluable(tmp_path / "absent.gguf")
 
 
+def split(folder: Path) -> list[Path]:
+    """The committed model in two shards, as llama-gguf-split makes them: all metadata in the first."""
+    data, header = MODEL.read_bytes(), read_header(MODEL)
+    paths = [folder / f"m-{number:05}-of-00002.gguf" for number in (1, 2)]
+    middle = len(header.tensors) // 2
+    ends = header.tensors[middle].offset, len(data) - header.data_start
+    for number, path in enumerate(paths):
+        keys = {"split.no": number, "split.count": 2, "split.tensors.count": len(header.tensors)}
+        # llama.cpp wants u16, u16 and i32.
+        split_keys = {
+            key: StoredValue(5 if "tensors" in key else 2, value.to_bytes(4 if "tensors" in key else 2, "little"))
+            for key, value in keys.items()
+        }
+        first = number * ends[0]
+        infos = [
+            TensorInfo(each.name, each.shape, each.ggml_id, each.offset - first)
+            for each in header.tensors[number * middle : len(header.tensors) if number else middle]
+        ]
+        metadata = (dict(header.metadata) if number == 0 else {}) | split_keys
+        body = data[header.data_start + first : header.data_start + ends[number]]
+        path.write_bytes(encode_header(metadata, infos, 32) + body)
+    return paths
+
+
 def test_any_shard_leads_to_the_first(tmp_path: Path) -> None:
-    shards = split_model(tmp_path)
-    for shard in shards:  # that model has no tokenizer, which is what the first one says of it
-        with pytest.raises(InvalidInput, match="has no tokenizer") as error:
-            evaluable(shard)
-        assert error.value.faults[0].where == str(shards[0])
-    shards[1].unlink()
-    with pytest.raises(InvalidInput, match="this shard of the model is missing"):
-        evaluable(shards[2])
+    shards = split(tmp_path)
+    assert [evaluable(shard) for shard in shards] == [shards[0]] * 2
+    assert check(MODEL, shards[1], [SHORT], context=64, windows=2, threads=1).overall.kl.value == 0
+    assert collect(shards[1], [SHORT], context=64, windows=2, threads=1).entries
+    bench = Bench(open_model(shards[1]), shards[1], None, [SHORT], windows=2, context=64, threads=1)
+    with Trial(bench) as trial:
+        assert trial.run({}).scores.kl.max() == 0
+    shards[0].unlink()
+    with pytest.raises(InvalidInput, match=r"m-00001-of-00002.gguf: this shard of the model is missing"):
+        evaluable(shards[1])
 
 
 def test_a_sound_model_is_what_it_was(tmp_path: Path) -> None:

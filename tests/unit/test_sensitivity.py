@@ -80,7 +80,7 @@ def test_few_evaluations_go_to_roles_first_where_something_is_foreseen(
 ) -> None:
     found, _ = measured
     bench = _bench()
-    profile = measure_profile(bench.model, bench.importance, [CATALOGUE["Q6_K"], CATALOGUE["Q3_K"]])
+    profile = measure_profile(bench.model, bench.importance, chosen_types(("Q6_K", "Q3_K")))
     foreseen, choices = expected_of(profile), choices_of(profile)
     few = measure_sensitivities(bench, evaluations=12, choices=choices, expected=foreseen, cache=tmp_path)
     assert [len(e.tensors) for e in few.evaluations] == [1, *[4] * 7, 1, *[1] * 3]

@@ -20,7 +20,7 @@ from jaxtyping import Float32, Int32, UInt16
 from raq_client.checking.loading import loaded
 from raq_client.checking.perplexity import LEAST_WINDOWS, Measurement, Progress, Text, TextScores, cut_windows
 from raq_client.checking.scores import TokenScores, join_scores, score_window
-from raq_client.engine import DEFAULT_CONTEXT, SMALLEST_CONTEXT, Engine, scored_positions
+from raq_client.engine import DEFAULT_CONTEXT, SMALLEST_CONTEXT, Engine, NotFiniteError, scored_positions
 from raq_client.files.atomic_file import atomic_file
 from raq_solver.errors import Fault, InvalidInput
 

@@ -46,8 +46,8 @@ def _unfit(header: Header) -> Iterator[str]:
     if not header.tensors and "split.count" not in header.metadata:
         yield NO_TENSORS
     if architecture in ENCODERS.split() or _value(header, f"{architecture}.attention.causal") is False:
-        kind = f"it is an encoder, {architecture}"
-        yield f"does not predict the next token ({kind}), so it can't be evaluated on text; leave the text out"
+        kind = f"does not predict the next token (it is an encoder, {architecture})"
+        yield f"{kind}: it can be quantized without any text, but not evaluated on one"
     if str(_value(header, "tokenizer.ggml.model") or "") in _NO_TOKENIZER:
         yield "has no tokenizer, so it can't read text; convert the model together with its tokenizer"
     alignment = header.metadata.get(ALIGNMENT_KEY)

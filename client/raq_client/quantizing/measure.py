@@ -34,7 +34,7 @@ from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
-WAY_OF_MEASURING: Final = "2"
+WAY_OF_MEASURING: Final = "3"
 """Another number whenever the same facts give other errors: what was measured before is then measured again."""
 Progress = Callable[[int, int], None]
 """Told after each chunk: weights done, weights in all."""
