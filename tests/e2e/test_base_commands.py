@@ -187,7 +187,7 @@ def test_a_project_may_have_a_base(
         (("--vram", "1MiB"), "shorten the context"),
         ((*MEMORY[:4], "--kv", "q9_0"), "did you mean Q8_0"),
         ((*MEMORY[:4], "--kv", "f16,f16,f16"), "give one type, or two"),
-        (("--base", "{i}", "-b", "5"), "not in"),
+        (("--base", "{i}", "-b", "5"), "an importance file, not a model"),
     ],
 )
 def test_mistakes_are_named(

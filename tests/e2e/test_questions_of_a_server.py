@@ -24,7 +24,7 @@ PINNED = ("--pin", "output.weight=Q8_0", "--floor", "blk.0.*=2")
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory, model_path: Path, imatrix_path: Path) -> Path:
     path = tmp_path_factory.mktemp("profile") / "4m.json"
-    save_profile(measure_profile(open_model(model_path), read_importance(imatrix_path), chosen_types(())), path)
+    save_profile(measure_profile(open_model(model_path), read_importance(imatrix_path), chosen_types(("k",))), path)
     return path
 
 

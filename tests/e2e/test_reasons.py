@@ -16,7 +16,7 @@ from raq_client.quantizing.measure import measure_profile
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory, model_path: Path, imatrix_path: Path) -> Path:
     path = tmp_path_factory.mktemp("profile") / "4m.json"
-    save_profile(measure_profile(open_model(model_path), read_importance(imatrix_path), chosen_types(())), path)
+    save_profile(measure_profile(open_model(model_path), read_importance(imatrix_path), chosen_types(("k",))), path)
     return path
 
 

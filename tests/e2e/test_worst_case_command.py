@@ -18,8 +18,8 @@ def domains(tmp_path_factory: pytest.TempPathFactory, model_path: Path, imatrix_
     folder = tmp_path_factory.mktemp("domains")
     model, importance = open_model(model_path), read_importance(imatrix_path)
     with_it, without = folder / "math.json", folder / "anything.json"
-    save_profile(measure_profile(model, importance, chosen_types(())), with_it)
-    save_profile(measure_profile(model, None, chosen_types(())), without)
+    save_profile(measure_profile(model, importance, chosen_types(("k",))), with_it)
+    save_profile(measure_profile(model, None, chosen_types(("k",))), without)
     return with_it, without
 
 
