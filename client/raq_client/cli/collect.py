@@ -46,7 +46,7 @@ def collect(
             "--fisher",
             min=0,
             metavar="WINDOWS",
-            help="Windows to take Fisher information of, which the loss model fisher needs; 0: none.  [default: 16]",
+            help="Windows to take Fisher information of, which the loss model fisher needs; 0: none. 16 unless given.",
             show_default=False,
         ),
     ] = None,
@@ -58,7 +58,7 @@ def collect(
     """Collect importance as llama-imatrix does, value for value: mean squared inputs of every tensor, per expert.
 
     Of some windows the Fisher information is taken too: how much the model's output moves with each weight. raq's
-    default losses are made of it. It takes about three times as long as a window does otherwise.
+    default losses are made of it. A window of it takes several times as long as one of importance.
 
     Reads plain text, and .jsonl files of chats and completions (what the model is to say is counted, reasoning and
     tool calls included). Written every 50 windows to OUTPUT.partial, from which an interrupted run goes on. A name

@@ -25,7 +25,7 @@ class MeasureOptions:
         typer.Option(
             "--types",
             help="Quant types to choose from, with commas between: names, or auto (what fits each tensor), k, iq, "
-            "legacy, all.  [default: auto]",
+            "legacy, all. auto unless given.",
             show_default=False,
         ),
     ] = None
