@@ -92,7 +92,7 @@ def test_long_windows_show_the_divergence_by_position(model_path: Path, tmp_path
 def test_importance_is_collected(model_path: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "i.gguf"
     arguments = ("imatrix", "collect", model_path, "-t", data / "gsm8k.calibration.txt", "--windows", "4")
-    assert client(*arguments, "-o", out, "--json").json["entries"] == 28
+    assert client(*arguments, "--fisher", "1", "-o", out, "--json").json["entries"] == 28
     assert client("solve", "-b", "5", "-m", model_path, "-i", out, "--types", "Q8_0,Q4_0").code == 0
     shown = client("imatrix", "show", out, "--json").json
     assert all(0 < row["bias"] < 1 and row["centre"] is not None for row in shown)
@@ -102,7 +102,7 @@ def test_importance_is_collected(model_path: Path, data: Path, tmp_path: Path) -
 def test_a_killed_collection_goes_on(model_path: Path, data: Path, tmp_path: Path, how: signal.Signals) -> None:
     text, out, partial = tmp_path / "text.txt", tmp_path / "i.gguf", tmp_path / "i.partial.gguf"
     text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:30_000], encoding="utf-8")
-    arguments = ["imatrix", "collect", str(model_path), "-t", str(text), "--context", "64"]
+    arguments = ["imatrix", "collect", str(model_path), "-t", str(text), "--context", "64", "--fisher", "0"]
     command = [sys.executable, "-c", "from raq_client.cli.app import main; main()", *arguments, "-o", str(out)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
         while not partial.exists():  # then a third is done

@@ -54,7 +54,7 @@ def test_run_does_everything(tmp_path: Path, model_path: Path, imatrix_path: Pat
 
 def test_the_text_report_has_the_figures(tmp_path: Path, model_path: Path, imatrix_path: Path, text: Path) -> None:
     out = tmp_path / "out.gguf"
-    result = client("run", model_path, "-b", "4.5bpw", "-i", imatrix_path, "-t", text, "-o", out)
+    result = client("run", model_path, "-b", "4.5bpw", "-i", imatrix_path, "-t", text, "-o", out, "--no-trial")
     assert result.code == 0, result.err
     for words in ("2,508,048 bytes", "proven bound", "KL divergence, mean", "same top token", "±", str(out)):
         assert words in result.out
@@ -151,7 +151,21 @@ def test_prediction_mixture_and_manifest_are_told(
     tmp_path: Path, model_path: Path, fisher_path: Path, text: Path
 ) -> None:
     out, manifest = tmp_path / "out.gguf", tmp_path / "manifest.json"
-    arguments = ("run", model_path, "-b", "5.0", "-i", fisher_path, "-t", text, "-o", out, "--windows", "3")
+    arguments = (
+        "run",
+        model_path,
+        "-b",
+        "5.0",
+        "-i",
+        fisher_path,
+        "-t",
+        text,
+        "-o",
+        out,
+        "--windows",
+        "3",
+        "--no-trial",
+    )
     found = client(*arguments, "--against", "Q4_K_M", "--manifest", manifest, "--json")
     assert found.code == 0, found.err
     assert 0.3 < found.json["prediction"]["ratio"] < 3
