@@ -10,7 +10,7 @@ from raq_client.checking.perplexity import Text
 from raq_client.cli import options
 from raq_client.cli.console import OUT, say
 from raq_client.models.file_types import file_type
-from raq_client.planning.plan import Plan, Sources, importance_of
+from raq_client.planning.plan import Plan, Sources
 
 if TYPE_CHECKING:
     from raq_client.checking.check_report import CheckReport
@@ -81,16 +81,12 @@ def _compared(
     *,
     as_json: bool,
 ) -> dict[str, Any]:
-    from raq_client.checking.trial import Bench
-    from raq_client.models.model_file import open_model
+    from raq_client.planning.bench import bench_of
     from raq_client.rounds.gate import compare_with_mixture
 
     assert sources.model is not None, "a model was quantized"
     allocation, _ = plan.outcome.unwrap()
-    model = open_model(sources.model)
-    importance = importance_of(model, sources.imatrix)
-    count = windows or WINDOWS
-    bench = Bench(model, sources.model, importance, texts, count, context, sources.effort, sources.threads, library)
+    bench = bench_of(sources, texts, windows=windows or WINDOWS, library=library, context=context)
     found = compare_with_mixture(allocation, plan.problem.capacity_bytes, name, bench)
     if not as_json:
         OUT.print(_against(found), soft_wrap=True)

@@ -9,7 +9,7 @@ import typer
 from raq_client.checking.perplexity import Text
 from raq_client.checking.texts import read_texts
 from raq_client.cli.console import progress_bar, say
-from raq_client.planning.plan import Plan, Request, Sources, importance_of
+from raq_client.planning.plan import Plan, Request, Sources
 from raq_client.service.solving import asker_at
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
@@ -51,22 +51,11 @@ def refined_plan(
     plan: Plan, sources: Sources, request: Request, rounds: int, texts: list[Text], library: Path | None
 ) -> Plan:
     """The plan after at most so many rounds; never one that measured worse on these texts."""
-    from raq_client.checking.trial import Bench, Trial
-    from raq_client.models.model_file import open_model
+    from raq_client.checking.trial import Trial
+    from raq_client.planning.bench import bench_of
     from raq_client.rounds.refine import refine
 
-    assert sources.model is not None
-    model = open_model(sources.model)
-    bench = Bench(
-        model,
-        sources.model,
-        importance_of(model, sources.imatrix),
-        texts,
-        windows=WINDOWS,
-        effort=sources.effort,
-        threads=sources.threads,
-        library=library,
-    )
+    bench = bench_of(sources, texts, windows=WINDOWS, library=library)
     limits = Limits(request.seconds)
     with asker_at(request.server) as asker, Trial(bench) as trial, progress_bar("refining") as report:
         found = refine(plan.problem, plan.profile, asker.solve, trial, rounds=rounds, limits=limits, progress=report)

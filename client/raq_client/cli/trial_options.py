@@ -9,7 +9,7 @@ from rich.table import Table
 
 from raq_client.checking.perplexity import Text
 from raq_client.cli.console import OUT, progress_bar, say
-from raq_client.planning.plan import Plan, Request, Sources, importance_of, model_table
+from raq_client.planning.plan import Plan, Request, Sources, model_table
 from raq_client.service.solving import asker_at
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
@@ -85,23 +85,11 @@ def compared(
     plan: Plan, sources: Sources, request: Request, texts: list[Text], library: Path | None, seconds: float
 ) -> "Comparison":
     """The candidates tried. Raises InvalidInput if the model can't be tried in memory or a text is too short."""
-    from raq_client.checking.trial import Bench, Trial
-    from raq_client.models.model_file import open_model
+    from raq_client.checking.trial import Trial
+    from raq_client.planning.bench import bench_of
     from raq_client.rounds.candidates import candidates, compare_candidates
 
-    assert sources.model is not None, "a model is quantized"
-    model = open_model(sources.model)
-    importance = importance_of(model, sources.imatrix)
-    bench = Bench(
-        model,
-        sources.model,
-        importance,
-        texts,
-        windows=WINDOWS,
-        effort=sources.effort,
-        threads=sources.threads,
-        library=library,
-    )
+    bench = bench_of(sources, texts, windows=WINDOWS, library=library)
     limits = Limits(request.seconds)
     with asker_at(request.server) as asker:
         table = model_table(sources, plan.profile)

@@ -25,6 +25,7 @@ from jaxtyping import Float64
 
 from raq_client.checking.trial import Trial
 from raq_client.models.model_tables import block_of, role_of
+from raq_client.rounds.candidates import changed_types
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Limits
@@ -32,7 +33,6 @@ from raq_solver.loss_models import LOSS_MODELS
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
-from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.solve import Solver
 
 DEPTHS: Final = 3
@@ -201,12 +201,7 @@ def _corrected(table: LossTable, groups: Sequence[Sequence[str]], factors: Float
 
 def _divergence(trial: Trial, allocation: Allocation, profile: Profile) -> Float64[np.ndarray, " windows"]:
     """Mean KL divergence of the allocation in each window."""
-    changed: dict[str, QuantType] = {
-        tensor.name: stored_type(allocation.types[tensor.name])
-        for tensor in profile.tensors
-        if allocation.types[tensor.name] != tensor.source_type.name
-    }
-    means: np.ndarray = trial.run(changed).scores.kl.mean(axis=1)
+    means: np.ndarray = trial.run(changed_types(allocation, profile)).scores.kl.mean(axis=1)
     return means
 
 
