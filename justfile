@@ -16,7 +16,7 @@ check:
     {{python}} -m mypy
     {{python}} -c "from importlinter.cli import lint_imports_command as run; run()"
     {{python}} .ci/sources.py
-    find bindings_native/src bindings_native/fuzz bindings_native/checks tests/cuda_host -name '*.[ch]pp' -o -name '*.cu' -o -name '*.h' | xargs clang-format --style=file:bindings_native/.clang-format --dry-run --Werror
+    find bindings_native/src bindings_native/fuzz bindings_native/checks tests/support/cuda_host -name '*.[ch]pp' -o -name '*.cu' -o -name '*.h' | xargs clang-format --style=file:bindings_native/.clang-format --dry-run --Werror
     {{python}} .ci/generate.py --check
 
 test *arguments:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from support.paths import DATA, SHARED
+
 if TYPE_CHECKING:
-    from services import Certificates, Postgres
+    from support.services import Certificates, Postgres
 
 # A shell that starts this in the background has Ctrl-C ignored, and tests that press it would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-DATA = Path(__file__).resolve().parent / "data"
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 settings.register_profile("default", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=1000)
@@ -49,15 +48,15 @@ def fisher_path() -> Path:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The larger data beside a developer's checkout; tests that need it are skipped where it is not."""
-    if not SHARED_DATA.is_dir():
+    if not SHARED.is_dir():
         pytest.skip("the larger data is not beside this checkout")
-    return SHARED_DATA
+    return SHARED
 
 
 @pytest.fixture(scope="session")
 def server_address() -> Iterator[str]:
     """A real server on a free port of this machine."""
-    from services import serving
+    from support.services import serving
 
     with serving() as running:
         yield running.address
@@ -66,7 +65,7 @@ def server_address() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def server_apart() -> Iterator[tuple[str, str]]:
     """A server in a process of its own: its address, and that of its metrics."""
-    from services import serving_apart
+    from support.services import serving_apart
 
     with serving_apart() as addresses:
         yield addresses
@@ -75,7 +74,7 @@ def server_apart() -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> "Certificates":
     """Certificates of an authority, a server and a client."""
-    from services import Certificates
+    from support.services import Certificates
 
     return Certificates(tmp_path_factory.mktemp("certificates"))
 
@@ -83,7 +82,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> "Certificates":
 @pytest.fixture(scope="session")
 def postgres() -> Iterator["Postgres"]:
     """A PostgreSQL of this run."""
-    from services import Postgres, postgres_binaries
+    from support.services import Postgres, postgres_binaries
 
     binaries = postgres_binaries()
     if binaries is None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from machine import header
 
 from raq_client import engine
 from raq_client.checking.collect import collect
@@ -21,6 +20,7 @@ from raq_client.checking.trial import Bench
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.sensitivities.sensitivity import measure_sensitivities
+from support.machine import header
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -8,10 +8,10 @@ though what travels is float32 (4 bytes). "of copying" compares with F32, which 
 
 import numpy as np
 import pytest
-from machine import header
 
 import raq_native
-from cuda_speed import speeds, table_seconds
+from support.cuda_speed import speeds, table_seconds
+from support.machine import header
 
 SHAPE = (16384, 4096)
 NAMES = [quant_type.name for quant_type in raq_native.QUANT_TYPES]

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from machine import header
+
+from support.machine import header
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 

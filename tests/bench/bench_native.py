@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from machine import header
 
-from oracles import ggml
 from raq_native import QUANT_TYPES, dequantize, instruction_sets, measure_error, measure_errors, quantize
+from support.machine import header
+from support.oracles import ggml
 
 THREADS = min(2, os.cpu_count() or 1)
 SHAPE = (256, 4096)

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from machine import header
+
+from support.machine import header
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 

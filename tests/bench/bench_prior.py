@@ -13,9 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from machine import header
-from prior_fit import PriorFit, fit_prior
-from published_models import Published, own_models, published_models
 from scipy.stats import spearmanr
 
 from raq_client.importance.imatrix_files import read_importance
@@ -36,6 +33,9 @@ from raq_solver.problem import Problem
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.solve import solve
 from raq_solver.tensors import Tensor
+from support.machine import header
+from support.prior_fit import PriorFit, fit_prior
+from support.published_models import Published, own_models, published_models
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -7,13 +7,13 @@ import time
 
 import numpy as np
 import pytest
-from machine import header
 
-from gguf_files import SHARED
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
+from support.machine import header
+from support.paths import SHARED
 
 pytestmark = pytest.mark.bench
 

@@ -18,10 +18,7 @@ from typing import Self
 
 import numpy as np
 import pytest
-from machine import header
-from quality_subjects import Subject, subject
 
-from oracles import ggml
 from raq_client import engine
 from raq_client.checking.check_report import Summary, summarize
 from raq_client.checking.perplexity import cut_windows
@@ -40,6 +37,9 @@ from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.solve import solve
 from raq_solver.tensors import Tensor
+from support.machine import header
+from support.oracles import ggml
+from support.quality_subjects import Subject, subject
 
 __all__ = ["subject"]
 

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from machine import header
-from prior_fit import fit_prior
-from published_models import Published, own_models, published_models
 
 from raq_client.models.model_tables import role_of
 from raq_client.quantizing.reference_errors import error_of_published
 from raq_client.sensitivities.sensitivity_fit import Evaluation, fit_sensitivities
+from support.machine import header
+from support.prior_fit import fit_prior
+from support.published_models import Published, own_models, published_models
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -18,11 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from machine import header
 from platformdirs import user_cache_path
-from real_models import PACKAGES, real_model
 
 from raq_client import engine
 from raq_client.checking.collect import collect
@@ -42,6 +40,8 @@ from raq_solver import Limits, Problem, solve
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models import loss_model
 from raq_solver.profile import Profile
+from support.machine import header
+from support.real_models import PACKAGES, real_model
 
 MIXTURES = "Q2_K,Q3_K_M,Q4_K_M,Q5_K_M"
 LOSSES = "fisher,prior,relative,residual"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from machine import header
 
 from raq_client.models.model_tables import ModelTable, read_table, role_of
 from raq_client.models.quantizable import is_quantizable
@@ -31,6 +30,7 @@ from raq_solver.quant_types import CATALOGUE
 from raq_solver.smallest import smallest_size
 from raq_solver.solve import solve
 from raq_solver.verify import verify
+from support.machine import header
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(600)]
 

@@ -9,8 +9,6 @@ over the sum of the measured sensitivities (tests/data) of what is multiplied. R
 from pathlib import Path
 
 import pytest
-from machine import header
-from published_models import own_models
 
 from raq_client import engine
 from raq_client.checking import perplexity
@@ -21,6 +19,8 @@ from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
 from raq_solver.loss_models import ROUNDING_32, ROUNDING_256
 from raq_solver.quant_types import CATALOGUE
+from support.machine import header
+from support.published_models import own_models
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

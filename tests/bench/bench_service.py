@@ -18,19 +18,6 @@ from fractions import Fraction
 import grpc
 import numpy as np
 import pytest
-from machine import header
-from service_load import (
-    PROCESSES,
-    SECONDS,
-    SPAWN,
-    THREADS,
-    Ends,
-    HealthWatch,
-    asked_by_threads,
-    children,
-    resident,
-    times,
-)
 
 from raq_client import connect
 from raq_proto import convert
@@ -43,7 +30,20 @@ from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
-from services import hard_problem
+from support.machine import header
+from support.service_load import (
+    PROCESSES,
+    SECONDS,
+    SPAWN,
+    THREADS,
+    Ends,
+    HealthWatch,
+    asked_by_threads,
+    children,
+    resident,
+    times,
+)
+from support.services import hard_problem
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from machine import header
 
-from instances import BUDGETS, Instance, made, real_instances
-from oracles.peers import by_bisection, by_cp_sat, by_highs
 from raq_solver.backends import general, mckp
 from raq_solver.knapsack import Distinct, Knapsack, KnapsackSolution, Limits, Linear, Termination, lagrangian
+from support.instances import BUDGETS, Instance, made, real_instances
+from support.machine import header
+from support.oracles.peers import by_bisection, by_cp_sat, by_highs
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(40_000)]
 

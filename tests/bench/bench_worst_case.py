@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from machine import header
 
-from instances import Instance, made, real
 from raq_client.checking.perplexity import Text
 from raq_client.checking.trial import Bench, Trial
 from raq_client.importance.domains import read_domains
@@ -36,6 +34,8 @@ from raq_solver.problem import Problem
 from raq_solver.quant_types import stored_type
 from raq_solver.solve import solve
 from raq_solver.worst_case import Domains, solve_worst_case
+from support.instances import Instance, made, real
+from support.machine import header
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(40_000)]
 

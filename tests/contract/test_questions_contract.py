@@ -25,7 +25,7 @@ from raq_solver.problem import Problem
 from raq_solver.sweep import spaced, sweep
 from raq_solver.verify import verify
 from raq_solver.worst_case import Domains, Measure, WorstCase, solve_worst_case
-from services import profile
+from support.services import profile
 
 NAMES = tuple(f"blk.{index}.ffn_up.weight" for index in range(6))
 

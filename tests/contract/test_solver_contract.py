@@ -18,7 +18,7 @@ from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.solve import Solver
 from raq_solver.solve import solve as solve_here
-from services import Certificates, serving
+from support.services import Certificates, serving
 
 NAMES = ("a", "b", "c", "d")
 TYPES = ("Q2", "Q4", "Q8")

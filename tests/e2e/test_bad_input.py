@@ -11,10 +11,10 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from commands import Result, client
 
-from gguf_files import small_model, write
 from raq_client.importance.imatrix_files import read_importance
+from support.commands import Result, client
+from support.gguf_files import small_model, write
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import client
 
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_files import read_importance, write_importance
 from raq_client.models.model_file import open_model
 from raq_solver.quant_types import CATALOGUE
+from support.commands import client
 
 MEMORY = ("--vram", "16MiB", "--context", "4k", "--kv", "q8_0", "--overhead", "1MiB")
 

@@ -8,12 +8,12 @@ import gguf
 import numpy as np
 import pytest
 import typer
-from commands import client
 
 from raq_client.checking.perplexity import Text, check
 from raq_client.checking.statistics import Estimate
 from raq_client.cli.check import EXIT_NOT_PASSED, _tell
 from raq_client.importance.imatrix_files import read_importance, write_importance
+from support.commands import client
 
 TENSOR = "blk.0.attn_norm.weight"
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import Result, client
 
 from raq_client.checking import fisher_windows
 from raq_client.curvature.fisher import collect_fisher
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_files import read_importance, write_importance
-from tiny_models import Tiny, write_tiny
+from support.commands import Result, client
+from support.tiny_models import Tiny, write_tiny
 
 
 @pytest.fixture

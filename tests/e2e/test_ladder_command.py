@@ -6,7 +6,8 @@ from pathlib import Path
 
 import gguf
 import pytest
-from commands import client
+
+from support.commands import client
 
 LADDER = {
     "first.toml": 'name = "first"\n[base]\nmixture = "Q2_K"\n',

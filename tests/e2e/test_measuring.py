@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import client
 
 from raq_client.files.profile_file import load_profile
 from raq_client.importance.imatrix_files import read_importance
+from support.commands import client
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import client
+
+from support.commands import client
 
 COMMAND = [sys.executable, "-c", "from raq_client.cli.app import main; main()"]
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import gguf
 import pytest
-from commands import client
 
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.recipes.overrides import read_overrides, resolve
+from support.commands import client
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import client
+
+from support.commands import client
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import gguf
 import pytest
-from commands import client
 
-from gguf_files import small_model
+from support.commands import client
+from support.gguf_files import small_model
 
 TABLE = "blk.0.ffn_gate_tid2eid.weight"
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import client
 
 from raq_client.files.profile_file import save_profile
 from raq_client.importance.imatrix_files import read_importance
@@ -15,7 +14,8 @@ from raq_client.quantizing.measure import measure_profile
 from raq_server import RunningServer
 from raq_server.config import TokenEntry
 from raq_server.tokens import hash_of
-from services import serving
+from support.commands import client
+from support.services import serving
 
 RANGE = ("sweep", "--from", "3", "--to", "6", "--points", "20")
 PINNED = ("--pin", "output.weight=Q8_0", "--floor", "blk.0.*=2")

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import client
 
 from raq_client.files.profile_file import save_profile
-from services import profile
+from support.commands import client
+from support.paths import ROOT
+from support.services import profile
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

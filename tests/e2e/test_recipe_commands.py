@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import client
 
 from raq_client.recipes.recipe_file import read_recipe
+from support.commands import client
 
 QWEN = "qwen36_27b_tensors.csv"
 

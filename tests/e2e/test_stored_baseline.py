@@ -4,10 +4,10 @@ import struct
 from pathlib import Path
 
 import pytest
-from commands import client
 
 from raq_client.checking.baseline_file import write_baseline
 from raq_client.checking.perplexity import Text
+from support.commands import client
 
 
 @pytest.fixture(scope="module")

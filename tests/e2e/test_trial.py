@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from commands import client
+
+from support.commands import client
 
 
 @pytest.fixture(autouse=True)

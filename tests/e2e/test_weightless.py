@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from commands import client
+from support.commands import client
 
 SHAPES = """name,shape
 token_embd.weight,512x1024

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import raq_native
-from emulated_cuda import sums_of
-from hard_rows import hard_rows, importances
 from raq_native import QUANT_TYPES
+from support.emulated_cuda import sums_of
+from support.hard_rows import hard_rows, importances
 
 NAMES = [quant_type.name for quant_type in QUANT_TYPES]
 HUNDRED_MILLION = (24576, 4096)

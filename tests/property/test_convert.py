@@ -39,7 +39,7 @@ from raq_solver.solve import solve
 from raq_solver.sweep import spaced, sweep
 from raq_solver.tensors import Tensor
 from raq_solver.verify import verify
-from strategies import knapsacks
+from support.strategies import knapsacks
 
 TYPES = ("Q8_0", "Q6_K", "Q4_K", "F16", "IQ4_XS")
 BITS = st.fractions(Fraction(1, 1000), 10**6, max_denominator=10**9)

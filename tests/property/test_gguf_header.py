@@ -10,11 +10,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gguf_files import DATA, MODEL_4M, write
 from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.gguf_header import StoredValue, TensorInfo, Value, encode_header, parse_header, stored
 from raq_client.models.model_file import open_model
 from raq_solver.errors import InvalidInput
+from support.gguf_files import MODEL_4M, write
+from support.paths import DATA
 
 SETTINGS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 HEADER = MODEL_4M.read_bytes()[:131_392]

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oracles.ggml import BY_NAME, row_bytes
 from raq_native import (
     QUANT_TYPES,
     dequantize,
@@ -15,6 +14,7 @@ from raq_native import (
     measure_rows,
     quantize,
 )
+from support.oracles.ggml import BY_NAME, row_bytes
 
 NAMES = [quant_type.name for quant_type in QUANT_TYPES]
 EXACT = {"F32", "F16", "BF16"}

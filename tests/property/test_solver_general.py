@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from oracles.brute_force import keeps, least_loss
 from raq_solver.backends import general
 from raq_solver.knapsack import Knapsack, Limits, Termination, lagrangian
-from strategies import knapsacks_with_side_rows
+from support.oracles.brute_force import keeps, least_loss
+from support.strategies import knapsacks_with_side_rows
 
 # HiGHS works to about nine digits.
 ALIKE = 1e-8

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from oracles.every_allocation import feasible
 from raq_solver import (
     Limits,
     Problem,
@@ -24,7 +23,8 @@ from raq_solver import (
     verify,
 )
 from raq_solver.allocation import Allocation
-from strategies import problems
+from support.oracles.every_allocation import feasible
+from support.strategies import problems
 
 # HiGHS works to about nine digits; the fast path to twelve.
 ALIKE = 1e-8

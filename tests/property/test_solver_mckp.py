@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oracles.brute_force import least_loss
-from oracles.dynamic import least_losses
 from raq_solver.backends import mckp
 from raq_solver.backends.hulls import hulls_of
 from raq_solver.knapsack import Knapsack, KnapsackSolution, Limits, Termination, lagrangian
-from strategies import knapsacks
+from support.oracles.brute_force import least_loss
+from support.oracles.dynamic import least_losses
+from support.strategies import knapsacks
 
 # Sums of a handful of floats in another order; the search itself stops at 1e-12.
 ALIKE = 1e-11

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from instances import made
-from oracles.every_allocation import feasible
 from raq_proto import convert
 from raq_proto.asked import predicted
 from raq_proto.errors import UnknownProfile
@@ -27,8 +25,10 @@ from raq_solver import (
     verify_worst_case,
 )
 from raq_solver.worst_case import Domains, WorstCase
-from services import profile
-from strategies import domains
+from support.instances import made
+from support.oracles.every_allocation import feasible
+from support.services import profile
+from support.strategies import domains
 
 ALIKE = 1e-8
 """Own bests with side constraints come from HiGHS, which works to about nine digits."""

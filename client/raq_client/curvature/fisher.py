@@ -36,7 +36,8 @@ WINDOWS_AT_ONCE: Final = 4
 SEED: Final = 1
 LARGEST_DIFFERENCE: Final = 1e-3
 """Mean KL divergence, nats per token, by which the computation here may differ from libllama's on a model of plain
-floats. It is 1e-6 to 1e-7; one fact of a layer taken wrongly gives 0.02 to 3 (tests/unit/test_curvature_network.py)."""
+floats. It is 1e-6 to 1e-7; one fact of a layer taken wrongly gives 0.02 to 3
+(tests/client/curvature/test_network.py)."""
 LARGEST_DIFFERENCE_QUANTIZED: Final = 0.01
 """The same on a model whose weights come in blocks: libllama rounds their inputs to 8 bits."""
 

@@ -1,0 +1,136 @@
+"""The client on CUDA devices (emulated): the same files and profiles, and what it says when a device will not do."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import raq_client.quantizing.devices
+import raq_native
+from raq_client.importance.imatrix_files import read_importance
+from raq_client.models.model_file import open_model
+from raq_client.models.quantizable import is_quantizable
+from raq_client.models.type_choice import chosen_types
+from raq_client.quantizing.devices import CPU, chosen_device
+from raq_client.quantizing.measure import measure_profile
+from raq_client.quantizing.quantize import quantize_model
+from raq_solver.allocation import Allocation
+from raq_solver.errors import InvalidInput
+from support.emulated_cuda import ILLEGAL_ADDRESS, MIB, Device, Machine, compiler
+from support.gguf_files import small_model
+from support.paths import DATA
+
+MODEL, IMATRIX = DATA / "wiki-math-4M-f16.gguf", DATA / "wiki-math-4M.gsm8k.imatrix.gguf"
+pytestmark = pytest.mark.timeout(900)  # the first test builds the library: 20 seconds of a processor
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """raq_native, with an emulated machine behind every device that is not the processor."""
+    if compiler() is None:
+        pytest.skip("no C++ compiler to build the CUDA sources for this processor")
+    made = Machine()
+    made.reset(Device())
+
+    def routed(name: str) -> Callable[..., Any]:
+        real, emulated = getattr(raq_native, name), getattr(made, name)
+        return lambda *a, device="cpu", **o: (real if device == "cpu" else emulated)(*a, device=device, **o)
+
+    for name in ("quantize", "measure_errors"):
+        monkeypatch.setattr(raq_native, name, routed(name))
+    monkeypatch.setattr(raq_native, "cuda_release", made.cuda_release)
+    monkeypatch.setattr(raq_native, "cuda_devices", made.cuda_devices)
+    yield made
+    made.cuda_release()
+
+
+def q8_of(model_path: Path) -> Allocation:
+    """Q8_0 wherever it can be."""
+    model = open_model(model_path)
+    return Allocation({t.name: "Q8_0" if is_quantizable(t) else t.source_type.name for t in model.tensors})
+
+
+def test_the_same_file(machine: Machine, tmp_path: Path) -> None:
+    model, importance = open_model(MODEL), read_importance(IMATRIX)
+    files = []
+    for number, device in enumerate((CPU, chosen_device("cuda", pytest.fail), chosen_device("cuda:0", pytest.fail))):
+        out = tmp_path / f"{number}.gguf"
+        quantize_model(model, q8_of(MODEL), importance, out, device=device)
+        files.append(out.read_bytes())
+    assert files[0] == files[1] == files[2]
+    assert machine.counts().launches[0] > len(model.tensors)
+    assert machine.counts().allocations == 0  # given back
+
+
+def test_the_same_profile(machine: Machine, tmp_path: Path) -> None:
+    model, types = open_model(small_model(tmp_path / "m.gguf")), chosen_types(("Q8_0", "Q4_0", "Q4_K"))
+    device = chosen_device("cuda", pytest.fail)
+    assert measure_profile(model, None, types, device=device).digest() == measure_profile(model, None, types).digest()
+    assert machine.counts().launches[0] > 0
+
+
+def test_short_of_memory_the_processor_goes_on_and_says_so_once(machine: Machine, tmp_path: Path) -> None:
+    model, importance = open_model(MODEL), read_importance(IMATRIX)
+    machine.reset(Device(memory=MIB // 2))
+    said: list[str] = []
+    device = chosen_device("cuda", said.append)
+    quantize_model(model, q8_of(MODEL), importance, tmp_path / "a.gguf", device=device)
+    quantize_model(model, q8_of(MODEL), importance, tmp_path / "b.gguf")
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
+    assert said == [
+        "cuda: too little free memory (CUDA: cudaMalloc: out of memory); the processor goes on in its place"
+    ]
+    assert machine.counts().allocations == 0
+
+
+def test_a_device_that_fails_is_a_sentence(machine: Machine, tmp_path: Path) -> None:
+    device = chosen_device("cuda:0", pytest.fail)
+    machine.fail("cudaStreamSynchronize", 2, ILLEGAL_ADDRESS)
+    with pytest.raises(InvalidInput, match=r"--device cuda:0: CUDA: cudaStreamSynchronize: an illegal .*--device cpu"):
+        quantize_model(open_model(MODEL), q8_of(MODEL), None, tmp_path / "out.gguf", device=device)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_weight_that_is_not_finite_is_named_as_ever(machine: Machine) -> None:
+    weights = np.ones((3, 32), np.float32)
+    weights[2, 5] = np.nan
+    with pytest.raises(ValueError, match=r"weight \[2, 5\]"):
+        chosen_device("cuda", pytest.fail).call(raq_native.quantize, "Q8_0", weights)
+
+
+@pytest.mark.parametrize(
+    ("devices", "name", "chosen"),
+    [
+        ([], "cpu", "cpu"),
+        ([], "auto", "cpu"),
+        ([90], "auto", "cuda"),
+        ([61], "auto", "cpu"),
+        ([90], "cuda:0", "cuda:0"),
+    ],
+)
+def test_names(machine: Machine, devices: list[int], name: str, chosen: str) -> None:
+    machine.reset(*map(Device, devices))
+    assert chosen_device(name, pytest.fail).name == chosen
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("cuda", "--device cuda: no CUDA device"),
+        ("cuda:7", "--device cuda:7: no CUDA device"),
+        ("gpu", "--device gpu: unknown device 'gpu'"),
+    ],
+)
+def test_a_device_that_is_not_there_is_a_sentence(machine: Machine, name: str, sentence: str) -> None:
+    machine.reset()
+    with pytest.raises(InvalidInput, match=sentence):
+        chosen_device(name, pytest.fail)
+
+
+def test_auto_says_why_a_device_is_not_used(machine: Machine) -> None:
+    said: list[str] = []
+    machine.fail("cudaSetDevice")
+    assert chosen_device("auto", said.append) is raq_client.quantizing.devices.CPU
+    assert said == ["CUDA: cudaSetDevice: an illegal memory access was encountered; the processor does the work"]

@@ -1,0 +1,277 @@
+"""The store: what was put is there, under its digest, in SQLite and in PostgreSQL; what is old goes."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import alembic.autogenerate
+import pytest
+import sqlalchemy as sa
+from alembic.migration import MigrationContext
+
+from raq_client import connect
+from raq_proto.asked import ProfileProblem
+from raq_proto.errors import UnknownProfile
+from raq_server.backroom import Backroom, Memory
+from raq_server.cleaning import clean
+from raq_server.metrics import Metrics
+from raq_server.migrations import migrate
+from raq_server.store import Store, engine_of
+from raq_server.tables import METADATA, PROFILES, RESULTS
+from raq_solver.budget import BitsPerWeight, TotalBytes, parse_budget
+from raq_solver.errors import InvalidInput, ServiceUnavailable
+from raq_solver.profile import Profile
+from raq_solver.solve import solve
+from support.services import Postgres, problem, profile, serving
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/deep/down/store.sqlite"
+        return
+    found: Postgres = request.getfixturevalue("postgres")
+    yield found.url
+    engine = engine_of(found.url)
+    METADATA.drop_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
+    engine.dispose()
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[sa.Engine]:
+    engine = engine_of(url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+def test_profiles_are_found_by_their_content(url: str) -> None:
+    made = [profile(seed=seed) for seed in range(3)]
+    with serving(database=url) as running, connect(running.address) as client:
+        stored = [client.put_profile(each) for each in made]
+        again = client.put_profile(made[0])
+        assert [each.digest for each in stored] == [each.digest() for each in made]
+        assert replace(again, used=stored[0].used) == stored[0]
+        assert stored[0].weights == 4 * 256 * 8
+        assert stored[0].provenance == {"model": "made up 0"}
+        assert [each.digest for each in client.profiles()] == sorted(each.digest() for each in made)
+        assert client.profile(made[1].digest()).digest() == made[1].digest()
+        assert client.delete_profile(made[1].digest())
+        assert not client.delete_profile(made[1].digest())
+        with pytest.raises(UnknownProfile, match="put it first"):
+            client.profile(made[1].digest())
+        with pytest.raises(InvalidInput, match="64 hexadecimal digits"):
+            client.profile("../../etc/passwd")
+    with serving(database=url) as running, connect(running.address) as client:  # another server, the same store
+        assert client.profile(made[2].digest()).digest() == made[2].digest()
+
+
+def test_a_digest_is_solved_like_its_profile(url: str) -> None:
+    made = profile()
+    asked = ProfileProblem(made.digest(), parse_budget("4.5"))
+    here = solve(asked.problem(lambda _digest: made))
+    with serving(database=url) as running, connect(running.address) as client:
+        with pytest.raises(UnknownProfile):
+            client.solve(asked)
+        client.put_profile(made)
+        there = client.solve(asked)
+        inline = client.solve(ProfileProblem(made, BitsPerWeight(asked.budget.bits)))  # type: ignore[union-attr]
+    assert there.ledger == here.ledger == inline.ledger
+    assert there.bound == here.bound
+
+
+def test_pages_of_the_list(tmp_path: Path) -> None:
+    with serving(database=f"sqlite:///{tmp_path}/s") as running, connect(running.address) as client:
+        digests = {client.put_profile(profile(tensors=1, seed=seed)).digest for seed in range(103)}
+        assert len(digests) == 103
+        assert [each.digest for each in client.profiles()] == sorted(digests)
+
+
+def test_large_profiles_come_in_parts(server_address: str) -> None:
+    large = profile(tensors=60_000)
+    with connect(server_address) as client:
+        stored = client.put_profile(large)
+        assert stored.size_bytes > 2 * 2**20
+        assert client.profile(stored.digest).digest() == large.digest()
+
+
+def test_proven_outcomes_survive_a_restart(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(database=url) as running, connect(running.address) as client:
+        first = client.solve(problem(seed=7))
+    with serving(database=url) as running, connect(running.address) as client:
+        again = client.solve(problem(seed=7))
+        solved = running.metrics.registry.get_sample_value("raq_solve_seconds_count", {"termination": "OPTIMAL"})
+        hits = running.metrics.registry.get_sample_value("raq_cache_total", {"level": "store", "result": "hit"})
+    assert again == first
+    assert solved is None
+    assert hits == 1
+
+
+def test_outcomes_of_another_version_are_not_answered(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(engine)
+    store.put_outcome("0" * 64, b"answer")
+    assert store.outcome("0" * 64) == b"answer"
+    monkeypatch.setattr("raq_server.store.VERSION", "another")
+    assert store.outcome("0" * 64) is None
+
+
+def test_migrations_make_the_tables_that_the_code_uses(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert alembic.autogenerate.compare_metadata(context, METADATA) == []
+
+
+def test_servers_that_start_together_migrate_once(url: str) -> None:
+    engines = [engine_of(url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(migrate, engines))
+    for engine in engines:
+        Store(engine).put_outcome("1" * 64, b"answer")
+        engine.dispose()
+
+
+def test_cleaning_removes_the_longest_unused(engine: sa.Engine) -> None:
+    store, now = Store(engine), int(time.time())
+    for index in range(10):
+        store.put_outcome(f"{index:064x}", b"x" * 100)
+    with engine.begin() as connection:
+        for index in range(10):
+            query = sa.update(RESULTS).where(RESULTS.c.problem == f"{index:064x}")
+            connection.execute(query.values(used=now - index * 86_400))
+    done = clean(engine, results_days=6.5, profiles_days=None, limit_bytes=10**6)
+    assert (done.results, done.profiles, done.bytes_left) == (3, 0, 700)
+    done = clean(engine, results_days=30, profiles_days=None, limit_bytes=450)
+    assert (done.results, done.bytes_left) == (3, 400)
+    assert store.outcome(f"{0:064x}") is not None
+    assert store.outcome(f"{4:064x}") is None
+
+
+def test_cleaning_takes_profiles_last_and_only_when_told(engine: sa.Engine, url: str) -> None:
+    with serving(database=url) as running, connect(running.address) as client:
+        kept = client.put_profile(profile())
+    with engine.begin() as connection:
+        connection.execute(sa.update(PROFILES).values(used=int(time.time()) - 365 * 86_400))
+    assert clean(engine, 1, None, 10**9).profiles == 0
+    assert clean(engine, 1, 100, 10**9).profiles == 1
+    assert Store(engine).profile(kept.digest) is None
+
+
+def test_a_database_that_stops_is_unavailable_and_comes_back(postgres: Postgres) -> None:
+    made: Profile = profile(seed=9)
+    with serving(database=postgres.url) as running, connect(running.address) as client:
+        client.put_profile(made)
+        postgres.stop()
+        try:
+            with pytest.raises(ServiceUnavailable, match="store does not answer"):
+                client.profile(made.digest())
+            with pytest.raises(ServiceUnavailable, match="store does not answer"):
+                client.solve(ProfileProblem(made.digest(), TotalBytes(10**6)))
+            assert client.solve(problem(seed=11)).ledger is not None  # needs no profile
+        finally:
+            postgres.start()
+        assert client.profile(made.digest()).digest() == made.digest()
+        client.delete_profile(made.digest())
+
+
+def test_the_store_is_closed_after_the_last_who_asks_it(url: str) -> None:
+    engine, held = engine_of(url), set()
+    sa.event.listen(engine, "connect", lambda connection, _record: held.add(id(connection)))
+    sa.event.listen(engine, "close", lambda connection, _record: held.discard(id(connection)))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with engine.connect():
+            begun.set()
+            go_on.wait(60)
+
+    async def test() -> None:
+        backroom = Backroom(Store(engine), Metrics())
+        asking = asyncio.create_task(backroom.ask(slow))
+        await asyncio.to_thread(begun.wait, 60)
+        asking.cancel()
+        closing = asyncio.create_task(backroom.close())
+        await asyncio.sleep(0.01)
+        assert held
+        go_on.set()
+        await closing
+
+    asyncio.run(test())
+    assert not held
+
+
+def test_a_call_that_ends_as_the_store_answers_has_ended(url: str) -> None:
+    go_on = threading.Event()
+
+    async def test() -> None:
+        backroom = Backroom(Store(engine_of(url)), Metrics())
+        asking = asyncio.create_task(backroom.ask(lambda: go_on.wait(60)))
+        await asyncio.sleep(0.01)
+        go_on.set()
+        time.sleep(0.1)  # noqa: ASYNC251  # the answer and the end reach the event loop together
+        asyncio.get_running_loop().call_soon(asking.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await backroom.close()
+
+    asyncio.run(test())
+
+
+def test_two_servers_share_a_store(url: str) -> None:
+    made = profile(seed=41)
+    with serving(database=url) as one, serving(database=url) as other:
+        with connect(one.address) as client, connect(other.address) as second:
+            digest = client.put_profile(made).digest
+            assert second.profile(digest).digest() == digest
+            asked = ProfileProblem(digest, TotalBytes(5000))
+            assert second.solve(asked) == client.solve(asked)
+            assert [each.digest for each in second.profiles()] == [digest]
+            assert second.delete_profile(digest)
+            with pytest.raises(UnknownProfile):
+                client.solve(replace(asked, budget=TotalBytes(5001)))
+        labels = {"level": "store", "result": "hit"}
+        assert one.metrics.registry.get_sample_value("raq_cache_total", labels) == 1
+
+
+@pytest.mark.parametrize("wrong", ["nonsense", "mysql://host/name", "sqlite://", "sqlite:////proc/nowhere/x"])
+def test_other_databases_are_refused(wrong: str) -> None:
+    with pytest.raises(InvalidInput, match="database"):
+        engine_of(wrong)
+
+
+def test_a_database_that_never_answers_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="database"), serving(database=f"postgresql://raq@/x?host={tmp_path}"):
+        pass
+
+
+def test_a_deleted_profile_is_unknown_to_all_workers_and_use_is_noted(url: str, engine: sa.Engine) -> None:
+    made = profile(seed=31)
+    asked = ProfileProblem(made.digest(), TotalBytes(5000))
+    with serving(database=url) as running, connect(running.address) as client:
+        client.put_profile(made)
+        client.solve(asked)
+        with engine.begin() as connection:
+            connection.execute(sa.update(PROFILES).values(used=0))
+        client.solve(replace(asked, budget=TotalBytes(5001)))  # the worker holds the profile by now
+        (stored,) = client.profiles()
+        assert stored.used.timestamp() > time.time() - 60
+        client.delete_profile(made.digest())
+        with pytest.raises(UnknownProfile):
+            client.solve(replace(asked, budget=TotalBytes(5002)))
+
+
+def test_memory_keeps_what_was_asked_for_last() -> None:
+    memory = Memory(8 * 100)
+    for index in range(100):
+        memory.put(bytes([index]), (bytes(49), bytes(50)))
+        memory.get(bytes([0]))
+    assert memory.get(bytes([0])) == (bytes(49), bytes(50))
+    assert memory.get(bytes([1])) is None
+    assert memory.get(bytes([99])) is not None
+    memory.put(b"large", (bytes(memory.most + 1),))
+    assert memory.get(b"large") is None

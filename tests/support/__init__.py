@@ -1,0 +1,1 @@
+"""What tests share: inputs made or kept, servers, models, oracles, an emulated GPU."""
