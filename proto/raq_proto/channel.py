@@ -13,7 +13,3 @@ def channel_options(message_limit_bytes: int = MESSAGE_LIMIT_BYTES) -> tuple[tup
         ("grpc.max_receive_message_length", message_limit_bytes),
         ("grpc.max_send_message_length", message_limit_bytes),
     )
-
-
-CHANNEL_OPTIONS: Final = channel_options()
-"""Options with the default limit."""

@@ -16,20 +16,20 @@ from google.protobuf.message import DecodeError, Message
 from raq_proto import convert
 from raq_proto.v1 import outcome_pb2, problem_pb2, solver_service_pb2
 from raq_server.sizes import Sizes
-from raq_solver.audit import audit
 from raq_solver.budget import Budget, TotalBytes
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.explain import constraint_costs, explain_conflict, explain_tensor
 from raq_solver.knapsack import Limits, Termination
-from raq_solver.ladder import nested_ladder
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
-from raq_solver.smallest import smallest_size
+from raq_solver.questions.audit import audit
+from raq_solver.questions.explain import constraint_costs, explain_conflict, explain_tensor
+from raq_solver.questions.ladder import nested_ladder
+from raq_solver.questions.smallest_size import smallest_size
+from raq_solver.questions.sweep import sweep
+from raq_solver.questions.worst_case import solve_worst_case
 from raq_solver.solve import NO_LIMITS, solve
-from raq_solver.sweep import sweep
 from raq_solver.verify import verify
-from raq_solver.worst_case import solve_worst_case
 
 PROVEN: Final = (Termination.OPTIMAL, Termination.INFEASIBLE)
 """Answers that stay the same however often one asks; the others depend on the time there was."""

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 
 from raq_proto.convert import profile_from_proto, profile_to_proto, stored_to_proto
 from raq_proto.errors import UnknownProfile
-from raq_proto.stored import StoredProfile
+from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_pb2, profile_service_pb2, profile_service_pb2_grpc
 from raq_server.backroom import Backroom
 from raq_server.calls import Context

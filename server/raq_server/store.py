@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from raq_proto.convert import stored_from_proto, stored_to_proto
-from raq_proto.stored import StoredProfile
+from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_service_pb2
 from raq_server.tables import PROFILES, RESULTS
 from raq_solver.errors import Fault, InvalidInput, ServiceUnavailable

@@ -1,7 +1,6 @@
 """raq_solver: which quant type for which tensor, proven optimal. Pure domain and mathematics: no files, no wire."""
 
 from raq_solver.allocation import Allocation, Entry, Ledger, account
-from raq_solver.audit import Audit, audit
 from raq_solver.budget import BitsPerWeight, Budget, TotalBytes, bits_per_weight, capacity_bytes, parse_budget
 from raq_solver.constraints import (
     ActiveBytes,
@@ -30,7 +29,15 @@ from raq_solver.errors import (
     UnknownQuantType,
     UnknownTensor,
 )
-from raq_solver.explain import (
+from raq_solver.knapsack import Limits, Termination
+from raq_solver.loss_models import LOSS_MODELS, loss_model
+from raq_solver.losses import LossTable
+from raq_solver.outcome import Outcome
+from raq_solver.problem import Problem
+from raq_solver.profile import Profile
+from raq_solver.quant_types import CATALOGUE, QuantType, quant_type
+from raq_solver.questions.audit import Audit, audit
+from raq_solver.questions.explain import (
     Alternative,
     Conflict,
     ConstraintCost,
@@ -42,21 +49,14 @@ from raq_solver.explain import (
     explain_tensor,
     nearest_capacity,
 )
-from raq_solver.knapsack import Limits, Termination
-from raq_solver.ladder import Ladder, Rung, nested_ladder
-from raq_solver.loss_models import LOSS_MODELS, loss_model
-from raq_solver.losses import LossTable
-from raq_solver.outcome import Outcome
-from raq_solver.problem import Problem
-from raq_solver.profile import Profile
-from raq_solver.quant_types import CATALOGUE, QuantType, quant_type
-from raq_solver.smallest import Smallest, smallest_size
+from raq_solver.questions.ladder import Ladder, Rung, nested_ladder
+from raq_solver.questions.smallest_size import Smallest, smallest_size
+from raq_solver.questions.sweep import Change, Point, changes_between, knee, spaced, sweep
+from raq_solver.questions.verify_worst_case import verify_worst_case
+from raq_solver.questions.worst_case import DomainOutcome, Domains, Measure, WorstCase, solve_worst_case
 from raq_solver.solve import Solver, solve
-from raq_solver.sweep import Change, Point, changes_between, knee, spaced, sweep
 from raq_solver.tensors import Tensor
 from raq_solver.verify import Verification, verify
-from raq_solver.verify_worst_case import verify_worst_case
-from raq_solver.worst_case import DomainOutcome, Domains, Measure, WorstCase, solve_worst_case
 
 __all__ = [
     "CATALOGUE",

@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from raq_solver.allocation import Allocation, account
-from raq_solver.demands import tie_groups
+from raq_solver.constraint_cells import rows_of, sums, tie_groups
+from raq_solver.constraints import DistinctTypes
 from raq_solver.errors import BackendFailure
-from raq_solver.knapsack import Knapsack, KnapsackSolution
+from raq_solver.knapsack import Distinct, Knapsack, KnapsackSolution, Linear, SideRow
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
-from raq_solver.side import side_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +84,28 @@ def formulate(problem: Problem) -> tuple[Knapsack, Decoder]:
     side, owners = side_rows(problem, row_of_tensor)
     knapsack = Knapsack(sizes, losses, problem.capacity_bytes, side)
     return knapsack, Decoder(problem, row_of_tensor, knapsack.least_size(), _most_bytes(knapsack), tuple(owners))
+
+
+def side_rows(problem: Problem, row_of_tensor: Int64[np.ndarray, " tensors"]) -> tuple[tuple[SideRow, ...], list[int]]:
+    """The side rows of a problem, and the index of the constraint that each comes from.
+
+    Coefficients of tied tensors add up in their common row.
+    """
+    rows: list[SideRow] = []
+    owners: list[int] = []
+    for number, constraint in enumerate(problem.constraints):
+        tensors = row_of_tensor[rows_of(constraint, problem.table)]
+        distinct, where = np.unique(tensors, return_inverse=True)
+        if isinstance(constraint, DistinctTypes):
+            rows.append(Distinct(distinct, constraint.count))
+            owners.append(number)
+        for demand in sums(constraint, problem.table):
+            coefficients = np.zeros((distinct.size, demand.coefficients.shape[1]), dtype=np.int64)
+            np.add.at(coefficients, where, demand.coefficients)
+            used = coefficients.any(axis=1)
+            rows.append(Linear(distinct[used], coefficients[used], demand.capacity))
+            owners.append(number)
+    return tuple(rows), owners
 
 
 def _rows(problem: Problem) -> Int64[np.ndarray, " tensors"]:

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from raq_solver.allocation import Allocation
-from raq_solver.checks import constraint_faults, contradictions, title
+from raq_solver.constraint_cells import permitted, rows_of, violation
+from raq_solver.constraint_checks import constraint_faults, contradictions, title
 from raq_solver.constraints import Constraint, SideConstraint
-from raq_solver.demands import permitted, rows_of, violation
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.losses import LossTable
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from raq_solver.allocation import Ledger, account
-from raq_solver.demands import rows_of, sums, tie_groups
+from raq_solver.constraint_cells import rows_of, sums, tie_groups
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.outcome import Outcome

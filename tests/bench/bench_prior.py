@@ -1,4 +1,4 @@
-"""Is raq_solver.role_prior what the published measurements say, and how good is it on a model it has not seen?
+"""Is loss_models.role_prior what the published measurements say, and how good is it on a model it has not seen?
 
 Measurements by Thireus, GGUF Tool Suite and its contributors (https://github.com/Thireus/GGUF-Tool-Suite), and raq's
 own of the project's two models (tests/data). Every model is judged by the fit to all others. Run:
@@ -26,8 +26,7 @@ from raq_client.quantizing.reference_errors import error_of_published
 from raq_client.recipes.mixtures import mixture, tensor_bytes
 from raq_client.sensitivities.sensitivity_design import role_design
 from raq_client.sensitivities.sensitivity_fit import Evaluation, fit_sensitivities
-from raq_solver import role_prior
-from raq_solver.loss_models import measured, residual
+from raq_solver.loss_models import measured, residual, role_prior
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.quant_types import CATALOGUE
@@ -58,7 +57,7 @@ def fit(models: list[Published]) -> PriorFit:
 
 
 def test_the_committed_numbers_are_what_the_fit_gives(models: list[Published], fit: PriorFit) -> None:
-    header("raq_solver.role_prior, fitted anew")
+    header("raq_solver.loss_models.role_prior, fitted anew")
     print(f"scale {fit.scale:.2f}; spreads {fit.spreads}; scatter {fit.scatter:.2f}")
     print("floors, 1e-4 nats:", {name: round(1e4 * float(floor), 2) for name, floor in fit.floors.items()})
     for key, value in sorted(fit.effects.items()):

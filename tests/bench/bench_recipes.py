@@ -27,7 +27,7 @@ from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE
-from raq_solver.smallest import smallest_size
+from raq_solver.questions.smallest_size import smallest_size
 from raq_solver.solve import solve
 from raq_solver.verify import verify
 from support.machine import header

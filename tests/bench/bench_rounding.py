@@ -17,7 +17,7 @@ from raq_client.importance.imatrix_files import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
-from raq_solver.loss_models import ROUNDING_32, ROUNDING_256
+from raq_solver.loss_models.models import ROUNDING_32, ROUNDING_256
 from raq_solver.quant_types import CATALOGUE
 from support.machine import header
 from support.published_models import own_models

@@ -21,8 +21,8 @@ import pytest
 
 from raq_client import connect
 from raq_proto import convert
-from raq_proto.asked import ProfileProblem
 from raq_proto.convert import BudgetRange
+from raq_proto.question import ProfileProblem
 from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_solver.budget import BitsPerWeight, TotalBytes
 from raq_solver.loss_models import relative

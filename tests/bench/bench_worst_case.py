@@ -27,13 +27,13 @@ from raq_client.quantizing.measure import measure_profile
 from raq_client.recipes.mixtures import mixture, tensor_bytes
 from raq_solver.allocation import Allocation, account
 from raq_solver.backends import mckp
-from raq_solver.backends.worst import least_worst
+from raq_solver.backends.minimax.search import least_worst
 from raq_solver.knapsack import Knapsack, Limits, Linear
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.quant_types import stored_type
+from raq_solver.questions.worst_case import Domains, solve_worst_case
 from raq_solver.solve import solve
-from raq_solver.worst_case import Domains, solve_worst_case
 from support.instances import Instance, made, real
 from support.machine import header
 

@@ -12,8 +12,8 @@ import pytest
 from raq_client import connect, connect_async
 from raq_client.service.remote import Client
 from raq_client.service.remote_async import AsyncClient
-from raq_proto.asked import ProfileProblem
 from raq_proto.convert import BudgetRange, Variant
+from raq_proto.question import ProfileProblem
 from raq_solver import audit, constraint_costs, explain_conflict, explain_tensor, nested_ladder, smallest_size, solve
 from raq_solver.allocation import Allocation
 from raq_solver.budget import TotalBytes, parse_budget
@@ -22,9 +22,9 @@ from raq_solver.errors import InvalidInput, UnknownTensor
 from raq_solver.losses import LossTable
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
-from raq_solver.sweep import spaced, sweep
+from raq_solver.questions.sweep import spaced, sweep
+from raq_solver.questions.worst_case import Domains, Measure, WorstCase, solve_worst_case
 from raq_solver.verify import verify
-from raq_solver.worst_case import Domains, Measure, WorstCase, solve_worst_case
 from support.services import profile
 
 NAMES = tuple(f"blk.{index}.ffn_up.weight" for index in range(6))

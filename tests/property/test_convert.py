@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 
 from raq_proto import convert
-from raq_proto.asked import ProfileProblem
 from raq_proto.convert import BudgetRange, Variant
 from raq_proto.errors import UnknownProfile
+from raq_proto.question import ProfileProblem
 from raq_proto.v1 import outcome_pb2, problem_pb2, profile_pb2, solver_service_pb2
 from raq_solver.budget import BitsPerWeight, Budget, TotalBytes, capacity_bytes
 from raq_solver.constraints import (
@@ -34,9 +34,9 @@ from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import quant_type
-from raq_solver.smallest import smallest_size
+from raq_solver.questions.smallest_size import smallest_size
+from raq_solver.questions.sweep import spaced, sweep
 from raq_solver.solve import solve
-from raq_solver.sweep import spaced, sweep
 from raq_solver.tensors import Tensor
 from raq_solver.verify import verify
 from support.strategies import knapsacks

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 
 from raq_proto import convert
-from raq_proto.asked import predicted
 from raq_proto.errors import UnknownProfile
+from raq_proto.question import predicted
 from raq_proto.v1 import problem_pb2, solver_service_pb2
 from raq_solver import (
     InvalidInput,
@@ -24,7 +24,7 @@ from raq_solver import (
     solve_worst_case,
     verify_worst_case,
 )
-from raq_solver.worst_case import Domains, WorstCase
+from raq_solver.questions.worst_case import Domains, WorstCase
 from support.instances import made
 from support.oracles.every_allocation import feasible
 from support.services import profile

@@ -16,8 +16,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from raq_client import connect
 from raq_proto import convert
-from raq_proto.asked import ProfileProblem
 from raq_proto.convert import Variant
+from raq_proto.question import ProfileProblem
 from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_server.solving import SERVICE
 from raq_solver.budget import TotalBytes

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from raq_client import connect
 from raq_proto import convert
-from raq_proto.asked import ProfileProblem
 from raq_proto.errors import NotPermitted, Overloaded, Unauthenticated
+from raq_proto.question import ProfileProblem
 from raq_proto.v1 import problem_pb2, profile_pb2, profile_service_pb2, profile_service_pb2_grpc, solver_service_pb2
 from raq_server import RunningServer
 from raq_server.config import Scope, TokenEntry

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 
 from raq_client import connect
-from raq_proto.asked import ProfileProblem
 from raq_proto.errors import UnknownProfile
+from raq_proto.question import ProfileProblem
 from raq_server.backroom import Backroom, Memory
 from raq_server.cleaning import clean
 from raq_server.metrics import Metrics

@@ -1,4 +1,4 @@
-"""The fit behind raq_solver.role_prior: a mixed model of ln(sensitivity), with each model's noise floor.
+"""The fit behind raq_solver.loss_models.role_prior: a mixed model of ln(sensitivity), with each model's noise floor.
 
     value = floor + error × Σ over the group's tensors of exp(scale + effects + the model's own deviations)
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from raq_solver.role_prior import half_of, last_block, place_of
+from raq_solver.loss_models.role_prior import half_of, last_block, place_of
 from support.published_models import Published
 
 DEGREES = 4.0

@@ -12,7 +12,7 @@ import numpy as np
 
 from raq_client.quantizing.reference_errors import error_of_published
 from raq_client.sensitivities.published import BUNDLES, read_published
-from raq_solver.role_prior import last_block, place_of
+from raq_solver.loss_models.role_prior import last_block, place_of
 
 FLOOR_PERCENTILE = 1.0
 OWN_NOISE = 0.1

@@ -17,7 +17,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from raq_client import connect
-from raq_proto.asked import ProfileProblem
+from raq_proto.question import ProfileProblem
 from raq_solver.budget import TotalBytes
 
 PROCESSES, THREADS = 4, 8

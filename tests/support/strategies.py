@@ -23,7 +23,7 @@ from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Distinct, Knapsack, Linear, SideRow
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
-from raq_solver.worst_case import Domains, Measure
+from raq_solver.questions.worst_case import Domains, Measure
 
 
 @st.composite

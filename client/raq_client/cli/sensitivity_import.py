@@ -31,7 +31,7 @@ def sensitivity_import(
     """
     from raq_client.files.profile_file import load_profile, save_profile
     from raq_client.sensitivities.published import import_sensitivities, read_published
-    from raq_solver.role_prior import CREDIT
+    from raq_solver.loss_models.role_prior import CREDIT
 
     check_written(called, {"output": output}, force=force)
     found = import_sensitivities(read_published(table), load_profile(profile), by_role=by_role)

@@ -59,7 +59,7 @@ def sweep(
     """
     from raq_client.reports.frontier import frontier_table, mixture_landmarks, plot_frontier, point_to_dict, to_csv
     from raq_solver.knapsack import Limits
-    from raq_solver.sweep import knee, spaced
+    from raq_solver.questions.sweep import knee, spaced
 
     settings = read_settings(Path.cwd())
     check_written(called, {}, {"plot": plot}, force=False, also=settings.files())

@@ -12,7 +12,7 @@ from raq_client.cli.console import progress_bar, say
 from raq_client.planning.domain_plans import domains_of, make_domain_plan
 from raq_client.planning.plan import Plan, Request, Sources, model_table, obtain_profile, widened
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.worst_case import Measure
+from raq_solver.questions.worst_case import Measure
 
 _PANEL: Final = "Several domains"
 SECONDS: Final = 60.0

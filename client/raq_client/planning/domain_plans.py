@@ -16,7 +16,7 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.knapsack import Limits
 from raq_solver.outcome import Outcome
 from raq_solver.profile import Profile
-from raq_solver.worst_case import Domains, Measure, WorstCase
+from raq_solver.questions.worst_case import Domains, Measure, WorstCase
 
 SOURCE: Final = "losses of all domains, each in its unit, weighted as in the proof"
 """Where the losses of a plan for several domains come from."""

@@ -27,7 +27,7 @@ from raq_solver.losses import LossTable
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
-from raq_solver.worst_case import WorstCase
+from raq_solver.questions.worst_case import WorstCase
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Makes a progress bar with a title; entering it gives the function to report to."""

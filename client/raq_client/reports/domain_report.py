@@ -8,7 +8,7 @@ from rich.table import Table
 
 from raq_client.planning.plan import Compromise, Plan
 from raq_client.reports.report import facts_table, size_rows, types_table
-from raq_solver.worst_case import DomainOutcome, WorstCase
+from raq_solver.questions.worst_case import DomainOutcome, WorstCase
 
 
 def domains_dict(compromise: Compromise) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from raq_client.reports.report import bpw_text
-from raq_solver.audit import Audit
 from raq_solver.budget import bits_per_weight
-from raq_solver.explain import Conflict, Costs, TensorReasons
-from raq_solver.ladder import Ladder
 from raq_solver.losses import LossTable
+from raq_solver.questions.audit import Audit
+from raq_solver.questions.explain import Conflict, Costs, TensorReasons
+from raq_solver.questions.ladder import Ladder
 
 CHANGES_SHOWN = 40
 

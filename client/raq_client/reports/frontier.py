@@ -17,7 +17,7 @@ from raq_solver.budget import bits_per_weight
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
 from raq_solver.profile import Profile
-from raq_solver.sweep import Point
+from raq_solver.questions.sweep import Point
 
 COLUMNS = ("capacity_bytes", "bytes", "bits_per_weight", "loss", "bound", "gap", "lambda", "termination", "changes")
 

@@ -19,7 +19,7 @@ from raq_client.recipes.recipe_file import Recipe
 from raq_client.recipes.recipe_steps import carry_out
 from raq_solver.allocation import Allocation, Ledger
 from raq_solver.errors import Fault, InvalidInput, raise_faults
-from raq_solver.ladder import nested_ladder
+from raq_solver.questions.ladder import nested_ladder
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from raq_client.models.model_tables import block_of, role_of
 from raq_client.quantizing.reference_errors import error_of_published
 from raq_client.sensitivities.sensitivity_fit import Evaluation, fit_sensitivities
 from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.loss_models.role_prior import CREDIT
 from raq_solver.profile import Profile
-from raq_solver.role_prior import CREDIT
 
 FAILED: Final = 404.0
 OTHERWISE_RANKED: Final = ("IQ1_BN", "IQ2_BN")

@@ -8,9 +8,9 @@ import numpy as np
 from raq_client.models.model_tables import role_of
 from raq_client.sensitivities.sensitivity_choices import Choices
 from raq_client.sensitivities.sensitivity_fit import Fit
+from raq_solver.loss_models.residual_stream import residual_sensitivities
+from raq_solver.loss_models.role_prior import role_sensitivities
 from raq_solver.profile import Profile
-from raq_solver.residual import residual_sensitivities
-from raq_solver.role_prior import role_sensitivities
 
 Group = tuple[str, ...]
 Design = Literal["adaptive", "single", "groups", "balanced"]

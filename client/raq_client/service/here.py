@@ -3,17 +3,24 @@
 from collections.abc import Iterator, Sequence
 
 from raq_solver.allocation import Allocation
-from raq_solver.audit import Audit, audit
 from raq_solver.budget import Budget, capacity_bytes
-from raq_solver.explain import Conflict, Costs, TensorReasons, constraint_costs, explain_conflict, explain_tensor
 from raq_solver.knapsack import Limits
-from raq_solver.ladder import Ladder, nested_ladder
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
-from raq_solver.smallest import Smallest, smallest_size
+from raq_solver.questions.audit import Audit, audit
+from raq_solver.questions.explain import (
+    Conflict,
+    Costs,
+    TensorReasons,
+    constraint_costs,
+    explain_conflict,
+    explain_tensor,
+)
+from raq_solver.questions.ladder import Ladder, nested_ladder
+from raq_solver.questions.smallest_size import Smallest, smallest_size
+from raq_solver.questions.sweep import Point, sweep
+from raq_solver.questions.worst_case import Domains, WorstCase, solve_worst_case
 from raq_solver.solve import NO_LIMITS, solve
-from raq_solver.sweep import Point, sweep
-from raq_solver.worst_case import Domains, WorstCase, solve_worst_case
 
 
 class Here:

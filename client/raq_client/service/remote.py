@@ -9,10 +9,9 @@ import grpc
 
 from raq_client.service.connection import CHUNK_BYTES, TRANSPORT_SECONDS, Connection, deadline_of
 from raq_proto import convert
-from raq_proto.asked import Question
 from raq_proto.convert import BudgetRange, Variant
+from raq_proto.question import Question, StoredProfile
 from raq_proto.status import error_of
-from raq_proto.stored import StoredProfile
 from raq_proto.v1 import (
     profile_service_pb2,
     profile_service_pb2_grpc,
@@ -20,18 +19,18 @@ from raq_proto.v1 import (
     solver_service_pb2_grpc,
 )
 from raq_solver.allocation import Allocation
-from raq_solver.audit import Audit
 from raq_solver.budget import Budget
-from raq_solver.explain import Conflict, Costs, TensorReasons
 from raq_solver.knapsack import Limits
-from raq_solver.ladder import Ladder
 from raq_solver.outcome import Outcome
 from raq_solver.profile import Profile
-from raq_solver.smallest import Smallest
+from raq_solver.questions.audit import Audit
+from raq_solver.questions.explain import Conflict, Costs, TensorReasons
+from raq_solver.questions.ladder import Ladder
+from raq_solver.questions.smallest_size import Smallest
+from raq_solver.questions.sweep import Point
+from raq_solver.questions.worst_case import Domains, WorstCase
 from raq_solver.solve import NO_LIMITS
-from raq_solver.sweep import Point
 from raq_solver.verify import Verification
-from raq_solver.worst_case import Domains, WorstCase
 
 
 class Client:

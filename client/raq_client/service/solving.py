@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from raq_solver.allocation import Allocation
-from raq_solver.audit import Audit
 from raq_solver.budget import Budget
-from raq_solver.explain import Conflict, Costs, TensorReasons
 from raq_solver.knapsack import Limits
-from raq_solver.ladder import Ladder
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
-from raq_solver.smallest import Smallest
-from raq_solver.sweep import Point
-from raq_solver.worst_case import Domains, WorstCase
+from raq_solver.questions.audit import Audit
+from raq_solver.questions.explain import Conflict, Costs, TensorReasons
+from raq_solver.questions.ladder import Ladder
+from raq_solver.questions.smallest_size import Smallest
+from raq_solver.questions.sweep import Point
+from raq_solver.questions.worst_case import Domains, WorstCase
 
 SERVER_VARIABLE: Final = "RAQ_SERVER"
 TOKEN_VARIABLE: Final = "RAQ_TOKEN"  # noqa: S105  # the name of a variable

@@ -12,11 +12,11 @@ from raq_proto.convert.outcome import (
 )
 from raq_proto.v1 import analysis_pb2, outcome_pb2
 from raq_solver.allocation import Allocation
-from raq_solver.audit import Audit
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.explain import Alternative, Conflict, ConstraintCost, Costs, Flip, TensorReasons
-from raq_solver.ladder import Ladder, Rung
-from raq_solver.sweep import Change
+from raq_solver.questions.audit import Audit
+from raq_solver.questions.explain import Alternative, Conflict, ConstraintCost, Costs, Flip, TensorReasons
+from raq_solver.questions.ladder import Ladder, Rung
+from raq_solver.questions.sweep import Change
 
 
 def reasons_to_proto(reasons: TensorReasons) -> analysis_pb2.TensorReasons:

@@ -8,7 +8,7 @@ from raq_solver.allocation import Allocation, Entry, Ledger
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.outcome import Outcome
-from raq_solver.smallest import Smallest
+from raq_solver.questions.smallest_size import Smallest
 from raq_solver.verify import Verification
 
 _TERMINATIONS: Final = {

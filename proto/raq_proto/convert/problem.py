@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from raq_proto.asked import ProfileProblem, Question, Stored, capacity_in, predicted
 from raq_proto.convert.constraint import constraint_to_proto, constraints_from_proto
 from raq_proto.convert.numbers import budget_from_proto, budget_to_proto
 from raq_proto.convert.profile import profile_from_proto, profile_to_proto
 from raq_proto.errors import UnknownProfile
+from raq_proto.question import ProfileProblem, Question, Stored, capacity_in, predicted
 from raq_proto.v1 import problem_pb2
 from raq_solver.budget import Budget, TotalBytes
 from raq_solver.errors import Fault, InvalidInput, raise_faults

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from raq_proto.stored import StoredProfile
+from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_pb2, profile_service_pb2
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.profile import FisherLosses, Profile

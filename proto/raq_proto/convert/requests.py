@@ -3,17 +3,17 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from raq_proto.asked import Question, Stored, capacity_in
 from raq_proto.convert.constraint import constraint_to_proto, constraints_from_proto
 from raq_proto.convert.numbers import budget_from_proto, budget_to_proto
 from raq_proto.convert.problem import nothing_stored, problem_from_proto, problem_to_proto
+from raq_proto.question import Question, Stored, capacity_in
 from raq_proto.v1 import outcome_pb2, problem_pb2, solver_service_pb2
 from raq_solver.allocation import Allocation
 from raq_solver.budget import Budget, TotalBytes
 from raq_solver.constraints import Constraint
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.problem import Problem
-from raq_solver.sweep import spaced
+from raq_solver.questions.sweep import spaced
 
 _ANY_BUDGET = TotalBytes(0)
 

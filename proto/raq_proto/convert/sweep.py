@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from raq_proto.convert.outcome import termination_from_proto, termination_to_proto
 from raq_proto.v1 import outcome_pb2
 from raq_solver.allocation import Allocation
-from raq_solver.sweep import Change, Point
+from raq_solver.questions.sweep import Change, Point
 
 
 def points_to_proto(points: Iterable[Point]) -> Iterator[outcome_pb2.Point]:

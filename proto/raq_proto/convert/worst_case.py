@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from raq_proto.asked import Stored, capacity_in
 from raq_proto.convert.constraint import constraint_to_proto, constraints_from_proto
 from raq_proto.convert.numbers import budget_from_proto, budget_to_proto
 from raq_proto.convert.outcome import (
@@ -15,12 +14,13 @@ from raq_proto.convert.outcome import (
 )
 from raq_proto.convert.problem import losses_from_proto, nothing_stored, table_to_proto
 from raq_proto.errors import UnknownProfile
+from raq_proto.question import Stored, capacity_in
 from raq_proto.v1 import analysis_pb2, problem_pb2, solver_service_pb2
 from raq_solver.allocation import Allocation
 from raq_solver.budget import Budget, TotalBytes
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.losses import LossTable
-from raq_solver.worst_case import DomainOutcome, Domains, Measure, WorstCase
+from raq_solver.questions.worst_case import DomainOutcome, Domains, Measure, WorstCase
 
 _MEASURES: Final = {Measure.RATIO: problem_pb2.MEASURE_RATIO, Measure.NATS: problem_pb2.MEASURE_NATS}
 _MEASURE_OF: Final[dict[int, Measure]] = {number: measure for measure, number in _MEASURES.items()}

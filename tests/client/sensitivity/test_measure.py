@@ -20,8 +20,8 @@ from raq_client.sensitivities.sensitivity_choices import choices_of
 from raq_client.sensitivities.sensitivity_design import Design, expected_of, planned_groups
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
+from raq_solver.loss_models.role_prior import role_sensitivities
 from raq_solver.quant_types import CATALOGUE
-from raq_solver.role_prior import role_sensitivities
 from support.engine_models import MODEL, TEXT, write_quantized
 from support.paths import DATA, SHARED
 

@@ -13,9 +13,9 @@ from raq_client.quantizing.reference_errors import NOTE, error_of_published, ref
 from raq_client.sensitivities.published import import_sensitivities, read_published
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models import default_loss_model, measured
+from raq_solver.loss_models.role_prior import CREDIT
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE
-from raq_solver.role_prior import CREDIT
 from raq_solver.tensors import Tensor
 
 TYPES = chosen_types(("Q8_0", "Q4_K", "Q2_K"))

@@ -23,10 +23,10 @@ from raq_solver.loss_models import (
     relative,
     residual,
 )
+from raq_solver.loss_models.residual_stream import READ, ROLE_FACTORS, SCALE, residual_sensitivities
+from raq_solver.loss_models.role_prior import role_sensitivities
 from raq_solver.profile import Profile
 from raq_solver.quant_types import quant_type
-from raq_solver.residual import READ, ROLE_FACTORS, SCALE, residual_sensitivities
-from raq_solver.role_prior import role_sensitivities
 from raq_solver.tensors import Tensor
 
 Q4, Q8 = quant_type("Q4_K"), quant_type("Q8_0")

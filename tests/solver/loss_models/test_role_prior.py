@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_solver.quant_types import CATALOGUE
-from raq_solver.role_prior import (
+from raq_solver.loss_models.role_prior import (
     CREDIT,
     FIRST,
     LAST,
@@ -18,6 +17,7 @@ from raq_solver.role_prior import (
     place_of,
     role_sensitivities,
 )
+from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
 
 

@@ -7,8 +7,8 @@ from raq_solver.errors import Fault
 from raq_solver.knapsack import Limits
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
+from raq_solver.questions.sweep import Change, changes_between
 from raq_solver.solve import NO_LIMITS, Solver, solve
-from raq_solver.sweep import Change, changes_between
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""What a service may be asked beside a whole problem: a profile by its digest or in full, and a budget in any unit."""
+"""What the services exchange besides problems and outcomes: profiles by digest, and what the store knows of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from raq_solver.budget import BitsPerWeight, Budget, capacity_bytes
 from raq_solver.constraints import Constraint
@@ -32,6 +33,22 @@ class ProfileProblem:
         profile = self.profile if isinstance(self.profile, Profile) else stored(self.profile)
         table = predicted(profile, self.loss_model)
         return Problem(table, capacity_in(table, self.budget), self.constraints)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProfile:
+    """A stored profile. `digest` is its name, `weights` what budgets in bits per weight refer to, `size_bytes` that of
+    its message; `used` is when it was last put, got or solved for, to the hour.
+    """
+
+    digest: str
+    tensors: int
+    weights: int
+    quant_types: tuple[str, ...]
+    provenance: Mapping[str, str]
+    size_bytes: int
+    created: datetime
+    used: datetime
 
 
 Question = Problem | ProfileProblem

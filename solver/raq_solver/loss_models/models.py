@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from raq_solver.errors import Fault, InvalidInput, near_misses
+from raq_solver.loss_models.residual_stream import residual_sensitivities
+from raq_solver.loss_models.role_prior import CREDIT, role_sensitivities
 from raq_solver.losses import LossTable
 from raq_solver.profile import Profile
-from raq_solver.residual import residual_sensitivities
-from raq_solver.role_prior import CREDIT, role_sensitivities
 
 LossModel = Callable[[Profile], LossTable]
 """A way to predict losses."""
@@ -42,7 +42,7 @@ def relative(profile: Profile) -> LossTable:
 
 
 def prior(profile: Profile) -> LossTable:
-    """L = s × E with s from role and place alone (raq_solver.role_prior), as published of 12 other models.
+    """L = s × E with s from role and place alone (raq_solver.loss_models.role_prior), as published of 12 other models.
 
     Needs names only, so it serves where nothing better is known: models with experts, hybrids, headers. Assumes that
     tensors of one role and place matter alike in all models, which holds within a factor of about two. The unit is
@@ -52,7 +52,7 @@ def prior(profile: Profile) -> LossTable:
 
 
 def residual(profile: Profile) -> LossTable:
-    """L = s × E with s from each tensor's share of the residual stream (raq_solver.residual).
+    """L = s × E with s from each tensor's share of the residual stream (raq_solver.loss_models.residual_stream).
 
     Needs importance and a dense model. On small trained models the unit is about nats per token; on real ones, whose
     few massive activations carry the energy, it is 20 to 1,000 times too small, so only comparisons mean something.

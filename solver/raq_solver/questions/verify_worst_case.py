@@ -12,8 +12,8 @@ from raq_solver.allocation import account
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.outcome import Outcome
+from raq_solver.questions.worst_case import Domains, Measure, WorstCase
 from raq_solver.verify import Verification, verify
-from raq_solver.worst_case import Domains, Measure, WorstCase
 
 _ROUNDING = 1e-9
 

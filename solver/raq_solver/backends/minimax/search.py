@@ -2,8 +2,8 @@
 
 Rules
 - At fixed weights of the tables the weighted table is an ordinary knapsack: the fast path solves it, which bounds the
-  worst case from below and gives a choice. The best weights come from cutting planes (`stack`).
-- Choices at weights near the best, bettered by exchanges, come close to the bound. The search by layers (`layers`)
+  worst case from below and gives a choice. The best weights come from cutting planes (`lagrangian`).
+- Choices at weights near the best, bettered by exchanges, come close to the bound. The search by layers (`layered_search`)
   closes what is left, wider and wider until it is a proof.
 - Demands are sums like the losses. Rows that compare two rows only (Monotone) and limits on the number of types are
   none of this path's.
@@ -20,11 +20,11 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from raq_solver.backends.dual import excess_of
-from raq_solver.backends.exchange import exchanged
-from raq_solver.backends.layers import Layers
 from raq_solver.backends.linear import DEARER
 from raq_solver.backends.mckp import TOLERANCE, Relaxed
-from raq_solver.backends.stack import Multipliers, best_multipliers, stack_of
+from raq_solver.backends.minimax.exchange import exchanged
+from raq_solver.backends.minimax.lagrangian import Multipliers, best_multipliers, minimax_table
+from raq_solver.backends.minimax.layered_search import LayeredSearch
 from raq_solver.knapsack import Limits, Linear, Termination
 
 _ROUNDS: Final = 300
@@ -82,12 +82,12 @@ class _Search:
 
     def __init__(self, losses: Float64[np.ndarray, "domains rows types"], demands: Sequence[Linear]) -> None:
         self.losses, self.demands = losses, demands
-        self.stack = stack_of(losses, demands)
-        of_domains = slice(0, self.stack.domains)
-        most = self.stack.least[of_domains] + self.stack.cells[of_domains].max(axis=2).sum(axis=1)
+        self.table = minimax_table(losses, demands)
+        of_domains = slice(0, self.table.domains)
+        most = self.table.least[of_domains] + self.table.cells[of_domains].max(axis=2).sum(axis=1)
         worst = float(most.max()) * (1 + 1e-9) + 1e-300
         start = self._start()
-        self.root, highest = best_multipliers(self.stack, slice(None), self.stack.least, start, _ROUNDS)
+        self.root, highest = best_multipliers(self.table, slice(None), self.table.least, start, _ROUNDS)
         self.impossible = highest > worst
         self.bundle = [self.root]
         self.picks: Int64[np.ndarray, " rows"] | None = None
@@ -110,9 +110,9 @@ class _Search:
 
     def widen(self, cells: int | None, width: int, tries: int, deadline: float) -> None:
         """Search among so many cells, with so many states in a layer."""
-        stack = self.stack if cells is None else self.stack.within(self._cheapest(cells))
+        table = self.table if cells is None else self.table.within(self._cheapest(cells))
         known = self.value
-        found = Layers(stack, self.bundle, known, width, tries).run(deadline)
+        found = LayeredSearch(table, self.bundle, known, width, tries).run(deadline)
         self.bundle = found.bundle
         if found.picks is not None:
             self._regard(found.picks)
@@ -122,8 +122,8 @@ class _Search:
 
     def claim(self) -> WorstSolution:
         """What is known, as a solution."""
-        domains = self.stack.domains
-        weights, prices = self.root[:domains], self.root[domains:] / self.stack.units[domains:]
+        domains = self.table.domains
+        weights, prices = self.root[:domains], self.root[domains:] / self.table.units[domains:]
         if self.picks is None:
             ended = Termination.INFEASIBLE if self.proven else Termination.NO_SOLUTION_FOUND
             return WorstSolution(ended, None, math.inf, math.inf, weights, prices)
@@ -133,16 +133,16 @@ class _Search:
 
     def _start(self) -> Multipliers:
         """Equal weights, and the price of a byte that the fast path finds for them."""
-        domains = self.stack.domains
+        domains = self.table.domains
         at = np.append(np.full(domains, 1 / domains), np.zeros(len(self.demands)))
         capacity = self.demands[0]
-        found = Relaxed(capacity.coefficients, self.stack.total(at)).solve(capacity.capacity, Limits(0.0))
-        at[domains] = found.multiplier * self.stack.units[domains]
+        found = Relaxed(capacity.coefficients, self.table.total(at)).solve(capacity.capacity, Limits(0.0))
+        at[domains] = found.multiplier * self.table.units[domains]
         return at
 
     def _near(self) -> Iterator[Float64[np.ndarray, " domains"]]:
         """The best weights, and some near them."""
-        best = self.root[: self.stack.domains]
+        best = self.root[: self.table.domains]
         yield best
         for size, (taker, giver) in itertools.product(_SHIFTS, itertools.permutations(range(best.size), 2)):
             weights = best.copy()
@@ -152,13 +152,13 @@ class _Search:
 
     def _weighted(self, weights: Float64[np.ndarray, " domains"], factor: float) -> bool:
         """Whether the optimum at these weights keeps the demands, side prices times a factor; it is regarded then."""
-        domains = self.stack.domains
+        domains = self.table.domains
         at = np.concatenate([weights, [0.0], self.root[domains + 1 :] * factor])
         capacity = self.demands[0]
-        found = Relaxed(capacity.coefficients, self.stack.total(at)).solve(capacity.capacity, Limits(_FAST_SECONDS))
+        found = Relaxed(capacity.coefficients, self.table.total(at)).solve(capacity.capacity, Limits(_FAST_SECONDS))
         if found.picks is None:
             return False
-        bound = (found.bound + float(at @ self.stack.least)) * (1 - TOLERANCE)
+        bound = (found.bound + float(at @ self.table.least)) * (1 - TOLERANCE)
         self.bound = max(self.bound, min(bound, self.value))
         return self._regard(found.picks)
 
@@ -174,13 +174,13 @@ class _Search:
     def _exchange(self, deadline: float) -> None:
         """Better the best picks by exchanges as far as that goes."""
         while self.picks is not None and time.perf_counter() < deadline:
-            known, better = self.value, exchanged(self.stack, self.picks, self.root)
+            known, better = self.value, exchanged(self.table, self.picks, self.root)
             if better is None or not self._regard(better) or self.value >= known * (1 - TOLERANCE):
                 break
 
     def _cheapest(self, cells: int) -> Bool[np.ndarray, "rows types"]:
         """The best cell of each row and so many more, those of least reduced cost at the root's multipliers."""
-        total = self.stack.total(self.root)
+        total = self.table.total(self.root)
         reduced = total - total.min(axis=1, keepdims=True)
         costs = reduced[np.isfinite(reduced)]
         count = min(len(total) + cells, costs.size - 1)

@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Bool
 
+from raq_solver.constraint_cells import permitted, rows_of, tie_groups
 from raq_solver.constraints import (
     ActiveBytes,
     AtMost,
@@ -20,7 +21,6 @@ from raq_solver.constraints import (
     Region,
     Tie,
 )
-from raq_solver.demands import permitted, rows_of, tie_groups
 from raq_solver.errors import Fault, near_misses
 from raq_solver.losses import LossTable
 

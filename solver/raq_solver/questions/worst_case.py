@@ -19,7 +19,7 @@ from enum import Enum, unique
 import numpy as np
 
 from raq_solver.allocation import Allocation, Ledger, account
-from raq_solver.backends.worst import WorstSolution, least_worst
+from raq_solver.backends.minimax.search import WorstSolution, least_worst
 from raq_solver.constraints import Constraint, DistinctTypes, Monotone
 from raq_solver.errors import BackendFailure, Fault, raise_faults
 from raq_solver.formulate import Decoder, formulate

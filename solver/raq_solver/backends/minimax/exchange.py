@@ -5,33 +5,35 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from raq_solver.backends.stack import Multipliers, Stack
+from raq_solver.backends.minimax.lagrangian import MinimaxTable, Multipliers
 
 _MOST: Final = 1000
 """Changes of single rows, those of least reduced cost, that are tried in pairs."""
 
 
-def exchanged(stack: Stack, picks: Int64[np.ndarray, " rows"], at: Multipliers) -> Int64[np.ndarray, " rows"] | None:
+def exchanged(
+    table: MinimaxTable, picks: Int64[np.ndarray, " rows"], at: Multipliers
+) -> Int64[np.ndarray, " rows"] | None:
     """The picks after the change of one or two rows that lowers the largest sum most; None when none lowers it.
 
     Picks and what becomes of them keep the demands. `at` says which changes are worth trying.
     """
-    rows, columns = _candidates(stack, picks, at)
-    now = stack.sums(picks)
-    change = stack.cells[:, rows, columns] - stack.cells[:, rows, picks[rows]]
+    rows, columns = _candidates(table, picks, at)
+    now = table.sums(picks)
+    change = table.cells[:, rows, columns] - table.cells[:, rows, picks[rows]]
     # One change more that changes nothing, so that a change can also stand alone.
     rows, columns = np.append(rows, -1), np.append(columns, -1)
     change = np.append(change, np.zeros((len(change), 1)), axis=1)
     worst = np.full((rows.size, rows.size), -np.inf)
     for number, (first, second) in enumerate(zip(now[:, None] + change, change, strict=True)):
         sums = first[:, None] + second
-        if number < stack.domains:
+        if number < table.domains:
             np.maximum(worst, sums, out=worst)
         else:
             worst[sums > 0] = np.inf
     worst[rows[:, None] == rows] = np.inf
     pair = divmod(int(worst.argmin()), rows.size)
-    if not worst[pair] < now[: stack.domains].max():
+    if not worst[pair] < now[: table.domains].max():
         return None
     found = picks.copy()
     for each in pair:
@@ -41,10 +43,10 @@ def exchanged(stack: Stack, picks: Int64[np.ndarray, " rows"], at: Multipliers) 
 
 
 def _candidates(
-    stack: Stack, picks: Int64[np.ndarray, " rows"], at: Multipliers
+    table: MinimaxTable, picks: Int64[np.ndarray, " rows"], at: Multipliers
 ) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " some"]]:
     """Rows and columns of the offered cells that are not picked, those of least reduced cost."""
-    total: Float64[np.ndarray, "rows types"] = stack.total(at)
+    total: Float64[np.ndarray, "rows types"] = table.total(at)
     reduced = total - total.min(axis=1, keepdims=True)
     reduced[np.arange(picks.size), picks] = np.inf
     count = min(_MOST, int(np.isfinite(reduced).sum()))

@@ -23,7 +23,7 @@ _WIDENINGS: Final = 30
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
+class MinimaxTable:
     """`cells` [sums, rows, types], the domains first; 0 where a cell is not offered.
 
     `least` is what every choice has of each sum already: losses of the domains, less what is left of the demands.
@@ -44,13 +44,13 @@ class Stack:
         sums: np.ndarray = self.least + self.cells[:, np.arange(picks.size), picks].sum(axis=1)
         return sums
 
-    def within(self, kept: Bool[np.ndarray, "rows types"]) -> "Stack":
-        """The stack with these cells alone."""
-        return Stack(self.cells, self.offered & kept, self.domains, self.least, self.units)
+    def within(self, kept: Bool[np.ndarray, "rows types"]) -> "MinimaxTable":
+        """The table with these cells alone."""
+        return MinimaxTable(self.cells, self.offered & kept, self.domains, self.least, self.units)
 
 
-def stack_of(losses: Float64[np.ndarray, "domains rows types"], demands: Sequence[Linear]) -> Stack:
-    """The stack of several loss tables, infinite alike where a cell is not offered, and the demands."""
+def minimax_table(losses: Float64[np.ndarray, "domains rows types"], demands: Sequence[Linear]) -> MinimaxTable:
+    """The table of several loss tables, infinite alike where a cell is not offered, and the demands."""
     offered = np.isfinite(losses).all(axis=0)
     cells, least, units = [], [], []
     for table in losses:
@@ -67,11 +67,11 @@ def stack_of(losses: Float64[np.ndarray, "domains rows types"], demands: Sequenc
         cells.append((above // unit).astype(np.float64))
         least.append(float(-((demand.capacity - int(smallest.sum())) // unit)))
         units.append(float(unit))
-    return Stack(np.array(cells), offered, len(losses), np.array(least), np.array(units))
+    return MinimaxTable(np.array(cells), offered, len(losses), np.array(least), np.array(units))
 
 
 def best_multipliers(
-    stack: Stack,
+    table: MinimaxTable,
     rows: Int64[np.ndarray, " some"] | slice,
     so_far: Float64[np.ndarray, " sums"],
     start: Multipliers,
@@ -81,22 +81,22 @@ def best_multipliers(
 
     Cutting planes over the simplex of the weights and a box of the prices, which widens when they reach its edge.
     """
-    cells = stack.total(start, rows)
+    cells = table.total(start, rows)
     places = np.arange(len(cells))
-    scale = _scale(stack, rows)
-    box = np.maximum(8 * start[stack.domains :] * scale, 1e-3 * max(float(so_far[: stack.domains].max()), 1e-300))
+    scale = _scale(table, rows)
+    box = np.maximum(8 * start[table.domains :] * scale, 1e-3 * max(float(so_far[: table.domains].max()), 1e-300))
     cuts: list[np.ndarray] = []
     at, best, highest = start, start, -np.inf
     widened = 0
     for _ in range(rounds):
-        picks = stack.total(at, rows).argmin(axis=1)
-        cuts.append(so_far + stack.cells[:, rows][:, places, picks].sum(axis=1))
+        picks = table.total(at, rows).argmin(axis=1)
+        cuts.append(so_far + table.cells[:, rows][:, places, picks].sum(axis=1))
         value = float(at @ cuts[-1])
         if value > highest:
             best, highest = at, value
         at, ceiling = _highest(np.array(cuts), scale, box)
         if ceiling - highest <= _CLOSE * abs(highest):
-            edge = at[stack.domains :] * scale >= box * (1 - 1e-6)
+            edge = at[table.domains :] * scale >= box * (1 - 1e-6)
             if not edge.any() or widened == _WIDENINGS:
                 break
             box, widened = np.where(edge, 8 * box, box), widened + 1
@@ -105,7 +105,7 @@ def best_multipliers(
 
 
 def raised_multipliers(
-    stack: Stack,
+    table: MinimaxTable,
     rows: Int64[np.ndarray, " some"],
     so_far: Float64[np.ndarray, " sums"],
     start: Multipliers,
@@ -117,11 +117,11 @@ def raised_multipliers(
     Subgradient steps as long as they would be if the target were the highest bound (Polyak 1969): a few of them say
     nearly as much as cutting planes, at a hundredth of the time.
     """
-    scale = np.append(np.ones(stack.domains), _scale(stack, rows))
-    of_domains = np.arange(scale.size) < stack.domains
+    scale = np.append(np.ones(table.domains), _scale(table, rows))
+    of_domains = np.arange(scale.size) < table.domains
     places = np.arange(rows.size)
-    cells = stack.cells[:, rows]
-    offered = stack.offered[rows]
+    cells = table.cells[:, rows]
+    offered = table.offered[rows]
     at = best = start
     highest = -np.inf
     for _ in range(rounds):
@@ -142,9 +142,9 @@ def raised_multipliers(
     return best
 
 
-def _scale(stack: Stack, rows: Int64[np.ndarray, " some"] | slice) -> np.ndarray:
+def _scale(table: MinimaxTable, rows: Int64[np.ndarray, " some"] | slice) -> np.ndarray:
     """The range of each demand, at least 1: prices times it are losses."""
-    ranges = stack.cells[stack.domains :, rows].max(axis=2).sum(axis=1)
+    ranges = table.cells[table.domains :, rows].max(axis=2).sum(axis=1)
     scale: np.ndarray = np.maximum(ranges, 1.0)
     return scale
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from raq_solver.backends.mckp import TOLERANCE
-from raq_solver.backends.stack import Multipliers, Stack, raised_multipliers
+from raq_solver.backends.minimax.lagrangian import MinimaxTable, Multipliers, raised_multipliers
 
 _CHAMPIONS: Final = 16
 """States that others are compared with, to drop what is at least as large in every sum."""
@@ -29,7 +29,7 @@ _EPSILON: Final = 32 * float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class LayerResult:
     """What a search came to: better picks, if any; the bundle it ended with; a bound on all that it left out."""
 
     picks: Int64[np.ndarray, " rows"] | None
@@ -37,41 +37,41 @@ class Found:
     left_out: float
 
 
-class Layers:
-    """One search within a stack for something better than `known`."""
+class LayeredSearch:
+    """One search within a table for something better than `known`."""
 
-    def __init__(self, stack: Stack, bundle: list[Multipliers], known: float, width: int, tries: int) -> None:
+    def __init__(self, table: MinimaxTable, bundle: list[Multipliers], known: float, width: int, tries: int) -> None:
         self.bundle = bundle[:1] + bundle[1:][-_LARGEST_BUNDLE:]
         self.known = known * (1 - TOLERANCE)
         self.width, self.tries = width, tries
-        self.stack = _reduced(stack, self.bundle, self.known)
-        count = self.stack.offered.sum(axis=1)
+        self.table = _reduced(table, self.bundle, self.known)
+        count = self.table.offered.sum(axis=1)
         self.empty = not count.all()
         core = np.flatnonzero(count > 1)
-        spread = (np.where(self.stack.offered, stack.cells, 0.0).max(axis=2) / _ranges(stack)[:, None]).sum(axis=0)
+        spread = (np.where(self.table.offered, table.cells, 0.0).max(axis=2) / _ranges(table)[:, None]).sum(axis=0)
         self.order = core[np.argsort(-spread[core], kind="stable")]
-        self.base: Int64[np.ndarray, " rows"] = self.stack.offered.argmax(axis=1)
+        self.base: Int64[np.ndarray, " rows"] = self.table.offered.argmax(axis=1)
         fixed = np.flatnonzero(count == 1)
-        self.start = stack.least + stack.cells[:, fixed, self.base[fixed]].sum(axis=1)
+        self.start = table.least + table.cells[:, fixed, self.base[fixed]].sum(axis=1)
         self.remaining = [self._remaining(each) for each in self.bundle]
 
-    def run(self, deadline: float) -> Found:
+    def run(self, deadline: float) -> LayerResult:
         """Search until done, or until the time is up."""
         if self.empty:
-            return Found(None, self.bundle, math.inf)
+            return LayerResult(None, self.bundle, math.inf)
         states, left_out = self.start[None], math.inf
         back: list[tuple[np.ndarray, np.ndarray]] = []
         for depth, row in enumerate(self.order.tolist(), start=1):
-            columns = np.flatnonzero(self.stack.offered[row])
-            states = (states[:, None] + self.stack.cells[:, row, columns].T).reshape(-1, states.shape[1])
+            columns = np.flatnonzero(self.table.offered[row])
+            states = (states[:, None] + self.table.cells[:, row, columns].T).reshape(-1, states.shape[1])
             origin, column = np.divmod(np.arange(len(states)), columns.size)
             alive, cut = self._alive(states, depth)
             left_out = min(left_out, cut)
             if not alive.size or time.perf_counter() > deadline:
-                return Found(None, self.bundle, -math.inf if alive.size else left_out)
+                return LayerResult(None, self.bundle, -math.inf if alive.size else left_out)
             states = states[alive]
             back.append((origin[alive], columns[column[alive]]))
-        return Found(self._best(states, back), self.bundle, left_out)
+        return LayerResult(self._best(states, back), self.bundle, left_out)
 
     def _alive(
         self, states: Float64[np.ndarray, "states sums"], depth: int
@@ -98,7 +98,7 @@ class Layers:
     def _add(self, state: Float64[np.ndarray, " sums"], depth: int) -> None:
         """New multipliers: those that say most of what may become of this state."""
         start = self.bundle[int(np.argmax([each @ state + left[depth] for each, left in self._pairs()]))]
-        new = raised_multipliers(self.stack, self.order[depth:], state, start, self.known, _ROUNDS)
+        new = raised_multipliers(self.table, self.order[depth:], state, start, self.known, _ROUNDS)
         self.bundle = [*self.bundle, new]
         self.remaining.append(self._remaining(new))
 
@@ -107,7 +107,7 @@ class Layers:
 
     def _remaining(self, at: Multipliers) -> Float64[np.ndarray, " depths"]:
         """What the rows from each depth on add at least at these multipliers, less a margin for rounding."""
-        least = self.stack.total(at, self.order).min(axis=1)
+        least = self.table.total(at, self.order).min(axis=1)
         sums = np.append(np.cumsum(least[::-1])[::-1], 0.0)
         return sums - _EPSILON * (float(at @ np.abs(self.start)) + float(sums[0]))
 
@@ -123,7 +123,7 @@ class Layers:
         self, states: Float64[np.ndarray, "states sums"], back: list[tuple[np.ndarray, np.ndarray]]
     ) -> Int64[np.ndarray, " rows"] | None:
         """The picks of the best state that keeps the demands, if it is better than what is known."""
-        domains = self.stack.domains
+        domains = self.table.domains
         worst = np.where((states[:, domains:] <= 0).all(axis=1), states[:, :domains].max(axis=1), np.inf)
         index = int(worst.argmin())
         if not worst[index] < self.known:
@@ -135,25 +135,25 @@ class Layers:
         return picks
 
 
-def _ranges(stack: Stack) -> Float64[np.ndarray, " sums"]:
+def _ranges(table: MinimaxTable) -> Float64[np.ndarray, " sums"]:
     """How far each sum can vary, to compare them."""
-    ranges: np.ndarray = np.maximum(stack.cells.max(axis=2).sum(axis=1), 1e-300)
+    ranges: np.ndarray = np.maximum(table.cells.max(axis=2).sum(axis=1), 1e-300)
     return ranges
 
 
-def _reduced(stack: Stack, bundle: list[Multipliers], known: float) -> Stack:
-    """The stack without the cells that nothing better than `known` can use: their reduced cost is above the gap."""
-    offered = stack.offered
+def _reduced(table: MinimaxTable, bundle: list[Multipliers], known: float) -> MinimaxTable:
+    """The table without the cells that nothing better than `known` can use: their reduced cost is above the gap."""
+    offered = table.offered
     for at in bundle:
-        total = np.where(offered, stack.total(at), np.inf)
+        total = np.where(offered, table.total(at), np.inf)
         least = total.min(axis=1)
         if not np.isfinite(least).all():
             break
-        allowed = float(at @ stack.least)
+        allowed = float(at @ table.least)
         bound = float(least.sum()) + allowed
-        margin = _EPSILON * (float(at @ np.abs(stack.least)) + float(least.sum()))
+        margin = _EPSILON * (float(at @ np.abs(table.least)) + float(least.sum()))
         offered = offered & (total - least[:, None] <= known - bound + margin)
-    return stack.within(offered)
+    return table.within(offered)
 
 
 def _undominated(

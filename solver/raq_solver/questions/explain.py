@@ -9,14 +9,14 @@ from typing import Final
 
 import numpy as np
 
+from raq_solver.constraint_cells import tie_groups
 from raq_solver.constraints import Constraint, Pin, Source
-from raq_solver.demands import tie_groups
 from raq_solver.errors import Fault, UnknownTensor, near_misses
 from raq_solver.knapsack import Limits, Termination
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
+from raq_solver.questions.sweep import spaced, sweep
 from raq_solver.solve import NO_LIMITS, Solver, solve
-from raq_solver.sweep import spaced, sweep
 
 _FLIP_POINTS: Final = 64
 
