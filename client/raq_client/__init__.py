@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raq_client.service.remote import Client
-    from raq_client.service.remote_async import AsyncClient
+    from raq_client.solver_client.remote import Client
+    from raq_client.solver_client.remote_async import AsyncClient
 
 __all__ = ["connect", "connect_async"]
 
@@ -25,8 +25,8 @@ def connect(
     `private_key` are shown to servers that ask for them. Nothing is sent before the first call.
     Raises InvalidInput when a file can't be read.
     """
-    from raq_client.service.connection import Connection
-    from raq_client.service.remote import Client
+    from raq_client.solver_client.connection import Connection
+    from raq_client.solver_client.remote import Client
 
     return Client(Connection.of(address, token, tls, root_certificates, certificate, private_key))
 
@@ -41,7 +41,7 @@ def connect_async(
     private_key: Path | bytes | None = None,
 ) -> "AsyncClient":
     """The same as `connect` for asyncio; call it where an event loop runs."""
-    from raq_client.service.connection import Connection
-    from raq_client.service.remote_async import AsyncClient
+    from raq_client.solver_client.connection import Connection
+    from raq_client.solver_client.remote_async import AsyncClient
 
     return AsyncClient(Connection.of(address, token, tls, root_certificates, certificate, private_key))

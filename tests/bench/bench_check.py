@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from raq_client import engine
-from raq_client.checking.collect import collect
-from raq_client.checking.perplexity import Text, check
-from raq_client.checking.scores import score_window
-from raq_client.checking.trial import Bench
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.engine.windows import Text
+from raq_client.evaluation.in_memory import TrialSetup
+from raq_client.evaluation.perplexity import check
+from raq_client.evaluation.scores import score_window
+from raq_client.importance.collect import collect
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
-from raq_client.sensitivities.sensitivity import measure_sensitivities
+from raq_client.sensitivity.measure import measure_sensitivities
 from support.machine import header
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
@@ -66,7 +67,7 @@ def test_sensitivities(model_path: Path, data: Path, imatrix_path: Path) -> None
     table("wiki-math-4M, sensitivities of 30 tensors, 8 windows of 512 each, 2 threads")
     text = Text("GSM8K train", (data / "gsm8k.calibration.txt").read_text(encoding="utf-8"))
     model = open_model(model_path)
-    bench = Bench(model, model_path, read_importance(imatrix_path), [text], threads=2)
+    bench = TrialSetup(model, model_path, read_importance(imatrix_path), [text], threads=2)
     with timed("32 evaluations"):
         found = measure_sensitivities(bench)
     print(f"predicted over measured KL of all tensors at once: {found.additivity:.3f}")

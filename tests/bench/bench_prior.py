@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.file_types import FILE_TYPES
 from raq_client.models.model_file import open_model
-from raq_client.models.model_tables import ModelTable, guessed_architecture
-from raq_client.models.model_tables import table_of as model_table
+from raq_client.models.table import ModelTable, guessed_architecture
+from raq_client.models.table import table_of as model_table
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.reference_errors import error_of_published
 from raq_client.recipes.mixtures import mixture, tensor_bytes
-from raq_client.sensitivities.sensitivity_design import role_design
-from raq_client.sensitivities.sensitivity_fit import Evaluation, fit_sensitivities
+from raq_client.sensitivity.design import role_design
+from raq_client.sensitivity.fit import Evaluation, fit_sensitivities
 from raq_solver.loss_models import measured, residual, role_prior
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
@@ -219,10 +219,10 @@ def by_tensor(model: Published, floor: float) -> np.ndarray:
         found.update(dict.fromkeys(group, (value - floor) / len(group)))
     roles: dict[str, list[float]] = {}
     for name, value in found.items():
-        roles.setdefault(role_prior.place_of(name)[1], []).append(value)
+        roles.setdefault(role_of(name), []).append(value)
     middle = float(np.median(list(found.values())))
     means = {role: float(np.mean(values)) for role, values in roles.items()}
-    return np.array([found.get(n, means.get(role_prior.place_of(n)[1], middle)) for n in model.tensors])
+    return np.array([found.get(n, means.get(role_of(n), middle)) for n in model.tensors])
 
 
 def mixture_picks(model: Published, weights: np.ndarray, types: list[str], name: str) -> np.ndarray:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile

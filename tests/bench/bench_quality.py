@@ -20,13 +20,12 @@ import numpy as np
 import pytest
 
 from raq_client import engine
-from raq_client.checking.check_report import Summary, summarize
-from raq_client.checking.perplexity import cut_windows
-from raq_client.checking.recorded import RecordedLogits
-from raq_client.checking.trial import Trial
-from raq_client.models.model_writer import write_model
+from raq_client.engine.windows import cut_windows
+from raq_client.evaluation.in_memory import RecordedLogits, Trial
+from raq_client.evaluation.report import Summary, summarize
+from raq_client.models.writer import write_model
 from raq_client.quantizing.quantize import quantize_model, resolved_types
-from raq_client.rounds.refine import refine
+from raq_client.refinement.refine import refine
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Limits

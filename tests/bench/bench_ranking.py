@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raq_client.models.model_tables import role_of
 from raq_client.quantizing.reference_errors import error_of_published
-from raq_client.sensitivities.sensitivity_fit import Evaluation, fit_sensitivities
+from raq_client.sensitivity.fit import Evaluation, fit_sensitivities
+from raq_solver.tensor_names import role_of
 from support.machine import header
 from support.prior_fit import fit_prior
 from support.published_models import Published, own_models, published_models

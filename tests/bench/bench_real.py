@@ -23,19 +23,19 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from platformdirs import user_cache_path
 
 from raq_client import engine
-from raq_client.checking.collect import collect
-from raq_client.checking.fisher_windows import DEFAULT_FISHER_WINDOWS, add_fisher
-from raq_client.checking.perplexity import Text
-from raq_client.checking.trial import Bench, Trial
+from raq_client.engine.windows import Text
+from raq_client.evaluation.in_memory import Trial, TrialSetup
+from raq_client.importance.collect import collect
+from raq_client.importance.collect_fisher import DEFAULT_FISHER_WINDOWS, add_fisher
 from raq_client.importance.imatrix import Importance
-from raq_client.importance.imatrix_files import read_importance, write_importance
+from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.file_types import file_type
 from raq_client.models.model_file import ModelFile, open_model
-from raq_client.models.model_tables import table_of
+from raq_client.models.table import table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.recipes.mixtures import mixture, tensor_bytes
-from raq_client.rounds.candidates import changed_types
+from raq_client.refinement.candidates import changed_types
 from raq_solver import Limits, Problem, solve
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models import loss_model
@@ -110,7 +110,7 @@ def rows_of(arguments: argparse.Namespace, model: ModelFile) -> Iterator[Row]:
     importance = importance_of(model, texts, arguments.fisher, path)
     profile = measure_profile(model, importance, chosen_types(arguments.types.split(",")), cache=arguments.cache)
     judged = texts_of(arguments.judged)
-    bench = Bench(model, model.path, importance, judged, windows=JUDGED_WINDOWS * len(judged))
+    bench = TrialSetup(model, model.path, importance, judged, windows=JUDGED_WINDOWS * len(judged))
     with Trial(bench) as trial:
         for name in arguments.mixtures.split(","):
             yield from at_size(arguments, name, model, importance, path, profile, trial)

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raq_client.models.model_tables import ModelTable, read_table, role_of
 from raq_client.models.quantizable import is_quantizable
-from raq_client.recipes.moves import exchange
+from raq_client.models.read_table import read_table
+from raq_client.models.table import ModelTable
+from raq_client.recipes.diff import exchange
 from raq_client.recipes.recipe_file import read_recipe
-from raq_client.recipes.recipe_steps import Step, carry_out
+from raq_client.recipes.steps import Step, carry_out
 from raq_solver.allocation import Allocation, account
 from raq_solver.budget import bits_per_weight
 from raq_solver.loss_models import measured
@@ -29,6 +30,7 @@ from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.questions.smallest_size import smallest_size
 from raq_solver.solve import solve
+from raq_solver.tensor_names import role_of
 from raq_solver.verify import verify
 from support.machine import header
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from raq_client import engine
-from raq_client.checking import perplexity
-from raq_client.checking.trial import Bench, Trial
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.evaluation import perplexity
+from raq_client.evaluation.in_memory import Trial, TrialSetup
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
@@ -39,7 +39,7 @@ def test_rounding(name: str, request: pytest.FixtureRequest, data: Path, tmp_pat
     multiplied = sum(single.values()) - single["token_embd.weight"]
     header(f"error from rounded inputs, wiki-math-{name}, {WINDOWS[name]} windows")
     for type_name, used in (("Q6_K", ROUNDING_256), ("Q8_0", ROUNDING_32)):
-        with Trial(Bench(model, path, importance, [text], WINDOWS[name])) as trial:
+        with Trial(TrialSetup(model, path, importance, [text], WINDOWS[name])) as trial:
             inside = float(trial.run(dict.fromkeys(single, CATALOGUE[type_name])).scores.kl.mean())
         types = {t.name: type_name if t.name in single else t.source_type.name for t in model.tensors}
         quantize_model(model, Allocation(types), importance, tmp_path / "all.gguf", force=True)

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raq_client.checking.perplexity import Text
-from raq_client.checking.trial import Bench, Trial
+from raq_client.engine.windows import Text
+from raq_client.evaluation.in_memory import Trial, TrialSetup
 from raq_client.importance.domains import read_domains
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.file_types import FILE_TYPES
 from raq_client.models.model_file import open_model
-from raq_client.models.model_tables import table_of
+from raq_client.models.table import table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.planning.plan import chosen_loss
 from raq_client.quantizing.measure import measure_profile
@@ -102,7 +102,7 @@ def test_two_texts(shared_data: Path, data: Path, name: str, size_of: str) -> No
     print("| allocation for | bytes | predicted, GSM8K | WikiText | KL, GSM8K | WikiText | less the first | |")
     print("|---|---|---|---|---|---|---|---|")
     texts = [Text(path.name, path.read_text(encoding="utf-8")) for path in paths]
-    benches = [Bench(model, model.path, both, [text], WINDOWS) for text in texts]
+    benches = [TrialSetup(model, model.path, both, [text], WINDOWS) for text in texts]
     first: list[np.ndarray] = []
     own = [domain.best.unwrap()[1].loss for domain in found.domains]
     for what, allocation in given.items():
@@ -122,7 +122,7 @@ def accounted(allocation: Allocation, table: LossTable) -> tuple[int, float]:
     return ledger.size, ledger.loss
 
 
-def measured(bench: Bench, allocation: Allocation) -> np.ndarray:
+def measured(bench: TrialSetup, allocation: Allocation) -> np.ndarray:
     """Mean KL divergence of each window, nats per token."""
     with Trial(bench) as trial:
         changed = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from raq_client import connect, connect_async
-from raq_client.service.remote import Client
-from raq_client.service.remote_async import AsyncClient
+from raq_client.solver_client.remote import Client
+from raq_client.solver_client.remote_async import AsyncClient
 from raq_proto.convert import BudgetRange, Variant
 from raq_proto.question import ProfileProblem
 from raq_solver import audit, constraint_costs, explain_conflict, explain_tensor, nested_ladder, smallest_size, solve

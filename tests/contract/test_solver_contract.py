@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raq_client import connect, connect_async
-from raq_client.service.remote_async import AsyncClient
+from raq_client.solver_client.remote_async import AsyncClient
 from raq_solver.constraints import Ceiling, Exclude, Floor, Pin, Source, Tie
 from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Limits, Termination

@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 import pytest
 
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from support.commands import Result, client
 from support.gguf_files import small_model, write
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from raq_client.importance.imatrix import Entry, Importance
-from raq_client.importance.imatrix_files import read_importance, write_importance
+from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import open_model
 from raq_solver.quant_types import CATALOGUE
 from support.commands import client

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 import raq_native
-from raq_client.checking import perplexity
-from raq_client.checking.perplexity import Text
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.engine.windows import Text
+from raq_client.evaluation import perplexity
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.quantizing.quantize import quantize_model

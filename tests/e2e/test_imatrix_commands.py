@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raq_client.checking import fisher_windows
 from raq_client.curvature.fisher import collect_fisher
+from raq_client.importance import collect_fisher as fisher_windows
 from raq_client.importance.imatrix import Entry, Importance
-from raq_client.importance.imatrix_files import read_importance, write_importance
+from raq_client.importance.imatrix_file import read_importance, write_importance
 from support.commands import Result, client
 from support.tiny_models import Tiny, write_tiny
 

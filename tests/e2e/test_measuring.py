@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raq_client.files.profile_file import load_profile
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from support.commands import client
 
 

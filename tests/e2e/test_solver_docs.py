@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raq_client.files.plain_problem import read_plain_problem
-from raq_client.reports.report import outcome_to_dict
+from raq_client.files.problem_file import read_plain_problem
+from raq_client.reports.plan import outcome_to_dict
 from raq_solver import Floor, solve
 from support.paths import ROOT
 

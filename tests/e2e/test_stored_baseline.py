@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from raq_client.checking.baseline_file import write_baseline
-from raq_client.checking.perplexity import Text
+from raq_client.engine.windows import Text
+from raq_client.evaluation.kl_baseline import write_baseline
 from support.commands import client
 
 

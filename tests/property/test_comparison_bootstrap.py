@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.checking.comparison import Verdict, bootstrap_difference
+from raq_client.evaluation.comparison import Verdict, bootstrap_difference
 
 
 @pytest.mark.parametrize(("windows", "skewed", "least"), [(8, False, 0.91), (30, False, 0.91), (30, True, 0.85)])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.gguf_header import StoredValue, TensorInfo, Value, encode_header, parse_header, stored
 from raq_client.models.model_file import open_model
 from raq_solver.errors import InvalidInput

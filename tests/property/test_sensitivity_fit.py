@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.sensitivities.sensitivity_choices import Choices
-from raq_client.sensitivities.sensitivity_design import balanced_design, most_telling, role_design, single_design
-from raq_client.sensitivities.sensitivity_fit import Evaluation, Fit, fit_sensitivities
+from raq_client.sensitivity.choices import Choices
+from raq_client.sensitivity.design import balanced_design, most_telling, role_design, single_design
+from raq_client.sensitivity.fit import Evaluation, Fit, fit_sensitivities
 
 ROLES = ("attn_q", "attn_v", "ffn_down", "ffn_up")
 NAMES = ("token_embd.weight", *(f"blk.{b}.{role}.weight" for b in range(6) for role in ROLES), "output.weight")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from raq_client.checking.statistics import (
+from raq_client.evaluation.statistics import (
     Estimate,
     correlation,
     estimate_exp_mean,

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from raq_solver.loss_models.role_prior import half_of, last_block, place_of
+from raq_solver.loss_models.role_prior import half_of, last_block
+from raq_solver.tensor_names import block_of, role_of
 from support.published_models import Published
 
 DEGREES = 4.0
@@ -51,7 +52,7 @@ class PriorFit:
 
 def features_of(name: str, last: int, *, experts: bool, tied: bool) -> dict[Key, float]:
     """What role_prior adds up for a tensor."""
-    block, role = place_of(name)
+    block, role = block_of(name), role_of(name)
     found: dict[Key, float] = {("role", "tied" if role == "token_embd" and tied else role): 1.0}
     if block < 0:
         return found

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from raq_client.quantizing.reference_errors import error_of_published
-from raq_client.sensitivities.published import BUNDLES, read_published
-from raq_solver.loss_models.role_prior import last_block, place_of
+from raq_client.sensitivity.published import BUNDLES, read_published
+from raq_solver.loss_models.role_prior import last_block
+from raq_solver.tensor_names import block_of, role_of
 
 FLOOR_PERCENTILE = 1.0
 OWN_NOISE = 0.1
@@ -75,12 +76,12 @@ def _read(path: Path) -> Published:
     together: dict[tuple[int, float], list[str]] = defaultdict(list)
     for name, value in zip(names, alone.tolist(), strict=True):
         # An exact zero is a tensor that the run never used, as are blocks past the stack and what serves only them.
-        if np.isfinite(value) and value > 0 and place_of(name)[0] <= last and "indexer." not in name:
-            together[place_of(name)[0], value].append(name)
+        if np.isfinite(value) and value > 0 and block_of(name) <= last and "indexer." not in name:
+            together[block_of(name), value].append(name)
     groups: list[tuple[str, ...]] = []
     values: list[float] = []
     for (block, value), members in together.items():
-        roles = {place_of(name)[1] for name in members}
+        roles = {role_of(name) for name in members}
         one = block >= 0 and len(members) > 1 and any(roles <= bundle for bundle in BUNDLES)
         parts = [tuple(members)] if one else [(name,) for name in members]
         groups += parts
@@ -93,7 +94,7 @@ def _read(path: Path) -> Published:
 def _noise(groups: list[tuple[str, ...]], values: np.ndarray) -> float:
     by_role: dict[str, dict[int, float]] = defaultdict(dict)
     for group, value in zip(groups, values.tolist(), strict=True):
-        block, role = place_of(group[0])
+        block, role = block_of(group[0]), role_of(group[0])
         if block >= 0:
             by_role[role][block] = value
     series = [[blocks[b] for b in sorted(blocks)] for blocks in by_role.values() if len(blocks) >= LEAST_BLOCKS]

@@ -13,20 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from raq_client.checking.collect import collect
-from raq_client.checking.perplexity import Text
-from raq_client.checking.trial import Bench
+from raq_client.engine.windows import Text
+from raq_client.evaluation.in_memory import TrialSetup
+from raq_client.importance.collect import collect
 from raq_client.importance.imatrix import Importance
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.file_types import FILE_TYPES
 from raq_client.models.model_file import ModelFile, open_model
-from raq_client.models.model_tables import table_of
+from raq_client.models.table import table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.recipes.mixtures import mixture
-from raq_client.sensitivities.sensitivity import measure_sensitivities
-from raq_client.sensitivities.sensitivity_choices import choices_of
-from raq_client.sensitivities.sensitivity_design import expected_of
+from raq_client.sensitivity.choices import choices_of
+from raq_client.sensitivity.design import expected_of
+from raq_client.sensitivity.measure import measure_sensitivities
 from raq_solver.allocation import Allocation
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE
@@ -54,9 +54,9 @@ class Subject:
     families: tuple[str, ...] = ("k",)
     peers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
-    def bench(self, windows: int = WINDOWS) -> Bench:
+    def bench(self, windows: int = WINDOWS) -> TrialSetup:
         """What trials in memory run on."""
-        return Bench(self.model, self.model.path, self.importance, [self.calibration], windows)
+        return TrialSetup(self.model, self.model.path, self.importance, [self.calibration], windows)
 
     def profile(self, family: str) -> Profile:
         """Errors of all types of the family, with sensitivities from at most 40 runs of 8,192 tokens."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.around_options import Counting
+from raq_client.cli.base_options import Counting
 from raq_client.cli.console import OUT, print_json
 
 Table = Annotated[
@@ -47,10 +47,10 @@ def base(
 
     Example: raq-client base Q4_K_M https://huggingface.co/…/model-f16.gguf
     """
-    from raq_client.models.model_tables import read_table
+    from raq_client.models.read_table import read_table
     from raq_client.recipes.bases import base_recipe
-    from raq_client.recipes.recipe_steps import carry_out
-    from raq_client.reports.steps_report import step_dict, types_of_step
+    from raq_client.recipes.steps import carry_out
+    from raq_client.reports.recipe import step_dict, types_of_step
 
     recipe = base_recipe(
         name, overrides=overrides, counting=counting.value, pure=pure, has_importance=not without_importance

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from raq_client.checking.texts import read_texts
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.cli.written import check_written
+from raq_client.engine.texts import read_texts
 from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
-    from raq_client.checking.check_report import CheckReport
-    from raq_client.checking.perplexity import Text
+    from raq_client.engine.windows import Text
+    from raq_client.evaluation.report import CheckReport
 
 EXIT_NOT_PASSED: Final = 6
 USUAL_CONTEXT: Final = 512
@@ -98,7 +98,7 @@ def checked(
     library: Path | None,
 ) -> "CheckReport":
     """Run the check behind a progress bar, and pass its warnings on."""
-    from raq_client.checking import perplexity
+    from raq_client.evaluation import perplexity
 
     with progress_bar("checking") as progress:
         report = perplexity.check(
@@ -119,7 +119,7 @@ def checked(
 def _checked_stored(
     stored: Path, candidate: Path, context: int, windows: int | None, threads: int, library: Path | None
 ) -> "CheckReport":
-    from raq_client.checking.baseline_file import measure_against_stored, open_baseline
+    from raq_client.evaluation.kl_baseline import measure_against_stored, open_baseline
 
     opened = open_baseline(stored)
     if context not in {USUAL_CONTEXT, opened.context}:
@@ -146,7 +146,7 @@ def _save(
     *,
     force: bool,
 ) -> None:
-    from raq_client.checking.baseline_file import write_baseline
+    from raq_client.evaluation.kl_baseline import write_baseline
 
     with progress_bar("reading the original") as progress:
         write_baseline(
@@ -183,7 +183,7 @@ def _tell(report: "CheckReport", max_kl: float | None, *, as_json: bool) -> None
     if as_json:
         print_json(options.plain(report))
     else:
-        from raq_client.reports.measured_report import check_table
+        from raq_client.reports.check import check_table
 
         OUT.print(check_table(report))
     found = report.overall.kl.value

@@ -17,8 +17,8 @@ from raq_solver.errors import Fault, InvalidInput
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from raq_client.checking.perplexity import Text
     from raq_client.engine import Engine
+    from raq_client.engine.windows import Text
     from raq_client.importance.imatrix import Importance
 
 
@@ -66,10 +66,10 @@ def collect(
 
     Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
     """
-    from raq_client.checking import loading
-    from raq_client.checking.collect import collect as count
-    from raq_client.checking.texts import read_texts
-    from raq_client.importance.imatrix_files import write_importance
+    from raq_client.engine import loading
+    from raq_client.engine.texts import read_texts
+    from raq_client.importance.collect import collect as count
+    from raq_client.importance.imatrix_file import write_importance
 
     partial = output.with_name(f"{output.stem}.partial.gguf")
     check_written(called, {"output": output}, {"partial": partial}, force=force)
@@ -142,7 +142,7 @@ def _with_fisher(
     save: "Callable[[Importance], None]",
 ) -> "Importance":
     """The importance with Fisher information; where nobody asked for it by number, without, if it can't be had."""
-    from raq_client.checking.fisher_windows import DEFAULT_FISHER_WINDOWS, add_fisher
+    from raq_client.importance.collect_fisher import DEFAULT_FISHER_WINDOWS, add_fisher
     from raq_client.models.model_file import open_model
 
     if resume is not None:
@@ -174,7 +174,7 @@ def _marks(model: Path, texts: "list[Text]", ways: str) -> tuple[str, ...]:
 
 def _resumed(partial: Path, marks: tuple[str, ...]) -> "Importance | None":
     """What an interrupted run counted; raises InvalidInput if it was another one."""
-    from raq_client.importance.imatrix_files import read_importance
+    from raq_client.importance.imatrix_file import read_importance
 
     if not partial.exists():
         return None

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from raq_client.checking.texts import read_texts
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar
+from raq_client.engine.texts import read_texts
 from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput
 
@@ -29,9 +29,9 @@ def compare(
 
     Example: raq-client compare RA3.gguf RA4.gguf --model model-f16.gguf --text held-out.txt
     """
-    from raq_client.checking.comparison import compare_all
-    from raq_client.checking.perplexity import measure
-    from raq_client.reports.measured_report import comparison_table
+    from raq_client.evaluation.comparison import compare_all
+    from raq_client.evaluation.perplexity import measure
+    from raq_client.reports.check import comparison_table
 
     settings = read_settings(Path.cwd())
     baseline = model or settings.model

@@ -7,13 +7,13 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.cli.demand_options import DemandOptions
+from raq_client.cli.constraint_options import ConstraintOptions
 from raq_client.cli.groups import AskOptions, SourceOptions
+from raq_client.cli.option_groups import spread
 from raq_client.cli.solve import EXIT_CODES
-from raq_client.cli.spread import spread
 from raq_client.files.settings import read_settings
 from raq_client.planning.plan import chosen_loss, model_table, obtain_profile
-from raq_client.service.solving import asker_at
+from raq_client.solver_client.protocol import open_solver
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits, Termination
 
@@ -26,7 +26,7 @@ def explain(
     budget: options.Budget = None,
     *,
     source: SourceOptions,
-    demand: DemandOptions,
+    demand: ConstraintOptions,
     ask: AskOptions,
     as_json: options.Json = False,
 ) -> None:
@@ -34,7 +34,7 @@ def explain(
 
     Example: raq-client explain output.weight --budget 5.7 -p model.profile.json
     """
-    from raq_client.reports.explain_report import conflict_text, costs_dict, costs_table, reasons_table
+    from raq_client.reports.explain import conflict_text, costs_dict, costs_table, reasons_table
     from raq_solver.budget import capacity_bytes, parse_budget
     from raq_solver.problem import Problem
 
@@ -47,7 +47,7 @@ def explain(
     capacity = capacity_bytes(parse_budget(budget), table.total_weights)
     problem = Problem(table, capacity, demand.demands(settings).constraints(table.tensors, model_table(sources, facts)))
     limits = Limits(ask.seconds)
-    with asker_at(ask.solved_at(settings)) as asker:
+    with open_solver(ask.solved_at(settings)) as asker:
         conflict = asker.explain_conflict(problem, limits)
         if conflict is not None:
             say(f"raq-client: {conflict_text(conflict)}")
@@ -83,7 +83,7 @@ def audit(
     """
     from raq_client.models.model_file import open_model
     from raq_client.recipes.allocation_file import read_allocation
-    from raq_client.reports.explain_report import audit_report
+    from raq_client.reports.explain import audit_report
     from raq_solver.allocation import Allocation
     from raq_solver.problem import Problem
 
@@ -95,7 +95,7 @@ def audit(
         allocation = Allocation({tensor.name: tensor.source_type.name for tensor in tensors})
     else:
         allocation = read_allocation(candidate, facts.tensors, facts.provenance.get("architecture", ""))
-    with asker_at(ask.solved_at(settings)) as asker:
+    with open_solver(ask.solved_at(settings)) as asker:
         found = asker.audit(Problem(table, 0), allocation, Limits(ask.seconds))
     if as_json:
         best = found.best.allocation

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from raq_client.checking.perplexity import Text
 from raq_client.cli import options
 from raq_client.cli.console import OUT, say
+from raq_client.engine.windows import Text
 from raq_client.models.file_types import file_type
 from raq_client.planning.plan import Plan, Sources
 
 if TYPE_CHECKING:
-    from raq_client.checking.check_report import CheckReport
-    from raq_client.rounds.gate import Against
+    from raq_client.evaluation.prediction import Against
+    from raq_client.evaluation.report import CheckReport
 
 WINDOWS: Final = 16
 """Windows that a comparison in memory is made on, unless --windows says otherwise."""
@@ -57,7 +57,7 @@ class GateOptions:
 
 
 def _predicted(plan: Plan, report: "CheckReport", *, as_json: bool) -> dict[str, Any]:
-    from raq_client.rounds.gate import prediction
+    from raq_client.evaluation.prediction import prediction
 
     _, ledger = plan.outcome.unwrap()
     found = prediction(plan.table, ledger.loss, report.overall.kl)
@@ -81,12 +81,12 @@ def _compared(
     *,
     as_json: bool,
 ) -> dict[str, Any]:
-    from raq_client.planning.bench import bench_of
-    from raq_client.rounds.gate import compare_with_mixture
+    from raq_client.evaluation.prediction import compare_with_mixture
+    from raq_client.planning.bench import trial_setup
 
     assert sources.model is not None, "a model was quantized"
     allocation, _ = plan.outcome.unwrap()
-    bench = bench_of(sources, texts, windows=windows or WINDOWS, library=library, context=context)
+    bench = trial_setup(sources, texts, windows=windows or WINDOWS, library=library, context=context)
     found = compare_with_mixture(allocation, plan.problem.capacity_bytes, name, bench)
     if not as_json:
         OUT.print(_against(found), soft_wrap=True)

@@ -11,7 +11,7 @@ from raq_client.cli.console import say
 from raq_client.files.settings import Settings
 from raq_client.planning.plan import Sources
 from raq_client.quantizing.devices import chosen_device
-from raq_client.service.solving import chosen_server
+from raq_client.solver_client.protocol import chosen_server
 from raq_solver.errors import Fault, InvalidInput
 
 

@@ -76,8 +76,8 @@ def show(
 
     Example: raq-client imatrix show imatrix.gguf --by zone
     """
-    from raq_client.importance.imatrix_files import read_importance
-    from raq_client.importance.imatrix_statistics import entry_statistics, expert_statistics, grouped
+    from raq_client.importance.imatrix_file import read_importance
+    from raq_client.importance.statistics import entry_statistics, expert_statistics, grouped
 
     importance = read_importance(file)
     if experts is not None:
@@ -158,7 +158,7 @@ def merge(
     raq-client imatrix merge reasoning.gguf:0.7 tools.gguf:0.3 -o both.gguf
     """
     from raq_client.importance.domains import read_domains
-    from raq_client.importance.imatrix_files import write_importance
+    from raq_client.importance.imatrix_file import write_importance
 
     check_written(called, {"output": output}, force=force)
     importance = read_domains(files)
@@ -174,7 +174,7 @@ def convert(called: typer.Context, file: File, output: options.Output, force: op
 
     Example: raq-client imatrix convert imatrix.dat -o imatrix.gguf
     """
-    from raq_client.importance.imatrix_files import read_importance, write_importance
+    from raq_client.importance.imatrix_file import read_importance, write_importance
 
     check_written(called, {"output": output}, force=force)
     importance = read_importance(file)
@@ -221,7 +221,7 @@ def _ratio_json(report: "RatioReport", by: By, rows: Sequence[Any]) -> dict[str,
 
 
 def _say_candidates(report: "RatioReport") -> None:
-    from raq_client.reports.report import roles_text
+    from raq_client.reports.plan import roles_text
 
     say(
         f"\n{len(report.rows)} tensors share {report.inputs} distinct inputs; ratios are relative to {report.scale:.4f}"

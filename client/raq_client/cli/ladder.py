@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raq_client.checking.texts import read_texts
 from raq_client.cli import options
-from raq_client.cli.around_options import BaseOptions, MemoryOptions
 from raq_client.cli.base import Table
+from raq_client.cli.base_options import BaseOptions, MemoryOptions
 from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.cli.groups import CheckOptions, MeasureOptions
-from raq_client.cli.spread import spread
+from raq_client.cli.option_groups import spread
 from raq_client.cli.written import check_written
+from raq_client.engine.texts import read_texts
 from raq_client.files.settings import Settings, read_settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
     from raq_client.planning.plan import Request, Sources
-    from raq_client.rounds.ladders import Climbed, Route, Rung
+    from raq_client.refinement.ladder import LadderSetup, Rung, StepResult
 
 
 @spread
@@ -63,11 +63,11 @@ def ladder(
 
     raq-client ladder model-f16.gguf -b 4.5 -b 5.0 -b 5.5 -i imatrix.gguf -t held-out.txt -o ladder
     """
-    from raq_client.models.model_tables import read_table
+    from raq_client.models.read_table import read_table
     from raq_client.planning.plan import Request
     from raq_client.recipes.recipe_file import read_recipe
-    from raq_client.reports.ladder_report import ladder_dict, ladder_table
-    from raq_client.rounds.ladders import recipe_rungs
+    from raq_client.refinement.ladder import recipe_rungs
+    from raq_client.reports.ladder import ladder_dict, ladder_table
 
     settings = read_settings(Path.cwd())
     _check_folder(called, folder, settings, {})
@@ -80,7 +80,7 @@ def ladder(
         if recipe
         else _solved(sources, request, budget or [], nested=nested)
     )
-    climbed: list[Climbed] = []
+    climbed: list[StepResult] = []
     if folder is not None:
         paths = checks.texts(settings)
         route = _route(Path(model), folder, paths, sources, measure, checks, force=force)
@@ -103,13 +103,13 @@ def _route(
     checks: CheckOptions,
     *,
     force: bool,
-) -> "Route":
+) -> "LadderSetup":
     from raq_client.models.model_file import open_model
     from raq_client.planning.plan import importance_of
-    from raq_client.rounds.ladders import Route
+    from raq_client.refinement.ladder import LadderSetup
 
     opened = open_model(model)
-    return Route(
+    return LadderSetup(
         model=opened,
         importance=importance_of(opened, sources.imatrix),
         folder=folder,
@@ -136,7 +136,7 @@ def _check_folder(called: typer.Context, folder: Path | None, settings: Settings
         check_written(called, {}, written, force=False, also=settings.files())
 
 
-def _say_end(climbed: "list[Climbed]") -> None:
+def _say_end(climbed: "list[StepResult]") -> None:
     """Why the ladder ends where it does, if its last step gained nothing."""
     if climbed and climbed[-1].step is not None and not climbed[-1].gains:
         step, before = climbed[-1].step, climbed[-2].rung.name
@@ -146,7 +146,7 @@ def _say_end(climbed: "list[Climbed]") -> None:
 def _solved(sources: "Sources", request: "Request", budgets: list[str], *, nested: bool) -> "tuple[Rung, ...]":
     """The optimum of each budget, from one profile."""
     from raq_client.planning.plan import make_plan, model_table, obtain_profile, widened
-    from raq_client.rounds.ladders import solved_rungs
+    from raq_client.refinement.ladder import solved_rungs
 
     profile = obtain_profile(widened(sources, request.around), progress_bar, say)
     table = model_table(sources, profile)
@@ -154,11 +154,11 @@ def _solved(sources: "Sources", request: "Request", budgets: list[str], *, neste
     return solved_rungs(list(zip(budgets, plans, strict=True)), nested=nested)
 
 
-def _climbed(rungs: "tuple[Rung, ...]", route: "Route", *, climb_all: bool) -> "list[Climbed]":
+def _climbed(rungs: "tuple[Rung, ...]", route: "LadderSetup", *, climb_all: bool) -> "list[StepResult]":
     """The rungs as far as they gain something, each behind two progress bars."""
-    from raq_client.rounds.ladders import climb
+    from raq_client.refinement.ladder import climb
 
-    found: list[Climbed] = []
+    found: list[StepResult] = []
     with ExitStack() as bars:
 
         def bar(verb: str) -> "Callable[[Rung], Callable[[int, int], None]]":
@@ -172,7 +172,7 @@ def _climbed(rungs: "tuple[Rung, ...]", route: "Route", *, climb_all: bool) -> "
     return found
 
 
-def _keep_manifest(route: "Route", texts: list[Path], result: dict[str, Any]) -> None:
+def _keep_manifest(route: "LadderSetup", texts: list[Path], result: dict[str, Any]) -> None:
     from raq_client.files.manifest import make_manifest, write_manifest
 
     inputs = [*route.model.shards, *texts]

@@ -6,8 +6,8 @@ from pathlib import Path
 import typer
 
 from raq_client.cli.console import OUT, print_json, say
-from raq_client.planning.selection import Demands
-from raq_client.service.solving import asker_at
+from raq_client.planning.selection import ConstraintSpec
+from raq_client.solver_client.protocol import open_solver
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits, Termination
 from raq_solver.outcome import Outcome
@@ -15,10 +15,15 @@ from raq_solver.problem import Problem
 
 
 def solve_plain(
-    path: Path, capacity: int | None, budget: str | None, demands: Demands, server: str | None, seconds: float | None
+    path: Path,
+    capacity: int | None,
+    budget: str | None,
+    demands: ConstraintSpec,
+    server: str | None,
+    seconds: float | None,
 ) -> tuple[Problem, Outcome]:
     """Solve the problem in a file, for a capacity in bytes or a budget."""
-    from raq_client.files.plain_problem import read_plain_problem
+    from raq_client.files.problem_file import read_plain_problem
     from raq_solver.budget import BitsPerWeight, capacity_bytes, parse_budget
 
     if capacity is not None and budget is not None:
@@ -31,13 +36,13 @@ def solve_plain(
         problem = replace(problem, capacity_bytes=capacity_bytes(asked, problem.table.total_weights))
     more = demands.constraints(problem.table.tensors)
     problem = replace(problem, constraints=(*problem.constraints, *more))
-    with asker_at(server) as asker:
+    with open_solver(server) as asker:
         return problem, asker.solve(problem, Limits(seconds))
 
 
 def print_plain(problem: Problem, outcome: Outcome, *, as_json: bool) -> None:
     """Print an outcome that belongs to no model."""
-    from raq_client.reports.report import infeasible_text, outcome_to_dict, plan_report
+    from raq_client.reports.plan import infeasible_text, outcome_to_dict, plan_report
 
     table = problem.table
     asked = f"{problem.capacity_bytes:,} bytes"
@@ -54,7 +59,7 @@ def smallest_for(
 ) -> tuple[Problem, Outcome]:
     """The problem at the smallest capacity that keeps a loss, and its outcome. Exits with 4 when none keeps it."""
     limits = Limits(seconds)
-    with asker_at(server) as asker:
+    with open_solver(server) as asker:
         found = asker.smallest_size(problem, most_loss, limits)
         outcome = None
         if found.ledger is not None:

@@ -9,7 +9,7 @@ import typer
 from raq_client.cli import options
 from raq_client.cli.console import print_json, progress_bar, say
 from raq_client.cli.groups import MeasureOptions
-from raq_client.cli.spread import spread
+from raq_client.cli.option_groups import spread
 from raq_client.cli.written import check_written
 from raq_client.files.settings import Settings
 from raq_solver.errors import Fault, InvalidInput
@@ -99,7 +99,7 @@ def _sampling(profile: "Profile") -> dict[str, Any] | None:
 
 def _referenced(model: Path, measure: MeasureOptions) -> "Profile":
     """The profile of a table of shapes."""
-    from raq_client.models.model_tables import read_table
+    from raq_client.models.read_table import read_table
     from raq_client.models.type_choice import chosen_types
     from raq_client.quantizing.reference_errors import NOTE, reference_profile
 

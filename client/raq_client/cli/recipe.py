@@ -40,7 +40,7 @@ def show(recipe: Name, as_json: options.Json = False) -> None:
     Example: raq-client recipe show ra2
     """
     from raq_client.recipes.recipe_file import ladder, read_recipe
-    from raq_client.reports.steps_report import recipe_table
+    from raq_client.reports.recipe import recipe_table
 
     found = read_recipe(recipe)
     if as_json:
@@ -67,15 +67,15 @@ def verify(
 
     Example: raq-client recipe verify ra4 model-f16.gguf
     """
-    from raq_client.models.model_tables import read_table
-    from raq_client.recipes import recipe_steps
+    from raq_client.models.read_table import read_table
     from raq_client.recipes.recipe_file import read_recipe
-    from raq_client.reports.steps_report import step_dict, steps_table
+    from raq_client.recipes.steps import carry_out, verify
+    from raq_client.reports.recipe import step_dict, steps_table
 
     check_written(called, {}, {"plot": plot}, force=False)
     found, table = read_recipe(recipe), read_table(model, model_architecture or "")
-    steps = recipe_steps.carry_out(found, table)
-    _, faults = recipe_steps.verify(found, table)
+    steps = carry_out(found, table)
+    _, faults = verify(found, table)
     if as_json:
         print_json({"steps": [step_dict(step, table) for step in steps], "differs": [str(fault) for fault in faults]})
     else:

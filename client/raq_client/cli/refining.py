@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from raq_client.checking.perplexity import Text
-from raq_client.checking.texts import read_texts
 from raq_client.cli.console import progress_bar, say
+from raq_client.engine.texts import read_texts
+from raq_client.engine.windows import Text
 from raq_client.planning.plan import Plan, Request, Sources
-from raq_client.service.solving import asker_at
+from raq_client.solver_client.protocol import open_solver
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 
@@ -51,13 +51,13 @@ def refined_plan(
     plan: Plan, sources: Sources, request: Request, rounds: int, texts: list[Text], library: Path | None
 ) -> Plan:
     """The plan after at most so many rounds; never one that measured worse on these texts."""
-    from raq_client.checking.trial import Trial
-    from raq_client.planning.bench import bench_of
-    from raq_client.rounds.refine import refine
+    from raq_client.evaluation.in_memory import Trial
+    from raq_client.planning.bench import trial_setup
+    from raq_client.refinement.refine import refine
 
-    bench = bench_of(sources, texts, windows=WINDOWS, library=library)
+    bench = trial_setup(sources, texts, windows=WINDOWS, library=library)
     limits = Limits(request.seconds)
-    with asker_at(request.server) as asker, Trial(bench) as trial, progress_bar("refining") as report:
+    with open_solver(request.server) as asker, Trial(bench) as trial, progress_bar("refining") as report:
         found = refine(plan.problem, plan.profile, asker.solve, trial, rounds=rounds, limits=limits, progress=report)
         outcome = asker.solve(found.problem, limits)
     for each in found.rounds:

@@ -6,29 +6,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raq_client.checking.perplexity import Text
-from raq_client.checking.texts import read_texts
 from raq_client.cli import options
-from raq_client.cli.around_options import BaseOptions, MemoryOptions
+from raq_client.cli.base_options import BaseOptions, MemoryOptions
 from raq_client.cli.check import checked
 from raq_client.cli.console import OUT, print_json, say, size_bar
-from raq_client.cli.demand_options import DemandOptions
+from raq_client.cli.constraint_options import ConstraintOptions
 from raq_client.cli.gate_options import GateOptions
 from raq_client.cli.groups import AskOptions, CheckOptions, MeasureOptions
+from raq_client.cli.option_groups import spread
 from raq_client.cli.refining import RefineOptions
 from raq_client.cli.solve import EXIT_CODES, Format, draw_moves, plan_dict, plan_for, print_plan
-from raq_client.cli.spread import spread
 from raq_client.cli.trial_options import TrialOptions
-from raq_client.cli.worst_options import WorstOptions
+from raq_client.cli.worst_case_options import WorstCaseOptions
 from raq_client.cli.written import check_written
+from raq_client.engine.texts import read_texts
+from raq_client.engine.windows import Text
 from raq_client.files.output_checks import check_output
 from raq_client.files.settings import read_settings
-from raq_client.planning.domain_plans import blended
 from raq_client.planning.plan import Plan, Request, Sources, importance_of
+from raq_client.planning.worst_case_plan import blended
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
-    from raq_client.checking.check_report import CheckReport
+    from raq_client.evaluation.report import CheckReport
 
 
 @spread
@@ -39,7 +39,7 @@ def run(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)] = None,
     *,
     measure: MeasureOptions,
-    demand: DemandOptions,
+    demand: ConstraintOptions,
     ask: AskOptions,
     checks: CheckOptions,
     plan_only: Annotated[bool, typer.Option("--plan-only", help="Stop after the plan.")] = False,
@@ -54,7 +54,7 @@ def run(
     refining: RefineOptions,
     trial: TrialOptions,
     gate: GateOptions,
-    worst: WorstOptions,
+    worst: WorstCaseOptions,
 ) -> None:
     """Quantize MODEL to a budget: measure it, solve, try the plan against others, write the file, check it on text.
 
@@ -103,7 +103,7 @@ def run(
     raise typer.Exit(code)
 
 
-def _planned(sources: Sources, request: Request, worst: WorstOptions) -> tuple[Plan, Sources]:
+def _planned(sources: Sources, request: Request, worst: WorstCaseOptions) -> tuple[Plan, Sources]:
     """The plan, and the sources that it is carried out from."""
     if worst.worst_case:
         return worst.plan(sources, (), request), blended(sources)
@@ -112,7 +112,7 @@ def _planned(sources: Sources, request: Request, worst: WorstOptions) -> tuple[P
 
 def _texts(model: Path, files: list[Path], refining: RefineOptions) -> tuple[list[Text], list[Text]]:
     """Texts to check on and to refine on. Raises InvalidInput at once where the model can't be evaluated on them."""
-    from raq_client.checking.loading import evaluable
+    from raq_client.engine.loading import evaluable
 
     texts, tried_on = read_texts(files), refining.texts()
     if texts or tried_on:
@@ -141,7 +141,7 @@ def _refined(
 
 def _told(report: "CheckReport", *, as_json: bool) -> Any:
     """The check as plain data, shown as a table unless the data is what is wanted."""
-    from raq_client.reports.measured_report import check_table
+    from raq_client.reports.check import check_table
 
     if not as_json:
         OUT.print("")

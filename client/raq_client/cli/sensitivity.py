@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raq_client.checking.texts import read_texts
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
 from raq_client.cli.groups import MeasureOptions
-from raq_client.cli.spread import spread
+from raq_client.cli.option_groups import spread
 from raq_client.cli.written import check_written
+from raq_client.engine.texts import read_texts
 from raq_client.files.settings import Settings
 
 if TYPE_CHECKING:
-    from raq_client.sensitivities.sensitivity import Sensitivities
+    from raq_client.sensitivity.measure import Sensitivities
 
 
 class Design(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
@@ -62,14 +62,14 @@ def sensitivity(
     """
     from platformdirs import user_cache_path
 
-    from raq_client.checking.loading import evaluable
-    from raq_client.checking.trial import Bench
+    from raq_client.engine.loading import evaluable
+    from raq_client.evaluation.in_memory import TrialSetup
     from raq_client.files.profile_file import save_profile
     from raq_client.models.model_file import open_model
     from raq_client.planning.plan import importance_of, obtain_profile
-    from raq_client.sensitivities.sensitivity import measure_sensitivities
-    from raq_client.sensitivities.sensitivity_choices import choices_of
-    from raq_client.sensitivities.sensitivity_design import expected_of
+    from raq_client.sensitivity.choices import choices_of
+    from raq_client.sensitivity.design import expected_of
+    from raq_client.sensitivity.measure import measure_sensitivities
     from raq_solver.budget import capacity_bytes, parse_budget
     from raq_solver.quant_types import quant_type
 
@@ -80,7 +80,7 @@ def sensitivity(
     sources = measure.of_model(model, Settings())
     opened = open_model(model)
     importance = importance_of(opened, sources.imatrix)
-    bench = Bench(opened, model, importance, texts, windows, context, sources.effort, sources.threads, libllama)
+    bench = TrialSetup(opened, model, importance, texts, windows, context, sources.effort, sources.threads, libllama)
     wanted = None if budget is None else parse_budget(budget)
     profile = obtain_profile(sources, progress_bar)
     capacity = None if wanted is None else capacity_bytes(wanted, int(profile.weights.sum()))
@@ -101,7 +101,7 @@ def sensitivity(
 
 
 def _tell(found: "Sensitivities", output: Path, probe: str, *, as_json: bool) -> None:
-    from raq_client.reports.measured_report import sensitivity_table
+    from raq_client.reports.check import sensitivity_table
 
     if as_json:
         rows = zip(found.tensors, found.fit.values.tolist(), found.fit.errors.tolist(), strict=True)

@@ -30,7 +30,7 @@ def sensitivity_import(
     Example: raq-client sensitivity-import kld_results.csv model.profile.json -o measured.profile.json
     """
     from raq_client.files.profile_file import load_profile, save_profile
-    from raq_client.sensitivities.published import import_sensitivities, read_published
+    from raq_client.sensitivity.published import import_sensitivities, read_published
     from raq_solver.loss_models.role_prior import CREDIT
 
     check_written(called, {"output": output}, force=force)

@@ -9,13 +9,13 @@ import typer
 from rich.console import RenderableType
 
 from raq_client.cli import options
-from raq_client.cli.around_options import BaseOptions, MemoryOptions
+from raq_client.cli.base_options import BaseOptions, MemoryOptions
 from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.cli.demand_options import DemandOptions
+from raq_client.cli.constraint_options import ConstraintOptions
 from raq_client.cli.groups import AskOptions, SourceOptions
+from raq_client.cli.option_groups import spread
 from raq_client.cli.plain import print_plain, smallest_for, solve_plain
-from raq_client.cli.spread import spread
-from raq_client.cli.worst_options import WorstOptions
+from raq_client.cli.worst_case_options import WorstCaseOptions
 from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
 from raq_client.planning.plan import (
@@ -59,7 +59,7 @@ def solve(
     budget: options.Budget = None,
     *,
     source: SourceOptions,
-    demand: DemandOptions,
+    demand: ConstraintOptions,
     ask: AskOptions,
     output_format: Annotated[Format, typer.Option("--format", help="How to print the allocation.")] = Format.TABLE,
     as_json: options.Json = False,
@@ -76,7 +76,7 @@ def solve(
     ] = None,
     around: BaseOptions,
     memory: MemoryOptions,
-    worst: WorstOptions,
+    worst: WorstCaseOptions,
 ) -> None:
     """Find the allocation of least predicted loss within a budget, with proof that none is better.
 
@@ -138,14 +138,14 @@ def plan_for(sources: Sources, request: Request) -> Plan:
 
 def plan_dict(plan: Plan) -> dict[str, Any]:
     """A plan as plain data for --json."""
-    from raq_client.reports.around_report import around_dict
-    from raq_client.reports.report import outcome_to_dict
+    from raq_client.reports.base import around_dict
+    from raq_client.reports.plan import outcome_to_dict
 
     found = outcome_to_dict(plan.outcome, plan.table.source) | around_dict(plan)
     found["quant_types"] = list(plan.table.quant_types)
     found["missing"] = missing_facts(plan.profile)
     if plan.compromise is not None:
-        from raq_client.reports.domain_report import domains_dict
+        from raq_client.reports.worst_case import domains_dict
 
         worst = domains_dict(plan.compromise)
         found["worst_case"] = worst
@@ -156,8 +156,8 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
 
 def print_plan(plan: Plan, output_format: Format) -> None:
     """Print a plan, or say why there is none."""
-    from raq_client.reports.around_report import around_tables
-    from raq_client.reports.report import generous_text, infeasible_text
+    from raq_client.reports.base import around_tables
+    from raq_client.reports.plan import generous_text, infeasible_text
 
     weights = plan.table.total_weights
     if output_format is Format.JSON:
@@ -179,8 +179,8 @@ def print_plan(plan: Plan, output_format: Format) -> None:
 
 
 def _report(plan: Plan) -> RenderableType:
-    from raq_client.reports.domain_report import domain_plan_report
-    from raq_client.reports.report import plan_report
+    from raq_client.reports.plan import plan_report
+    from raq_client.reports.worst_case import domain_plan_report
 
     if plan.compromise is not None:
         return domain_plan_report(plan)

@@ -8,14 +8,14 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.cli.demand_options import DemandOptions
+from raq_client.cli.constraint_options import ConstraintOptions
 from raq_client.cli.groups import AskOptions, SourceOptions
+from raq_client.cli.option_groups import spread
 from raq_client.cli.solve import EXIT_CODES
-from raq_client.cli.spread import spread
 from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
 from raq_client.planning.plan import chosen_loss, model_table, obtain_profile
-from raq_client.service.solving import asker_at
+from raq_client.solver_client.protocol import open_solver
 from raq_solver.budget import TotalBytes, capacity_bytes, parse_budget
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
@@ -33,7 +33,7 @@ def sweep(
     points: Annotated[int, typer.Option("--points", min=1, help="Budgets to solve, evenly spaced.")] = 50,
     *,
     source: SourceOptions,
-    demand: DemandOptions,
+    demand: ConstraintOptions,
     ask: AskOptions,
     ladder: Annotated[
         str | None,
@@ -76,7 +76,7 @@ def sweep(
     budgets = [TotalBytes(capacity) for capacity in spaced(least, most, points)]
     problem = Problem(table, most, constraints)
     found = []
-    with asker_at(ask.solved_at(settings)) as asker, progress_bar("solving") as report:
+    with open_solver(ask.solved_at(settings)) as asker, progress_bar("solving") as report:
         for point in asker.sweep(problem, budgets, Limits(ask.seconds)):
             found.append(point)
             report(len(found), points)
@@ -100,10 +100,10 @@ def _capacities(budgets: Sequence[str], table: LossTable) -> list[int]:
 
 def _climb(problem: Problem, rungs: str, server: str | None, seconds: float | None, *, as_json: bool) -> None:
     """Solve and print a nested ladder."""
-    from raq_client.reports.explain_report import ladder_dict, ladder_table
+    from raq_client.reports.explain import ladder_dict, ladder_table
     from raq_solver.knapsack import Limits
 
-    with asker_at(server) as asker:
+    with open_solver(server) as asker:
         found = asker.nested_ladder(problem, [parse_budget(rung) for rung in options.listed(rungs)], Limits(seconds))
     if as_json:
         print_json(ladder_dict(found))

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from raq_client.checking.perplexity import Text
 from raq_client.cli.console import OUT, progress_bar, say
+from raq_client.engine.windows import Text
 from raq_client.planning.plan import Plan, Request, Sources, model_table
-from raq_client.service.solving import asker_at
+from raq_client.solver_client.protocol import open_solver
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 
 if TYPE_CHECKING:
-    from raq_client.rounds.candidates import Comparison
+    from raq_client.refinement.candidates import Comparison
 
 WINDOWS: Final = 12
 """Windows of text that candidates are tried on."""
@@ -45,8 +45,8 @@ class TrialOptions:
         if reason is not None:
             say(f"no other allocation was tried: {reason}")
             return plan, {"trial": {"tried": [], "reason": reason}}
-        from raq_client.checking.trial import BrokenByTrialError
         from raq_client.engine import NotFiniteError
+        from raq_client.evaluation.in_memory import BrokenByTrialError
 
         try:
             found = compared(plan, sources, request, texts, library, 60 * self.trial_minutes)
@@ -85,13 +85,13 @@ def compared(
     plan: Plan, sources: Sources, request: Request, texts: list[Text], library: Path | None, seconds: float
 ) -> "Comparison":
     """The candidates tried. Raises InvalidInput if the model can't be tried in memory or a text is too short."""
-    from raq_client.checking.trial import Trial
-    from raq_client.planning.bench import bench_of
-    from raq_client.rounds.candidates import candidates, compare_candidates
+    from raq_client.evaluation.in_memory import Trial
+    from raq_client.planning.bench import trial_setup
+    from raq_client.refinement.candidates import candidates, compare_candidates
 
-    bench = bench_of(sources, texts, windows=WINDOWS, library=library)
+    bench = trial_setup(sources, texts, windows=WINDOWS, library=library)
     limits = Limits(request.seconds)
-    with asker_at(request.server) as asker:
+    with open_solver(request.server) as asker:
         table = model_table(sources, plan.profile)
         found = candidates(plan.problem, plan.outcome, plan.profile, table, asker.solve, limits)
     with Trial(bench) as trial, progress_bar("trying allocations") as report:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.around_options import MemoryOptions
 from raq_client.cli.base import Architecture, Table
+from raq_client.cli.base_options import MemoryOptions
 from raq_client.cli.console import OUT, print_json
-from raq_client.cli.spread import spread
+from raq_client.cli.option_groups import spread
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
-    from raq_client.models.model_tables import ModelTable
+    from raq_client.models.table import ModelTable
 
 
 @spread
@@ -44,10 +44,10 @@ def vram(
     """
     from dataclasses import replace
 
-    from raq_client.models.model_tables import read_table
+    from raq_client.models.read_table import read_table
     from raq_client.planning.memory_shape import memory_shape
     from raq_client.planning.vram import MemoryBudget, Term, largest_context, memory_terms
-    from raq_client.reports.around_report import memory_dict, memory_table
+    from raq_client.reports.base import memory_dict, memory_table
 
     promise = memory.promise()
     if promise is None:
@@ -77,7 +77,7 @@ def _weights(
     from raq_client.planning.vram import device_bytes
     from raq_client.recipes.bases import base_recipe
     from raq_client.recipes.patterns import matching
-    from raq_client.recipes.recipe_steps import carry_out
+    from raq_client.recipes.steps import carry_out
 
     name = str(allocation) if allocation is not None else base
     types = (

@@ -21,11 +21,11 @@ import numpy as np
 from autograd import make_vjp
 from jaxtyping import Float32, Float64, Int32
 
+from raq_client.curvature.information import Fisher
 from raq_client.curvature.layers import Watch
 from raq_client.curvature.network import Network, capped, unwatched
 from raq_client.curvature.shapes import shape_of
 from raq_client.engine import Engine, scored_positions
-from raq_client.importance.fisher import Fisher
 from raq_client.models.model_file import ModelFile
 from raq_solver.errors import Fault, InvalidInput
 

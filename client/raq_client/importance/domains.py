@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raq_client.importance.imatrix import Importance, blend, merge
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float32
 
-from raq_client.importance.fisher import Fisher, averaged
+from raq_client.curvature.information import Fisher, averaged
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.tensors import Tensor
 

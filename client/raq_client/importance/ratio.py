@@ -23,9 +23,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from raq_client.importance.imatrix import Importance, merge
-from raq_client.importance.imatrix_statistics import tied_groups, zone_of
-from raq_client.models.model_tables import block_of, role_of
+from raq_client.importance.statistics import tied_groups, zone_of
 from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.tensor_names import block_of, role_of
 
 _DRAWS: Final = 1000
 _SEED: Final = 20260701

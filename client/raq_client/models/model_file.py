@@ -8,7 +8,7 @@ would kill the process rather than raise an error.
 import hashlib
 import mmap
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,9 @@ _OTHER_KINDS: Final = {
 NO_TENSORS: Final = "holds no tensors, a vocabulary at most; give the file that has the model's weights"
 _NUMPY_TYPES: Final = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 _NATIVE: Final = frozenset(known.name for known in raq_native.QUANT_TYPES)
+
+CHUNK_WEIGHTS: Final = 4 * 2**20
+"""Weights quantized at a time: 16 MiB as float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,3 +276,12 @@ def _cut_off(shard: Path, header: Header, offsets: Mapping[Tensor, int]) -> list
 def _count(header: Header, key: str) -> int:
     value = header.metadata[key].decode() if key in header.metadata else 0
     return value if isinstance(value, int) else 0
+
+
+def row_chunks(tensor: Tensor, chunk_weights: int = CHUNK_WEIGHTS) -> Iterator[tuple[int, int, int]]:
+    """(matrix, first row, last row) of chunks of at most so many weights, but a row at least, in order."""
+    rows = tensor.rows // tensor.matrices
+    step = max(1, chunk_weights // tensor.row_length)
+    for matrix in range(tensor.matrices):
+        for first in range(0, rows, step):
+            yield matrix, matrix * rows + first, matrix * rows + min(first + step, rows)

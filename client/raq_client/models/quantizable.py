@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from raq_solver.quant_types import CATALOGUE, QuantType
+from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING
 from raq_solver.tensors import Tensor
 
-EMBEDDINGS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
-OUTPUT: Final = "output.weight"
+EMBEDDINGS: Final = (TOKEN_EMBEDDING, "per_layer_token_embd.weight")
 
 _NEVER_NAMED: Final = ("position_embd.weight", "token_types.weight")
 _TIME_MIX: Final = "first w0 w1 w2 v0 v1 v2 a0 a1 a2 g1 g2 decay_w1 decay_w2 lerp_fused"

@@ -2,10 +2,11 @@
 
 from fractions import Fraction
 
-from raq_client.models.model_tables import ModelTable
+from raq_client.models.table import ModelTable
 from raq_client.planning.vram import parse_size
 from raq_solver.constraints import ActiveBytes
 from raq_solver.errors import Fault, InvalidInput
+from raq_solver.tensor_names import TOKEN_EMBEDDING, is_expert, is_tied
 from raq_solver.tensors import Tensor
 
 FLAG = "--active-bytes"
@@ -19,15 +20,15 @@ def active_bytes(text: str, table: ModelTable, experts_used: int | None = None) 
     Raises InvalidInput if that is known from neither, or is more than there are experts.
     """
     names = tuple(tensor.name for tensor in table.tensors)
-    shares = tuple(_share(tensor, table, experts_used, tied="output.weight" not in names) for tensor in table.tensors)
+    shares = tuple(_share(tensor, table, experts_used, tied=is_tied(names)) for tensor in table.tensors)
     said = f"{FLAG} {text}" + ("" if experts_used is None else f" --experts-used {experts_used}")
     return ActiveBytes(names, shares, parse_size(text), reason=said)
 
 
 def _share(tensor: Tensor, table: ModelTable, experts_used: int | None, *, tied: bool) -> Fraction:
-    if tensor.name == "token_embd.weight" and not tied:
+    if tensor.name == TOKEN_EMBEDDING and not tied:
         return Fraction(1, tensor.rows)
-    if "_exps." not in tensor.name:
+    if not is_expert(tensor.name):
         return Fraction(1)
     experts = table.number("expert_count") or tensor.shape[-1]
     used = experts_used or table.number("expert_used_count")

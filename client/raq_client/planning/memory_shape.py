@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from raq_client.models.gguf_header import Value
-from raq_client.models.model_tables import ModelTable
+from raq_client.models.table import ModelTable
 from raq_solver.errors import Fault, InvalidInput
 
 _WINDOW_PERIOD: Final = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}

@@ -9,16 +9,16 @@ from platformdirs import user_cache_path
 
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile, open_model
-from raq_client.models.model_tables import NUMBERS, ModelTable, guessed_architecture, numbers_of, table_of
-from raq_client.models.quantizable import EMBEDDINGS, OUTPUT, is_quantizable
+from raq_client.models.quantizable import EMBEDDINGS, is_quantizable
+from raq_client.models.table import NUMBERS, ModelTable, guessed_architecture, numbers_of, table_of
 from raq_client.models.type_choice import AUTO, chosen_types
-from raq_client.planning.premises import Around, Premises, agreements_of, base_of, premises_of
+from raq_client.planning.premises import BaseSpec, Premises, agreements_of, base_of, premises_of
 from raq_client.planning.prices import Price, prices
-from raq_client.planning.selection import Demands
+from raq_client.planning.selection import ConstraintSpec
 from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.quantize import Effort
-from raq_client.recipes.moves import Agreement, Exchange, exchange
-from raq_client.service.solving import asker_at
+from raq_client.recipes.diff import Agreement, Exchange, exchange
+from raq_client.solver_client.protocol import open_solver
 from raq_solver.budget import Budget
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
@@ -28,8 +28,9 @@ from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 from raq_solver.questions.worst_case import WorstCase
+from raq_solver.tensor_names import OUTPUT
 
-Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+ProgressFactory = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Makes a progress bar with a title; entering it gives the function to report to."""
 
 
@@ -63,14 +64,14 @@ class Request:
 
     budget: str | None = None
     loss: str | None = None
-    demands: Demands = field(default_factory=Demands)
+    demands: ConstraintSpec = field(default_factory=ConstraintSpec)
     server: str | None = None
     seconds: float | None = None
-    around: Around = field(default_factory=Around)
+    around: BaseSpec = field(default_factory=BaseSpec)
 
 
 @dataclass(frozen=True, eq=False)
-class Compromise:
+class WorstCaseDetails:
     """What a plan for several domains came to.
 
     `elsewhere`: for each domain its worst loss in the files made for the others alone, over its own best.
@@ -92,7 +93,7 @@ class Plan:
     problem: Problem
     outcome: Outcome
     prices: tuple[Price, ...] = ()
-    compromise: Compromise | None = None
+    compromise: WorstCaseDetails | None = None
 
     @property
     def budget(self) -> Budget:
@@ -116,7 +117,7 @@ class Plan:
         return self.problem.table
 
 
-def obtain_profile(sources: Sources, bars: Bars, tell: Tell = lambda _: None) -> Profile:
+def obtain_profile(sources: Sources, bars: ProgressFactory, tell: Tell = lambda _: None) -> Profile:
     """Load the saved profile, or measure the model (answered from the cache when nothing changed).
 
     `tell` hears what of the model the importance does not know.
@@ -182,7 +183,7 @@ def unknown_tensors(model: ModelFile, importance: Importance) -> str | None:
     )
 
 
-def widened(sources: Sources, around: Around) -> Sources:
+def widened(sources: Sources, around: BaseSpec) -> Sources:
     """The sources with the types of the base among those to measure, so that the base can be priced."""
     if sources.model is None or sources.profile is not None or around.base is None:
         return sources
@@ -239,7 +240,7 @@ def make_plan(profile: Profile, request: Request, model: ModelTable | None = Non
     )
     problem = Problem(losses, premises.capacity, premises.constraints)
     limits = Limits(request.seconds)
-    with asker_at(request.server) as asker:
+    with open_solver(request.server) as asker:
         outcome = asker.solve(problem, limits)
         found = prices(problem, outcome, lambda other: asker.solve(other, limits))
     return Plan(profile, hosted(premises, outcome), problem, outcome, found)

@@ -1,7 +1,7 @@
 """A plan around a base as a recipe: a file that says the moves, and that further recipes can extend."""
 
 from raq_client.planning.plan import Plan
-from raq_client.recipes.moves import Exchange
+from raq_client.recipes.diff import Exchange
 from raq_client.recipes.recipe_file import FORMAT, Base, Expected, Move, Recipe
 from raq_solver.errors import Fault, InvalidInput
 

@@ -13,15 +13,15 @@ import numpy as np
 
 from raq_client.importance.domains import read_parts
 from raq_client.importance.ratio import ARTICLES, RatioReport, Thresholds, importance_ratio
-from raq_client.models.model_tables import ModelTable
-from raq_client.planning.promise import Promise, candidates_of, host_pins, memory_budget, sides
+from raq_client.models.table import ModelTable
+from raq_client.planning.promise import MemoryTarget, candidates_of, host_pins, memory_budget, sides
 from raq_client.planning.vram import MemoryBudget
 from raq_client.recipes.architecture import architecture_constraints, read_rules
 from raq_client.recipes.bases import Counting, base_recipe, reference
-from raq_client.recipes.moves import Agreement, convergence, move_constraints, stored_size
+from raq_client.recipes.diff import Agreement, convergence, move_constraints, stored_size
 from raq_client.recipes.patterns import matching
 from raq_client.recipes.recipe_file import Base, Recipe
-from raq_client.recipes.recipe_steps import carry_out
+from raq_client.recipes.steps import carry_out
 from raq_solver.allocation import Allocation
 from raq_solver.budget import Budget, TotalBytes, capacity_bytes, parse_budget
 from raq_solver.constraints import Ceiling, Constraint, Floor, Pin
@@ -35,7 +35,7 @@ EXO: Final = "--exo"
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
+class BaseSpec:
     """What is asked for beside a budget and the user's demands.
 
     `base` as `base_recipe` reads it. With `moves` "ratio" only candidates of the importance ratio between the files
@@ -52,7 +52,7 @@ class Around:
     thresholds: Thresholds = ARTICLES
     exo: tuple[str, ...] = ()
     architecture: str = "none"
-    promise: Promise | None = None
+    promise: MemoryTarget | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Premises:
         return replace(self, on_host={name: sizes[name] for name in self.on_host})
 
 
-def base_of(around: Around, table: ModelTable, *, has_importance: bool) -> tuple[Recipe, Allocation] | None:
+def base_of(around: BaseSpec, table: ModelTable, *, has_importance: bool) -> tuple[Recipe, Allocation] | None:
     """The base's recipe and the types it gives this model, or None when there is no base."""
     if around.base is None:
         return None
@@ -90,7 +90,7 @@ def base_of(around: Around, table: ModelTable, *, has_importance: bool) -> tuple
 def premises_of(
     budget: str | None,
     demands: Sequence[Constraint],
-    around: Around,
+    around: BaseSpec,
     losses: LossTable,
     table: ModelTable,
     *,
@@ -146,7 +146,7 @@ def _budget(
     return min(asked, key=lambda one: capacity_bytes(one, losses.total_weights))
 
 
-def _ratios(around: Around) -> RatioReport | None:
+def _ratios(around: BaseSpec) -> RatioReport | None:
     if around.domain and around.general:
         return importance_ratio(read_parts(around.domain), read_parts(around.general), around.thresholds)
     if around.domain or around.general or around.moves == "ratio":
@@ -167,7 +167,7 @@ def _exo_pins(patterns: Sequence[str], losses: LossTable, table: ModelTable) -> 
 
 
 def _move_constraints(
-    around: Around,
+    around: BaseSpec,
     base: Allocation | None,
     losses: LossTable,
     ratios: RatioReport | None,

@@ -7,10 +7,10 @@ from typing import Final
 
 import numpy as np
 
-from raq_client.models.model_tables import ModelTable
+from raq_client.models.table import ModelTable
 from raq_client.planning.memory_shape import memory_shape
 from raq_client.planning.vram import MemoryBudget, Serving, weights_budget
-from raq_client.recipes.moves import stored_size
+from raq_client.recipes.diff import stored_size
 from raq_client.recipes.patterns import matching
 from raq_solver.allocation import Allocation
 from raq_solver.constraints import Constraint, Pin, Region
@@ -23,7 +23,7 @@ _HOST_BITS: Final = Fraction(17, 2)
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class MemoryTarget:
     """A device's memory in bytes, how the model runs there, and patterns of tensors kept on the host.
 
     With `host_memory` (bytes) both sides are solved for together, each within its own; without it the tensors on the
@@ -36,13 +36,13 @@ class Promise:
     host_memory: int | None = None
 
 
-def memory_budget(promise: Promise, table: ModelTable) -> MemoryBudget:
+def memory_budget(promise: MemoryTarget, table: ModelTable) -> MemoryBudget:
     """What the promise leaves for weights on the device. Raises InvalidInput if that is nothing."""
     return weights_budget(promise.memory, memory_shape(table), promise.serving)
 
 
 def host_pins(
-    promise: Promise | None, losses: LossTable, candidates: Mapping[str, Sequence[str]], base: Allocation | None
+    promise: MemoryTarget | None, losses: LossTable, candidates: Mapping[str, Sequence[str]], base: Allocation | None
 ) -> tuple[Pin, ...]:
     """A pin for each tensor on the host, which costs the device nothing; none where the host has a memory of its own.
 
@@ -60,7 +60,7 @@ def host_pins(
     return tuple(pins)
 
 
-def sides(promise: Promise | None, losses: LossTable, device: MemoryBudget | None) -> tuple[Region, ...]:
+def sides(promise: MemoryTarget | None, losses: LossTable, device: MemoryBudget | None) -> tuple[Region, ...]:
     """What the tensors on the host may take, and all others of the device; nothing where the host's are pinned.
 
     Raises InvalidInput if every tensor is on the host.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from raq_client.models.model_tables import ModelTable
+from raq_client.models.table import ModelTable
 from raq_client.planning.active import FLAG, active_bytes
 from raq_client.planning.vram import parse_size
 from raq_client.recipes.patterns import matching
@@ -42,7 +42,7 @@ _PATTERN_ONLY: Final[Mapping[str, type[Tie] | type[Monotone]]] = {"tie": Tie, "m
 
 
 @dataclass(frozen=True, slots=True)
-class Demands:
+class ConstraintSpec:
     """What the user demands, each a list of texts as the flags of the same names take them."""
 
     pin: Sequence[str] = ()

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from raq_client.importance.fisher import Fisher
+from raq_client.curvature.information import Fisher
 from raq_solver.tensors import Tensor
 
 

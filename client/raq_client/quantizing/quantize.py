@@ -20,17 +20,15 @@ import raq_native
 from raq_client.importance.imatrix import Importance, check_against
 from raq_client.models.file_types import file_type_of
 from raq_client.models.gguf_header import Value
-from raq_client.models.model_file import ModelFile, to_weights
-from raq_client.models.model_writer import Progress, WrittenModel, write_model
+from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks, to_weights
 from raq_client.models.quantizable import is_quantizable, needs_importance
+from raq_client.models.writer import Progress, WrittenModel, write_model
 from raq_client.quantizing.devices import CPU, Device
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.quant_types import QuantType, quant_type
 from raq_solver.tensors import Tensor
 
-CHUNK_WEIGHTS: Final = 4 * 2**20
-"""Weights quantized at a time: 16 MiB as float32."""
 CUDA_CHUNK_WEIGHTS: Final = 64 * 2**20
 """The same on CUDA devices, so that they need not wait for each other or for the next call: 256 MiB."""
 
@@ -123,15 +121,6 @@ def quantization_metadata(chosen: Mapping[Tensor, QuantType], importance: Import
             keys["raq.fisher.sha256"] = importance.fisher_digest()
     lines = "".join(f"{tensor.name}={wanted.name}\n" for tensor, wanted in chosen.items())
     return keys | {"raq.version": version("raq"), "raq.allocation.sha256": hashlib.sha256(lines.encode()).hexdigest()}
-
-
-def row_chunks(tensor: Tensor, chunk_weights: int = CHUNK_WEIGHTS) -> Iterator[tuple[int, int, int]]:
-    """(matrix, first row, last row) of chunks of at most so many weights, but a row at least, in order."""
-    rows = tensor.rows // tensor.matrices
-    step = max(1, chunk_weights // tensor.row_length)
-    for matrix in range(tensor.matrices):
-        for first in range(0, rows, step):
-            yield matrix, matrix * rows + first, matrix * rows + min(first + step, rows)
 
 
 @contextmanager

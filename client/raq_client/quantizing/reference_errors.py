@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 
 import raq_native
-from raq_client.models.model_tables import NUMBERS, ModelTable, numbers_text
 from raq_client.models.quantizable import candidates
+from raq_client.models.table import NUMBERS, ModelTable, numbers_text
 from raq_client.models.type_choice import TypeChoice
 from raq_client.quantizing.measure import kernels_digest
 from raq_solver.profile import Profile

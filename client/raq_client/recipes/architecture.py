@@ -14,11 +14,12 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raq_client.files.user_files import parse_user_text, read_user_file
-from raq_client.models.model_tables import ModelTable, block_of
+from raq_client.models.table import ModelTable
 from raq_client.recipes.patterns import matches
 from raq_solver.constraints import Ceiling, Constraint, Exclude, Floor, Pin, Source, Tie
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.tensor_names import block_of
 
 _WHAT: Final = "a set of architecture rules"
 

@@ -9,8 +9,9 @@ from enum import Enum, unique
 from typing import Final
 
 from raq_client.models.file_types import FileType
-from raq_client.models.quantizable import EMBEDDINGS, OUTPUT
+from raq_client.models.quantizable import EMBEDDINGS
 from raq_solver.quant_types import CATALOGUE, QuantType
+from raq_solver.tensor_names import OUTPUT
 from raq_solver.tensors import Tensor
 
 
@@ -156,7 +157,7 @@ def _lowest(facts: Facts, name: str, place: Place) -> str | None:
         case Kind.KEY:
             return "Q4_K" if facts.experts == 8 else None
         case Kind.DOWN:
-            # Here llama.cpp takes the count even where it reads the layer from names elsewhere.
+            # LocalSolver llama.cpp takes the count even where it reads the layer from names elsewhere.
             return None if place.before >= facts.blocks // 8 else "IQ3_S" if upper else "Q2_K"
         case Kind.ATTENTION_OUTPUT:
             if facts.experts == 8:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, unique
 
 from raq_client.models.file_types import FileType
-from raq_client.models.model_tables import ModelTable, block_of
-from raq_client.models.quantizable import OUTPUT, fitting_type, is_quantizable
+from raq_client.models.quantizable import fitting_type, is_quantizable
+from raq_client.models.table import ModelTable
 from raq_client.recipes.mixture_rules import Facts, Kind, Place, kind_of, mixture_type
 from raq_client.recipes.overrides import Override, resolve
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.quant_types import QuantType
+from raq_solver.tensor_names import block_of, is_expert, is_tied
 from raq_solver.tensors import Tensor
 
 
@@ -90,7 +91,7 @@ def facts_of(table: ModelTable, *, has_importance: bool) -> Facts:
         experts=experts,
         queries_per_key=_queries_per_key(table, by_name),
         value_tensors=kinds[Kind.VALUE],
-        tied=OUTPUT not in by_name,
+        tied=is_tied(by_name),
         has_importance=has_importance,
     )
 
@@ -107,7 +108,7 @@ def _queries_per_key(table: ModelTable, by_name: Mapping[str, Tensor]) -> int:
 
 
 def _is_expert(tensor: Tensor) -> bool:
-    return "_exps." in tensor.name and len(tensor.shape) > 2
+    return is_expert(tensor.name) and len(tensor.shape) > 2
 
 
 def _pure(file_type: FileType) -> Callable[[Tensor], QuantType]:

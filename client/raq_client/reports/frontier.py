@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from raq_client.reports.plan import bpw_text
 from raq_client.reports.plots import save_figure
-from raq_client.reports.report import bpw_text
 from raq_solver.allocation import Allocation, account
 from raq_solver.budget import bits_per_weight
 from raq_solver.errors import Fault, InvalidInput
@@ -60,7 +60,7 @@ def to_csv(points: Sequence[Point], weights: int) -> str:
 def mixture_landmarks(profile: Profile, table: LossTable) -> Iterator[Landmark]:
     """llama.cpp's mixtures that the table can price: every tensor's type must be among those offered."""
     from raq_client.models.file_types import FILE_TYPES
-    from raq_client.models.model_tables import ModelTable
+    from raq_client.models.table import ModelTable
     from raq_client.recipes.mixtures import mixture
 
     model = ModelTable(

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from raq_client.files.atomic_file import atomic_file
-from raq_client.models.model_tables import block_of, role_of
-from raq_client.recipes.moves import Exchange
-from raq_client.recipes.recipe_steps import Step
+from raq_client.recipes.diff import Exchange
+from raq_client.recipes.steps import Step
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.quant_types import CATALOGUE, QuantType, quant_type
+from raq_solver.tensor_names import block_of, role_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ _FREED, _SPENT, _SINK = "#3a7d44", "#c8553d", "#577590"
 _KILO_UP_TO: Final = 2_000_000
 """Bytes up to which the sink is drawn in kB."""
 _MOST_BARS: Final = 40
-"""Bars that can still be read; the smallest beyond are drawn as one."""
+"""ProgressFactory that can still be read; the smallest beyond are drawn as one."""
 
 
 @dataclass(frozen=True, slots=True)

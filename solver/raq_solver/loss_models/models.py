@@ -16,6 +16,7 @@ from raq_solver.loss_models.residual_stream import residual_sensitivities
 from raq_solver.loss_models.role_prior import CREDIT, role_sensitivities
 from raq_solver.losses import LossTable
 from raq_solver.profile import Profile
+from raq_solver.tensor_names import TOKEN_EMBEDDING, is_tied
 
 LossModel = Callable[[Profile], LossTable]
 """A way to predict losses."""
@@ -161,7 +162,7 @@ def input_rounding(profile: Profile) -> Float64[np.ndarray, "tensors types"]:
         for q in profile.quant_types
     ]
     names = {tensor.name for tensor in profile.tensors}
-    looked_up = "token_embd.weight" if "output.weight" in names else ""
+    looked_up = "" if is_tied(names) else TOKEN_EMBEDDING
     multiplied = np.array([float(tensor.name != looked_up) for tensor in profile.tensors])
     return np.outer(multiplied, rounding)
 

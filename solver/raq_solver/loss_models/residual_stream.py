@@ -18,13 +18,13 @@ tested crosswise: fitted on one model, the spread of ln(predicted / measured) on
 0.96 when all tensors count alike. docs/quality.md has the measurements.
 """
 
-import re
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float64
 
 from raq_solver.profile import Profile
+from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING, block_of, is_tied, role_of
 
 SCALE: Final = 0.2
 """Nats per token at the end of the stream, per unit of relative error."""
@@ -45,7 +45,6 @@ OTHER_ROLES: Final = 0.76
 OUTPUT_FACTOR: Final = 1.76
 EMBEDDING_FACTOR: Final = 4.96
 _ATTENTION_WRITERS: Final = ("attn_output", "ssm_out")
-_BLOCK: Final = re.compile(r"blk\.(\d+)\.(.+)\.weight")
 
 
 def residual_sensitivities(profile: Profile) -> Float64[np.ndarray, " tensors"] | str:
@@ -57,7 +56,7 @@ def residual_sensitivities(profile: Profile) -> Float64[np.ndarray, " tensors"] 
     if _has_norms_after_blocks({tensor.name for tensor in profile.tensors}):
         return "its half blocks' outputs are normalized before they are added, so that their energy says nothing"
     energy = {tensor.name: float(e) for tensor, e in zip(profile.tensors, profile.energies, strict=True)}
-    embedding = next((t for t in profile.tensors if t.name == "token_embd.weight"), None)
+    embedding = next((t for t in profile.tensors if t.name == TOKEN_EMBEDDING), None)
     blocks = _writers(energy)
     if embedding is None or not blocks:
         return "its blocks do not each have one attention output and one ffn_down"
@@ -83,7 +82,7 @@ def _has_norms_after_blocks(names: set[str]) -> bool:
 
 def _writers(energy: dict[str, float]) -> list[float]:
     """Energies of what is added to the stream, in order: attention, feed-forward, attention … ; empty if unclear."""
-    count = 1 + max((int(match[1]) for name in energy if (match := _BLOCK.fullmatch(name))), default=-1)
+    count = 1 + max((block_of(name) for name in energy if name.endswith(".weight")), default=-1)
     found: list[float] = []
     for block in range(count):
         attention = [energy[n] for role in _ATTENTION_WRITERS if (n := f"blk.{block}.{role}.weight") in energy]
@@ -104,13 +103,13 @@ def _shares(added: Float64[np.ndarray, " writers"]) -> Float64[np.ndarray, " wri
 
 
 def _sensitivity(name: str, shares: Float64[np.ndarray, " writers"], energy: dict[str, float]) -> float:
-    if name == "output.weight":
+    if name == OUTPUT:
         return SCALE * OUTPUT_FACTOR
-    if name == "token_embd.weight":
-        tied = 0.0 if "output.weight" in energy else SCALE * OUTPUT_FACTOR
+    if name == TOKEN_EMBEDDING:
+        tied = SCALE * OUTPUT_FACTOR if is_tied(energy) else 0.0
         return float(SCALE * EMBEDDING_FACTOR * shares[0]) + tied
-    found = _BLOCK.fullmatch(name)
-    if found is None:
+    block, role = block_of(name), role_of(name)
+    if block < 0:
         return SCALE
-    half = 1 if found[2].startswith("ffn_") else 0
-    return float(SCALE * ROLE_FACTORS.get(found[2], OTHER_ROLES) * shares[1 + 2 * int(found[1]) + half])
+    half = 1 if role.startswith("ffn_") else 0
+    return float(SCALE * ROLE_FACTORS.get(role, OTHER_ROLES) * shares[1 + 2 * block + half])

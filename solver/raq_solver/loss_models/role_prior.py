@@ -12,7 +12,6 @@ what they have in common. tests/bench/bench_prior.py fits again, compares with t
 the fit to all others.
 """
 
-import re
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
@@ -20,6 +19,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
+from raq_solver.tensor_names import block_of, is_expert, is_tied, role_of
 from raq_solver.tensors import Tensor
 
 CREDIT: Final = (
@@ -69,13 +69,6 @@ ALIKE: Final = MappingProxyType({"ssm_ba": "ssm_beta", "attn_kv_b": "attn_v_b"})
 """Roles that those models lack, and those that do the same in them."""
 SPREAD: Final = 0.65
 """Standard deviation of ln(measured / predicted) within a model that the fit has not seen; docs/quality.md."""
-_BLOCK: Final = re.compile(r"blk\.(\d+)\.(.+?)(?:\.weight)?")
-
-
-def place_of(name: str) -> tuple[int, str]:
-    """Block (-1 outside of the blocks) and role of a tensor."""
-    found = _BLOCK.fullmatch(name)
-    return (int(found[1]), found[2]) if found else (-1, name.removesuffix(".weight"))
 
 
 def half_of(role: str) -> str:
@@ -85,21 +78,21 @@ def half_of(role: str) -> str:
 
 def last_block(names: Sequence[str]) -> int:
     """The last block of the stack; blocks that predict the token after next are none of it. -1 if there is none."""
-    blocks = {place_of(name)[0] for name in names}
-    return max(blocks - {place_of(name)[0] for name in names if ".nextn." in name}, default=-1)
+    blocks = {block_of(name) for name in names}
+    return max(blocks - {block_of(name) for name in names if ".nextn." in name}, default=-1)
 
 
 def role_sensitivities(tensors: Sequence[Tensor]) -> Float64[np.ndarray, " tensors"]:
     """The sensitivity of every tensor, about nats per token; between tensors right within a factor of e^SPREAD."""
     names = [tensor.name for tensor in tensors]
-    experts = any("_exps." in name for name in names)
-    tied = "output.weight" not in names
+    experts = any(map(is_expert, names))
+    tied = is_tied(names)
     last = last_block(names)
     return np.exp([SCALE + _effect(name, last, experts=experts, tied=tied) for name in names])
 
 
 def _effect(name: str, last: int, *, experts: bool, tied: bool) -> float:
-    block, role = place_of(name)
+    block, role = block_of(name), role_of(name)
     if role == "token_embd" and tied:
         return TIED
     effect = ROLES.get(ALIKE.get(role, role), 0.0)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer.testing import CliRunner
 
-from raq_client.cli.spread import spread
+from raq_client.cli.option_groups import spread
 
 
 @dataclass(frozen=True)

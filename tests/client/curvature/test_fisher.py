@@ -10,13 +10,13 @@ from scipy.special import softmax
 from scipy.stats import chisquare
 
 from raq_client import engine
-from raq_client.checking.fisher_windows import add_fisher, chosen_windows
-from raq_client.checking.perplexity import Text
 from raq_client.curvature import fisher
 from raq_client.curvature.fisher import FisherSums, add_windows, collect_fisher
+from raq_client.curvature.information import Fisher
 from raq_client.curvature.network import BlockWeights, Network, capped, unwatched
 from raq_client.curvature.shapes import shape_of
-from raq_client.importance.fisher import Fisher
+from raq_client.engine.windows import Text
+from raq_client.importance.collect_fisher import add_fisher, chosen_windows
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_solver.errors import InvalidInput

@@ -6,12 +6,13 @@ import gguf
 import numpy as np
 import pytest
 
-from raq_client.checking.baseline_file import write_baseline
-from raq_client.checking.collect import collect
-from raq_client.checking.loading import evaluable, loaded
-from raq_client.checking.perplexity import Text, check
-from raq_client.checking.trial import Bench, BrokenByTrialError, Trial
 from raq_client.engine import NotFiniteError
+from raq_client.engine.loading import evaluable, loaded
+from raq_client.engine.windows import Text
+from raq_client.evaluation.in_memory import BrokenByTrialError, Trial, TrialSetup
+from raq_client.evaluation.kl_baseline import write_baseline
+from raq_client.evaluation.perplexity import check
+from raq_client.importance.collect import collect
 from raq_client.models.gguf_header import StoredValue, TensorInfo, encode_header, stored
 from raq_client.models.model_file import open_model, read_header
 from raq_solver.errors import InvalidInput
@@ -110,7 +111,7 @@ def test_any_shard_leads_to_the_first(tmp_path: Path) -> None:
     assert [evaluable(shard) for shard in shards] == [shards[0]] * 2
     assert check(MODEL, shards[1], [SHORT], context=64, windows=2, threads=1).overall.kl.value == 0
     assert collect(shards[1], [SHORT], context=64, windows=2, threads=1).entries
-    bench = Bench(open_model(shards[1]), shards[1], None, [SHORT], windows=2, context=64, threads=1)
+    bench = TrialSetup(open_model(shards[1]), shards[1], None, [SHORT], windows=2, context=64, threads=1)
     with Trial(bench) as trial:
         assert trial.run({}).scores.kl.max() == 0
     shards[0].unlink()
@@ -152,13 +153,13 @@ def test_a_weight_that_is_not_finite_ends_all_work_and_is_named(
 
 def test_a_trial_knows_a_broken_model_from_one_that_it_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = spoiled(tmp_path / "spoiled.gguf", "output_norm.weight")
-    broken = Bench(open_model(path), path, None, [SHORT], windows=2, context=64, threads=1)
+    broken = TrialSetup(open_model(path), path, None, [SHORT], windows=2, context=64, threads=1)
     with (
         pytest.raises(NotFiniteError, match=r"weight 5 of row 0 of output_norm.weight is nan"),
         Trial(broken) as trial,
     ):
         trial.run({})
-    sound = Bench(open_model(MODEL), MODEL, None, [SHORT], windows=2, context=64, threads=1)
+    sound = TrialSetup(open_model(MODEL), MODEL, None, [SHORT], windows=2, context=64, threads=1)
     with Trial(sound) as trial:
         trial.prepare()
         assert trial.run({"blk.0.attn_q.weight": CATALOGUE["Q8_0"]}).scores.kl.mean() < 0.01

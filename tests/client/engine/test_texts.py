@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from raq_client.checking.texts import read_texts, render_records
+from raq_client.engine.texts import read_texts, render_records
 from raq_solver.errors import InvalidInput
 
 

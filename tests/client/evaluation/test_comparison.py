@@ -5,8 +5,9 @@ import gguf
 import numpy as np
 import pytest
 
-from raq_client.checking.comparison import Verdict, compare, compare_all
-from raq_client.checking.perplexity import Measurement, Text, measure, measure_all
+from raq_client.engine.windows import Text
+from raq_client.evaluation.comparison import Verdict, compare, compare_all
+from raq_client.evaluation.perplexity import Measurement, measure, measure_all
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT, write_quantized
 

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from raq_client import engine
-from raq_client.checking.baseline_file import (
+from raq_client.engine import NotFiniteError
+from raq_client.engine.windows import Text
+from raq_client.evaluation.kl_baseline import (
     encode_rows,
     measure_against_stored,
     open_baseline,
     score_stored,
     write_baseline,
 )
-from raq_client.checking.perplexity import Text, measure
-from raq_client.engine import NotFiniteError
+from raq_client.evaluation.perplexity import measure
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT, write_quantized, write_smaller_vocabulary
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from raq_client import engine
-from raq_client.checking.check_report import CheckReport
-from raq_client.checking.perplexity import Text, check, measure
-from raq_client.checking.statistics import estimate_exp_mean
 from raq_client.engine import NotFiniteError
+from raq_client.engine.windows import Text
+from raq_client.evaluation.perplexity import check, measure
+from raq_client.evaluation.report import CheckReport
+from raq_client.evaluation.statistics import estimate_exp_mean
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT, rewrite, write_quantized, write_smaller_vocabulary
 from support.paths import SHARED

@@ -2,19 +2,20 @@ import math
 
 import pytest
 
-from raq_client.checking.perplexity import Text, check
-from raq_client.checking.statistics import Estimate
-from raq_client.checking.trial import Bench
 from raq_client.cli.gate_options import GateOptions
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.engine.windows import Text
+from raq_client.evaluation.in_memory import TrialSetup
+from raq_client.evaluation.perplexity import check
+from raq_client.evaluation.prediction import compare_with_mixture, prediction
+from raq_client.evaluation.statistics import Estimate
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.file_types import file_type
 from raq_client.models.model_file import open_model
-from raq_client.models.model_tables import table_of
+from raq_client.models.table import table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.planning.plan import Plan, Request, Sources, make_plan
 from raq_client.quantizing.measure import measure_profile
 from raq_client.recipes.mixtures import mixture
-from raq_client.rounds.gate import compare_with_mixture, prediction
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT
@@ -23,8 +24,8 @@ from support.paths import DATA
 IMATRIX = DATA / "wiki-math-4M.gsm8k.fisher.imatrix.gguf"
 
 
-def _bench() -> Bench:
-    return Bench(open_model(MODEL), MODEL, read_importance(IMATRIX), [Text("text", TEXT)], 8, 128, threads=2)
+def _bench() -> TrialSetup:
+    return TrialSetup(open_model(MODEL), MODEL, read_importance(IMATRIX), [Text("text", TEXT)], 8, 128, threads=2)
 
 
 def _plan(loss: str) -> Plan:

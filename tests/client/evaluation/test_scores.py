@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from raq_client.checking import scores
-from raq_client.checking.scores import TokenScores, join_scores, score_window
+from raq_client.evaluation import scores
+from raq_client.evaluation.scores import TokenScores, join_scores, score_window
 
 
 def _logits(seed: int, vocabulary: int = 1000, rows: int = 40) -> np.ndarray:

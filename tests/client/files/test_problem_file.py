@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raq_client.files.plain_problem import read_plain_problem
+from raq_client.files.problem_file import read_plain_problem
 from raq_solver import (
     ActiveBytes,
     AtMost,

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from raq_client import engine
-from raq_client.checking.collect import Tally, collect
-from raq_client.checking.perplexity import Text
 from raq_client.engine import Engine, Product
+from raq_client.engine.windows import Text
+from raq_client.importance.collect import Tally, collect
 from raq_client.importance.imatrix import Entry, Importance
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT, write_mixture
 from support.paths import DATA, SHARED

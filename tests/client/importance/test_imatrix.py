@@ -7,7 +7,7 @@ import pytest
 
 import raq_native
 from raq_client.importance.imatrix import Entry, Importance, blend, check_against, merge
-from raq_client.importance.imatrix_files import read_importance, write_importance
+from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import open_model
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE

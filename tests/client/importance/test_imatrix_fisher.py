@@ -8,9 +8,9 @@ import gguf
 import numpy as np
 import pytest
 
-from raq_client.importance.fisher import Fisher
+from raq_client.curvature.information import Fisher
 from raq_client.importance.imatrix import Entry, Importance, blend, check_against, merge
-from raq_client.importance.imatrix_files import read_importance, write_importance
+from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor

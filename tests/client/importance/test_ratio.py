@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.importance.imatrix import Entry, Importance
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.importance.ratio import Thresholds, Verdict, importance_ratio
 from raq_solver.errors import InvalidInput
 from support.paths import SHARED

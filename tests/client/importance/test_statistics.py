@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from raq_client.importance.imatrix import Entry, Importance
-from raq_client.importance.imatrix_files import read_importance
-from raq_client.importance.imatrix_statistics import entry_statistics, expert_statistics, grouped, tied_groups, zone_of
+from raq_client.importance.imatrix_file import read_importance
+from raq_client.importance.statistics import entry_statistics, expert_statistics, grouped, tied_groups, zone_of
 from support.paths import DATA, SHARED
 
 IMATRIX = DATA / "wiki-math-4M.gsm8k.imatrix.gguf"

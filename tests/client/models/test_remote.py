@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from raq_client.models.model_tables import read_table
+from raq_client.models.read_table import read_table
 from raq_solver.errors import InvalidInput
 from support.gguf_files import MODEL_4M, split_model, write
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raq_client.models.model_tables import read_table
+from raq_client.models.read_table import read_table
 from raq_client.planning.memory_shape import Layer, memory_shape
 from raq_solver.errors import InvalidInput
 from support.paths import SHARED

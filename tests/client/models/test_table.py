@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from raq_client.models.model_file import open_model
-from raq_client.models.model_tables import ModelTable, block_of, read_table, role_of, table_of
 from raq_client.models.quantizable import is_quantizable
+from raq_client.models.read_table import read_table
+from raq_client.models.table import ModelTable, table_of
 from raq_solver.errors import InvalidInput
+from raq_solver.tensor_names import block_of, role_of
 from support.gguf_files import MODEL_4M
 from support.paths import SHARED
 

@@ -11,7 +11,7 @@ import pytest
 
 from raq_client.models.gguf_header import Value, stored
 from raq_client.models.model_file import ModelFile, open_model
-from raq_client.models.model_writer import Blocks, write_model
+from raq_client.models.writer import Blocks, write_model
 from raq_solver.errors import InvalidInput, LedgerMismatch
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensors import Tensor

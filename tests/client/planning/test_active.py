@@ -8,12 +8,12 @@ import pytest
 
 from raq_client.files.profile_file import load_profile, save_profile
 from raq_client.models.model_file import open_model
-from raq_client.models.model_tables import NUMBERS, ModelTable, numbers_of, numbers_text, table_of
+from raq_client.models.table import NUMBERS, ModelTable, numbers_of, numbers_text, table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.planning.active import active_bytes
 from raq_client.planning.memory_shape import memory_shape
 from raq_client.planning.plan import profile_table
-from raq_client.planning.selection import Demands
+from raq_client.planning.selection import ConstraintSpec
 from raq_client.quantizing.measure import measure_profile
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import quant_type
@@ -50,9 +50,9 @@ def test_what_the_model_does_not_say_is_asked_for() -> None:
 
 def test_faults_of_the_flags() -> None:
     with pytest.raises(InvalidInput, match="give those too"):
-        Demands(experts_used=4).constraints(["a"])
+        ConstraintSpec(experts_used=4).constraints(["a"])
     with pytest.raises(InvalidInput, match="write active_bytes in it"):
-        Demands(active_bytes="1GiB").constraints(["a"])
+        ConstraintSpec(active_bytes="1GiB").constraints(["a"])
 
 
 def test_a_profile_carries_the_numbers_of_its_model(model_path: Path, tmp_path: Path) -> None:

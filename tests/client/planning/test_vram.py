@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.models.gguf_header import Value
-from raq_client.models.model_tables import ModelTable, read_table
+from raq_client.models.read_table import read_table
+from raq_client.models.table import ModelTable
 from raq_client.planning.memory_shape import Layer, MemoryShape, memory_shape
 from raq_client.planning.vram import (
     Serving,

@@ -9,7 +9,7 @@ import pytest
 
 import raq_client.quantizing.devices
 import raq_native
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.models.type_choice import chosen_types

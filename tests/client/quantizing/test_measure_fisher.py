@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import raq_native
+from raq_client.curvature.information import Fisher
 from raq_client.files.profile_file import load_profile, save_profile
-from raq_client.importance.fisher import Fisher
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.type_choice import chosen_types

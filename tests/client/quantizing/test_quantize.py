@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import raq_native
-from raq_client.importance.fisher import Fisher
+from raq_client.curvature.information import Fisher
 from raq_client.importance.imatrix import Entry, Importance
-from raq_client.importance.imatrix_files import read_importance
-from raq_client.models.model_file import ModelFile, open_model
+from raq_client.importance.imatrix_file import read_importance
+from raq_client.models.model_file import ModelFile, open_model, row_chunks
 from raq_client.models.quantizable import is_quantizable
-from raq_client.quantizing.quantize import quantize_model, resolved_types, row_chunks
+from raq_client.quantizing.quantize import quantize_model, resolved_types
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from raq_client.files.user_files import parse_user_text
-from raq_client.models.model_tables import ModelTable, read_table
 from raq_client.models.quantizable import candidates
+from raq_client.models.read_table import read_table
+from raq_client.models.table import ModelTable
 from raq_client.recipes.architecture import RuleSet, architecture_constraints, read_rules
 from raq_solver.constraints import Ceiling, Constraint, Exclude, Floor, Pin, Source, Tie
 from raq_solver.errors import InvalidInput

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.models.model_tables import read_table
-from raq_client.recipes.moves import Stage, convergence, exchange, move_constraints
+from raq_client.models.read_table import read_table
+from raq_client.recipes.diff import Stage, convergence, exchange, move_constraints
 from raq_client.recipes.recipe_file import read_recipe
-from raq_client.recipes.recipe_steps import carry_out
+from raq_client.recipes.steps import carry_out
 from raq_solver.allocation import Allocation
 from raq_solver.constraints import Ceiling, Floor, Pin, Source
 from raq_solver.errors import InvalidInput

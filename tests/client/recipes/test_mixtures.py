@@ -5,12 +5,14 @@ from collections import Counter
 import pytest
 
 from raq_client.models.file_types import FILE_TYPES, file_type
-from raq_client.models.model_tables import ModelTable, block_of, read_table
 from raq_client.models.quantizable import is_quantizable
+from raq_client.models.read_table import read_table
+from raq_client.models.table import ModelTable
 from raq_client.recipes.mixtures import Counting, mixture, processing_order, tensor_bytes
 from raq_client.recipes.overrides import overrides_for, read_overrides
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
+from raq_solver.tensor_names import block_of
 from raq_solver.tensors import Tensor
 from support.gguf_files import MODEL_4M
 from support.paths import SHARED

@@ -2,8 +2,9 @@ import re
 
 import pytest
 
-from raq_client.models.model_tables import ModelTable, read_table
 from raq_client.models.quantizable import is_quantizable
+from raq_client.models.read_table import read_table
+from raq_client.models.table import ModelTable
 from raq_client.recipes.overrides import (
     Override,
     exact_pattern,

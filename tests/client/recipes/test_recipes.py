@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from raq_client.models.file_types import file_type
-from raq_client.models.model_tables import ModelTable, read_table
+from raq_client.models.read_table import read_table
+from raq_client.models.table import ModelTable
 from raq_client.recipes.mixtures import mixture, tensor_bytes
 from raq_client.recipes.overrides import override_text, overrides_for, read_overrides, resolve
 from raq_client.recipes.recipe_file import Recipe, ladder, presets, read_recipe
-from raq_client.recipes.recipe_steps import carry_out, types_in, verify
+from raq_client.recipes.steps import carry_out, types_in, verify
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import quant_type
 from support.gguf_files import MODEL_4M

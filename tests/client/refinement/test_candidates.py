@@ -9,13 +9,13 @@ from typing import cast
 import numpy as np
 import pytest
 
-from raq_client.checking.trial import BrokenByTrialError, Trial
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.evaluation.in_memory import BrokenByTrialError, Trial
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
-from raq_client.models.model_tables import ModelTable, table_of
+from raq_client.models.table import ModelTable, table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
-from raq_client.rounds.candidates import Candidate, candidates, compare_candidates
+from raq_client.refinement.candidates import Candidate, candidates, compare_candidates
 from raq_solver import Limits, Pin, Problem, solve
 from raq_solver.errors import Fault
 from raq_solver.loss_models import LOSS_MODELS, prior

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.checking.scores import TokenScores
-from raq_client.checking.trial import Trial, TrialResult
-from raq_client.rounds.refine import _Tried, refine, tensor_groups
+from raq_client.evaluation.in_memory import Trial, TrialResult
+from raq_client.evaluation.scores import TokenScores
+from raq_client.refinement.refine import _Tried, refine, tensor_groups
 from raq_solver.allocation import Allocation
 from raq_solver.knapsack import Limits
 from raq_solver.loss_models import measured, prior, relative

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.cli.app import FAULTS_SHOWN, complain
-from raq_client.reports.report import RUNS_SHOWN, ranges_text, roles_text
+from raq_client.reports.plan import RUNS_SHOWN, ranges_text, roles_text
 
 
 def numbers_of(text: str) -> set[int]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.recipes.moves import Exchange, Line, Stage
+from raq_client.recipes.diff import Exchange, Line, Stage
 from raq_client.reports.plots import exchange_bars, plot_moves
 from raq_solver.errors import InvalidInput
 

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from raq_client import engine
-from raq_client.checking.perplexity import Text, measure
-from raq_client.checking.trial import Bench, Trial
-from raq_client.importance.imatrix_files import read_importance
+from raq_client.engine.windows import Text
+from raq_client.evaluation.in_memory import Trial, TrialSetup
+from raq_client.evaluation.perplexity import measure
+from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.quantize import quantize_model
-from raq_client.sensitivities.sensitivity import Sensitivities, measure_sensitivities
-from raq_client.sensitivities.sensitivity_choices import choices_of
-from raq_client.sensitivities.sensitivity_design import Design, expected_of, planned_groups
+from raq_client.sensitivity.choices import choices_of
+from raq_client.sensitivity.design import Design, expected_of, planned_groups
+from raq_client.sensitivity.measure import Sensitivities, measure_sensitivities
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models.role_prior import role_sensitivities
@@ -26,9 +27,9 @@ from support.engine_models import MODEL, TEXT, write_quantized
 from support.paths import DATA, SHARED
 
 
-def _bench() -> Bench:
+def _bench() -> TrialSetup:
     importance = read_importance(DATA / "wiki-math-4M.gsm8k.imatrix.gguf")
-    return Bench(open_model(MODEL), MODEL, importance, [Text("text", TEXT)], windows=4, context=128, threads=2)
+    return TrialSetup(open_model(MODEL), MODEL, importance, [Text("text", TEXT)], windows=4, context=128, threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,7 @@ def test_what_cannot_be_perturbed_is_refused(tmp_path: Path) -> None:
 
 
 def test_torn_and_foreign_lines_of_a_journal_are_measured_again(tmp_path: Path) -> None:
-    from raq_client.sensitivities.sensitivity_journal import Journal
+    from raq_client.sensitivity.journal import Journal
 
     path = tmp_path / "j.jsonl"
     good = {"tensors": ["a"], "errors": [0.1], "kl": 1.0, "kl_error": 0.1}
@@ -164,7 +165,7 @@ def test_losses_add_up_on_the_larger_model() -> None:
     path = SHARED / "models" / "wiki-math-18M-f16.gguf"
     importance = read_importance(SHARED / "imatrix" / "wiki-math-18M.wiki.imatrix.gguf")
     text = Text("wiki", (SHARED / "text" / "wikitext2.test.raw.txt").read_text())
-    bench = Bench(open_model(path), path, importance, [text], windows=4, threads=2)
+    bench = TrialSetup(open_model(path), path, importance, [text], windows=4, threads=2)
     found = measure_sensitivities(bench)
     assert 0.9 < found.additivity < 1.1
 

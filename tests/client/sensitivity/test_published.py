@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.models.model_tables import ModelTable, read_table
+from raq_client.models.read_table import read_table
+from raq_client.models.table import ModelTable
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.reference_errors import NOTE, error_of_published, reference_error, reference_profile
-from raq_client.sensitivities.published import import_sensitivities, read_published
+from raq_client.sensitivity.published import import_sensitivities, read_published
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models import default_loss_model, measured
 from raq_solver.loss_models.role_prior import CREDIT

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from raq_client.files.profile_file import load_profile
-from raq_client.sensitivities.sensitivity_choices import choices_of
-from raq_client.sensitivities.sensitivity_design import Design, expected_of, most_telling, planned_groups
-from raq_client.sensitivities.sensitivity_fit import Evaluation, Fit, fit_sensitivities
-from raq_client.sensitivities.sensitivity_journal import Journal
+from raq_client.sensitivity.choices import choices_of
+from raq_client.sensitivity.design import Design, expected_of, most_telling, planned_groups
+from raq_client.sensitivity.fit import Evaluation, Fit, fit_sensitivities
+from raq_client.sensitivity.journal import Journal
 from raq_solver.loss_models import measured
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem

@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from raq_client import connect
-from raq_client.service.solving import ROOTS_VARIABLE, TOKEN_VARIABLE, asker_at
+from raq_client.solver_client.protocol import ROOTS_VARIABLE, TOKEN_VARIABLE, open_solver
 from raq_proto import convert
 from raq_proto.errors import Overloaded, Unauthenticated
 from raq_proto.status import REQUEST_ID_KEY, status_of
@@ -97,13 +97,13 @@ def test_the_command_line_takes_credentials_from_the_environment(
     made, entry = certificates, TokenEntry(name="ci", sha256=hash_of("secret"), scope=Scope.SOLVE)
     with serving(certificate=made.server, private_key=made.server_key, tokens=[entry]) as running:
         monkeypatch.setenv(ROOTS_VARIABLE, str(made.authority))
-        with asker_at(running.address) as asker, pytest.raises(Unauthenticated):
+        with open_solver(running.address) as asker, pytest.raises(Unauthenticated):
             asker.solve(problem())
         monkeypatch.setenv(TOKEN_VARIABLE, "secret")
-        with asker_at(running.address) as asker:
+        with open_solver(running.address) as asker:
             assert asker.solve(problem()).ledger is not None
         monkeypatch.setenv(ROOTS_VARIABLE, "nowhere.pem")
-        with pytest.raises(InvalidInput, match="nowhere"), asker_at(running.address):
+        with pytest.raises(InvalidInput, match="nowhere"), open_solver(running.address):
             pass
 
 

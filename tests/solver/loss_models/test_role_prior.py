@@ -14,7 +14,6 @@ from raq_solver.loss_models.role_prior import (
     SLOPE,
     TIED,
     last_block,
-    place_of,
     role_sensitivities,
 )
 from raq_solver.quant_types import CATALOGUE

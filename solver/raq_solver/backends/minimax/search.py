@@ -3,8 +3,8 @@
 Rules
 - At fixed weights of the tables the weighted table is an ordinary knapsack: the fast path solves it, which bounds the
   worst case from below and gives a choice. The best weights come from cutting planes (`lagrangian`).
-- Choices at weights near the best, bettered by exchanges, come close to the bound. The search by layers (`layered_search`)
-  closes what is left, wider and wider until it is a proof.
+- Choices at weights near the best, improved by exchanges, come close to the bound. The search by layers
+  (`layered_search`) closes what is left, wider and wider until it is a proof.
 - Demands are sums like the losses. Rows that compare two rows only (Monotone) and limits on the number of types are
   none of this path's.
 """

@@ -1,0 +1,100 @@
+"""Text from files: plain, or records of chats and completions (.jsonl), rendered as the model would see them.
+
+A record is one line of JSON in one of the forms in use: `messages` (role, content, reasoning_content, tool_calls),
+`conversations` (from, value), `prompt`/`completion`, `question`/`answer`, `instruction`/`input`/`output`, `text`.
+Prompts stay: a completion without what it answers drives other activations. Reasoning stands in <think> tags before
+the answer, a tool call as JSON in <tool_call> tags.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from raq_client.engine.windows import Text
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+
+_PAIRS: Final = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
+FORMS: Final = "messages, conversations, prompt and completion, question and answer, instruction and output, or text"
+
+
+def read_texts(paths: Sequence[Path]) -> list[Text]:
+    """The texts in these files, each named by its path; `DOMAIN=FILE` also says what domain it belongs to.
+
+    Raises InvalidInput with the faults of all files.
+    """
+    found: list[Text] = []
+    faults: list[Fault] = []
+    for given in paths:
+        path, domain = _named(given)
+        try:
+            found.append(Text(str(path), _content(path), domain))
+        except InvalidInput as error:
+            faults += error.faults
+    raise_faults(faults)
+    return found
+
+
+def _named(given: Path) -> tuple[Path, str]:
+    """A path and its domain. An equals sign in the name of an existing file belongs to the name."""
+    domain, equals, name = str(given).partition("=")
+    return (given, "") if not equals or not domain or given.exists() else (Path(name), domain)
+
+
+def _content(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(Fault(str(path), f"can't be read as text: {error}")) from error
+    return render_records(text, str(path)) if path.suffix == ".jsonl" else text
+
+
+def render_records(lines: str, where: str) -> str:
+    """The records of a .jsonl file as text, an empty line between them. Raises InvalidInput with every bad line."""
+    rendered: list[str] = []
+    faults: list[Fault] = []
+    for number, line in enumerate(lines.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            faults.append(Fault(f"{where}, line {number}", f"not JSON: {error.msg}"))
+            continue
+        text = _record(record) if isinstance(record, dict) else None
+        if text is None:
+            faults.append(Fault(f"{where}, line {number}", f"no known form of record; known are {FORMS}"))
+        else:
+            rendered.append(text)
+    raise_faults(faults)
+    return "\n\n".join(rendered) + "\n"
+
+
+def _record(record: dict[str, Any]) -> str | None:
+    turns = record.get("messages", record.get("conversations"))
+    if isinstance(turns, list) and all(isinstance(turn, dict) for turn in turns):
+        return "\n".join(part for turn in turns if (part := _turn(turn)))
+    for asked, answered in _PAIRS:
+        if isinstance(record.get(asked), str) and isinstance(record.get(answered), str):
+            return f"{record[asked]}\n{_with_reasoning(record, record[answered])}"
+    if isinstance(record.get("instruction"), str) and isinstance(record.get("output"), str):
+        parts = (record["instruction"], record.get("input") or "", _with_reasoning(record, record["output"]))
+        return "\n".join(part for part in parts if part)
+    return record["text"] if isinstance(record.get("text"), str) else None
+
+
+def _turn(turn: dict[str, Any]) -> str:
+    role = turn.get("role", turn.get("from")) or ""
+    content = turn.get("content", turn.get("value"))
+    if isinstance(content, list):  # parts of several kinds; only text drives a text model
+        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    said = _with_reasoning(turn, content if isinstance(content, str) else "")
+    for call in turn.get("tool_calls") or ():
+        function = call.get("function", call) if isinstance(call, dict) else call
+        said = f"{said}\n<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>".lstrip()
+    return f"{role}: {said}" if role and said else said
+
+
+def _with_reasoning(holder: dict[str, Any], said: str) -> str:
+    reasoning = holder.get("reasoning_content", holder.get("reasoning"))
+    return f"<think>\n{reasoning}\n</think>\n{said}" if isinstance(reasoning, str) and reasoning else said

@@ -1,0 +1,59 @@
+"""Texts cut into windows of tokens, as llama-perplexity cuts them (tools/perplexity of llama.cpp)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32
+
+from raq_client.engine.model import Engine
+from raq_solver.errors import Fault, raise_faults
+
+LEAST_WINDOWS = 2
+"""Fewer windows have no spread between them, hence no error to report."""
+
+Progress = Callable[[int, int], None]
+"""Told after each window: windows done, windows in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A named text to evaluate on; texts of one `domain` are also reported together."""
+
+    name: str
+    content: str
+    domain: str = ""
+
+
+def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list[Int32[np.ndarray, "windows context"]]:
+    """Tokens of each text in windows of the engine's context, at most `limit` of each text.
+
+    Raises InvalidInput naming every text that has fewer than two windows.
+    """
+    faults, cut = [], []
+    for text in texts:
+        tokens = model.tokenize(text.content)
+        count = len(tokens) // model.context
+        if count < LEAST_WINDOWS:
+            faults.append(
+                Fault(
+                    text.name,
+                    f"too short with {len(tokens)} tokens: at least {LEAST_WINDOWS} windows of {model.context} are "
+                    "needed; give a longer text or a smaller context",
+                )
+            )
+        kept = count if limit is None else min(count, limit)
+        cut.append(tokens[: kept * model.context].reshape(kept, model.context))
+    raise_faults(faults)
+    return cut
+
+
+def spread_windows(model: Engine, texts: Sequence[Text], count: int) -> Int32[np.ndarray, "windows context"]:
+    """At most `count` windows, evenly spread over all texts. Raises InvalidInput if one is shorter than two windows."""
+    everything = np.concatenate(cut_windows(model, texts, None))
+    if len(everything) <= count:
+        return everything
+    chosen: Int32[np.ndarray, "windows context"] = everything[
+        np.linspace(0, len(everything) - 1, count).round().astype(int)
+    ]
+    return chosen

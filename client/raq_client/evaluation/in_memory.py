@@ -1,0 +1,243 @@
+"""A loaded model whose tensors are replaced by their quantized selves, in place, and what that costs.
+
+The model is loaded when it is first needed: a measurement that is in the journal already needs none.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+import raq_native
+from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError, scored_positions
+from raq_client.engine.loading import loaded
+from raq_client.engine.windows import Text, spread_windows
+from raq_client.evaluation.scores import TokenScores, join_scores, score_window
+from raq_client.importance.imatrix import Importance
+from raq_client.models.model_file import ModelFile
+from raq_client.models.quantizable import fitting_type, needs_importance
+from raq_client.quantizing.quantize import Effort
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.quant_types import CATALOGUE, QuantType
+from raq_solver.tensors import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TrialSetup:
+    """What a trial runs on: the model, the importance its quantizer sees, the texts, and how many windows of them.
+
+    Raises InvalidInput without any text.
+    """
+
+    model: ModelFile
+    path: Path
+    importance: Importance | None
+    texts: Sequence[Text]
+    windows: int = 8
+    context: int = DEFAULT_CONTEXT
+    effort: Effort = "fast"
+    threads: int = 0
+    library: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise InvalidInput(Fault("text", "there is none to measure on; name at least one text file"))
+
+
+@dataclass(frozen=True, eq=False)
+class TrialResult:
+    """Scores against the untouched model, and the relative output error of every tensor that was replaced."""
+
+    scores: TokenScores
+    errors: Mapping[str, float]
+
+
+class BrokenByTrialError(InvalidInput):
+    """With these tensors quantized the model predicts NaN or infinity; untouched it does not."""
+
+
+class Trial:
+    """Tries allocations on a model in memory; made with `with`, which frees the model."""
+
+    def __init__(self, bench: TrialSetup) -> None:
+        self._bench = bench
+        self._stack = ExitStack()
+        self._loaded: tuple[Engine, RecordedLogits] | None = None
+
+    def run(self, types: Mapping[str, QuantType]) -> TrialResult:
+        """Quantize these tensors as these types, each with its importance, and compare with the untouched model.
+
+        A type that does not fit a tensor gives way to llama.cpp's substitute. Nothing stays changed.
+
+        Raises InvalidInput if the model can't be loaded or evaluated, a text is too short, or a tensor named here is
+        not used by the model or stored in blocks already; BrokenByTrialError if what the changed model predicts is not
+        finite.
+        """
+        model, recorded = self._ready()
+        weights = model.weights()
+        self._require_writable(types)
+        errors: dict[str, float] = {}
+
+        def values() -> Iterator[tuple[str, Float32[np.ndarray, "matrices rows length"]]]:
+            for name, quant_type in types.items():
+                probe = self._probe(name, quant_type)
+                errors[name] = probe.error
+                yield name, probe.values
+
+        with weights.replaced(values(), self._original):
+            try:
+                scores = recorded.compare()
+            except NotFiniteError as error:
+                what = "with these types what it predicts is not finite (NaN or infinite)"
+                raise BrokenByTrialError(Fault(str(self._bench.path), what)) from error
+        return TrialResult(scores, errors)
+
+    def prepare(self) -> float:
+        """Load the model and record what it says, untouched; gives the seconds that running the windows took.
+
+        Raises InvalidInput if the model can't be loaded or evaluated, or a text is too short.
+        """
+        _, recorded = self._ready()
+        return recorded.seconds
+
+    def compare(self, other: Engine) -> TokenScores:
+        """Scores of another model with this one's vocabulary, a quantized file say, against the untouched model."""
+        return self._ready()[1].compare(other)
+
+    def writable(self) -> frozenset[str]:
+        """Names of the tensors that can be tried: used by the model and stored as plain floats."""
+        model, _ = self._ready()
+        return frozenset(name for name, tensor in model.weights().items() if tensor.writable)
+
+    def _probe(self, name: str, quant_type: QuantType) -> Probe:
+        bench = self._bench
+        tensor = bench.model.tensor(name)
+        rows = None if bench.importance is None else bench.importance.rows(tensor)
+        rounding = None if bench.importance is None else bench.importance.rounding(tensor)
+        fitting = probe_type(quant_type, tensor, has_importance=rows is not None)
+        weights = self._ready()[0].weights().read(name)
+        return make_probe(weights, fitting, rounding, rows, effort=bench.effort, threads=bench.threads)
+
+    def _original(self, name: str) -> UInt8[np.ndarray, "rows size"]:
+        model = self._bench.model
+        return model.stored(model.tensor(name))
+
+    def _require_writable(self, types: Mapping[str, QuantType]) -> None:
+        stuck = sorted(set(types) - self.writable())
+        if stuck:
+            names = ", ".join(stuck[:5]) + (" and others" if len(stuck) > 5 else "")
+            what = f"can't be tried in memory: {names} (a trial needs F16, BF16 or F32 weights that the model uses)"
+            raise InvalidInput(Fault(str(self._bench.path), what))
+
+    def _ready(self) -> tuple[Engine, RecordedLogits]:
+        if self._loaded is None:
+            bench = self._bench
+            model = self._stack.enter_context(
+                loaded(bench.path, context=bench.context, threads=bench.threads, library=bench.library, editable=True)
+            )
+            self._loaded = model, RecordedLogits(model, spread_windows(model, bench.texts, bench.windows))
+        return self._loaded
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)  # which names the weight, if one is not finite
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The dequantized `values` of a tensor, and their relative output error Σ h (W - Ŵ)² / Σ h W²."""
+
+    values: Float32[np.ndarray, "matrices rows length"]
+    error: float
+
+
+def probe_type(wanted: QuantType, tensor: Tensor, *, has_importance: bool) -> QuantType:
+    """The type to probe a tensor with: `wanted` where it fits and may be used, else llama.cpp's substitute or Q8_0."""
+    fitting = fitting_type(wanted, tensor.row_length)
+    if fitting is None or (needs_importance(fitting, tensor.name) and not has_importance):
+        fitting = fitting_type(CATALOGUE["Q4_0"], tensor.row_length)
+    assert fitting is not None, "Q4_0 has a substitute for any row length"
+    return fitting
+
+
+def make_probe(
+    weights: Float32[np.ndarray, "matrices rows length"],
+    quant_type: QuantType,
+    rounding: Float32[np.ndarray, "matrices length"] | None,
+    importance: Float32[np.ndarray, "matrices length"] | None,
+    *,
+    effort: Effort = "fast",
+    threads: int = 0,
+) -> Probe:
+    """Quantize and dequantize every matrix with the kernels that write files.
+
+    Columns count as `rounding` says when they are quantized, and as `importance` says in the error.
+
+    Raises ValueError if the rows do not divide into blocks, or a weight or importance is not finite.
+    """
+    values = np.empty_like(weights)
+    squared = energy = 0.0
+    for index, matrix in enumerate(weights):
+        columns = None if importance is None else importance[index]
+        rounded_by = None if rounding is None else rounding[index]
+        blocks = raq_native.quantize(quant_type.name, matrix, rounded_by, threads=threads, effort=effort)
+        values[index] = raq_native.dequantize(quant_type.name, blocks, matrix.shape[1], threads=threads)
+        counted = np.ones(matrix.shape[1]) if columns is None else columns.astype(np.float64)
+        squared += float(np.square(values[index] - matrix).sum(axis=0, dtype=np.float64) @ counted)
+        energy += float(np.square(matrix).sum(axis=0, dtype=np.float64) @ counted)
+    return Probe(values, squared / energy if energy > 0 else 0.0)
+
+
+MEMORY_BYTES = 1 << 30
+"""Logits beyond this size go to a temporary file, which is mapped."""
+
+
+class RecordedLogits:
+    """What `model` says on `windows`, bit for bit: nothing is rounded, so an unchanged model differs by exactly 0.
+
+    Raises InvalidInput if libllama fails.
+    """
+
+    def __init__(self, model: Engine, windows: Int32[np.ndarray, "windows context"]) -> None:
+        self._model, self._windows = model, windows
+        scored = scored_positions(model.context)
+        self._following = windows[:, scored.start + 1 :]
+        shape = (len(windows), scored.stop - scored.start, model.vocabulary)
+        self._logits = _room(shape)
+        started = time.monotonic()
+        for index, logits in enumerate(model.score_windows(windows)):
+            self._logits[index] = logits
+        self.seconds = time.monotonic() - started
+        """Seconds that running the model on all windows took."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of scored tokens."""
+        return self._following.size
+
+    def compare(self, other: Engine | None = None) -> TokenScores:
+        """Scores of the model as it is now, or of another with its vocabulary, against what was recorded."""
+        return join_scores(list(self._compared(other or self._model)))
+
+    def _compared(self, model: Engine) -> Iterator[TokenScores]:
+        logits_now = model.score_windows(self._windows)
+        for before, now, following in zip(self._logits, logits_now, self._following, strict=True):
+            yield score_window(before, now, following)
+
+
+def _room(shape: tuple[int, int, int]) -> Float32[np.ndarray, "windows positions vocabulary"]:
+    if 4 * np.prod(shape, dtype=np.int64) <= MEMORY_BYTES:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile() as file:  # the mapping keeps the nameless file alive
+        return np.memmap(file, np.float32, "w+", shape=shape)

@@ -1,0 +1,199 @@
+"""A baseline on disk: llama.cpp's `--kl-divergence-base` files, written and read.
+
+Layout (little-endian): "_logits_", then int32 context, vocabulary, windows; the tokens of all windows as int32, their
+first tokens not replaced; then for each window and scored position a row of uint16: two float32 {scale, least} in the
+first four, the codes of all tokens, and one code of padding if their number is odd. log p = scale * code + least.
+Codes reach 16 nats below the likeliest token; what lies lower has code 0. Source: tools/perplexity of llama.cpp.
+
+Rounding to 16 bits and the cut at 16 nats are the format's: comparing two loaded models has neither.
+"""
+
+import struct
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt16
+
+from raq_client.engine import DEFAULT_CONTEXT, SMALLEST_CONTEXT, Engine, NotFiniteError, scored_positions
+from raq_client.engine.loading import loaded
+from raq_client.engine.windows import LEAST_WINDOWS, Progress, Text, cut_windows
+from raq_client.evaluation.perplexity import Measurement, TextScores
+from raq_client.evaluation.scores import TokenScores, join_scores, score_window
+from raq_client.files.atomic_file import atomic_file
+from raq_solver.errors import Fault, InvalidInput
+
+MAGIC = b"_logits_"
+HEADER = struct.Struct("<8siii")
+REACH = 16.0
+"""Nats below the likeliest token that codes reach, and log-probability below which llama-perplexity counts nothing."""
+LARGEST_CODE = 65535
+
+
+@dataclass(frozen=True, eq=False)
+class StoredBaseline:
+    """What a model said of some windows, as a file holds it; made by `open_baseline`. Rows are read when asked for."""
+
+    path: Path
+    context: int
+    vocabulary: int
+    windows: Int32[np.ndarray, "windows context"]
+    rows: UInt16[np.ndarray, "windows positions codes"]
+
+    def log_probabilities(self, window: int) -> Float32[np.ndarray, "positions vocabulary"]:
+        """Log-probabilities of one window at its scored positions; what was cut off has the least of its row."""
+        rows = np.array(self.rows[window])
+        scale, least = rows[:, :2].copy().view(np.float32), rows[:, 2:4].copy().view(np.float32)
+        found: np.ndarray = rows[:, 4 : 4 + self.vocabulary].astype(np.float32)
+        found *= scale
+        found += least
+        return found
+
+
+def open_baseline(path: Path | str) -> StoredBaseline:
+    """Open a file written by `write_baseline` or by llama-perplexity; the rows are mapped, not read.
+
+    Raises InvalidInput if there is no such file, or it is something else or cut short.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(HEADER.size)
+    except OSError as error:
+        raise InvalidInput(Fault(str(path), f"can't be read: {error.strerror or error}")) from error
+    if len(head) < HEADER.size or not head.startswith(MAGIC):
+        raise InvalidInput(Fault(str(path), "is not a file of log-probabilities (llama-perplexity's or raq's)"))
+    _, context, vocabulary, windows = HEADER.unpack(head)
+    if context < SMALLEST_CONTEXT or vocabulary < 1 or windows < 1:
+        what = f"says that it holds {windows} windows of {context} tokens of a vocabulary of {vocabulary}"
+        raise InvalidInput(Fault(str(path), what))
+    shape = (windows, _positions(context), _row_codes(vocabulary))
+    start = HEADER.size + 4 * windows * context
+    needed = start + 2 * shape[0] * shape[1] * shape[2]
+    if size < needed:
+        raise InvalidInput(Fault(str(path), f"is cut short: {size:,} bytes of {needed:,}"))
+    tokens = np.fromfile(path, "<i4", windows * context, offset=HEADER.size).reshape(windows, context)
+    rows = np.memmap(path, "<u2", "r", offset=start, shape=shape)
+    return StoredBaseline(path, context, vocabulary, tokens, rows)
+
+
+def write_baseline(
+    model: Path | str | Engine,
+    texts: Sequence[Text],
+    out: Path,
+    *,
+    context: int = DEFAULT_CONTEXT,
+    windows: int | None = None,
+    threads: int = 0,
+    library: Path | str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write what `model` says of `texts` (at most `windows` of each) for later checks, here or by llama-perplexity.
+
+    About 2 bytes per scored token and entry of the vocabulary. Raises InvalidInput if there is no text, one is
+    shorter than two windows, the model can't be loaded, or the file can't be written or exists and not `force`.
+    """
+    if not texts:
+        raise InvalidInput(Fault("text", "there is none to evaluate; name at least one text file"))
+    with ExitStack() as stack:
+        if not isinstance(model, Engine):
+            model = stack.enter_context(loaded(model, context=context, threads=threads, library=library))
+        cut = np.concatenate(cut_windows(model, texts, windows))
+        rows = len(cut) * _positions(model.context)
+        needed = HEADER.size + cut.nbytes + 2 * rows * _row_codes(model.vocabulary)
+        file = stack.enter_context(atomic_file(out, force=force, needed=needed))
+        file.write(HEADER.pack(MAGIC, model.context, model.vocabulary, len(cut)))
+        file.write(cut.astype("<i4").tobytes())
+        for done, logits in enumerate(model.score_windows(cut), start=1):
+            file.write(encode_rows(logits).tobytes())
+            if progress is not None:
+                progress(done, len(cut))
+
+
+def encode_rows(logits: Float32[np.ndarray, "positions vocabulary"]) -> UInt16[np.ndarray, "positions codes"]:
+    """Rows of the file for these logits."""
+    top = logits.max(axis=1, keepdims=True)
+    low = np.maximum(logits.min(axis=1, keepdims=True), top - np.float32(REACH))
+    log_sum = np.log(np.exp(logits - top).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    scale = (top - low) / np.float32(LARGEST_CODE)
+    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    vocabulary = logits.shape[1]
+    rows = np.zeros((len(logits), _row_codes(vocabulary)), "<u2")
+    rows[:, :2], rows[:, 2:4] = scale.view("<u2"), (low - top - log_sum).view("<u2")
+    rows[:, 4 : 4 + vocabulary] = np.rint(np.maximum(logits - low, 0) * inverse)
+    return rows
+
+
+def measure_against_stored(
+    baseline: StoredBaseline,
+    candidate: Path | str | Engine,
+    *,
+    windows: int | None = None,
+    threads: int = 0,
+    library: Path | str | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Score a candidate on the windows of a stored baseline (at most `windows`), by llama-perplexity's definitions.
+
+    Raises InvalidInput if the candidate can't be loaded or has another vocabulary, there are fewer than two windows, or
+    a number is not finite on either side.
+    """
+    kept = baseline.windows[:windows]
+    if len(kept) < LEAST_WINDOWS:
+        raise InvalidInput(
+            Fault(str(baseline.path), f"a check needs at least {LEAST_WINDOWS} windows, not {len(kept)}")
+        )
+    with ExitStack() as stack:
+        if not isinstance(candidate, Engine):
+            candidate = stack.enter_context(
+                loaded(candidate, context=baseline.context, threads=threads, library=library)
+            )
+        if candidate.vocabulary != baseline.vocabulary:
+            what = f"has {candidate.vocabulary} tokens in its vocabulary, {baseline.path} has {baseline.vocabulary}"
+            raise InvalidInput(Fault(str(candidate.path), f"{what}; only models of one vocabulary can be compared"))
+        parts = []
+        for index, logits in enumerate(candidate.score_windows(kept)):
+            following = kept[index, scored_positions(baseline.context).start + 1 :]
+            stored = baseline.log_probabilities(index)
+            if not np.isfinite(stored).all():
+                what = f"holds numbers that are not finite in window {index}: save it anew, from a sound model"
+                raise NotFiniteError(Fault(str(baseline.path), what))
+            parts.append(score_stored(stored, logits, following))
+            if progress is not None:
+                progress(index + 1, len(kept))
+        text = TextScores(baseline.path.name, "", kept, join_scores(parts))
+        return Measurement(str(baseline.path), str(candidate.path), baseline.context, (text,), ())
+
+
+def score_stored(
+    stored: Float32[np.ndarray, "positions vocabulary"],
+    candidate: Float32[np.ndarray, "positions vocabulary"],
+    targets: Int32[np.ndarray, " positions"],
+) -> TokenScores:
+    """Compare stored log-probabilities with a candidate's logits as llama-perplexity does.
+
+    Tokens that the baseline gives less than exp(-16) are left out of the KL divergence, nothing is normalized again.
+    """
+    likely = np.where(stored > -REACH, stored, np.float32(-np.inf))
+    scores = score_window(likely, candidate, targets)
+    kept = np.exp(likely).sum(axis=1, dtype=np.float64)
+    # score_window normalizes: its KL is sum (p/S) log(p/(S q)), and S (KL + log S) is sum p log(p/q).
+    baseline_nll = -stored[np.arange(len(targets)), targets].astype(np.float64)
+    return replace(
+        scores,
+        baseline_nll=baseline_nll[None],
+        kl=kept * (scores.kl + np.log(kept)),
+        probability_change=np.exp(-scores.candidate_nll) - np.exp(-baseline_nll),
+    )
+
+
+def _positions(context: int) -> int:
+    return len(range(context)[scored_positions(context)])
+
+
+def _row_codes(vocabulary: int) -> int:
+    return 2 * ((vocabulary + 1) // 2) + 4

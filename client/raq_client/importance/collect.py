@@ -1,0 +1,189 @@
+"""Importance collected in process: what llama-imatrix counts, through libllama's eval callback.
+
+Definitions are llama-imatrix's: a text is tokenized once and cut into windows without overlap, the first token of a
+window gives way to the begin token if the vocabulary adds one, all positions of a window count. Weights are those
+named `blk.…` (and `output.weight` on request) that are multiplied with at least 16 inputs in one call, and all expert
+weights. An expert's sums hold only the tokens that were sent to it. Sums here are float64; llama-imatrix adds float32
+to float32, one token after the other, which makes its values wrong by up to 5e-4 after 51,200 tokens, and on request
+that is done here too. Besides the squares the inputs themselves are summed.
+Source: tools/imatrix of llama.cpp commit 0c1e57098.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Float32, Shaped
+
+from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError, Product
+from raq_client.engine.loading import loaded
+from raq_client.engine.windows import Progress, Text, cut_windows
+from raq_client.importance.imatrix import Entry, Importance
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.tensor_names import OUTPUT
+
+LEAST_TOKENS = 16
+"""Inputs that a product must have to be counted: llama-imatrix ignores smaller batches."""
+SAVE_EVERY = 50
+"""Windows between two calls of `save`."""
+
+
+def _add_rows_exactly(sums: Shaped[np.ndarray, " columns"], rows: Float32[np.ndarray, "rows columns"]) -> None:
+    sums += rows.sum(axis=0, dtype=np.float64)
+
+
+def _add_rows_one_by_one(sums: Shaped[np.ndarray, " columns"], rows: Float32[np.ndarray, "rows columns"]) -> None:
+    for row in rows:
+        sums += row
+
+
+Sums = Literal["float64", "float32"]
+"""How sums are kept: exactly enough, or as llama-imatrix keeps them."""
+_ADDERS: Final = {"float64": _add_rows_exactly, "float32": _add_rows_one_by_one}
+
+
+class Tally:
+    """Sums of squares, sums and counts of every weight seen so far, growing from `start`.
+
+    What is added to a `start` that has no sums of inputs has none either.
+    """
+
+    def __init__(self, start: Importance | None, sums: Sums = "float64") -> None:
+        self._kind, self._add_rows = np.dtype(sums), _ADDERS[sums]
+        entries = start.entries if start is not None else {}
+        self._squares = {name: entry.sums.astype(self._kind) for name, entry in entries.items()}
+        self._counts = {name: entry.counts.astype(np.float64) for name, entry in entries.items()}
+        self._plain = {
+            name: None if entry.plain_sums is None else entry.plain_sums.astype(self._kind)
+            for name, entry in entries.items()
+        }
+
+    def add(self, product: Product) -> None:
+        """Count the inputs of one product."""
+        matrices, columns = product.stack[0] * product.stack[1], product.inputs.shape[-1]
+        flat = self._squares.setdefault(product.name, np.zeros(matrices * columns, self._kind))
+        counts = self._counts.setdefault(product.name, np.zeros(matrices if product.experts is not None else 1))
+        plain = self._plain.setdefault(product.name, np.zeros(matrices * columns, self._kind))
+        if flat.size != matrices * columns:
+            raise InvalidInput(
+                Fault(product.name, f"has {matrices * columns} columns, {flat.size} were counted before")
+            )
+        for matrix, rows in _rows_of(product):
+            part = slice(matrix * columns, (matrix + 1) * columns)
+            self._add_rows(flat[part], np.square(rows))
+            if plain is not None:
+                self._add_rows(plain[part], rows)
+            if product.experts is not None:
+                counts[matrix] += len(rows)
+        if product.experts is None:
+            counts += product.inputs.size // columns // matrices
+
+    def entries(self) -> dict[str, Entry]:
+        """What was counted, as an importance file holds it."""
+        return {
+            name: Entry(
+                squares.astype(np.float32),
+                self._counts[name].astype(np.float32),
+                None if (plain := self._plain[name]) is None else plain.astype(np.float32),
+            )
+            for name, squares in self._squares.items()
+        }
+
+
+def _rows_of(product: Product) -> Iterator[tuple[int, Float32[np.ndarray, "rows columns"]]]:
+    """The inputs that each matrix met, in the order in which llama-imatrix counts them."""
+    inputs, experts = product.inputs, product.experts
+    if experts is None:
+        for outer in range(inputs.shape[0]):
+            for inner in range(inputs.shape[1]):
+                matrix = (outer % product.stack[0]) * product.stack[1] + inner % product.stack[1]
+                yield matrix, inputs[outer, inner]
+        return
+    shared = inputs.shape[2] == 1  # all choices of a token have one input
+    for expert in np.unique(experts):
+        choice, token = np.nonzero(expert == experts.T)
+        yield int(expert), inputs[0][token, 0 if shared else choice]
+
+
+def collect(
+    model: Path | str | Engine,
+    texts: Sequence[Text],
+    *,
+    context: int = DEFAULT_CONTEXT,
+    windows: int | None = None,
+    output_head: bool = False,
+    sums: Sums = "float64",
+    threads: int = 0,
+    library: Path | str | None = None,
+    resume: Importance | None = None,
+    save: Callable[[Importance], None] | None = None,
+    progress: Progress | None = None,
+) -> Importance:
+    """Run `texts` through the model and count the squared inputs of every weight; at most `windows` of each text.
+
+    `save` is given what was counted so far, every 50 windows; given back as `resume` with the same texts, counting
+    goes on from there. `output_head` counts the output head too, which costs nothing but is rarely wanted. `sums` of
+    float32 are added token after token as llama-imatrix does, errors of rounding included.
+
+    Raises InvalidInput if there is no text or one is shorter than two windows, if the model can't be loaded, if
+    `resume` has another window length or more windows than the texts, or if an input is not finite.
+    """
+    if not texts:
+        raise InvalidInput(Fault("text", "there is none to collect from; name at least one text file"))
+    if isinstance(model, Engine):
+        return _collect(model, texts, windows, output_head, Tally(resume, sums), resume, save, progress)
+    with loaded(model, context=context, threads=threads, library=library) as opened:
+        return _collect(opened, texts, windows, output_head, Tally(resume, sums), resume, save, progress)
+
+
+def _collect(
+    model: Engine,
+    texts: Sequence[Text],
+    limit: int | None,
+    output_head: bool,  # noqa: FBT001 - collect's own
+    tally: Tally,
+    resume: Importance | None,
+    save: Callable[[Importance], None] | None,
+    progress: Progress | None,
+) -> Importance:
+    if model.context < LEAST_TOKENS:
+        what = f"must be at least {LEAST_TOKENS} tokens, not {model.context}: shorter inputs are not counted"
+        raise InvalidInput(Fault("context", what))
+    cut = np.concatenate(cut_windows(model, texts, limit))
+    before = _windows_before(resume, model.context, len(cut))
+
+    def wanted(name: str) -> bool:
+        return name.startswith("blk.") or (output_head and name == OUTPUT)
+
+    def count(product: Product) -> None:
+        if not np.isfinite(product.inputs).all():
+            raise NotFiniteError(Fault(str(model.path), f"what {product.name} is multiplied with is not finite"))
+        tally.add(product)
+
+    def importance(done: int) -> Importance:
+        datasets = tuple(text.name for text in texts)
+        return Importance(tally.entries(), datasets, done, model.context, f"collected from {model.path.name}")
+
+    for done in model.observe_products(cut[before:], wanted, count, LEAST_TOKENS):
+        if progress is not None:
+            progress(before + done, len(cut))
+        if save is not None and done % SAVE_EVERY == 0:
+            save(importance(before + done))
+    found = importance(len(cut))
+    if not found.entries:
+        what = "nothing was counted: libllama multiplies no tensor of it that is named blk.…; is it a language model?"
+        raise InvalidInput(Fault(str(model.path), what))
+    return found
+
+
+def _windows_before(resume: Importance | None, context: int, windows: int) -> int:
+    if resume is None:
+        return 0
+    where, faults = resume.source or "the importance to resume from", []
+    if resume.chunk_size != context:
+        faults.append(Fault(where, f"was counted in windows of {resume.chunk_size} tokens, not {context}"))
+    if resume.chunk_count > windows:
+        faults.append(Fault(where, f"holds {resume.chunk_count} windows, the texts have only {windows}"))
+    raise_faults(faults)
+    return resume.chunk_count

@@ -1,0 +1,202 @@
+"""Importance files of llama.cpp, both formats, in and out.
+
+GGUF: F32 tensors per entry, `NAME.in_sum2` (sums of squares, one row per matrix), `NAME.counts`, and where they were
+collected `NAME.in_sum` (sums of the inputs themselves): llama.cpp's loader reads those since 0a32c5e, and ignored
+tensors of any other name before. Fisher information is raq's own: `NAME.fisher_rows` and `NAME.fisher_columns`, one row
+per matrix, and the number of windows they are from under `raq.fisher.windows`; llama.cpp's loader passes them over.
+.dat (until 2025): per entry its name, the number of chunks, and mean squares times that number.
+Source: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp of llama.cpp 0c1e57098 and 0a32c5e.
+"""
+
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from raq_client.curvature.information import Fisher
+from raq_client.files.atomic_file import atomic_file
+from raq_client.importance.imatrix import DEFAULT_CHUNK_SIZE, Entry, Importance
+from raq_client.models.gguf_header import TensorInfo, encode_header, padded, stored
+from raq_client.models.mistaken import LONGEST, looks_like
+from raq_client.models.model_file import open_model
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+
+_SUMS: Final = ".in_sum2"
+_COUNTS: Final = ".counts"
+_PLAIN_SUMS: Final = ".in_sum"
+_FISHER_ROWS: Final = ".fisher_rows"
+_FISHER_COLUMNS: Final = ".fisher_columns"
+_FISHER_WINDOWS: Final = "raq.fisher.windows"
+_ALIGNMENT: Final = 32
+_F32: Final = 0
+
+
+def read_importance(path: Path | str) -> Importance:
+    """Read an importance file; its first bytes tell the format.
+
+    Raises InvalidInput if it is neither, cut off, or holds numbers that can't be.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        found = _read_gguf(path) if start == b"GGUF" else _read_dat(path)
+    except OSError as error:
+        raise InvalidInput(Fault(str(path), f"can't be read: {error.strerror}")) from error
+    if not found.entries and not found.fisher:
+        raise InvalidInput(Fault(str(path), "holds the importance of no tensor; collect it anew, from a longer text"))
+    return found
+
+
+def write_importance(importance: Importance, path: Path | str, *, force: bool = False) -> None:
+    """Write the importance: `.dat` in the old format, any other name in GGUF.
+
+    Raises InvalidInput if the file exists and not `force`, or can't be written.
+    """
+    path = Path(path)
+    data = _to_dat(importance) if path.suffix == ".dat" else _to_gguf(importance)
+    with atomic_file(path, force=force, needed=len(data)) as file:
+        file.write(data)
+
+
+def _read_gguf(path: Path) -> Importance:
+    model = open_model(path, kind="imatrix")
+    if model.value("general.type") != "imatrix":
+        what = f"a GGUF file, but no importance matrix (general.type is {model.value('general.type') or 'model'})"
+        raise InvalidInput(Fault(str(path), what))
+    datasets = model.value("imatrix.datasets")
+    numbers = [model.value(key) for key in ("imatrix.chunk_count", "imatrix.chunk_size")]
+    arrays = {tensor.name: model.weights(tensor) for tensor in model.tensors}
+    values = {name: array.ravel() for name, array in arrays.items()}
+    names = [name.removesuffix(_SUMS) for name in values if name.endswith(_SUMS)]
+    faults = [Fault(name, f"has sums but no counts in {path}") for name in names if name + _COUNTS not in values]
+    if not isinstance(datasets, list) or not all(isinstance(number, int) for number in numbers):
+        faults.append(Fault(str(path), "imatrix.datasets, imatrix.chunk_count and imatrix.chunk_size are needed"))
+    of_rows, of_columns = (
+        {name.removesuffix(suffix) for name in arrays if name.endswith(suffix)}
+        for suffix in (_FISHER_ROWS, _FISHER_COLUMNS)
+    )
+    what = f"has Fisher information of rows or of columns alone in {path}"
+    faults += [Fault(name, what) for name in sorted(of_rows ^ of_columns)]
+    raise_faults(faults)
+    fisher = {name: Fisher(arrays[name + _FISHER_ROWS], arrays[name + _FISHER_COLUMNS]) for name in of_rows}
+    windows = model.value(_FISHER_WINDOWS)
+    entries = {
+        name: Entry(values[name + _SUMS], values[name + _COUNTS], values.get(name + _PLAIN_SUMS)) for name in names
+    }
+    texts = tuple(str(text) for text in datasets) if isinstance(datasets, list) else ()
+    chunk_count, chunk_size = (number if isinstance(number, int) else 0 for number in numbers)
+    seen = windows if isinstance(windows, int) else 0
+    return Importance(entries, texts, chunk_count, chunk_size or DEFAULT_CHUNK_SIZE, str(path), fisher, seen)
+
+
+def _read_dat(path: Path) -> Importance:
+    data = path.read_bytes()
+    entries = {}
+    try:
+        position = 4
+        for _ in range(_dat_count(data)):
+            name, entry, position = _dat_entry(data, position)
+            entries[name] = entry
+        chunk_count, dataset = _dat_trailer(data, position)
+    except (struct.error, ValueError, _DatError):
+        known = looks_like(data[:LONGEST]) if not entries else None
+        cut = f", or cut off: no end within its {len(data):,} bytes after {len(entries)} entries"
+        what = f"not an importance file{cut if known is None else f': it is {known}'}"
+        raise InvalidInput(Fault(str(path), what)) from None
+    return Importance(entries, dataset, chunk_count, DEFAULT_CHUNK_SIZE, str(path))
+
+
+class _DatError(Exception):
+    """The bytes can't be those of a .dat file."""
+
+
+def _dat_count(data: bytes) -> int:
+    (count,) = struct.unpack_from("<i", data)
+    if count < 1:
+        raise _DatError
+    return int(count)
+
+
+def _dat_entry(data: bytes, position: int) -> tuple[str, Entry, int]:
+    (length,) = struct.unpack_from("<i", data, position)
+    # llama.cpp's own limit on tensor names is 64 bytes; anything near a kilobyte is not a name.
+    if not 0 < length < 1024:
+        raise _DatError
+    name = data[position + 4 : position + 4 + length].decode()
+    position += 4 + length
+    chunks, values = struct.unpack_from("<ii", data, position)
+    position += 8
+    if values < 1:
+        raise _DatError
+    stored_values = np.frombuffer(data, "<f4", values, position)
+    chunks = max(chunks, 1)
+    tokens = np.float32(chunks * DEFAULT_CHUNK_SIZE)
+    # What overflows here becomes infinite, and a fault with the tensor's name.
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = (stored_values / np.float32(chunks)) * tokens
+    return name, Entry(sums.astype(np.float32), np.array([tokens], np.float32)), position + 4 * values
+
+
+def _dat_trailer(data: bytes, position: int) -> tuple[int, tuple[str, ...]]:
+    """Chunk count and text; files from before 2024 end without them."""
+    if position == len(data):
+        return 0, ()
+    chunk_count, length = struct.unpack_from("<ii", data, position)
+    if not 0 <= length <= len(data) - position - 8:
+        raise _DatError
+    return chunk_count, (data[position + 8 : position + 8 + length].decode(errors="replace"),)
+
+
+def _to_gguf(importance: Importance) -> bytes:
+    metadata = {
+        "general.type": stored("imatrix"),
+        "imatrix.datasets": stored(list(importance.datasets)),
+        "imatrix.chunk_count": stored(importance.chunk_count),
+        "imatrix.chunk_size": stored(importance.chunk_size),
+    }
+    if importance.fisher:
+        metadata[_FISHER_WINDOWS] = stored(importance.fisher_windows)
+    infos = []
+    body = []
+    offset = 0
+    for name, values, columns in _arrays(importance):
+        # llama.cpp's writer leaves out trailing dimensions of 1.
+        further = (values.size // columns,) if values.size > columns else ()
+        infos.append(TensorInfo(name, (columns, *further), _F32, offset))
+        data = values.astype("<f4").tobytes()
+        body.append(data.ljust(padded(len(data), _ALIGNMENT), b"\0"))
+        offset += len(body[-1])
+    return encode_header(metadata, infos, _ALIGNMENT) + b"".join(body)
+
+
+def _arrays(importance: Importance) -> Iterator[tuple[str, np.ndarray, int]]:
+    """What a GGUF file holds: names, values, and how many of them make a row."""
+    for name, entry in importance.entries.items():
+        columns = entry.sums.size // entry.counts.size
+        yield name + _SUMS, entry.sums, columns
+        yield name + _COUNTS, entry.counts, 1
+        if entry.plain_sums is not None:
+            yield name + _PLAIN_SUMS, entry.plain_sums, columns
+    for name, each in importance.fisher.items():
+        yield name + _FISHER_ROWS, each.rows, each.rows.shape[1]
+        yield name + _FISHER_COLUMNS, each.columns, each.columns.shape[1]
+
+
+def _to_dat(importance: Importance) -> bytes:
+    entries = {name: entry for name, entry in importance.entries.items() if entry.counts.any()}
+    parts = [struct.pack("<i", len(entries))]
+    for name, entry in entries.items():
+        chunks = math.ceil(float(entry.counts.max()) / importance.chunk_size)
+        means = entry.mean_squares
+        # An expert that no token reached is written as ones: the format has no word for "unknown".
+        means[entry.counts == 0] = 1
+        values = (means * np.float32(chunks)).ravel()
+        parts += [struct.pack("<i", len(name.encode())), name.encode()]
+        parts += [struct.pack("<ii", chunks, values.size), values.astype("<f4").tobytes()]
+    dataset = importance.datasets[-1].encode("utf-8", "replace") if importance.datasets else b""
+    parts += [struct.pack("<ii", importance.chunk_count, len(dataset)), dataset]
+    return b"".join(parts)

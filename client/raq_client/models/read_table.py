@@ -1,0 +1,104 @@
+"""Read tensor tables: what a model consists of, without its weights.
+
+Read from the header of a GGUF file (the data need not be there; it may lie on a web server), a CSV of shapes
+(`name,shape` with the row length first, as in `5120x17408`), a `.map` listing of Thireus' GGUF Tool Suite, or a folder
+of safetensors files as models are published in.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from raq_client.models.model_file import open_model
+from raq_client.models.quantizable import is_quantizable
+from raq_client.models.remote import read_remote_table
+from raq_client.models.safetensors import read_safetensors_table
+from raq_client.models.table import ModelTable, guessed_architecture, table_of
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.quant_types import CATALOGUE, stored_type
+from raq_solver.tensors import Tensor
+
+_UNQUANTIZED: Final = CATALOGUE["BF16"]
+_UNTOUCHED: Final = CATALOGUE["F32"]
+
+
+def read_table(path: Path | str, architecture: str = "") -> ModelTable:
+    """Read a table; the ending of the name tells the format. An http(s) address is that of a GGUF file.
+
+    `architecture` (llama.cpp's name) is for the formats that do not hold it.
+    Raises InvalidInput with a fault for every line that can't be read.
+    """
+    if str(path).startswith(("http://", "https://")):
+        return read_remote_table(str(path))
+    path = Path(path)
+    if path.is_dir():
+        return read_safetensors_table(path)
+    if path.suffix == ".gguf":
+        return table_of(open_model(path, header_only=True))
+    readers: dict[str, Callable[[str, str], Iterable[Tensor]]] = {".csv": _read_csv, ".map": _read_map}
+    if path.suffix not in readers:
+        what = "not a table of tensors; give a .gguf file, a .csv of shapes, a .map, or a folder of safetensors"
+        raise InvalidInput(Fault(str(path), what))
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error
+    tensors = tuple(readers[path.suffix](text, str(path)))
+    if not tensors:
+        raise InvalidInput(Fault(str(path), "lists no tensors"))
+    name = path.name.removesuffix(path.suffix).removesuffix("_tensors").removesuffix(".bf16")
+    return ModelTable(name, architecture or guessed_architecture(tensors), tensors)
+
+
+def _read_csv(text: str, where: str) -> Iterable[Tensor]:
+    rows = csv.DictReader(text.splitlines())
+    if not {"name", "shape"} <= set(rows.fieldnames or ()):
+        raise InvalidInput(Fault(where, "the first line must name the columns name and shape"))
+    faults = []
+    tensors = []
+    for row in rows:
+        shape = tuple(int(length) for length in row["shape"].split("x") if length.isdecimal())
+        if not row["name"] or not shape or "x".join(map(str, shape)) != row["shape"] or 0 in shape:
+            faults.append(
+                Fault(f"{where}, line {rows.line_num}", f"{row['shape']!r} is not a shape such as 5120x17408")
+            )
+        else:
+            tensors.append(_with_usual_type(row["name"], shape))
+    raise_faults(faults + _twice(tensors, where))
+    return tensors
+
+
+def _read_map(text: str, where: str) -> Iterable[Tensor]:
+    faults = []
+    tensors = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        _, _, name, *fields = line.split(":") if line.count(":") >= 5 else ("", "", "")
+        values = dict(part.split("=", 1) for part in fields if "=" in part)
+        shape = tuple(int(length) for length in re.findall(r"\d+", values.get("shape", "")))
+        try:
+            tensor = Tensor(name, shape, stored_type(values.get("dtype", "")))
+            if not shape or str(tensor.size) != values.get("bytes", ""):
+                faults.append(Fault(f"{where}, line {number}", f"{name or line!r}: shape, type and bytes do not agree"))
+            tensors.append(tensor)
+        except InvalidInput as error:
+            faults += [Fault(f"{where}, line {number}", f"{name or line!r}: {fault}") for fault in error.faults]
+    raise_faults(faults + _twice(tensors, where))
+    return tensors
+
+
+def _with_usual_type(name: str, shape: tuple[int, ...]) -> Tensor:
+    """The type that llama.cpp's converter gives a tensor of that name: F32 for what is never quantized."""
+    tensor = Tensor(name, shape, _UNQUANTIZED)
+    return tensor if is_quantizable(tensor) else Tensor(name, shape, _UNTOUCHED)
+
+
+def _twice(tensors: list[Tensor], where: str) -> list[Fault]:
+    seen: set[str] = set()
+    faults = []
+    for tensor in tensors:
+        if tensor.name in seen:
+            faults.append(Fault(where, f"{tensor.name} stands there twice"))
+        seen.add(tensor.name)
+    return faults

@@ -1,0 +1,176 @@
+"""The tensor table of a model as published in safetensors files: what a conversion to GGUF would hold.
+
+Only headers and `config.json` are read. Names are translated by gguf-py, experts are stacked, what is never quantized
+becomes F32, as llama.cpp's converter does. Architectures whose conversion splits or joins tensors are refused, not
+guessed at.
+"""
+
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from raq_client.models.gguf_header import Value
+from raq_client.models.quantizable import is_quantizable
+from raq_client.models.table import ModelTable
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.quant_types import CATALOGUE, QuantType
+from raq_solver.tensors import Tensor
+
+_ARCHITECTURES: Final = {
+    "llama": "llama",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen2": "qwen2",
+    "qwen2_moe": "qwen2moe",
+    "qwen3": "qwen3",
+    "qwen3_moe": "qwen3moe",
+    "gemma2": "gemma2",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+    "granite": "granite",
+    "smollm3": "smollm3",
+}
+"""`model_type` of config.json, and llama.cpp's name, where tensors are converted one by one."""
+_TYPES: Final = {"F32": CATALOGUE["F32"], "F16": CATALOGUE["F16"], "BF16": CATALOGUE["BF16"]}
+# Keys of config.json and of GGUF.
+_KEYS: Final = {
+    "num_hidden_layers": "block_count",
+    "max_position_embeddings": "context_length",
+    "hidden_size": "embedding_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "vocab_size": "vocab_size",
+    "num_local_experts": "expert_count",
+    "num_experts": "expert_count",
+}
+_EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
+_DROPPED: Final = re.compile(r"rotary_emb\.inv_freq$")
+_MOST_HEADER_BYTES: Final = 10**8
+"""The limit that the safetensors format sets to its header."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    shape: tuple[int, ...]
+    quant_type: QuantType
+
+
+def read_safetensors_table(folder: Path) -> ModelTable:
+    """The table of the model in a folder with `config.json` and its safetensors files.
+
+    Raises InvalidInput with every fault: no such files, an architecture that is not converted tensor by tensor, types
+    that GGUF has not, names that nothing is known of.
+    """
+    config = _read_config(folder)
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise InvalidInput(Fault(str(folder), "holds no .safetensors files"))
+    architecture = _ARCHITECTURES.get(str(config.get("model_type")))
+    if architecture is None:
+        what = f"{config.get('model_type')} models are not converted tensor by tensor; give the header of a GGUF file"
+        raise InvalidInput(Fault(str(folder), what))
+    stored: dict[str, _Stored] = {}
+    faults: list[Fault] = []
+    for path in paths:
+        found, path_faults = _read_shard(path)
+        stored |= found
+        faults += path_faults
+    _check_index(folder, stored)
+    tensors, name_faults = _converted(stored, architecture, int(config.get("num_hidden_layers") or 0))
+    raise_faults(faults + name_faults)
+    metadata = _metadata(config, architecture)
+    return ModelTable(folder.resolve().name, architecture, (*tensors, *_rope(config)), metadata)
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error
+    if not isinstance(config, dict):
+        raise InvalidInput(Fault(str(path), "not the configuration of a model"))
+    return config
+
+
+def _read_shard(path: Path) -> tuple[dict[str, _Stored], list[Fault]]:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length)) if length <= _MOST_HEADER_BYTES else None
+    except (OSError, struct.error, UnicodeDecodeError, json.JSONDecodeError):
+        header = None
+    if not isinstance(header, dict):
+        return {}, [Fault(str(path), "not a safetensors file, or cut off")]
+    found = {}
+    faults = []
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        stored_type, shape = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
+        if stored_type not in _TYPES or not isinstance(shape, list):
+            faults.append(Fault(str(path), f"{name} is stored as {stored_type}; raq knows {', '.join(_TYPES)}"))
+        else:
+            found[name] = _Stored(tuple(int(length) for length in shape), _TYPES[stored_type])
+    return found, faults
+
+
+def _check_index(folder: Path, stored: Mapping[str, _Stored]) -> None:
+    """See that no shard of the index is missing."""
+    path = folder / "model.safetensors.index.json"
+    if not path.exists():
+        return
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InvalidInput(Fault(str(path), f"not an index of safetensors files: {error!r}")) from error
+    shards = sorted({str(names[name]) for name in names if name not in stored})
+    raise_faults(
+        [Fault(str(folder / shard), "holds tensors of the index, but is missing or unreadable") for shard in shards]
+    )
+
+
+def _converted(stored: Mapping[str, _Stored], architecture: str, blocks: int) -> tuple[list[Tensor], list[Fault]]:
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    number = next(known for known, name in MODEL_ARCH_NAMES.items() if name == architecture)
+    translate = get_tensor_name_map(number, blocks).get_name
+    experts: dict[str, list[_Stored]] = {}
+    faults = []
+    for name, one in stored.items():
+        if _DROPPED.search(name):
+            continue
+        known = translate(_EXPERT.sub(".experts.", name), try_suffixes=(".weight", ".bias"))
+        if known is None:
+            faults.append(Fault(name, f"a name that llama.cpp's {architecture} models do not have"))
+        else:
+            experts.setdefault(known, []).append(one)
+    return [_tensor(name, parts) for name, parts in experts.items()], faults
+
+
+def _tensor(name: str, parts: Sequence[_Stored]) -> Tensor:
+    shape = parts[0].shape[::-1] + ((len(parts),) if len(parts) > 1 else ())
+    tensor = Tensor(name, shape, parts[0].quant_type)
+    return tensor if is_quantizable(tensor) else Tensor(name, shape, _TYPES["F32"])
+
+
+def _rope(config: Mapping[str, Any]) -> list[Tensor]:
+    """The table of rotary factors that the converter computes for Llama 3.1 and its kind."""
+    scaling = config.get("rope_scaling") or {}
+    if "llama3" not in (scaling.get("rope_type"), scaling.get("type")):
+        return []
+    length = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return [Tensor("rope_freqs.weight", (length // 2,), _TYPES["F32"])]
+
+
+def _metadata(config: Mapping[str, Any], architecture: str) -> Mapping[str, Value]:
+    known = {f"{architecture}.{ours}": config[theirs] for theirs, ours in _KEYS.items() if config.get(theirs)}
+    if config.get("head_dim"):
+        lengths = ("attention.key_length", "attention.value_length")
+        known |= {f"{architecture}.{key}": config["head_dim"] for key in lengths}
+    return MappingProxyType(known)

@@ -1,0 +1,83 @@
+"""Tensor tables: what a model consists of, without its weights."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+from raq_client.models.gguf_header import Value
+from raq_client.models.model_file import ModelFile
+from raq_solver.tensor_names import block_of, is_expert, local_name
+from raq_solver.tensors import Tensor
+
+NUMBERS: Final = "numbers"
+"""Where the provenance of a profile keeps `numbers_text`: what memory and active bytes are reckoned from."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModelTable:
+    """The tensors of a model in file order, its architecture, and what metadata is known."""
+
+    name: str
+    architecture: str
+    tensors: tuple[Tensor, ...]
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> int:
+        """Weights of all tensors."""
+        return sum(tensor.weights for tensor in self.tensors)
+
+    @property
+    def block_count(self) -> int:
+        """Blocks (layers), from the metadata or the highest number in a tensor's name."""
+        return self.number("block_count") or 1 + max((block_of(t.name) for t in self.tensors), default=-1)
+
+    def number(self, key: str) -> int:
+        """The whole number under `ARCHITECTURE.key`, of block 0 where each block has its own; 0 when not known."""
+        value = self.metadata.get(f"{self.architecture}.{key}")
+        first = value[0] if isinstance(value, list) and value else value
+        return first if isinstance(first, int) else 0
+
+
+def table_of(model: ModelFile) -> ModelTable:
+    """The table of a model file."""
+    prefix = f"{model.architecture}."
+    metadata = {key: value.decode() for key, value in model.metadata.items() if key.startswith(prefix)}
+    return ModelTable(model.name, model.architecture, model.tensors, MappingProxyType(metadata))
+
+
+def numbers_text(table: ModelTable) -> str:
+    """The whole numbers among what is known of the architecture, as text that a profile can carry."""
+    numbers = {key: value for key, value in sorted(table.metadata.items()) if _is_numbers(value)}
+    return json.dumps(numbers, separators=(",", ":"))
+
+
+def numbers_of(text: str) -> Mapping[str, Value]:
+    """Metadata from the text that a profile carries; nothing from a text that says nothing."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return {key: value for key, value in found.items() if _is_numbers(value)} if isinstance(found, dict) else {}
+
+
+def _is_numbers(value: Value) -> bool:
+    return isinstance(value, int) or (isinstance(value, list) and all(isinstance(each, int) for each in value))
+
+
+def guessed_architecture(tensors: Iterable[Tensor]) -> str:
+    """llama.cpp's name for the architecture, guessed from tensor names where only those are known.
+
+    It tells apart what llama.cpp's mixtures treat differently, no more; nothing where even that can't be seen.
+    """
+    names = {local_name(tensor.name) for tensor in tensors}
+    experts = any(map(is_expert, names))
+    if "ssm_alpha.weight" in names:
+        return "qwen35moe" if experts else "qwen35"
+    if "attn_q_norm.weight" in names and "attn_q.bias" not in names:
+        return "qwen3moe" if experts else "qwen3"
+    if "attn_q.bias" in names:
+        return "glm4moe" if experts else "qwen2"
+    return "llama" if {"attn_q.weight", "attn_k.weight", "attn_v.weight"} <= names else ""

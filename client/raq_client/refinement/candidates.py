@@ -1,0 +1,207 @@
+"""The guard: allocations by different losses, and llama.cpp's mixture, tried in memory before one is carried out.
+
+A proof is worth what its loss table is worth. So the optimum of every loss model that applies is tried on a few
+windows of text, and so is llama.cpp's mixture of the nearest size that the problem allows. The plan's own allocation
+stays unless another one is better beyond noise, window by window: what is carried out is never worse than the best of
+those tried beyond noise.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from raq_client.evaluation.in_memory import BrokenByTrialError, Trial
+from raq_client.models.file_types import FILE_TYPES
+from raq_client.models.table import ModelTable
+from raq_client.recipes.mixtures import mixture, tensor_bytes
+from raq_solver.allocation import Allocation
+from raq_solver.constraints import Pin
+from raq_solver.errors import InvalidInput
+from raq_solver.knapsack import Limits
+from raq_solver.loss_models import LOSS_MODELS
+from raq_solver.outcome import Outcome
+from raq_solver.problem import Problem
+from raq_solver.profile import Profile
+from raq_solver.quant_types import QuantType, stored_type
+from raq_solver.solve import Solver
+
+BEYOND_NOISE: Final = 2.0
+"""Standard errors of the difference, window by window, by which a candidate must be better to be taken."""
+MIXTURES: Final = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
+"""File types of llama.cpp that are tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An allocation to try: what it is called, and the problem whose optimum it is."""
+
+    name: str
+    problem: Problem
+    outcome: Outcome
+
+    @property
+    def allocation(self) -> Allocation:
+        """The types of all tensors."""
+        return self.outcome.unwrap()[0]
+
+    @property
+    def size(self) -> int:
+        """Bytes of tensor data."""
+        return self.outcome.unwrap()[1].size
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A candidate and its KL divergence from the untouched model, nats per token, in each window."""
+
+    candidate: Candidate
+    per_window: Float64[np.ndarray, " windows"]
+    seconds: float
+
+    @property
+    def kl(self) -> float:
+        """Mean over the windows."""
+        return float(self.per_window.mean())
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean, windows taken as independent."""
+        return _standard_error(self.per_window)
+
+    def beats(self, other: "Tried") -> bool:
+        """Whether it is better than the other beyond noise, on the same windows."""
+        if not (math.isfinite(self.kl) and math.isfinite(other.kl)):
+            return math.isfinite(self.kl)
+        gains = other.per_window - self.per_window
+        return bool(gains.mean() > BEYOND_NOISE * _standard_error(gains))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What was tried, the plan's own first, and what is to be carried out.
+
+    `left_out` names candidates that the time did not allow, `broken` those with which the model predicts NaN or
+    infinity.
+    """
+
+    tried: tuple[Tried, ...]
+    left_out: tuple[str, ...]
+    broken: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> Tried:
+        """The lowest of those that beat the plan's own beyond noise, else the plan's own."""
+        own = self.tried[0]
+        lowest = min(self.tried, key=lambda one: one.kl if math.isfinite(one.kl) else math.inf)
+        return lowest if lowest is not own and lowest.beats(own) else own
+
+
+def candidates(
+    problem: Problem, outcome: Outcome, profile: Profile, table: ModelTable, solve: Solver, limits: Limits
+) -> list[Candidate]:
+    """The plan's own allocation, llama.cpp's mixture, and the optima of the other loss models; no allocation twice."""
+    found = [Candidate("the plan", problem, outcome)]
+    for each in (*_mixtures(problem, profile, table, solve, limits), *_other_losses(problem, profile, solve, limits)):
+        if all(each.allocation != other.allocation for other in found):
+            found.append(each)
+    return found
+
+
+def _other_losses(problem: Problem, profile: Profile, solve: Solver, limits: Limits) -> Iterator[Candidate]:
+    for name, loss_model in LOSS_MODELS.items():
+        try:
+            losses = loss_model(profile)
+        except InvalidInput:
+            continue  # this model does not apply
+        if losses.source != problem.table.source:
+            yield from _solved(f"losses {name}", replace(problem, table=losses), solve, limits)
+
+
+def _mixtures(
+    problem: Problem, profile: Profile, table: ModelTable, solve: Solver, limits: Limits
+) -> Iterator[Candidate]:
+    """The largest mixture that fits: the problem with every tensor pinned to it that the user's constraints let be."""
+    fitting: list[tuple[int, str, dict[str, str]]] = []
+    for name in MIXTURES:
+        try:
+            types = mixture(table, FILE_TYPES[name], has_importance=profile.has_importance)
+        except InvalidInput:
+            continue  # llama.cpp could not write it either
+        if tensor_bytes(types) <= problem.capacity_bytes:
+            fitting.append((tensor_bytes(types), name, {tensor.name: chosen.name for tensor, chosen in types.items()}))
+    for _, name, names in sorted(fitting, key=lambda one: one[:2], reverse=True):
+        if all(_has(problem, problem.table.offered, *cell) for cell in names.items()):
+            allowed = problem.allowed()
+            pins = tuple(
+                Pin((tensor,), chosen, reason=f"mixture {name}")
+                for tensor, chosen in names.items()
+                if _has(problem, allowed, tensor, chosen)
+            )
+            pinned = replace(problem, constraints=(*problem.constraints, *pins))
+            found = list(_solved(f"mixture {name}", pinned, solve, limits))
+            if found:  # else the user's pins make it too large: a smaller one may do
+                yield from found
+                return
+
+
+def _has(problem: Problem, cells: Bool[np.ndarray, "tensors types"], tensor: str, chosen: str) -> bool:
+    column = problem.table.column_of.get(chosen)
+    return column is not None and bool(cells[problem.table.row_of[tensor], column])
+
+
+def _solved(name: str, problem: Problem, solve: Solver, limits: Limits) -> Iterator[Candidate]:
+    outcome = solve(problem, limits)
+    if outcome.allocation is not None:
+        yield Candidate(name, problem, outcome)
+
+
+def compare_candidates(
+    found: Sequence[Candidate],
+    profile: Profile,
+    trial: Trial,
+    *,
+    seconds: float = math.inf,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Try the candidates in their order; no other is begun once that would take more than `seconds` in all.
+
+    Raises InvalidInput if what the model predicts is not finite, untouched or with the types of the first.
+    """
+    tried: list[Tried] = []
+    broken: list[str] = []
+    started = time.monotonic()
+    for number, candidate in enumerate(found):
+        used = time.monotonic() - started
+        if number > 1 and used + max(one.seconds for one in tried) > seconds:
+            return Comparison(tuple(tried), tuple(each.name for each in found[number:]), tuple(broken))
+        before = time.monotonic()
+        try:
+            scores = trial.run(changed_types(candidate.allocation, profile)).scores
+        except BrokenByTrialError:
+            if not tried:
+                raise
+            broken.append(candidate.name)
+            continue
+        means = np.asarray(scores.kl.mean(axis=1), np.float64)
+        tried.append(Tried(candidate, means, time.monotonic() - before))
+        if progress is not None:
+            progress(number + 1, len(found))
+    return Comparison(tuple(tried), (), tuple(broken))
+
+
+def changed_types(allocation: Allocation, profile: Profile) -> dict[str, QuantType]:
+    """The tensors that an allocation stores otherwise than they come."""
+    return {
+        tensor.name: stored_type(allocation.types[tensor.name])
+        for tensor in profile.tensors
+        if allocation.types[tensor.name] != tensor.source_type.name
+    }
+
+
+def _standard_error(values: Float64[np.ndarray, " windows"]) -> float:
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0

@@ -1,0 +1,190 @@
+"""Ladders: allocations of one model in order, each carried out, measured, and told from the one before it or not."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raq_client.engine import DEFAULT_CONTEXT
+from raq_client.engine.loading import loaded
+from raq_client.engine.windows import Progress, Text
+from raq_client.evaluation.comparison import CONFIDENCE, Comparison, Verdict, compare
+from raq_client.evaluation.perplexity import Measurement, measure
+from raq_client.evaluation.report import Summary, summarize
+from raq_client.importance.imatrix import Importance
+from raq_client.models.model_file import ModelFile
+from raq_client.models.table import ModelTable
+from raq_client.planning.plan import Plan
+from raq_client.quantizing.devices import CPU, Device
+from raq_client.quantizing.quantize import Effort, quantize_model
+from raq_client.recipes.recipe_file import Recipe
+from raq_client.recipes.steps import carry_out
+from raq_solver.allocation import Allocation, Ledger
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.questions.ladder import nested_ladder
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One allocation of a ladder. `size` in bytes; `loss` as predicted, None where nothing predicts it.
+
+    `freed` and `spent` are the bytes of the moves that lead here from the rung before; 0 for the first.
+    """
+
+    name: str
+    allocation: Allocation
+    size: int
+    bits_per_weight: float
+    loss: float | None
+    freed: int
+    spent: int
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """A rung carried out and measured; `step` compares it with the rung before, None for the first."""
+
+    rung: Rung
+    path: Path
+    summary: Summary
+    step: Comparison | None
+
+    @property
+    def gains(self) -> bool:
+        """Whether it is better than the rung before beyond noise; the first counts as a gain."""
+        return self.step is None or self.step.verdict is Verdict.BETTER
+
+
+@dataclass(frozen=True, eq=False)
+class LadderSetup:
+    """How rungs are carried out and measured; `windows` of each text, each of `context` tokens."""
+
+    model: ModelFile
+    importance: Importance | None
+    folder: Path
+    texts: Sequence[Text]
+    windows: int | None = None
+    context: int = DEFAULT_CONTEXT
+    effort: Effort = "fast"
+    threads: int = 0
+    device: Device = CPU
+    library: Path | None = None
+    force: bool = False
+
+    def path(self, rung: Rung) -> Path:
+        """The file of a rung."""
+        return self.folder / f"{self.model.path.stem}-{rung.name}.gguf"
+
+
+def recipe_rungs(recipe: Recipe, table: ModelTable) -> tuple[Rung, ...]:
+    """The steps of a recipe and of those it extends. Raises InvalidInput as `carry_out` does."""
+    return tuple(
+        Rung(
+            name=step.name,
+            allocation=Allocation({tensor.name: chosen.name for tensor, chosen in step.types.items()}),
+            size=step.size,
+            bits_per_weight=float(step.bits_per_weight),
+            loss=None,
+            freed=step.freed,
+            spent=step.spent,
+        )
+        for step in carry_out(recipe, table)
+    )
+
+
+def solved_rungs(plans: Sequence[tuple[str, Plan]], *, nested: bool = False) -> tuple[Rung, ...]:
+    """The allocations of solved plans, made from one profile.
+
+    With `nested` they give way to those of least summed loss in which no tensor ever gets less than in the rung
+    before. Raises InvalidInput with every plan that has no allocation, and as `nested_ladder` does.
+    """
+    raise_faults(
+        [
+            Fault(name, f"{plan.outcome.termination.value}; the least possible is {plan.outcome.least_bytes:,} bytes")
+            for name, plan in plans
+            if plan.outcome.ledger is None
+        ]
+    )
+    if not nested:
+        return _rungs([(name, *plan.outcome.unwrap()) for name, plan in plans])
+    found = nested_ladder(plans[0][1].problem, [plan.premises.capacity for _, plan in plans])
+    if not found.rungs:
+        raise InvalidInput(Fault("ladder", found.termination.value))
+    return _rungs([(name, rung.allocation, rung.ledger) for (name, _), rung in zip(plans, found.rungs, strict=True)])
+
+
+def _rungs(found: Sequence[tuple[str, Allocation, Ledger]]) -> tuple[Rung, ...]:
+    rungs: list[Rung] = []
+    before: dict[str, int] = {}
+    for name, allocation, ledger in found:
+        sizes = {entry.tensor: entry.size for entry in ledger.entries}
+        changes = [sizes[tensor] - size for tensor, size in before.items()]
+        rungs.append(
+            Rung(
+                name=name,
+                allocation=allocation,
+                size=ledger.size,
+                bits_per_weight=float(ledger.bits_per_weight or 0),
+                loss=ledger.loss,
+                freed=-sum(change for change in changes if change < 0),
+                spent=sum(change for change in changes if change > 0),
+            )
+        )
+        before = sizes
+    return tuple(rungs)
+
+
+def climb(
+    rungs: Sequence[Rung],
+    route: LadderSetup,
+    writing: Callable[[Rung], Progress] | None = None,
+    measuring: Callable[[Rung], Progress] | None = None,
+) -> Iterator[StepResult]:
+    """Carry out and measure one rung after the other, for as long as the caller asks for more.
+
+    The verdicts of all rungs hold together with 95 % confidence, however many are climbed. `writing` and `measuring`
+    make something to report progress to. Raises InvalidInput before any work if a file exists and not `force`.
+    """
+    found = [route.path(rung) for rung in rungs if route.path(rung).exists() and not route.force]
+    raise_faults([Fault(str(path), "exists; give --force to replace it") for path in found])
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(rungs) - 1)
+    before: Measurement | None = None
+    with loaded(route.model.path, context=route.context, threads=route.threads, library=route.library) as original:
+        for rung in rungs:
+            path = _written(rung, route, None if writing is None else writing(rung))
+            measured = measure(
+                original,
+                path,
+                route.texts,
+                context=route.context,
+                windows=route.windows,
+                threads=route.threads,
+                library=route.library,
+                progress=None if measuring is None else measuring(rung),
+            )
+            step = None if before is None else compare(before, measured, confidence=confidence)
+            yield StepResult(rung, path, summarize(measured.scores(), route.context), step)
+            before = measured
+
+
+def _written(rung: Rung, route: LadderSetup, progress: Progress | None) -> Path:
+    done = 0
+
+    def advance(_name: str, size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, rung.size)
+
+    quantize_model(
+        route.model,
+        rung.allocation,
+        route.importance,
+        route.path(rung),
+        threads=route.threads,
+        effort=route.effort,
+        device=route.device,
+        force=route.force,
+        progress=advance,
+        metadata={"raq.ladder": rung.name},
+    )
+    return route.path(rung)

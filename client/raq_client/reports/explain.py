@@ -1,0 +1,135 @@
+"""Reasons and audits as tables for people and plain data for programs."""
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from raq_client.reports.plan import bpw_text
+from raq_solver.budget import bits_per_weight
+from raq_solver.losses import LossTable
+from raq_solver.questions.audit import Audit
+from raq_solver.questions.explain import Conflict, Costs, TensorReasons
+from raq_solver.questions.ladder import Ladder
+
+CHANGES_SHOWN = 40
+
+
+def reasons_table(reasons: TensorReasons) -> RenderableType:
+    """What every other type of a tensor would cost, the runner-up first."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for title in ("instead", "loss of the whole", "rise"):
+        table.add_column(title, justify="right")
+    for other in reasons.alternatives:
+        if other.loss is None or other.rise is None:
+            table.add_row(other.quant_type, "does not fit", "")
+        else:
+            table.add_row(other.quant_type, f"{other.loss:.6g}", f"{other.rise:+.3g}")
+    flips = [f"{flip.before} → {flip.after} at {flip.capacity_bytes:,} bytes" for flip in reasons.flips]
+    return Group(
+        f"{reasons.tensor} is {reasons.chosen}",
+        table,
+        "over the budgets: " + (", ".join(flips) if flips else "it never changes"),
+    )
+
+
+def costs_table(costs: Costs) -> RenderableType:
+    """What the constraints cost, one by one and by whose knowledge they are."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    table.add_column("constraint")
+    table.add_column("source")
+    table.add_column("loss it costs", justify="right")
+    for each in costs.constraints:
+        saved = "?" if each.cost is None else f"{each.cost:.6g}"
+        table.add_row(each.constraint.reason or f"constraint {each.number}", each.constraint.source.value, saved)
+    for source, cost in costs.by_source.items():
+        table.add_row("all of this source", source.value, f"{cost:.6g}")
+    table.add_row("all constraints", "", f"{costs.total:.6g}")
+    return Group(table, f"the next byte is worth {costs.byte_price:.4g}")
+
+
+def costs_dict(costs: Costs) -> dict[str, Any]:
+    """The same as plain data."""
+    return {
+        "constraints": [
+            {"reason": c.constraint.reason, "source": c.constraint.source.value, "cost": c.cost}
+            for c in costs.constraints
+        ],
+        "by_source": {source.value: cost for source, cost in costs.by_source.items()},
+        "total": costs.total,
+        "lambda": costs.byte_price,
+    }
+
+
+def conflict_text(conflict: Conflict) -> str:
+    """One sentence or two on why nothing fits."""
+    names = [constraint.reason or f"constraint {number}" for number, constraint in conflict.constraints]
+    why = f"these can't be kept together: {'; '.join(names)}" if names else "the budget alone is too small"
+    nearest = conflict.nearest_capacity_bytes
+    way_out = "no budget is enough" if nearest is None else f"the least budget that is enough: {nearest:,} bytes"
+    return f"{why}; {way_out}"
+
+
+def ladder_table(found: Ladder, weights: int) -> RenderableType:
+    """The rungs of a nested ladder, and what nesting costs at each."""
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for title in ("bpw", "bytes", "loss", "best without nesting", "price of nesting", "promoted"):
+        table.add_column(title, justify="right")
+    before = None
+    for rung in found.rungs:
+        types = rung.allocation.types
+        promoted = 0 if before is None else sum(types[name] != was for name, was in before.items())
+        bits = bpw_text(bits_per_weight(rung.ledger.size, weights)) if weights else ""
+        loss, free, price = (f"{value:.6g}" for value in (rung.ledger.loss, rung.free_loss, rung.price))
+        table.add_row(bits, f"{rung.ledger.size:,}", loss, free, price, str(promoted))
+        before = types
+    return Group(table, f"sum of losses {found.loss:.6g}: {found.termination.value}")
+
+
+def ladder_dict(found: Ladder) -> dict[str, Any]:
+    """The same as plain data, allocations included."""
+    return {
+        "termination": found.termination.name.lower(),
+        "loss": found.loss,
+        "bound": found.bound,
+        "price": found.price,
+        "rungs": [
+            {
+                "capacity_bytes": rung.capacity_bytes,
+                "bytes": rung.ledger.size,
+                "loss": rung.ledger.loss,
+                "free_loss": rung.free_loss,
+                "allocation": dict(rung.allocation.types),
+            }
+            for rung in found.rungs
+        ],
+    }
+
+
+def audit_report(found: Audit, table: LossTable) -> RenderableType:
+    """An allocation beside the best one of the same bytes, and the moves between them."""
+    shown = Table(box=None, header_style="dim", pad_edge=False)
+    for title in ("", "bytes", "bpw", "predicted loss"):
+        shown.add_column(title, justify="left" if not title else "right")
+    rows = [("audited", found.ledger)]
+    if found.best.ledger is not None:
+        rows.append(("best of the same bytes", found.best.ledger))
+    for name, ledger in rows:
+        bits = ledger.bits_per_weight
+        shown.add_row(name, f"{ledger.size:,}", "" if bits is None else bpw_text(bits), f"{ledger.loss:.6g}")
+    verdict = "" if found.excess is None else f"{100 * found.excess:.2f} % more loss than the best ({table.source})"
+    broken = [f"breaks {fault}" for fault in found.broken]
+    return Group(shown, verdict, *broken, *_changes(found))
+
+
+def _changes(found: Audit) -> list[RenderableType]:
+    """The moves from the audited allocation to the best one; nothing where there are none."""
+    if not found.changes:
+        return []
+    moves = Table(box=None, header_style="dim", pad_edge=False)
+    for title in ("tensor", "has", "best"):
+        moves.add_column(title)
+    for change in found.changes[:CHANGES_SHOWN]:
+        moves.add_row(change.tensor, change.before, change.after)
+    rest = len(found.changes) - CHANGES_SHOWN
+    return ["", moves, *([f"and {rest} more"] if rest > 0 else [])]

@@ -1,0 +1,210 @@
+"""The service as an object: the same questions and answers as `raq_solver`, asked over gRPC."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from raq_client.solver_client.connection import CHUNK_BYTES, TRANSPORT_SECONDS, Connection, deadline_of
+from raq_proto import convert
+from raq_proto.convert import BudgetRange, Variant
+from raq_proto.question import Question, StoredProfile
+from raq_proto.status import error_of
+from raq_proto.v1 import (
+    profile_service_pb2,
+    profile_service_pb2_grpc,
+    solver_service_pb2,
+    solver_service_pb2_grpc,
+)
+from raq_solver.allocation import Allocation
+from raq_solver.budget import Budget
+from raq_solver.knapsack import Limits
+from raq_solver.outcome import Outcome
+from raq_solver.profile import Profile
+from raq_solver.questions.audit import Audit
+from raq_solver.questions.explain import Conflict, Costs, TensorReasons
+from raq_solver.questions.ladder import Ladder
+from raq_solver.questions.smallest_size import Smallest
+from raq_solver.questions.sweep import Point
+from raq_solver.questions.worst_case import Domains, WorstCase
+from raq_solver.solve import NO_LIMITS
+from raq_solver.verify import Verification
+
+
+class Client:
+    """Asks the service. Made by `raq_client.connect`; a context manager, leaving it closes the channel.
+
+    Raises what answering in this process would raise, UnknownProfile, and ServiceUnavailable, DeadlineExceeded,
+    Overloaded, Unauthenticated, NotPermitted or ServiceError for what a service adds; those name the call's request id.
+    UNAVAILABLE is tried again three times, at growing intervals. Threads may share a client.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.address = connection.address
+        credentials = connection.credentials
+        self._channel = (
+            grpc.insecure_channel(connection.address, connection.options)
+            if credentials is None
+            else grpc.secure_channel(connection.address, credentials, connection.options)
+        )
+        self._solver = solver_service_pb2_grpc.SolverServiceStub(self._channel)
+        self._profiles = profile_service_pb2_grpc.ProfileServiceStub(self._channel)
+
+    def solve(self, question: Question, limits: Limits = NO_LIMITS) -> Outcome:
+        """Find the allocation of least loss that fits the budget."""
+        request = solver_service_pb2.SolveRequest(
+            problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = self._solver.Solve(request, timeout=deadline_of(limits), metadata=self._connection.metadata())
+        return convert.outcome_from_proto(response.outcome)
+
+    def solve_batch(
+        self, question: Question, variants: Sequence[Variant], limits: Limits = NO_LIMITS
+    ) -> Iterator[Outcome]:
+        """The outcome of each variant, in order, as it is proven. `limits` hold for each."""
+        request = convert.batch_to_proto(question, variants)
+        request.limit_seconds = limits.seconds or 0
+        with self._our_errors():
+            for response in self._solver.SolveBatch(request, metadata=self._connection.metadata()):
+                yield convert.outcome_from_proto(response.outcome)
+
+    def sweep(
+        self, question: Question, budgets: Sequence[Budget] | BudgetRange, limits: Limits = NO_LIMITS
+    ) -> Iterator[Point]:
+        """The optimum of each budget, in order, as it is proven; the question's own is not regarded."""
+        request = convert.sweep_to_proto(question, budgets)
+        request.limit_seconds = limits.seconds or 0
+        with self._our_errors():
+            responses = self._solver.Sweep(request, metadata=self._connection.metadata())
+            yield from convert.points_from_proto(response.point for response in responses)
+
+    def smallest_size(self, question: Question, most_loss: float, limits: Limits = NO_LIMITS) -> Smallest:
+        """The smallest allocation whose loss is at most `most_loss` (nats per token) and that fits the budget."""
+        request = solver_service_pb2.SmallestRequest(
+            problem=convert.problem_to_proto(question), most_loss=most_loss, limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = self._solver.Smallest(request, metadata=self._connection.metadata())
+        return convert.smallest_from_proto(response.smallest)
+
+    def verify(self, question: Question, outcome: Outcome) -> Verification:
+        """Recheck an outcome."""
+        request = solver_service_pb2.VerifyRequest(
+            problem=convert.problem_to_proto(question), outcome=convert.outcome_to_proto(outcome)
+        )
+        with self._our_errors():
+            response = self._solver.Verify(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
+        return convert.verification_from_proto(response.verification)
+
+    def explain_tensor(self, question: Question, tensor: str, limits: Limits = NO_LIMITS) -> TensorReasons:
+        """Why a tensor has its type, what every other would cost, and the budgets at which it changes."""
+        request = solver_service_pb2.ExplainTensorRequest(
+            problem=convert.problem_to_proto(question), tensor=tensor, limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = self._solver.ExplainTensor(request, metadata=self._connection.metadata())
+        return convert.reasons_from_proto(response.reasons)
+
+    def constraint_costs(self, question: Question, limits: Limits = NO_LIMITS) -> Costs:
+        """What each constraint, each source of constraints, and all of them cost in loss."""
+        request = solver_service_pb2.ExplainCostsRequest(
+            problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = self._solver.ExplainCosts(request, metadata=self._connection.metadata())
+        return convert.costs_from_proto(response.costs)
+
+    def explain_conflict(self, question: Question, limits: Limits = NO_LIMITS) -> Conflict | None:
+        """Why nothing fits; None when something does."""
+        request = solver_service_pb2.ExplainConflictRequest(
+            problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
+        )
+        with self._our_errors():
+            response = self._solver.ExplainConflict(request, metadata=self._connection.metadata())
+        return convert.conflict_from_proto(response.conflict) if response.HasField("conflict") else None
+
+    def audit(self, question: Question, allocation: Allocation, limits: Limits = NO_LIMITS) -> Audit:
+        """Compare an allocation with the best one of its own size; the question's budget is not regarded."""
+        request = solver_service_pb2.AuditRequest(
+            problem=convert.problem_to_proto(question),
+            allocation=convert.allocation_to_proto(allocation),
+            limit_seconds=limits.seconds or 0,
+        )
+        with self._our_errors():
+            response = self._solver.Audit(request, metadata=self._connection.metadata())
+        return convert.audit_from_proto(response.audit)
+
+    def nested_ladder(self, question: Question, budgets: Sequence[Budget], limits: Limits = NO_LIMITS) -> Ladder:
+        """The nested ladder of least summed loss over rising budgets; the question's own is not regarded."""
+        request = convert.ladder_request_to_proto(question, budgets)
+        request.limit_seconds = limits.seconds or 0
+        with self._our_errors():
+            response = self._solver.Ladder(request, metadata=self._connection.metadata())
+        return convert.ladder_from_proto(response.ladder)
+
+    def solve_worst_case(self, question: Domains, limits: Limits = NO_LIMITS) -> WorstCase:
+        """The allocation within the capacity whose worst domain loses least."""
+        request = convert.domains_to_proto(question)
+        request.limit_seconds = limits.seconds or 0
+        with self._our_errors():
+            response = self._solver.WorstCase(request, metadata=self._connection.metadata())
+        return convert.worst_case_from_proto(response.worst_case)
+
+    def put_profile(self, profile: Profile) -> StoredProfile:
+        """Store a profile; ask by its digest from then on. To put it again does nothing."""
+        content = convert.profile_to_proto(profile).SerializeToString()
+        parts = (
+            profile_service_pb2.PutRequest(chunk=content[start : start + CHUNK_BYTES])
+            for start in range(0, len(content), CHUNK_BYTES)
+        )
+        with self._our_errors():
+            response = self._profiles.Put(parts, metadata=self._connection.metadata())
+        return convert.stored_from_proto(response.info)
+
+    def profile(self, digest: str) -> Profile:
+        """A stored profile. Raises UnknownProfile."""
+        request = profile_service_pb2.GetRequest(digest=digest)
+        with self._our_errors():
+            response = self._profiles.Get(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
+        return convert.profile_from_proto(response.profile)
+
+    def profiles(self) -> Iterator[StoredProfile]:
+        """All stored profiles, by digest."""
+        request = profile_service_pb2.ListRequest()
+        while True:
+            with self._our_errors():
+                response = self._profiles.List(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
+            yield from map(convert.stored_from_proto, response.profiles)
+            if not response.next_page_token:
+                return
+            request.page_token = response.next_page_token
+
+    def delete_profile(self, digest: str) -> bool:
+        """Remove a stored profile; False when there was none."""
+        request = profile_service_pb2.DeleteRequest(digest=digest)
+        with self._our_errors():
+            response = self._profiles.Delete(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
+        return response.deleted
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _our_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as failure:
+            raise error_of(failure, self.address) from failure
