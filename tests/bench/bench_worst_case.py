@@ -22,7 +22,6 @@ from raq_client.models.file_types import FILE_TYPES
 from raq_client.models.model_file import open_model
 from raq_client.models.table import table_of
 from raq_client.models.type_choice import chosen_types
-from raq_client.planning.plan import chosen_loss
 from raq_client.quantizing.measure import measure_profile
 from raq_client.recipes.mixtures import mixture, tensor_bytes
 from raq_solver.allocation import Allocation, account
@@ -30,6 +29,7 @@ from raq_solver.backends import mckp
 from raq_solver.backends.minimax.search import least_worst
 from raq_solver.knapsack import Knapsack, Limits, Linear
 from raq_solver.losses import LossTable
+from raq_solver.make_problem import predicted_losses
 from raq_solver.problem import Problem
 from raq_solver.quant_types import stored_type
 from raq_solver.questions.worst_case import Domains, solve_worst_case
@@ -87,9 +87,9 @@ def test_two_texts(shared_data: Path, data: Path, name: str, size_of: str) -> No
     paths = [data / "gsm8k.evaluation.txt", shared_data / "text" / "wikitext2.test.raw.txt"]
     capacity = tensor_bytes(mixture(table_of(model), FILE_TYPES[size_of]))
     profiles = [measure_profile(model, read_importance(Path(each)), chosen_types(())) for each in files]
-    tables = [chosen_loss(each, None) for each in profiles]
+    tables = [predicted_losses(each) for each in profiles]
     both = read_domains([f"{each}:0.5" for each in files])
-    blended = chosen_loss(measure_profile(model, both, chosen_types(())), None)
+    blended = predicted_losses(measure_profile(model, both, chosen_types(())))
     question = Domains((("GSM8K", tables[0]), ("WikiText", tables[1])), capacity)
     found = solve_worst_case(question)
     given = {

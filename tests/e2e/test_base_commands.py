@@ -1,4 +1,4 @@
-"""Solving around a base: moves, their ledger, exo, architecture, promises of memory, several domains."""
+"""Solving around a base: moves, their ledger, exo, architecture, memory targets, several domains."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from raq_client.models.model_file import open_model
 from raq_solver.quant_types import CATALOGUE
 from support.commands import client
 
-MEMORY = ("--vram", "16MiB", "--context", "4k", "--kv", "q8_0", "--overhead", "1MiB")
+MEMORY = ("--vram", "16MiB", "--vram-context", "4k", "--kv", "q8_0", "--overhead", "1MiB")
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_architecture_rules_hold_and_have_a_price(model: tuple[object, ...]) -> 
     assert price["loss"] > 0
 
 
-def test_a_promise_of_memory_is_a_budget(model: tuple[object, ...]) -> None:
+def test_memory_is_a_budget(model: tuple[object, ...]) -> None:
     plan = solved(*model, *MEMORY)
     memory = plan["memory"]
     terms = {term["name"]: term["size"] for term in memory["terms"]}
@@ -173,7 +173,7 @@ def test_a_project_may_have_a_base(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "Give a --budget, a --base to stay as large as, or a promise of memory"),
+        ((), "Give a --budget, a --base to stay as large as, or a device's memory"),
         (("--base", "Q4_KM"), "did you mean Q4_K_M"),
         (("--base", "no.gguf"), "no.gguf"),
         (("--base", "ra1"), "is for a model with architecture qwen35"),
@@ -182,7 +182,7 @@ def test_a_project_may_have_a_base(
         (("-b", "5", "--exo", "blk.9.*"), "blk.9.* matches no tensor"),
         (("-b", "5", "--architecture", "no.toml"), "no.toml"),
         (("-b", "5", "--overrides", "{i}"), "Give a --base, such as Q4_K_M"),
-        (("-b", "5", "--context", "8k"), "say of how much with --vram"),
+        (("-b", "5", "--vram-context", "8k"), "give that too, with --vram"),
         (("--vram", "24"), "write its unit, as in 24GiB"),
         (("--vram", "1MiB"), "shorten the context"),
         ((*MEMORY[:4], "--kv", "q9_0"), "did you mean Q8_0"),

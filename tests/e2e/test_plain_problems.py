@@ -47,8 +47,8 @@ def test_the_readmes_certificate(tmp_path: Path, arrays: dict[str, np.ndarray]) 
     assert bound <= found["loss"] * (1 + 1e-12)
 
 
-def test_a_real_instance(shared_data: Path, tmp_path: Path) -> None:
-    with np.load(shared_data / "instances" / "Qwen3-4B-Instruct-2507.npz") as z:
+def test_a_real_instance(data: Path, tmp_path: Path) -> None:
+    with np.load(data / "instances" / "Qwen3-4B-Instruct-2507.npz") as z:
         sens = np.where(np.isfinite(z["sens"]), z["sens"], 0.0)
         arrays = {key: z[key] for key in ("tensors", "qtypes", "bytes")} | {"weights": z["elements"]}
         arrays["losses"] = sens[:, None] * np.nan_to_num(z["curve"])

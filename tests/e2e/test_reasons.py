@@ -104,10 +104,10 @@ def test_active_bytes_are_kept_and_priced(profile: Path) -> None:
     assert client("solve", *arguments, "--experts-used", "2", "--json").json["loss"] == kept.json["loss"]
 
 
-def test_a_promise_of_memory_from_a_profile_is_that_from_the_model(
+def test_a_memory_target_from_a_profile_is_that_from_the_model(
     profile: Path, model_path: Path, imatrix_path: Path
 ) -> None:
-    flags = ("--vram", "20MB", "--context", "2k", "--json")
+    flags = ("--vram", "20MB", "--vram-context", "2k", "--json")
     saved, model = client("solve", "-p", profile, *flags), client("solve", "-m", model_path, "-i", imatrix_path, *flags)
     assert saved.code == model.code == 0, saved.err + model.err
     assert saved.json["memory"] == model.json["memory"]

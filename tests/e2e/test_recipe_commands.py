@@ -11,11 +11,6 @@ from support.commands import client
 QWEN = "qwen36_27b_tensors.csv"
 
 
-@pytest.fixture
-def shapes(shared_data: Path) -> Path:
-    return shared_data / "shapes"
-
-
 @pytest.mark.parametrize(
     ("name", "table", "size"),
     [
@@ -29,8 +24,8 @@ def test_a_base_has_its_published_size(shapes: Path, name: str, table: str, size
     assert client("base", name, shapes / table, "--json").json["bytes"] == size
 
 
-def test_both_ways_of_counting_and_pure(shapes: Path, shared_data: Path) -> None:
-    lines = ("--overrides", shared_data / "ra" / "base_195_overrides.txt")
+def test_both_ways_of_counting_and_pure(shapes: Path, data: Path) -> None:
+    lines = ("--overrides", data / "ra" / "base_195_overrides.txt")
     shifted = client("base", "Q4_K_M", shapes / QWEN, *lines, "--json").json
     resolved = client("base", "Q4_K_M", shapes / QWEN, *lines, "--counting", "resolved", "--json").json
     assert (shifted["bytes"], resolved["bytes"]) == (18_304_649_216, 18_299_242_496)

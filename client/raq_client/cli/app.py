@@ -1,17 +1,16 @@
-"""`raq-client`: where it begins, and what becomes of errors, signals and closed streams. No logic.
+"""Entry point of `raq-client` and `raq`: quick answers, and what becomes of errors, signals and closed streams.
 
-Whatever takes time to import is imported inside: a Ctrl-C meanwhile is answered too.
+Help, version and names of commands are answered from a table. Typer and the command's module are imported only where a
+command is called; they are imported inside functions, so that Ctrl-C is handled meanwhile.
 """
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 from raq_client.cli.streams import close_streams, ended_by_signals, open_streams
-
-if TYPE_CHECKING:
-    from raq_solver.errors import RaqError
 
 EXIT_BUG: Final = 1
 EXIT_BAD_INPUT: Final = 2
@@ -25,7 +24,7 @@ FAULTS_SHOWN: Final = 20
 
 
 def main() -> NoReturn:
-    """Entry point of `raq-client`: runs a command and turns errors into one sentence and an exit code."""
+    """Run a command; turn errors into one sentence and an exit code."""
     open_streams()
     try:
         with ended_by_signals():
@@ -42,17 +41,54 @@ def main() -> NoReturn:
 
 
 def _run() -> None:
-    from raq_client.cli.commands import APP
-    from raq_solver.errors import RaqError
+    if _answered(sys.argv[1:]):
+        return
+    from raq_client.cli import console
+    from raq_client.cli.help import program
+    from raq_client.cli.root import APP
 
+    began = time.monotonic()
+    console.set_verbosity(console.NORMAL)
     try:
-        APP()
-    except RaqError as error:
-        complain(str(error).splitlines())
-        sys.exit(exit_code(error))
+        APP(prog_name=program())
     except OSError as error:  # of the machine, where no file that the user named is at fault: standard output, mostly
         complain([f"{error.filename or 'standard output'}: {error.strerror or error}"])
         sys.exit(EXIT_BAD_INPUT)
+    except Exception as error:
+        from raq_solver.errors import RaqError  # loaded already, if the error is one
+
+        if not isinstance(error, RaqError):
+            raise
+        console.show_traceback()
+        complain(str(error).splitlines())
+        sys.exit(exit_code(error))
+    finally:
+        console.detail_of_process(time.monotonic() - began)
+
+
+def _answered(arguments: Sequence[str]) -> bool:
+    """Answer what needs no command: names for completion, version, and help of the program and its groups."""
+    from raq_client.cli import completion
+    from raq_client.cli.help import group_help, program, version_text
+
+    names = completion.completed_names()
+    if names is not None:
+        print(names)  # noqa: T201
+        return True
+    if completion.is_asked():
+        return False
+    if list(arguments) in (["-V"], ["--version"]):
+        print(version_text())  # noqa: T201
+        return True
+    path = list(arguments[1:] if arguments[:1] == ["help"] else arguments)
+    is_asked = arguments[:1] == ["help"] or path[-1:] in (["-h"], ["--help"])
+    help_text = group_help(program(), path[:-1] if path[-1:] in (["-h"], ["--help"]) else path)
+    if help_text is None:
+        return False
+    sys.stdout.write(help_text)
+    if not is_asked:  # a group alone
+        sys.exit(EXIT_BAD_INPUT)
+    return True
 
 
 def complain(lines: Sequence[str]) -> None:
@@ -64,8 +100,8 @@ def complain(lines: Sequence[str]) -> None:
             sys.stderr.write(f"raq-client: {line}\n")
 
 
-def exit_code(error: "RaqError") -> int:
-    """The exit code of an error."""
+def exit_code(error: Exception) -> int:
+    """The exit code of an error of raq's: 2 for bad input, 5 for a service that can't be reached, else 1."""
     from raq_solver.errors import InvalidInput, ServiceError
 
     if isinstance(error, InvalidInput):

@@ -1,4 +1,4 @@
-"""The options around a budget: base and moves, architecture, exo, and the promise of memory."""
+"""Options of a base and its moves, of architecture rules, and of the memory that the model runs in."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -10,10 +10,10 @@ import typer
 from raq_client.cli import options
 from raq_client.files.settings import Settings
 from raq_client.importance.ratio import Thresholds
-from raq_client.planning.premises import BaseSpec
-from raq_client.planning.promise import MemoryTarget
-from raq_client.planning.vram import Serving, parse_context, parse_size
-from raq_solver.errors import Fault, InvalidInput
+from raq_client.planning.memory_budget import Serving, parse_context, parse_size
+from raq_client.planning.memory_target import MemoryTarget
+from raq_client.planning.request import BaseSpec
+from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.quant_types import QuantType, quant_type
 
 
@@ -45,63 +45,100 @@ class MemoryOptions:
 
     vram: Annotated[
         str | None,
-        _option(_MEMORY, "--vram", help_text="Memory of the device, as 24GiB; the weights get what is left."),
+        _option(
+            _MEMORY, "--vram", metavar="SIZE", help_text="Memory of the device, as 24GiB; the weights get what is left."
+        ),
     ] = None
-    serving_context: Annotated[
-        str, _option(_MEMORY, "--context", help_text="Tokens of context to hold, as 184k; with --vram.")
-    ] = "4096"
+    vram_context: Annotated[
+        str | None,
+        _option(
+            _MEMORY, "--vram-context", metavar="TOKENS", help_text="Context to hold there, as 184k; 4096 unless given."
+        ),
+    ] = None
     kv: Annotated[
-        str, _option(_MEMORY, "--kv", help_text="Type of the key-value cache, as q8_0; two with a comma: keys, values.")
-    ] = "f16"
-    overhead: Annotated[
-        str,
-        _option(_MEMORY, "--overhead", help_text="What else takes memory there (driver, desktop, vision), as 3GiB."),
-    ] = "0B"
-    parallel: Annotated[int, _option(_MEMORY, "--parallel", min=1, help_text="Sequences at once.")] = 1
-    batch: Annotated[int, _option(_MEMORY, "--ubatch", min=1, help_text="Tokens computed at once (n_ubatch).")] = 512
-    host: Annotated[
-        list[str] | None, _option(_MEMORY, "--host", help_text="PATTERN of tensors kept on the host; may be repeated.")
+        str | None,
+        _option(
+            _MEMORY,
+            "--kv",
+            metavar="TYPE[,TYPE]",
+            help_text="Type of the key-value cache, as q8_0, or of keys and of values; f16 unless given.",
+        ),
     ] = None
-
+    overhead: Annotated[
+        str | None,
+        _option(
+            _MEMORY,
+            "--overhead",
+            metavar="SIZE",
+            help_text="What else takes memory there (driver, desktop, vision), as 3GiB.",
+        ),
+    ] = None
+    parallel: Annotated[
+        int | None, _option(_MEMORY, "--parallel", min=1, help_text="Sequences at once; 1 unless given.")
+    ] = None
+    batch: Annotated[
+        int | None,
+        _option(_MEMORY, "--ubatch", min=1, help_text="Tokens computed at once (n_ubatch); 512 unless given."),
+    ] = None
+    host: Annotated[
+        list[str] | None,
+        _option(_MEMORY, "--host", metavar="PATTERN", help_text="Tensors kept on the host; may be repeated."),
+    ] = None
     host_memory: Annotated[
         str | None,
-        _option(_MEMORY, "--host-memory", help_text="What --host tensors may take, as 8GiB; else they are pinned."),
+        _option(
+            _MEMORY,
+            "--host-memory",
+            metavar="SIZE",
+            help_text="What --host tensors may take, as 8GiB; else they are pinned.",
+        ),
     ] = None
 
-    def promise(self) -> MemoryTarget | None:
-        """The promise of memory, or None without --vram. Raises InvalidInput if the rest is given without it."""
-        if self.vram is None:
-            if self != MemoryOptions():
-                what = (
-                    "--context, --kv, --overhead, --parallel, --ubatch, --host and --host-memory say how memory is used"
-                )
-                raise InvalidInput(
-                    Fault("", f"{what}: say of how much with --vram (a check's window is --check-context)")
-                )
-            return None
-        if self.host_memory is not None and not self.host:
-            raise InvalidInput(Fault("--host-memory", "is for which tensors? Name them with --host"))
-        on_host = None if self.host_memory is None else parse_size(self.host_memory)
-        return MemoryTarget(parse_size(self.vram), self.serving(), tuple(self.host or ()), on_host)
+    def memory_target(self, settings: Settings) -> MemoryTarget | None:
+        """The memory target of flags and settings, None without a device's memory.
 
-    def serving(self) -> Serving:
+        Raises InvalidInput if other memory flags are given without it.
+        """
+        known = settings.memory
+        if (self.vram or known.vram) is None:
+            others = {
+                "--vram-context": self.vram_context,
+                "--kv": self.kv,
+                "--overhead": self.overhead,
+                "--parallel": self.parallel,
+                "--ubatch": self.batch,
+                "--host": self.host,
+                "--host-memory": self.host_memory,
+            }
+            what = "says how a device's memory is used: give that too, with --vram"
+            raise_faults([Fault(flag, what) for flag, value in others.items() if value is not None])
+            return None
+        host, on_host = tuple(self.host or known.host), self.host_memory or known.host_memory
+        if on_host is not None and not host:
+            raise InvalidInput(Fault("--host-memory", "is for which tensors? Name them with --host"))
+        memory = parse_size(self.vram or known.vram or "")
+        return MemoryTarget(memory, self.serving(settings), host, None if on_host is None else parse_size(on_host))
+
+    def serving(self, settings: Settings) -> Serving:
         """How the model runs."""
-        keys, values = self.cache_types()
+        known = settings.memory
+        keys, values = _cache_types(self.kv or known.kv or "f16")
         return Serving(
-            context=parse_context(self.serving_context),
+            context=parse_context(self.vram_context or known.context or "4096"),
             key_type=keys,
             value_type=values,
-            sequences=self.parallel,
-            batch=self.batch,
-            overhead=parse_size(self.overhead),
+            sequences=self.parallel or known.parallel or 1,
+            batch=self.batch or known.ubatch or 512,
+            overhead=parse_size(self.overhead or known.overhead or "0B"),
         )
 
-    def cache_types(self) -> tuple[QuantType, QuantType]:
-        """Types of keys and values."""
-        names = options.listed(self.kv)
-        if len(names) not in (1, 2):
-            raise InvalidInput(Fault("--kv", f"{self.kv!r}; give one type, or two with a comma: keys, values"))
-        return quant_type(names[0]), quant_type(names[-1])
+
+def _cache_types(text: str) -> tuple[QuantType, QuantType]:
+    """Types of keys and values."""
+    names = options.listed(text)
+    if len(names) not in (1, 2):
+        raise InvalidInput(Fault("--kv", f"{text!r}; give one type, or two with a comma: keys, values"))
+    return quant_type(names[0]), quant_type(names[-1])
 
 
 @dataclass(frozen=True)
@@ -113,11 +150,15 @@ class BaseOptions:
         _option(
             _BASE,
             "--base",
+            metavar="BASE",
             help_text="Start from this: a mixture (Q4_K_M), a GGUF file, an allocation, overrides, a recipe.",
         ),
     ] = None
     overrides: Annotated[
-        Path | None, _option(_BASE, "--overrides", help_text="A --tensor-type-file laid over the mixture of --base.")
+        Path | None,
+        _option(
+            _BASE, "--overrides", metavar="FILE", help_text="A --tensor-type-file laid over the mixture of --base."
+        ),
     ] = None
     counting: Annotated[
         Counting,
@@ -138,40 +179,36 @@ class BaseOptions:
         ),
     ] = Moves.ANY
     domain: Annotated[
-        list[Path] | None, _option(_BASE, "--domain", help_text="Importance of the domain's text, for the ratio.")
+        list[Path] | None,
+        _option(_BASE, "--domain", metavar="FILE", help_text="Importance of the domain's text, for the ratio."),
     ] = None
     general: Annotated[
-        list[Path] | None, _option(_BASE, "--general", help_text="Importance of general text, for the ratio.")
+        list[Path] | None,
+        _option(_BASE, "--general", metavar="FILE", help_text="Importance of general text, for the ratio."),
     ] = None
     demote_below: options.DemoteBelow = 0.80
     promote_above: options.PromoteAbove = 1.10
     exo: Annotated[
-        list[str] | None, _option(_BASE, "--exo", help_text="PATTERN of tensors held at F16; shows what the rest pays.")
+        list[str] | None,
+        _option(_BASE, "--exo", metavar="PATTERN", help_text="Tensors held at F16; shows what the rest pays."),
     ] = None
     architecture: Annotated[
-        str | None, _option(_BASE, "--architecture", help_text="Rules on kinds of tensors: default, none, or a file.")
-    ] = None
-    plot: Annotated[
-        Path | None, _option(_BASE, "--plot", help_text="Draw the moves from the base into this .svg or .png.")
+        str | None,
+        _option(
+            _BASE, "--architecture", metavar="RULES", help_text="Rules on kinds of tensors: default, none, or a file."
+        ),
     ] = None
 
-    def around(self, settings: Settings, memory: MemoryOptions) -> BaseSpec:
-        """What is asked for, the project's settings where the flags are silent.
-
-        Raises InvalidInput for overrides without a base.
-        """
-        base = self.base or settings.base
-        if self.overrides is not None and base is None:
-            raise InvalidInput(Fault("--overrides", "what are they laid over? Give a --base, such as Q4_K_M"))
+    def base_spec(self, settings: Settings) -> BaseSpec:
+        """What is asked for, the project's settings where the flags are silent."""
         return BaseSpec(
-            base=base,
+            base=self.base or settings.base,
             overrides=self.overrides,
             counting=self.counting.value,
             moves=self.moves.value,
             domain=tuple(self.domain or ()),
             general=tuple(self.general or ()),
             thresholds=Thresholds(self.demote_below, self.promote_above),
-            exo=tuple(self.exo or ()),
+            exo=(*settings.exo, *(self.exo or ())),
             architecture=self.architecture or settings.architecture or "none",
-            promise=memory.promise(),
         )

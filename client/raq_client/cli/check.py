@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.console import OUT, fail, print_json, progress_bar, say
 from raq_client.cli.written import check_written
 from raq_client.engine.texts import read_texts
 from raq_client.files.settings import read_settings
+from raq_client.reports.plain import plain
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
@@ -181,12 +182,12 @@ def _clashes(
 
 def _tell(report: "CheckReport", max_kl: float | None, *, as_json: bool) -> None:
     if as_json:
-        print_json(options.plain(report))
+        print_json(plain(report))
     else:
         from raq_client.reports.check import check_table
 
         OUT.print(check_table(report))
     found = report.overall.kl.value
     if max_kl is not None and not found <= max_kl:  # NaN passes no gate
-        say(f"raq-client: mean KL divergence {found:.6f} is {'above' if found > max_kl else 'not at most'} {max_kl}")
+        fail(f"mean KL divergence {found:.6f} is {'above' if found > max_kl else 'not at most'} {max_kl}")
         raise typer.Exit(EXIT_NOT_PASSED)

@@ -1,66 +1,61 @@
-"""The commands of `raq-client` by their names. No logic."""
+"""The table of commands: what `raq-client --help` and completion show without loading a command's module. No logic."""
 
-from typing import Annotated
+from typing import Final, NamedTuple
 
-import typer
+START: Final = "Start here"
+PLAN: Final = "Plan"
+IMPORTANCE: Final = "Importance"
+RECIPES: Final = "Recipes"
+MORE: Final = "More"
 
-from raq_client.cli import (
-    base,
-    check,
-    collect,
-    compare,
-    explain,
-    imatrix,
-    ladder,
-    profile,
-    quantize,
-    recipe,
-    run,
-    sensitivity,
-    sensitivity_import,
-    solve,
-    sweep,
-    vram,
+
+class Command(NamedTuple):
+    """A command: the function `module:function` under raq_client.cli, or a group of the commands in `parts`.
+
+    `summary` is the first line of the function's docstring (a test compares them).
+    """
+
+    name: str
+    target: str
+    summary: str
+    panel: str = ""
+    parts: "tuple[Command, ...]" = ()
+
+
+IMATRIX: Final[tuple[Command, ...]] = (
+    Command("collect", "collect:collect", "Collect importance by running text through a model."),
+    Command("show", "imatrix:show", "Show the figures of an importance file."),
+    Command("ratio", "imatrix:ratio", "Compare how hard two kinds of text drive each tensor."),
+    Command("merge", "imatrix:merge", "Add importance files up, or blend them by weights."),
+    Command("convert", "imatrix:convert", "Write an importance file in the other format."),
 )
-
-APP = typer.Typer(
-    name="raq-client",
-    help="Which quant type for which tensor: the provably best GGUF quantization under a budget, made and measured.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+RECIPE: Final[tuple[Command, ...]] = (
+    Command("list", "recipe:list_recipes", "List the recipes of raq and the mixtures of llama.cpp."),
+    Command("show", "recipe:show", "Show a recipe: its base, its moves, the recipes it extends."),
+    Command("verify", "recipe:verify", "Check a recipe's size on a model's table of tensors."),
 )
-APP.command(name="run")(run.run)
-APP.command(name="profile")(profile.profile)
-APP.command(name="solve")(solve.solve)
-APP.command(name="quantize")(quantize.quantize)
-APP.command(name="check")(check.check)
-APP.command(name="ladder")(ladder.ladder)
-APP.command(name="base")(base.base)
-APP.command(name="vram")(vram.vram)
-APP.add_typer(imatrix.APP, name="imatrix")
-imatrix.APP.command(name="collect")(collect.collect)
-APP.add_typer(recipe.APP, name="recipe")
-APP.command(name="compare")(compare.compare)
-APP.command(name="sweep")(sweep.sweep)
-APP.command(name="explain")(explain.explain)
-APP.command(name="audit")(explain.audit)
-APP.command(name="sensitivity")(sensitivity.sensitivity)
-APP.command(name="sensitivity-import")(sensitivity_import.sensitivity_import)
-
-
-def _version(*, asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"raq-client {version('raq')}")
-        raise typer.Exit
-
-
-@APP.callback()
-def common(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
-) -> None:
-    """Options of all commands."""
-    _version(asked=version)
+COMMANDS: Final[tuple[Command, ...]] = (
+    Command("run", "run:run", "Quantize a model to a budget and check it on text.", START),
+    Command("check", "check:check", "Measure how far a quantized model is from its original.", START),
+    Command("compare", "compare:compare", "Say which of several quantized files is better.", START),
+    Command("init", "init:init", "Write a commented raq.toml into this folder.", START),
+    Command("solve", "solve:solve", "Find the best allocation within a budget, with proof.", PLAN),
+    Command("sweep", "sweep:sweep", "Solve a range of budgets: the frontier of size and loss.", PLAN),
+    Command("explain", "explain:explain", "Say why a tensor has its type, or what constraints cost.", PLAN),
+    Command("audit", "explain:audit", "Say how far an allocation is from the best of its size.", PLAN),
+    Command("ladder", "ladder:ladder", "Quantize several steps and check each against the last.", PLAN),
+    Command("imatrix", "", "Importance files: collect, show, ratio, merge, convert.", IMPORTANCE, IMATRIX),
+    Command("profile", "profile:profile", "Measure the error of every tensor at every quant type.", IMPORTANCE),
+    Command("sensitivity", "sensitivity:sensitivity", "Measure how much each tensor moves the output.", IMPORTANCE),
+    Command(
+        "sensitivity-import",
+        "sensitivity_import:sensitivity_import",
+        "Add published sensitivities to a profile.",
+        IMPORTANCE,
+    ),
+    Command("recipe", "", "Recipes: list, show, verify.", RECIPES, RECIPE),
+    Command("base", "base:base", "Show the types and size that a mixture gives a model.", RECIPES),
+    Command("quantize", "quantize:quantize", "Write a model with the types of an allocation.", RECIPES),
+    Command("vram", "vram:vram", "Find the largest context that fits beside a model.", MORE),
+    Command("help", "help_command:show_help", "Print the help of a command.", MORE),
+)

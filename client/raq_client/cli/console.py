@@ -1,67 +1,118 @@
-"""Where output goes: results to stdout, progress and remarks to stderr; no bars where nobody looks."""
+"""Where output goes: results to stdout, remarks and progress to stderr; how much of it, by --quiet and --verbose."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.console import Console
 
-WIDTH_OF_PIPES = 120
-"""Columns of tables where there is no terminal to fit."""
-EXIT_NOBODY_READS: Final = 141
-"""Exit code where whoever read the output has gone: 128 and the number of SIGPIPE, as of a program killed by it."""
+QUIET, NORMAL, VERBOSE = range(3)
 
-
-class QuietConsole(Console):
-    """A console on which texts are texts, never markup, and which ends the process quietly when nobody reads it."""
-
-    def __init__(self, *, stderr: bool = False, width: int | None = None, soft_wrap: bool = False) -> None:
-        super().__init__(stderr=stderr, width=width, soft_wrap=soft_wrap, highlight=False, markup=False, emoji=False)
-
-    def on_broken_pipe(self) -> NoReturn:
-        """What Rich calls when whoever read the output has gone."""
-        self.quiet = True
-        sys.exit(EXIT_NOBODY_READS)
+_verbosity = NORMAL
 
 
-OUT = QuietConsole(width=None if sys.stdout is not None and sys.stdout.isatty() else WIDTH_OF_PIPES)
-ERR = QuietConsole(stderr=True, soft_wrap=True)
+class Output:
+    """A stream for people. Rich, which is slow to import, is loaded when something is printed first."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        self._stderr = stderr
+
+    @cached_property
+    def console(self) -> "Console":
+        """The console of Rich behind it."""
+        from raq_client.cli.rich_console import open_console
+
+        return open_console(stderr=self._stderr)
+
+    def print(self, *objects: Any, sep: str = " ", soft_wrap: bool | None = None) -> None:
+        """Print texts and renderables."""
+        self.console.print(*objects, sep=sep, soft_wrap=soft_wrap)
+
+    def out(self, text: str, *, end: str = "\n", highlight: bool = False) -> None:
+        """Print a text as it is."""
+        self.console.out(text, end=end, highlight=highlight)
+
+
+OUT: Final = Output()
+ERR: Final = Output(stderr=True)
 
 Report = Callable[[int, int], None]
-"""Told now and then: units done, units in all."""
+"""Called now and then with the units done and the units in all."""
+
+
+def set_verbosity(level: int) -> None:
+    """Print QUIET: results and errors; NORMAL: remarks and progress too; VERBOSE: details and tracebacks too."""
+    global _verbosity  # noqa: PLW0603  # one process has one terminal
+    _verbosity = level
+
+
+def is_quiet() -> bool:
+    """Whether remarks and progress are not wanted."""
+    return _verbosity == QUIET
 
 
 def say(text: str) -> None:
-    """A remark for people, on stderr."""
-    ERR.print(text, soft_wrap=True)
+    """Print a remark on stderr, unless --quiet."""
+    if not is_quiet():
+        ERR.print(text, soft_wrap=True)
+
+
+def fail(text: str) -> None:
+    """Print on stderr why a command did not succeed, --quiet or not."""
+    ERR.print(f"raq-client: {text}", soft_wrap=True)
+
+
+def detail(text: str) -> None:
+    """Print a detail on stderr where --verbose asks for it."""
+    if _verbosity == VERBOSE:
+        ERR.print(text, soft_wrap=True)
+
+
+def show_traceback() -> None:
+    """Print the traceback of the error that is being handled where --verbose asks for it."""
+    if _verbosity == VERBOSE:
+        import traceback
+
+        ERR.out(traceback.format_exc(), end="")
+
+
+def detail_of_process(seconds: float) -> None:
+    """Print versions and what the process has used where --verbose asks for it."""
+    if _verbosity == VERBOSE:
+        import platform
+        import resource
+        from importlib.metadata import version
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        unit = 1 if sys.platform == "darwin" else 1024
+        detail(f"raq {version('raq')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+        detail(
+            f"{seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of processor time, "
+            f"at most {used.ru_maxrss * unit / 2**30:.2f} GiB of memory"
+        )
 
 
 def print_json(value: Any) -> None:
-    """A result for programs, on stdout."""
-    OUT.out(json.dumps(value, indent=2, allow_nan=False), highlight=False)
+    """Print a result for programs on stdout."""
+    OUT.out(json.dumps(value, indent=2, allow_nan=False))
 
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Report]:
-    """A bar on stderr while the block runs; nothing when stderr is not a terminal."""
-    columns = (
-        TextColumn("{task.description:<22}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=ERR, disable=not ERR.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    """Show the progress of the block on stderr: a bar in a terminal, else a line every 30 seconds."""
+    from raq_client.cli.progress import shown_progress
+
+    with shown_progress(title) as report:
+        yield report
 
 
 @contextmanager
 def size_bar(title: str, total: int) -> Iterator[Callable[[str, int], None]]:
-    """A bar for work that reports (what, size of a part) and has `total` bytes in all."""
+    """Show the progress of work that reports (what, size of a part) and has `total` bytes in all."""
     done = 0
     with progress_bar(title) as report:
 

@@ -5,59 +5,61 @@ from typing import Annotated, Any
 
 import typer
 
+from raq_client import pipeline
 from raq_client.cli import options
-from raq_client.cli.console import OUT, print_json, progress_bar, say
-from raq_client.cli.constraint_options import ConstraintOptions
-from raq_client.cli.groups import AskOptions, SourceOptions
+from raq_client.cli.console import OUT, print_json, say
+from raq_client.cli.follow import followed
+from raq_client.cli.groups import SourceOptions
 from raq_client.cli.option_groups import spread
-from raq_client.cli.solve import EXIT_CODES
+from raq_client.cli.plan_output import EXIT_CODES
+from raq_client.cli.problem_options import ProblemOptions
 from raq_client.files.settings import read_settings
-from raq_client.planning.plan import chosen_loss, model_table, obtain_profile
-from raq_client.solver_client.protocol import open_solver
+from raq_client.reports.plain import plain
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.knapsack import Limits, Termination
+from raq_solver.knapsack import Termination
 
 
 @spread
 def explain(
     tensor: Annotated[
-        str | None, typer.Argument(help="A tensor; without one, what the constraints cost.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[TENSOR]", help="A tensor; without one, what the constraints cost.", show_default=False
+        ),
     ] = None,
-    budget: options.Budget = None,
     *,
     source: SourceOptions,
-    demand: ConstraintOptions,
-    ask: AskOptions,
+    budget: options.Budget = None,
+    posed: ProblemOptions,
     as_json: options.Json = False,
 ) -> None:
     """Say why a tensor has its type, or what the constraints of a problem cost, or why nothing fits.
 
-    Example: raq-client explain output.weight --budget 5.7 -p model.profile.json
+    Takes the options of solve, so that it explains the very problem that solve solves.
+
+    Examples:
+
+    raq-client explain output.weight --budget 5.7 -p model.profile.json
+
+    raq-client explain --budget 5.7 -p model.profile.json --architecture default
     """
     from raq_client.reports.explain import conflict_text, costs_dict, costs_table, reasons_table
-    from raq_solver.budget import capacity_bytes, parse_budget
-    from raq_solver.problem import Problem
 
-    if budget is None:
-        raise InvalidInput(Fault("", "name the budget to explain: --budget"))
     settings = read_settings(Path.cwd())
-    sources = source.sources(settings)
-    facts = obtain_profile(sources, progress_bar)
-    table = chosen_loss(facts, ask.loss_model(settings))
-    capacity = capacity_bytes(parse_budget(budget), table.total_weights)
-    problem = Problem(table, capacity, demand.demands(settings).constraints(table.tensors, model_table(sources, facts)))
-    limits = Limits(ask.seconds)
-    with open_solver(ask.solved_at(settings)) as asker:
-        conflict = asker.explain_conflict(problem, limits)
+    with followed() as progress:
+        request = posed.request(settings, budget)
+        problem = pipeline.pose(source.inputs(settings), request, progress=progress, notes=say).problem
+    with posed.solver(settings) as solver:
+        conflict = solver.explain_conflict(problem, posed.limits)
         if conflict is not None:
             say(f"raq-client: {conflict_text(conflict)}")
             raise typer.Exit(EXIT_CODES[Termination.INFEASIBLE])
         if tensor is not None:
-            reasons = asker.explain_tensor(problem, tensor, limits)
-            found: Any = options.plain(reasons)
+            reasons = solver.explain_tensor(problem, tensor, posed.limits)
+            found: Any = plain(reasons)
             shown = reasons_table(reasons)
         else:
-            costs = asker.constraint_costs(problem, limits)
+            costs = solver.constraint_costs(problem, posed.limits)
             found, shown = costs_dict(costs), costs_table(costs)
     if as_json:
         print_json(found)
@@ -68,46 +70,43 @@ def explain(
 @spread
 def audit(
     candidate: Annotated[
-        Path, typer.Argument(help="A GGUF file, the JSON of `solve`, or a llama.cpp --tensor-type-file.")
+        Path,
+        typer.Argument(metavar="FILE", help="A GGUF file, the JSON of `solve`, or a llama.cpp --tensor-type-file."),
     ],
     *,
     source: SourceOptions,
-    ask: AskOptions,
+    posed: ProblemOptions,
     as_json: options.Json = False,
 ) -> None:
     """Say how far an allocation is from the best one of the same bytes, and which moves lead there.
 
-    The original's facts come from --model or --profile; its types must be among those looked at (--types).
+    The original's facts come from MODEL or --profile. Constraints (also those of raq.toml) hold for the best; what the
+    file breaks of them is listed.
 
-    Example: raq-client audit downloaded-Q4_K_M.gguf --model model-f16.gguf --imatrix imatrix.gguf
+    Example: raq-client audit downloaded-Q4_K_M.gguf model-f16.gguf --imatrix imatrix.gguf
     """
     from raq_client.models.model_file import open_model
     from raq_client.recipes.allocation_file import read_allocation
     from raq_client.reports.explain import audit_report
+    from raq_client.reports.plan_json import audit_dict
     from raq_solver.allocation import Allocation
-    from raq_solver.problem import Problem
 
-    settings = read_settings(Path.cwd())
-    facts = obtain_profile(source.sources(settings), progress_bar)
-    table = chosen_loss(facts, ask.loss_model(settings))
+    if posed.vram is not None:
+        raise InvalidInput(Fault("--vram", "limits a size; an audit compares at the size of the file"))
+    settings = read_settings(Path.cwd()).model_copy(update={"budget": None})
+    inputs = source.inputs(settings)
+    with followed() as progress:
+        spec = pipeline.pose(inputs, posed.request(settings, None), needs_budget=False, progress=progress, notes=say)
+    assert spec.profile is not None, "a model is audited"
     if candidate.suffix == ".gguf":
         tensors = open_model(candidate, header_only=True).tensors
         allocation = Allocation({tensor.name: tensor.source_type.name for tensor in tensors})
     else:
-        allocation = read_allocation(candidate, facts.tensors, facts.provenance.get("architecture", ""))
-    with open_solver(ask.solved_at(settings)) as asker:
-        found = asker.audit(Problem(table, 0), allocation, Limits(ask.seconds))
+        architecture = spec.profile.provenance.get("architecture", "")
+        allocation = read_allocation(candidate, spec.profile.tensors, architecture)
+    with posed.solver(settings) as solver:
+        found = solver.audit(spec.problem, allocation, posed.limits)
     if as_json:
-        best = found.best.allocation
-        print_json(
-            {
-                "bytes": found.ledger.size,
-                "loss": found.ledger.loss,
-                "best_loss": None if found.best.ledger is None else found.best.ledger.loss,
-                "excess": options.plain(found.excess),
-                "changes": options.plain(found.changes),
-                "best": None if best is None else dict(best.types),
-            }
-        )
+        print_json(audit_dict(found))
     else:
-        OUT.print(audit_report(found, table))
+        OUT.print(audit_report(found, spec.problem.table))

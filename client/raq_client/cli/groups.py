@@ -1,4 +1,4 @@
-"""Groups of options that several commands take: what a model is known by, how it is asked about, how it is checked."""
+"""Groups of options that several commands take: where a model's facts come from, and how a file is checked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,37 +8,42 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import say
+from raq_client.engine import DEFAULT_CONTEXT
 from raq_client.files.settings import Settings
-from raq_client.planning.plan import Sources
+from raq_client.planning.model_inputs import ModelInputs
 from raq_client.quantizing.devices import chosen_device
-from raq_client.solver_client.protocol import chosen_server
-from raq_solver.errors import Fault, InvalidInput
+from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 
 @dataclass(frozen=True)
-class MeasureOptions:
-    """How a named model is measured."""
+class CarryOutOptions:
+    """A model, its importance, and how its tensors are quantized."""
 
     imatrix: options.Imatrix = None
-    types: Annotated[
-        str | None,
-        typer.Option(
-            "--types",
-            help="Quant types to choose from, with commas between: names, or auto (what fits each tensor), k, iq, "
-            "legacy, all. auto unless given.",
-            show_default=False,
-        ),
-    ] = None
     effort: options.Effort = "fast"
     threads: options.Threads = 0
     device: options.Device = "cpu"
 
-    def of_model(self, model: Path, settings: Settings, *, cached: bool = True) -> Sources:
-        """The sources of a model that is named; the project's settings where the flags are silent."""
-        return Sources(
-            model=model,
-            imatrix=tuple(self.imatrix or settings.imatrix),
-            types=options.listed(self.types) or settings.types,
+    def inputs_of(self, model: Path | None, settings: Settings, *, cached: bool = True) -> ModelInputs:
+        """The inputs of a model that is named, or else of the project's; settings where the flags are silent.
+
+        Raises InvalidInput without a model.
+        """
+        path = model or settings.model
+        if path is None:
+            raise InvalidInput(Fault("", "which model? Name MODEL, or model in raq.toml"))
+        return self._inputs(settings, path, cached=cached)
+
+    def _inputs(
+        self, settings: Settings, path: Path | None, profile: Path | None = None, *, cached: bool = True
+    ) -> ModelInputs:
+        # The project's importance is that of the project's model, if it names one.
+        of_project = profile is None and (settings.model is None or path in {None, settings.model})
+        return ModelInputs(
+            path=path,
+            imatrix=tuple(self.imatrix or (settings.imatrix if of_project else ())),
+            profile_path=profile,
+            types=self._types(settings),
             effort=self.effort,
             threads=self.threads,
             rows=settings.rows,
@@ -46,65 +51,80 @@ class MeasureOptions:
             device=chosen_device(self.device, say),
         )
 
+    def _types(self, settings: Settings) -> tuple[str, ...]:
+        """Types to choose from; where nothing is chosen, none."""
+        return settings.types
+
+
+@dataclass(frozen=True)
+class MeasureOptions(CarryOutOptions):
+    """How a model is measured."""
+
+    types: Annotated[
+        str | None,
+        typer.Option(
+            "--types",
+            metavar="TYPE,TYPE…",
+            help="Quant types to choose from: names, or auto (what fits each tensor), k, iq, legacy, all.",
+            show_default="auto",
+        ),
+    ] = None
+
+    def _types(self, settings: Settings) -> tuple[str, ...]:
+        return options.listed(self.types) or settings.types
+
 
 @dataclass(frozen=True)
 class SourceOptions(MeasureOptions):
     """Where the facts of a model come from."""
 
-    model: options.Model = None
+    model: options.OptionalModel = None
+    model_option: options.Model = None
     profile: Annotated[
         list[Path] | None,
         typer.Option(
             "--profile",
             "-p",
+            metavar="FILE",
             help="A saved profile, instead of a model; with --worst-case one for each domain.",
             show_default=False,
         ),
     ] = None
 
-    def sources(self, settings: Settings) -> Sources:
-        """The flags, and where they are silent, the project's settings. A model named by a flag wins over a profile.
+    def inputs(self, settings: Settings) -> ModelInputs:
+        """The flags, and where they name neither a model nor a profile, the project's settings.
 
-        Raises InvalidInput for several profiles.
+        Raises InvalidInput for several profiles, and for a model beside a profile.
         """
         if len(self.profile or ()) > 1:
             what = f"{len(self.profile or ())} profiles; several are for the domains of solve --worst-case"
             raise InvalidInput(Fault("--profile", what))
-        named = self.model is not None or bool(self.profile)
-        return Sources(
-            model=self.model if named else settings.model,
-            imatrix=tuple(self.imatrix or (() if named else settings.imatrix)),
-            profile=self.profile[0] if self.profile else None if named else settings.profile,
-            types=options.listed(self.types) or settings.types,
-            effort=self.effort,
-            threads=self.threads,
-            rows=settings.rows,
-            device=chosen_device(self.device, say),
-        )
+        model, profile = self.named_model, self.profile[0] if self.profile else None
+        if profile is not None:
+            given = {"a model": model is not None, "--imatrix": bool(self.imatrix), "--types": self.types is not None}
+            what = "can't be had beside a saved profile: what it would change was measured already"
+            raise_faults([Fault(name, what) for name, there in given.items() if there])
+            return self._inputs(settings, None, profile)
+        if model is not None:
+            return self._inputs(settings, model)
+        return self._inputs(settings, settings.model, settings.profile)
 
+    def refuse_all(self, flag: str) -> None:
+        """Raises InvalidInput for each source of facts that is named beside `flag`, which takes their place."""
+        given = {
+            "a model": self.named_model is not None,
+            "--profile": bool(self.profile),
+            "--imatrix": bool(self.imatrix),
+            "--types": self.types is not None,
+        }
+        raise_faults([Fault(name, f"can't be had together with {flag}") for name, there in given.items() if there])
 
-@dataclass(frozen=True)
-class AskOptions:
-    """How losses are predicted, and who solves."""
-
-    loss: options.Loss = None
-    server: Annotated[
-        str | None,
-        typer.Option(
-            "--server", help="HOST:PORT of a raq-server; else RAQ_SERVER, else solved here.", show_default=False
-        ),
-    ] = None
-    seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0, help="Most time the search may take.", show_default=False)
-    ] = None
-
-    def loss_model(self, settings: Settings) -> str | None:
-        """Name of the loss model; None leaves it to the profile."""
-        return self.loss or settings.loss
-
-    def solved_at(self, settings: Settings) -> str | None:
-        """Address of the server that solves; None for this process."""
-        return chosen_server(self.server, settings.server)
+    @property
+    def named_model(self) -> Path | None:
+        """The model that a flag or argument names. Raises InvalidInput if two differ."""
+        if self.model is not None and self.model_option not in {None, self.model}:
+            raise InvalidInput(Fault("--model", f"names {self.model_option}, but MODEL is {self.model}: give one"))
+        return self.model or self.model_option
 
 
 @dataclass(frozen=True)
@@ -112,7 +132,7 @@ class CheckOptions:
     """How a written file is checked."""
 
     text: options.Texts = None
-    check_context: Annotated[int, typer.Option("--check-context", min=8, help="Tokens of a window.")] = 512
+    context: options.Context = DEFAULT_CONTEXT
     windows: options.Windows = None
     libllama: options.Library = None
 

@@ -11,14 +11,14 @@ import typer
 from raq_client.cli import imatrix_columns as columns
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, say
-from raq_client.cli.tables import Column, print_csv, print_rows, table_of
+from raq_client.cli.tables import print_csv, print_rows
 from raq_client.cli.written import check_written
+from raq_client.reports.plain import plain, plain_fields
+from raq_client.reports.tables import Field, table_of
 from raq_solver.errors import Fault, InvalidInput, near_misses
 
 if TYPE_CHECKING:
     from raq_client.importance.ratio import RatioReport, TensorRatio
-
-APP = typer.Typer(help="Importance files: show, compare, merge, convert.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Importance file (GGUF or .dat).")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
@@ -59,7 +59,6 @@ class GroupRatio:
     promote: int
 
 
-@APP.command()
 def show(
     file: File,
     by: Grouping = By.TENSOR,
@@ -95,12 +94,9 @@ def show(
         return
     groups = grouped(statistics, lambda one: str(getattr(one, by.value)))
     rows = [Group(name, g.tensors, g.total, g.mean, g.entropy_share) for name, g in groups.items()]
-    print_rows(
-        rows, (Column(by.value, lambda row: row.group, figures=False), *columns.GROUPS), as_json=as_json, as_csv=as_csv
-    )
+    print_rows(rows, (Field(by.value, read=lambda row: row.group), *columns.GROUPS), as_json=as_json, as_csv=as_csv)
 
 
-@APP.command()
 def ratio(
     domain: Annotated[Path, typer.Argument(metavar="DOMAIN", help="Importance of the domain's text.")],
     general: Annotated[Path, typer.Argument(metavar="GENERAL", help="Importance of general text.")],
@@ -133,16 +129,15 @@ def ratio(
     )
     rows: Sequence[Any] = report.rows if by is By.TENSOR else _grouped(report, by)
     if as_csv:
-        print_csv([options.plain(_row(row)) for row in rows])
+        print_csv([plain(_row(row)) for row in rows])
     elif as_json:
         print_json(_ratio_json(report, by, rows))
     else:
-        name = Column(by.value, lambda row: row.group, figures=False)
+        name = Field(by.value, read=lambda row: row.group)
         OUT.print(table_of(rows, columns.RATIOS if by is By.TENSOR else (name, *columns.GROUP_RATIOS)))
         _say_candidates(report)
 
 
-@APP.command()
 def merge(
     called: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE[:WEIGHT]...", help="Importance files of one model.")],
@@ -166,7 +161,6 @@ def merge(
     say(f"{output}: {len(importance.entries)} tensors, {importance.chunk_count} chunks")
 
 
-@APP.command()
 def convert(called: typer.Context, file: File, output: options.Output, force: options.Force = False) -> None:
     """Write an importance file in the other format: the old one if the name ends in .dat, else GGUF.
 
@@ -203,7 +197,7 @@ def _grouped(report: "RatioReport", by: By) -> list[GroupRatio]:
 
 def _row(row: Any) -> dict[str, Any]:
     """A row as plain data; verdicts by name."""
-    found = options.plain_fields(row)
+    found = plain_fields(row)
     return found | ({"verdict": row.verdict.name.lower()} if "verdict" in found else {})
 
 
@@ -212,7 +206,7 @@ def _ratio_json(report: "RatioReport", by: By, rows: Sequence[Any]) -> dict[str,
         "scale": report.scale,
         "inputs": report.inputs,
         "by": by.value,
-        "rows": [options.plain(_row(row)) for row in rows],
+        "rows": [plain(_row(row)) for row in rows],
         "demote": list(report.demote),
         "promote": list(report.promote),
         "only_domain": list(report.only_domain),

@@ -1,57 +1,69 @@
-"""What the tables of `raq-client imatrix` show in each column."""
+"""Columns of the tables of `raq-client imatrix`; in a narrow terminal those with the highest `spare` go first."""
 
+from functools import partial
 from typing import Any, Final
 
-from raq_client.cli.tables import Column
+from raq_client.reports.tables import Field
+
+Figures = partial(Field, figures=True)
 
 
 def _tied(row: Any) -> str:
     return ", ".join(name.rsplit(".", 2)[-2] for name in row.tied)
 
 
+def _interval(row: Any) -> str:
+    return "" if row.interval is None else f"{row.interval[0]:.3f}–{row.interval[1]:.3f}"
+
+
+def _verdict(row: Any) -> str:
+    name: str = row.verdict.name.lower()
+    return name.replace("keep", "") + ("?" if row.certain is False else "")
+
+
+def _silent(row: Any) -> str:
+    return f"{row.silent_experts} of {row.experts}" if row.experts > 1 else ""
+
+
 ENTRIES: Final = (
-    Column("tensor", lambda row: row.name, figures=False),
-    Column("tokens", lambda row: f"{row.tokens:,}"),
-    Column("mean sq.", lambda row: f"{row.mean:.4g}"),
-    Column("dev.", lambda row: f"{row.deviation:.3g}"),
-    Column("most", lambda row: f"{row.most:.3g}"),
-    Column("entropy %", lambda row: f"{100 * row.entropy_share:.1f}"),
-    Column("active %", lambda row: f"{100 * row.active:.1f}"),
-    Column("outl. %", lambda row: f"{100 * row.outliers:.1f}"),
-    Column("similar", lambda row: "" if row.similarity is None else f"{row.similarity:.3f}"),
-    Column("mean", lambda row: "" if row.centre is None else f"{row.centre:.3f}"),
-    Column("bias %", lambda row: "" if row.bias is None else f"{100 * row.bias:.1f}"),
-    Column("silent", lambda row: f"{row.silent_experts} of {row.experts}" if row.experts > 1 else ""),
-    Column("same input", _tied, figures=False),
+    Field("tensor", read=lambda row: row.name),
+    Figures("tokens", spare=4, read=lambda row: f"{row.tokens:,}"),
+    Figures("mean sq.", read=lambda row: f"{row.mean:.4g}"),
+    Figures("dev.", spare=5, read=lambda row: f"{row.deviation:.3g}"),
+    Figures("most", spare=6, read=lambda row: f"{row.most:.3g}"),
+    Figures("entropy %", spare=1, read=lambda row: f"{100 * row.entropy_share:.1f}"),
+    Figures("active %", spare=7, read=lambda row: f"{100 * row.active:.1f}"),
+    Figures("outl. %", spare=2, read=lambda row: f"{100 * row.outliers:.1f}"),
+    Figures("similar", spare=8, read=lambda row: "" if row.similarity is None else f"{row.similarity:.3f}"),
+    Figures("mean", spare=9, read=lambda row: "" if row.centre is None else f"{row.centre:.3f}"),
+    Figures("bias %", spare=3, read=lambda row: "" if row.bias is None else f"{100 * row.bias:.1f}"),
+    Figures("silent", spare=10, read=_silent),
+    Field("same input", spare=11, read=_tied),
 )
 EXPERTS: Final = (
-    Column("expert", lambda row: str(row.expert)),
-    Column("tokens", lambda row: f"{row.tokens:,}"),
-    Column("share, %", lambda row: f"{100 * row.share:.2f}"),
-    Column("mean sq.", lambda row: f"{row.mean:.4g}" if row.tokens else "not reached"),
+    Figures("expert", read=lambda row: str(row.expert)),
+    Figures("tokens", read=lambda row: f"{row.tokens:,}"),
+    Figures("share, %", read=lambda row: f"{100 * row.share:.2f}"),
+    Figures("mean sq.", read=lambda row: f"{row.mean:.4g}" if row.tokens else "not reached"),
 )
 GROUPS: Final = (
-    Column("tensors", lambda row: str(row.tensors)),
-    Column("total", lambda row: f"{row.total:.5g}"),
-    Column("mean sq.", lambda row: f"{row.mean:.4g}"),
-    Column("entropy %", lambda row: f"{100 * row.entropy_share:.1f}"),
+    Figures("tensors", read=lambda row: str(row.tensors)),
+    Figures("total", spare=1, read=lambda row: f"{row.total:.5g}"),
+    Figures("mean sq.", read=lambda row: f"{row.mean:.4g}"),
+    Figures("entropy %", read=lambda row: f"{100 * row.entropy_share:.1f}"),
 )
 RATIOS: Final = (
-    Column("tensor", lambda row: row.name, figures=False),
-    Column("domain", lambda row: f"{row.domain_level:.4g}"),
-    Column("general", lambda row: f"{row.general_level:.4g}"),
-    Column("ratio", lambda row: f"{row.ratio:.3f}"),
-    Column("95 %", lambda row: "" if row.interval is None else f"{row.interval[0]:.3f}–{row.interval[1]:.3f}"),
-    Column(
-        "",
-        lambda row: row.verdict.name.lower().replace("keep", "") + ("?" if row.certain is False else ""),
-        figures=False,
-    ),
-    Column("same input", _tied, figures=False),
+    Field("tensor", read=lambda row: row.name),
+    Figures("domain", spare=2, read=lambda row: f"{row.domain_level:.4g}"),
+    Figures("general", spare=2, read=lambda row: f"{row.general_level:.4g}"),
+    Figures("ratio", read=lambda row: f"{row.ratio:.3f}"),
+    Figures("95 %", spare=1, read=_interval),
+    Field("", read=_verdict),
+    Field("same input", spare=3, read=_tied),
 )
 GROUP_RATIOS: Final = (
-    Column("tensors", lambda row: str(row.tensors)),
-    Column("ratio", lambda row: f"{row.ratio:.3f}"),
-    Column("demote", lambda row: str(row.demote or "")),
-    Column("promote", lambda row: str(row.promote or "")),
+    Figures("tensors", spare=1, read=lambda row: str(row.tensors)),
+    Figures("ratio", read=lambda row: f"{row.ratio:.3f}"),
+    Figures("demote", read=lambda row: str(row.demote or "")),
+    Figures("promote", read=lambda row: str(row.promote or "")),
 )

@@ -3,32 +3,32 @@
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raq_client import pipeline
 from raq_client.cli import options
-from raq_client.cli.base import Table
-from raq_client.cli.base_options import BaseOptions, MemoryOptions
 from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.follow import followed
 from raq_client.cli.groups import CheckOptions, MeasureOptions
 from raq_client.cli.option_groups import spread
+from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.written import check_written
 from raq_client.engine.texts import read_texts
 from raq_client.files.settings import Settings, read_settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
-    from raq_client.planning.plan import Request, Sources
+    from raq_client.planning.model_inputs import ModelInputs
     from raq_client.refinement.ladder import LadderSetup, Rung, StepResult
 
 
 @spread
 def ladder(
     called: typer.Context,
-    model: Table,
+    model: options.OptionalTable = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", help="Replay this recipe's steps.", show_default=False)
     ] = None,
@@ -41,7 +41,7 @@ def ladder(
     ] = None,
     *,
     measure: MeasureOptions,
-    loss: options.Loss = None,
+    posed: ProblemOptions,
     checks: CheckOptions,
     nested: Annotated[
         bool, typer.Option("--nested", help="Budgets: no tensor gets fewer bytes than in the step before.")
@@ -49,7 +49,6 @@ def ladder(
     climb_all: Annotated[bool, typer.Option("--all", help="Go on after a step that gains nothing.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
-    around: BaseOptions,
 ) -> None:
     """Climb a ladder: quantize step after step, check each against the one before, stop where nothing is gained.
 
@@ -64,7 +63,6 @@ def ladder(
     raq-client ladder model-f16.gguf -b 4.5 -b 5.0 -b 5.5 -i imatrix.gguf -t held-out.txt -o ladder
     """
     from raq_client.models.read_table import read_table
-    from raq_client.planning.plan import Request
     from raq_client.recipes.recipe_file import read_recipe
     from raq_client.refinement.ladder import recipe_rungs
     from raq_client.reports.ladder import ladder_dict, ladder_table
@@ -73,20 +71,24 @@ def ladder(
     _check_folder(called, folder, settings, {})
     if bool(recipe) == bool(budget):
         raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
-    sources = measure.of_model(Path(model), settings)
-    request = Request(loss=loss or settings.loss, around=around.around(settings, MemoryOptions()))
+    if recipe and nested:
+        raise InvalidInput(Fault("--nested", "is for budgets; a recipe says its steps itself"))
+    named = model or (None if settings.model is None else str(settings.model))
+    if named is None:
+        raise InvalidInput(Fault("", "which model? Name MODEL, or model in raq.toml"))
+    inputs = measure.inputs_of(Path(named), settings)
     rungs = (
-        recipe_rungs(read_recipe(recipe), read_table(model))
+        recipe_rungs(read_recipe(recipe), read_table(named))
         if recipe
-        else _solved(sources, request, budget or [], nested=nested)
+        else _solved(inputs, budget or [], posed, settings, nested=nested)
     )
     climbed: list[StepResult] = []
     if folder is not None:
         paths = checks.texts(settings)
-        route = _route(Path(model), folder, paths, sources, measure, checks, force=force)
-        _check_folder(called, folder, settings, {f"step {rung.name}": route.path(rung) for rung in rungs})
-        climbed = _climbed(rungs, route, climb_all=climb_all)
-        _keep_manifest(route, paths, ladder_dict(rungs, climbed))
+        setup = _setup(inputs, folder, paths, checks, force=force)
+        _check_folder(called, folder, settings, {f"step {rung.name}": setup.path(rung) for rung in rungs})
+        climbed = _climbed(rungs, setup, climb_all=climb_all)
+        _keep_manifest(setup, paths, ladder_dict(rungs, climbed))
     if as_json:
         print_json(ladder_dict(rungs, climbed))
     else:
@@ -94,31 +96,21 @@ def ladder(
     _say_end(climbed)
 
 
-def _route(
-    model: Path,
-    folder: Path,
-    texts: list[Path],
-    sources: "Sources",
-    measure: MeasureOptions,
-    checks: CheckOptions,
-    *,
-    force: bool,
+def _setup(
+    inputs: "ModelInputs", folder: Path, texts: list[Path], checks: CheckOptions, *, force: bool
 ) -> "LadderSetup":
-    from raq_client.models.model_file import open_model
-    from raq_client.planning.plan import importance_of
     from raq_client.refinement.ladder import LadderSetup
 
-    opened = open_model(model)
     return LadderSetup(
-        model=opened,
-        importance=importance_of(opened, sources.imatrix),
+        model=inputs.model,
+        importance=inputs.importance,
         folder=folder,
         texts=read_texts(texts),
         windows=checks.windows,
-        context=checks.check_context,
-        effort=measure.effort,
-        threads=measure.threads,
-        device=sources.device,
+        context=checks.context,
+        effort=inputs.effort,
+        threads=inputs.threads,
+        device=inputs.device,
         library=checks.libllama,
         force=force,
     )
@@ -143,18 +135,27 @@ def _say_end(climbed: "list[StepResult]") -> None:
         say(f"{climbed[-1].rung.name} against {before}: {step.verdict.value}; the ladder ends here")
 
 
-def _solved(sources: "Sources", request: "Request", budgets: list[str], *, nested: bool) -> "tuple[Rung, ...]":
+def _solved(
+    inputs: "ModelInputs", budgets: list[str], posed: ProblemOptions, settings: Settings, *, nested: bool
+) -> "tuple[Rung, ...]":
     """The optimum of each budget, from one profile."""
-    from raq_client.planning.plan import make_plan, model_table, obtain_profile, widened
+    from raq_client.planning.build_problem import build_problem
+    from raq_client.planning.plan import solve_plan
     from raq_client.refinement.ladder import solved_rungs
 
-    profile = obtain_profile(widened(sources, request.around), progress_bar, say)
-    table = model_table(sources, profile)
-    plans = [make_plan(profile, replace(request, budget=budget), table) for budget in budgets]
-    return solved_rungs(list(zip(budgets, plans, strict=True)), nested=nested)
+    requests = [posed.request(settings, budget) for budget in budgets]
+    with followed() as progress:
+        first = pipeline.pose(inputs, requests[0], progress=progress, notes=say)
+    assert first.profile is not None, "a model has a profile"
+    table = inputs.table(first.profile)
+    specs = [build_problem(request, first.profile, table, base=first.base) for request in requests]
+    with posed.solver(settings) as solver:
+        plans = [solve_plan(spec, solver, posed.limits) for spec in specs]
+        named = list(zip(budgets, plans, strict=True))
+        return solved_rungs(named, solver, posed.limits, nested=nested)
 
 
-def _climbed(rungs: "tuple[Rung, ...]", route: "LadderSetup", *, climb_all: bool) -> "list[StepResult]":
+def _climbed(rungs: "tuple[Rung, ...]", setup: "LadderSetup", *, climb_all: bool) -> "list[StepResult]":
     """The rungs as far as they gain something, each behind two progress bars."""
     from raq_client.refinement.ladder import climb
 
@@ -164,7 +165,7 @@ def _climbed(rungs: "tuple[Rung, ...]", route: "LadderSetup", *, climb_all: bool
         def bar(verb: str) -> "Callable[[Rung], Callable[[int, int], None]]":
             return lambda rung: bars.enter_context(progress_bar(f"{verb} {rung.name}"[:22]))
 
-        for one in climb(rungs, route, bar("writing"), bar("checking")):
+        for one in climb(rungs, setup, bar("writing"), bar("checking")):
             found.append(one)
             bars.close()
             if not one.gains and not climb_all:
@@ -172,10 +173,10 @@ def _climbed(rungs: "tuple[Rung, ...]", route: "LadderSetup", *, climb_all: bool
     return found
 
 
-def _keep_manifest(route: "LadderSetup", texts: list[Path], result: dict[str, Any]) -> None:
+def _keep_manifest(setup: "LadderSetup", texts: list[Path], result: dict[str, Any]) -> None:
     from raq_client.files.manifest import make_manifest, write_manifest
 
-    inputs = [*route.model.shards, *texts]
+    inputs = [*setup.model.shards, *texts]
     outputs = [Path(step["file"]) for step in result["steps"] if "file" in step]
-    imatrix = {"imatrix": None if route.importance is None else route.importance.digest()}
-    write_manifest(make_manifest(sys.argv, inputs, outputs, result | imatrix), route.folder / "ladder.json")
+    imatrix = {"imatrix": None if setup.importance is None else setup.importance.digest()}
+    write_manifest(make_manifest(sys.argv, inputs, outputs, result | imatrix), setup.folder / "ladder.json")

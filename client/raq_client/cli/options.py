@@ -1,24 +1,33 @@
 """Options that several commands share, spelled once."""
 
-import math
-from dataclasses import fields, is_dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+    pass
 
 Budget = Annotated[
     str | None,
     typer.Option(
-        "--budget", "-b", help="Bits per weight (5.7) or a size (4.2GiB, 17GB) of all tensor data.", show_default=False
+        "--budget",
+        "-b",
+        metavar="BUDGET",
+        help="Bits per weight (5.7) or a size (4.2GiB, 17GB) of all tensor data.",
+        show_default=False,
     ),
 ]
 Model = Annotated[
     Path | None, typer.Option("--model", "-m", help="GGUF model file; of a split model, any shard.", show_default=False)
+]
+OptionalModel = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="GGUF model file; of a split model, any shard. Else model in raq.toml.",
+        show_default=False,
+    ),
 ]
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="GGUF model file; of a split model, any shard.")]
 Imatrix = Annotated[
@@ -48,6 +57,24 @@ Loss = Annotated[
         help="Loss model: fisher, measured, residual, prior, relative, activation; else what the facts allow. "
         "prior rests on measurements by Thireus, GGUF Tool Suite and its contributors.",
         show_default=False,
+    ),
+]
+OptionalTable = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]",
+        help="GGUF file, or for a recipe's steps any table of tensors that `base` reads. Else model in raq.toml.",
+        show_default=False,
+    ),
+]
+MovesPlot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="Draw the moves from the base into this .svg or .png.",
+        show_default=False,
+        rich_help_panel="Base and moves",
     ),
 ]
 RATIO_PANEL = "Base and moves"
@@ -91,23 +118,3 @@ Effort = Annotated[Literal["fast", "best"], typer.Option("--effort", help="How h
 def listed(text: str | None) -> tuple[str, ...]:
     """The names in a text with commas between them."""
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()
-
-
-def plain_fields(value: "DataclassInstance") -> dict[str, Any]:
-    """The fields of a dataclass as plain data for JSON."""
-    return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-
-
-def plain(value: Any) -> Any:
-    """Anything as plain data for JSON: dataclasses as objects, paths as text, NaN and infinities as null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain_fields(value)
-    if isinstance(value, dict):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Enum):
-        return value.value
-    return str(value) if isinstance(value, Path) else value

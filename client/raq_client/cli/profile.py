@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.console import print_json, progress_bar, say
+from raq_client.cli.console import print_json, say
+from raq_client.cli.follow import followed
 from raq_client.cli.groups import MeasureOptions
 from raq_client.cli.option_groups import spread
 from raq_client.cli.written import check_written
-from raq_client.files.settings import Settings
+from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
@@ -24,18 +25,23 @@ WITHOUT_WEIGHTS: Final = (".csv", ".map")
 def profile(
     called: typer.Context,
     model: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="MODEL", help="GGUF model file; or without weights a .csv of shapes, a .map, a safetensors folder."
+            metavar="[MODEL]",
+            help="GGUF model file; or without weights a .csv of shapes, a .map, a safetensors folder.",
+            show_default=False,
         ),
-    ],
-    output: options.Output,
+    ] = None,
     *,
+    output: options.Output,
     measure: MeasureOptions,
     rows: Annotated[
         int | None,
         typer.Option(
-            "--rows", min=2, help="Measure so many rows of each matrix instead of all; errors of that are stated."
+            "--rows",
+            min=2,
+            help="Measure this many rows of each matrix instead of all; errors of that are stated.",
+            show_default=False,
         ),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure anew, and remember nothing.")] = False,
@@ -54,16 +60,17 @@ def profile(
     Example: raq-client profile model-f16.gguf --imatrix imatrix.gguf -o model.profile.json
     """
     from raq_client.files.profile_file import save_profile
-    from raq_client.planning.plan import obtain_profile
 
-    check_written(called, {"output": output}, force=force)
-    if model.is_dir() or model.suffix in WITHOUT_WEIGHTS:
+    settings = read_settings(Path.cwd())
+    check_written(called, {"output": output}, force=force, also=settings.files())
+    if model is not None and (model.is_dir() or model.suffix in WITHOUT_WEIGHTS):
         if rows is not None:
             raise InvalidInput(Fault("--rows", f"there are no rows to measure: {model} is a table of shapes"))
         measured = _referenced(model, measure)
     else:
-        sources = replace(measure.of_model(model, Settings(), cached=not no_cache), rows=rows)
-        measured = obtain_profile(sources, progress_bar, say)
+        inputs = measure.inputs_of(model, settings, cached=not no_cache)
+        with followed() as progress:
+            measured = replace(inputs, rows=rows or inputs.rows).profile(progress=progress, notes=say)
     save_profile(measured, output, force=force)
     sampling = _sampling(measured)
     summary = {

@@ -8,15 +8,12 @@ import typer
 from raq_client.cli import options
 from raq_client.cli.base import Architecture, Table
 from raq_client.cli.check import EXIT_NOT_PASSED
-from raq_client.cli.console import OUT, print_json, say
+from raq_client.cli.console import OUT, fail, print_json, say
 from raq_client.cli.written import check_written
-
-APP = typer.Typer(help="Recipes: list, show, verify.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or file, or a mixture.")]
 
 
-@APP.command(name="list")
 def list_recipes(as_json: options.Json = False) -> None:
     """List the recipes that raq ships, and the mixtures of llama.cpp's that can be used like recipes."""
     from raq_client.models.file_types import FILE_TYPES
@@ -31,7 +28,6 @@ def list_recipes(as_json: options.Json = False) -> None:
     OUT.print(worded("mixtures  ", dim(", ".join(FILE_TYPES))))
 
 
-@APP.command()
 def show(recipe: Name, as_json: options.Json = False) -> None:
     """Show a recipe as it is read: its base and its moves, after those of the recipes it extends.
 
@@ -50,7 +46,6 @@ def show(recipe: Name, as_json: options.Json = False) -> None:
         OUT.print(recipe_table(step))
 
 
-@APP.command()
 def verify(
     called: typer.Context,
     recipe: Name,
@@ -87,6 +82,6 @@ def verify(
         plot_moves(plot, f"{steps[0].name} to {found.name} on {table.name}", step_bars(steps), 0, before, after)
         say(f"drawn: {plot}")
     for fault in faults:
-        say(f"raq-client: {found.name}: {fault}")
+        fail(f"{found.name}: {fault}")
     if faults:
         raise typer.Exit(EXIT_NOT_PASSED)

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raq_client import pipeline
 from raq_client.cli import options
-from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.console import OUT, print_json, say
+from raq_client.cli.follow import followed
 from raq_client.cli.groups import MeasureOptions
 from raq_client.cli.option_groups import spread
+from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.written import check_written
 from raq_client.engine.texts import read_texts
-from raq_client.files.settings import Settings
+from raq_client.files.settings import read_settings
+from raq_client.progress import stage
 
 if TYPE_CHECKING:
     from raq_client.sensitivity.measure import Sensitivities
@@ -30,10 +34,10 @@ class Design(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
 @spread
 def sensitivity(
     called: typer.Context,
-    model: options.ModelArgument,
+    model: options.OptionalModel = None,
+    *,
     output: options.Output,
     text: options.Texts = None,
-    *,
     measure: MeasureOptions,
     evaluations: Annotated[
         int | None, typer.Option("--evaluations", min=1, help="Most runs of the model; one per tensor when not given.")
@@ -42,6 +46,7 @@ def sensitivity(
         Design, typer.Option("--design", help="Tensors damaged first: alone, by role, in random groups, or as fits.")
     ] = Design.ADAPTIVE,
     budget: options.Budget = None,
+    posed: ProblemOptions,
     windows: Annotated[int, typer.Option("--windows", min=2, help="Windows of text in each run.")] = 16,
     probe: Annotated[str, typer.Option("--probe", help="Quant type that damages.")] = "Q3_K",
     context: options.Context = 512,
@@ -63,44 +68,38 @@ def sensitivity(
     from platformdirs import user_cache_path
 
     from raq_client.engine.loading import evaluable
-    from raq_client.evaluation.in_memory import TrialSetup
     from raq_client.files.profile_file import save_profile
-    from raq_client.models.model_file import open_model
-    from raq_client.planning.plan import importance_of, obtain_profile
+    from raq_client.planning.build_problem import build_problem
     from raq_client.sensitivity.choices import choices_of
     from raq_client.sensitivity.design import expected_of
     from raq_client.sensitivity.measure import measure_sensitivities
-    from raq_solver.budget import capacity_bytes, parse_budget
     from raq_solver.quant_types import quant_type
 
-    check_written(called, {"output": output}, force=force)
-    damage = quant_type(probe)
-    texts = read_texts(text or [])
-    evaluable(model)
-    sources = measure.of_model(model, Settings())
-    opened = open_model(model)
-    importance = importance_of(opened, sources.imatrix)
-    bench = TrialSetup(opened, model, importance, texts, windows, context, sources.effort, sources.threads, libllama)
-    wanted = None if budget is None else parse_budget(budget)
-    profile = obtain_profile(sources, progress_bar)
-    capacity = None if wanted is None else capacity_bytes(wanted, int(profile.weights.sum()))
-    cache = user_cache_path("raq") / "sensitivities"
-    with progress_bar("measuring sensitivity") as report:
+    settings = read_settings(Path.cwd())
+    check_written(called, {"output": output}, force=force, also=settings.files())
+    damage, request = quant_type(probe), posed.request(settings, budget)
+    texts = read_texts(text or list(settings.text))
+    inputs = measure.inputs_of(model, settings)
+    evaluable(inputs.model.path)
+    setup = pipeline.trial_setup(inputs, texts, windows=windows, context=context, library=libllama)
+    with followed() as progress:
+        profile = inputs.profile(progress=progress, notes=say)
+        spec = build_problem(request, profile, inputs.table(profile), needs_budget=False)
         found = measure_sensitivities(
-            bench,
+            setup,
             probe=damage,
             evaluations=evaluations,
             design=design.value,
-            choices=choices_of(profile, capacity),
+            choices=choices_of(profile, spec.problem, sizes=spec.budget is not None),
             expected=expected_of(profile),
-            cache=cache,
-            progress=report,
+            cache=user_cache_path("raq") / "sensitivities",
+            progress=stage(progress, "measuring sensitivity"),
         )
     save_profile(found.applied_to(profile), output, force=force)
-    _tell(found, output, damage.name, as_json=as_json)
+    _print(found, output, damage.name, as_json=as_json)
 
 
-def _tell(found: "Sensitivities", output: Path, probe: str, *, as_json: bool) -> None:
+def _print(found: "Sensitivities", output: Path, probe: str, *, as_json: bool) -> None:
     from raq_client.reports.check import sensitivity_table
 
     if as_json:

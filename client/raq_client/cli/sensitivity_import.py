@@ -8,6 +8,7 @@ import typer
 from raq_client.cli import options
 from raq_client.cli.console import print_json, say
 from raq_client.cli.written import check_written
+from raq_client.reports.plain import plain
 
 
 def sensitivity_import(
@@ -39,7 +40,7 @@ def sensitivity_import(
     if as_json:
         fields = {"floors": found.floors, "unused_rows": found.unused, "failed_values": found.failed}
         counts = {"tensors_measured": found.matched, "tensors_from_role_and_depth": found.filled}
-        print_json({"output": str(output), "credit": CREDIT, **options.plain(fields), **counts})
+        print_json({"output": str(output), "credit": CREDIT, **plain(fields), **counts})
         return
     say(f"{output}: sensitivities of {found.matched} tensors, of {found.filled} more from role and depth")
     for name, floor in found.floors.items():

@@ -1,31 +1,43 @@
-"""What `run` does before it writes: tries the plan and its rivals in memory, and takes what is better beyond noise."""
+"""What `run` does between solving and writing: refining, or trying the plan and its rivals in memory."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
-from raq_client.cli.console import OUT, progress_bar, say
+from raq_client import pipeline
+from raq_client.cli.console import OUT, say
+from raq_client.cli.follow import followed
+from raq_client.engine.texts import read_texts
 from raq_client.engine.windows import Text
-from raq_client.planning.plan import Plan, Request, Sources, model_table
-from raq_client.solver_client.protocol import open_solver
+from raq_client.planning.model_inputs import ModelInputs
+from raq_client.planning.plan import Plan
+from raq_client.solver_client.protocol import SolverClient
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 
 if TYPE_CHECKING:
     from raq_client.refinement.candidates import Comparison
 
-WINDOWS: Final = 12
-"""Windows of text that candidates are tried on."""
 PANEL: Final = "Trial in memory"
 
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """Whether and how long allocations are tried before one is carried out."""
+    """Whether and how long allocations are tried before one is carried out, and on which text."""
 
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            rich_help_panel=PANEL,
+            help="Text to try and refine on, not the one to check on.",
+            show_default=False,
+        ),
+    ] = None
     no_trial: Annotated[
         bool,
         typer.Option("--no-trial", rich_help_panel=PANEL, help="Carry the plan out without trying it against others."),
@@ -36,71 +48,110 @@ class TrialOptions:
             "--trial-minutes", min=0, rich_help_panel=PANEL, help="Begin no other trial that would end after this."
         ),
     ] = 15.0
+    refine: Annotated[
+        int,
+        typer.Option(
+            "--refine",
+            min=0,
+            metavar="ROUNDS",
+            rich_help_panel=PANEL,
+            help="Instead: most rounds of trying, correcting and solving again; needs --calibration.",
+        ),
+    ] = 0
 
-    def tried(
-        self, plan: Plan, sources: Sources, request: Request, texts: list[Text], library: Path | None, *, as_json: bool
+    def texts(self) -> list[Text]:
+        """The text to try on. Raises InvalidInput where there is none to refine on."""
+        if self.refine and not self.calibration:
+            what = "needs --calibration: text to try allocations on, not the one to check on"
+            raise InvalidInput(Fault("--refine", what))
+        return read_texts(self.calibration or [])
+
+    def better(
+        self,
+        plan: Plan,
+        inputs: ModelInputs,
+        texts: list[Text],
+        library: Path | None,
+        solver: SolverClient,
+        limits: Limits,
+        *,
+        as_json: bool,
     ) -> tuple[Plan, dict[str, Any]]:
-        """The plan, or what was better beyond noise, and what to say of it in the JSON result."""
-        reason = self._reason(plan, request, texts)
-        if reason is not None:
-            say(f"no other allocation was tried: {reason}")
-            return plan, {"trial": {"tried": [], "reason": reason}}
-        from raq_client.engine import NotFiniteError
-        from raq_client.evaluation.in_memory import BrokenByTrialError
+        """The plan refined, or tried against others, and what the JSON result says of that."""
+        if plan.worst_case is not None:
+            return plan, {}
+        if self.refine:
+            return self._refined(plan, inputs, texts, library, solver, limits), {}
+        reason = self._reason(plan, texts)
+        if reason is None:
+            from raq_client.engine import NotFiniteError
+            from raq_client.evaluation.in_memory import BrokenByTrialError
 
-        try:
-            found = compared(plan, sources, request, texts, library, 60 * self.trial_minutes)
-        except (NotFiniteError, BrokenByTrialError):
-            raise  # a file that nothing could be said of is not written
-        except InvalidInput as error:
-            reason = "; ".join(str(fault) for fault in error.faults)
-            say(f"no other allocation was tried: {reason}")
-            return plan, {"trial": {"tried": [], "reason": reason}}
-        best = found.best
+            try:
+                return self._tried(plan, inputs, texts, library, solver, limits, as_json=as_json)
+            except (NotFiniteError, BrokenByTrialError):
+                raise  # a file that nothing could be said of is not written
+            except InvalidInput as error:
+                reason = "; ".join(str(fault) for fault in error.faults)
+        say(f"no other allocation was tried: {reason}")
+        return plan, {"trial": {"tried": [], "reason": reason}}
+
+    def _refined(
+        self,
+        plan: Plan,
+        inputs: ModelInputs,
+        texts: list[Text],
+        library: Path | None,
+        solver: SolverClient,
+        limits: Limits,
+    ) -> Plan:
+        if plan.outcome.allocation is None:
+            return plan
+        setup = pipeline.trial_setup(inputs, texts, windows=pipeline.REFINING_WINDOWS, library=library)
+        with followed() as progress:
+            found, refined = pipeline.refine_plan(plan, setup, solver, limits, rounds=self.refine, progress=progress)
+        for each in refined.rounds:
+            taken = "taken" if each.accepted else "not taken"
+            say(f"refining: mean KL divergence {each.kl:.6f}, {taken} ({each.source})")
+        return found
+
+    def _tried(
+        self,
+        plan: Plan,
+        inputs: ModelInputs,
+        texts: list[Text],
+        library: Path | None,
+        solver: SolverClient,
+        limits: Limits,
+        *,
+        as_json: bool,
+    ) -> tuple[Plan, dict[str, Any]]:
+        setup = pipeline.trial_setup(inputs, texts, windows=pipeline.TRIAL_WINDOWS, library=library)
+        with followed() as progress:
+            chosen, found = pipeline.try_plan(
+                plan, inputs, setup, solver, limits, seconds=60 * self.trial_minutes, progress=progress, notes=say
+            )
         if not as_json:
             OUT.print(trial_table(found))
         if found.broken:
             say(f"not taken, since what the model then predicts is not finite: {', '.join(found.broken)}")
         if found.left_out:
             say(f"not tried for want of time (--trial-minutes {self.trial_minutes:g}): {', '.join(found.left_out)}")
-        chosen = replace(plan, problem=best.candidate.problem, outcome=best.candidate.outcome)
-        if best is not found.tried[0]:
-            say(f"better than the plan beyond noise, and taken in its place: {best.candidate.name}")
+        if found.best is not found.tried[0]:
+            say(f"better than the plan beyond noise, and taken in its place: {found.best.candidate.name}")
         return chosen, {"trial": trial_dict(found)}
 
-    def _reason(self, plan: Plan, request: Request, texts: list[Text]) -> str | None:
+    def _reason(self, plan: Plan, texts: list[Text]) -> str | None:
         """Why nothing is tried; None if it is."""
         if self.no_trial:
             return "--no-trial"
         if plan.outcome.allocation is None:
             return "there is no allocation"
-        if request.loss is not None:
-            return f"the losses are those asked for (--loss {request.loss})"
+        if plan.spec.request.loss is not None:
+            return f"the losses are those asked for (--loss {plan.spec.request.loss})"
         if not texts:
             return "there is no text; give --text, or --calibration for text that is not checked on"
         return None
-
-
-def compared(
-    plan: Plan, sources: Sources, request: Request, texts: list[Text], library: Path | None, seconds: float
-) -> "Comparison":
-    """The candidates tried. Raises InvalidInput if the model can't be tried in memory or a text is too short."""
-    from raq_client.evaluation.in_memory import Trial
-    from raq_client.planning.bench import trial_setup
-    from raq_client.refinement.candidates import candidates, compare_candidates
-
-    bench = trial_setup(sources, texts, windows=WINDOWS, library=library)
-    limits = Limits(request.seconds)
-    with open_solver(request.server) as asker:
-        table = model_table(sources, plan.profile)
-        found = candidates(plan.problem, plan.outcome, plan.profile, table, asker.solve, limits)
-    with Trial(bench) as trial, progress_bar("trying allocations") as report:
-        each = trial.prepare()
-        if 2 * each > seconds:
-            what = f"two allocations would take more than {2 * each:.0f} s, and --trial-minutes allow {seconds:.0f}"
-            raise InvalidInput(Fault("trial", what))
-        say(f"trying {len(found)} allocations in memory, each {each:.0f} s and the time to quantize (--no-trial: none)")
-        return compare_candidates(found, plan.profile, trial, seconds=seconds, progress=report)
 
 
 def trial_table(found: "Comparison") -> Table:

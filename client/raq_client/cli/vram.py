@@ -10,6 +10,7 @@ from raq_client.cli.base import Architecture, Table
 from raq_client.cli.base_options import MemoryOptions
 from raq_client.cli.console import OUT, print_json
 from raq_client.cli.option_groups import spread
+from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
@@ -36,31 +37,32 @@ def vram(
     *,
     memory: MemoryOptions,
 ) -> None:
-    """Say how large a context fits beside a model's weights, and what takes how much of the memory.
-
-    --context is not looked at; it is what is found.
+    """Compute the largest context that fits beside a model's weights, and what takes how much of the memory.
 
     Example: raq-client vram model-f16.gguf -a plan.json --vram 24GiB --kv q4_0 --overhead 3GiB --host token_embd.weight
     """
     from dataclasses import replace
 
     from raq_client.models.read_table import read_table
+    from raq_client.planning.memory_budget import MemoryBudget, Term, largest_context, memory_terms
     from raq_client.planning.memory_shape import memory_shape
-    from raq_client.planning.vram import MemoryBudget, Term, largest_context, memory_terms
     from raq_client.reports.base import memory_dict, memory_table
 
-    promise = memory.promise()
-    if promise is None:
+    settings = read_settings(Path.cwd())
+    if memory.vram_context is not None:
+        raise InvalidInput(Fault("--vram-context", "is what this command finds; leave it out"))
+    target = memory.memory_target(settings)
+    if target is None:
         raise InvalidInput(Fault("", "how much memory is there? Give --vram, as in --vram 24GiB"))
-    if promise.host_memory is not None:
+    if memory.host_memory is not None:
         raise InvalidInput(Fault("--host-memory", "says what to solve for; here the weights are given"))
     table = read_table(model, model_architecture or "")
-    on_device, on_host = _weights(table, allocation, base, promise.host)
+    on_device, on_host = _weights(table, allocation, base, target.host)
     shape = memory_shape(table)
-    context = largest_context(promise.memory, on_device, shape, promise.serving)
-    serving = replace(promise.serving, context=max(1, context))
+    context = largest_context(target.memory, on_device, shape, target.serving)
+    serving = replace(target.serving, context=max(1, context))
     weights = Term("weights on the device", on_device, f"{sum(on_host.values()):,} bytes on the host")
-    used = MemoryBudget(promise.memory, (weights, *memory_terms(shape, serving)))
+    used = MemoryBudget(target.memory, (weights, *memory_terms(shape, serving)))
     found: dict[str, Any] = {"context": context, "longest_of_the_model": shape.longest_context, "left": used.weights}
     if as_json:
         print_json(found | {"memory": memory_dict(used), "on_host": on_host})
@@ -74,7 +76,7 @@ def _weights(
     table: "ModelTable", allocation: Path | None, base: str | None, host: tuple[str, ...]
 ) -> tuple[int, dict[str, int]]:
     """Bytes of weights on the device, and of each tensor on the host."""
-    from raq_client.planning.vram import device_bytes
+    from raq_client.planning.memory_budget import device_bytes
     from raq_client.recipes.bases import base_recipe
     from raq_client.recipes.patterns import matching
     from raq_client.recipes.steps import carry_out

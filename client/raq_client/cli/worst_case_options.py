@@ -1,22 +1,25 @@
-"""The options of a worst case over domains, and its plan behind a progress bar."""
+"""The options of a worst case over domains."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from raq_client.cli.console import progress_bar, say
-from raq_client.planning.plan import Plan, Request, Sources, model_table, obtain_profile, widened
-from raq_client.planning.worst_case_plan import domains_of, make_domain_plan
+from raq_client import pipeline
+from raq_client.cli.console import say
+from raq_client.cli.follow import followed
+from raq_client.cli.problem_options import ProblemOptions
+from raq_client.files.settings import Settings
+from raq_client.planning.model_inputs import ModelInputs
+from raq_client.planning.plan import Plan
+from raq_client.planning.request import Request
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.questions.worst_case import Measure
+from raq_solver.questions.worst_case import WorstCaseMeasure
 
 _PANEL: Final = "Several domains"
-SECONDS: Final = 60.0
-"""Most time of the search, unless --seconds says otherwise: the last thousandth may take hours."""
 
 
 class MeasureName(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
@@ -47,14 +50,20 @@ class WorstCaseOptions:
         ),
     ] = MeasureName.RATIO
 
-    def plan(self, sources: Sources, profiles: Sequence[Path], request: Request) -> Plan:
-        """The plan for all domains. Raises InvalidInput for fewer than two."""
-        each = {name: widened(one, request.around) for name, one in domains_of(sources, profiles).items()}
-        measured = [(name, obtain_profile(one, progress_bar, say)) for name, one in each.items()]
-        seconds = SECONDS if request.seconds is None else request.seconds
-        table = model_table(next(iter(each.values())), measured[0][1])
-        measure = Measure[self.worst_in.name]
-        return make_domain_plan(measured, replace(request, seconds=seconds), measure, table)
+    def plan(
+        self,
+        inputs: ModelInputs,
+        profiles: Sequence[Path],
+        request: Request,
+        posed: ProblemOptions,
+        settings: Settings,
+    ) -> tuple[Plan, ModelInputs]:
+        """The plan for all domains, and the inputs to write it from. Raises InvalidInput for fewer than two."""
+        measure = WorstCaseMeasure[self.worst_in.name]
+        with followed() as progress, posed.solver(settings) as solver:
+            return pipeline.worst_case_plan(
+                inputs, profiles, request, measure, solver, posed.limits, progress=progress, notes=say
+            )
 
     def refuse(self, given: dict[str, bool]) -> None:
         """Raises InvalidInput for each of these options that was given beside --worst-case."""

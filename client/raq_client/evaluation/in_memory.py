@@ -63,6 +63,95 @@ class BrokenByTrialError(InvalidInput):
     """With these tensors quantized the model predicts NaN or infinity; untouched it does not."""
 
 
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """The dequantized `values` of a tensor, and their relative output error Σ h (W - Ŵ)² / Σ h W²."""
+
+    values: Float32[np.ndarray, "matrices rows length"]
+    error: float
+
+
+def probe_type(wanted: QuantType, tensor: Tensor, *, has_importance: bool) -> QuantType:
+    """The type to probe a tensor with: `wanted` where it fits and may be used, else llama.cpp's substitute or Q8_0."""
+    fitting = fitting_type(wanted, tensor.row_length)
+    if fitting is None or (needs_importance(fitting, tensor.name) and not has_importance):
+        fitting = fitting_type(CATALOGUE["Q4_0"], tensor.row_length)
+    assert fitting is not None, "Q4_0 has a substitute for any row length"
+    return fitting
+
+
+def make_probe(
+    weights: Float32[np.ndarray, "matrices rows length"],
+    quant_type: QuantType,
+    rounding: Float32[np.ndarray, "matrices length"] | None,
+    importance: Float32[np.ndarray, "matrices length"] | None,
+    *,
+    effort: Effort = "fast",
+    threads: int = 0,
+) -> Probe:
+    """Quantize and dequantize every matrix with the kernels that write files.
+
+    Columns count as `rounding` says when they are quantized, and as `importance` says in the error.
+
+    Raises ValueError if the rows do not divide into blocks, or a weight or importance is not finite.
+    """
+    values = np.empty_like(weights)
+    squared = energy = 0.0
+    for index, matrix in enumerate(weights):
+        columns = None if importance is None else importance[index]
+        rounded_by = None if rounding is None else rounding[index]
+        blocks = raq_native.quantize(quant_type.name, matrix, rounded_by, threads=threads, effort=effort)
+        values[index] = raq_native.dequantize(quant_type.name, blocks, matrix.shape[1], threads=threads)
+        counted = np.ones(matrix.shape[1]) if columns is None else columns.astype(np.float64)
+        squared += float(np.square(values[index] - matrix).sum(axis=0, dtype=np.float64) @ counted)
+        energy += float(np.square(matrix).sum(axis=0, dtype=np.float64) @ counted)
+    return Probe(values, squared / energy if energy > 0 else 0.0)
+
+
+MEMORY_BYTES = 1 << 30
+"""Logits beyond this size go to a temporary file, which is mapped."""
+
+
+class RecordedLogits:
+    """What `model` says on `windows`, bit for bit: nothing is rounded, so an unchanged model differs by exactly 0.
+
+    Raises InvalidInput if libllama fails.
+    """
+
+    def __init__(self, model: Engine, windows: Int32[np.ndarray, "windows context"]) -> None:
+        self._model, self._windows = model, windows
+        scored = scored_positions(model.context)
+        self._following = windows[:, scored.start + 1 :]
+        shape = (len(windows), scored.stop - scored.start, model.vocabulary)
+        self._logits = _room(shape)
+        started = time.monotonic()
+        for index, logits in enumerate(model.score_windows(windows)):
+            self._logits[index] = logits
+        self.seconds = time.monotonic() - started
+        """Seconds that running the model on all windows took."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of scored tokens."""
+        return self._following.size
+
+    def compare(self, other: Engine | None = None) -> TokenScores:
+        """Scores of the model as it is now, or of another with its vocabulary, against what was recorded."""
+        return join_scores(list(self._compared(other or self._model)))
+
+    def _compared(self, model: Engine) -> Iterator[TokenScores]:
+        logits_now = model.score_windows(self._windows)
+        for before, now, following in zip(self._logits, logits_now, self._following, strict=True):
+            yield score_window(before, now, following)
+
+
+def _room(shape: tuple[int, int, int]) -> Float32[np.ndarray, "windows positions vocabulary"]:
+    if 4 * np.prod(shape, dtype=np.int64) <= MEMORY_BYTES:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile() as file:  # the mapping keeps the nameless file alive
+        return np.memmap(file, np.float32, "w+", shape=shape)
+
+
 class Trial:
     """Tries allocations on a model in memory; made with `with`, which frees the model."""
 
@@ -152,92 +241,3 @@ class Trial:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)  # which names the weight, if one is not finite
-
-
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """The dequantized `values` of a tensor, and their relative output error Σ h (W - Ŵ)² / Σ h W²."""
-
-    values: Float32[np.ndarray, "matrices rows length"]
-    error: float
-
-
-def probe_type(wanted: QuantType, tensor: Tensor, *, has_importance: bool) -> QuantType:
-    """The type to probe a tensor with: `wanted` where it fits and may be used, else llama.cpp's substitute or Q8_0."""
-    fitting = fitting_type(wanted, tensor.row_length)
-    if fitting is None or (needs_importance(fitting, tensor.name) and not has_importance):
-        fitting = fitting_type(CATALOGUE["Q4_0"], tensor.row_length)
-    assert fitting is not None, "Q4_0 has a substitute for any row length"
-    return fitting
-
-
-def make_probe(
-    weights: Float32[np.ndarray, "matrices rows length"],
-    quant_type: QuantType,
-    rounding: Float32[np.ndarray, "matrices length"] | None,
-    importance: Float32[np.ndarray, "matrices length"] | None,
-    *,
-    effort: Effort = "fast",
-    threads: int = 0,
-) -> Probe:
-    """Quantize and dequantize every matrix with the kernels that write files.
-
-    Columns count as `rounding` says when they are quantized, and as `importance` says in the error.
-
-    Raises ValueError if the rows do not divide into blocks, or a weight or importance is not finite.
-    """
-    values = np.empty_like(weights)
-    squared = energy = 0.0
-    for index, matrix in enumerate(weights):
-        columns = None if importance is None else importance[index]
-        rounded_by = None if rounding is None else rounding[index]
-        blocks = raq_native.quantize(quant_type.name, matrix, rounded_by, threads=threads, effort=effort)
-        values[index] = raq_native.dequantize(quant_type.name, blocks, matrix.shape[1], threads=threads)
-        counted = np.ones(matrix.shape[1]) if columns is None else columns.astype(np.float64)
-        squared += float(np.square(values[index] - matrix).sum(axis=0, dtype=np.float64) @ counted)
-        energy += float(np.square(matrix).sum(axis=0, dtype=np.float64) @ counted)
-    return Probe(values, squared / energy if energy > 0 else 0.0)
-
-
-MEMORY_BYTES = 1 << 30
-"""Logits beyond this size go to a temporary file, which is mapped."""
-
-
-class RecordedLogits:
-    """What `model` says on `windows`, bit for bit: nothing is rounded, so an unchanged model differs by exactly 0.
-
-    Raises InvalidInput if libllama fails.
-    """
-
-    def __init__(self, model: Engine, windows: Int32[np.ndarray, "windows context"]) -> None:
-        self._model, self._windows = model, windows
-        scored = scored_positions(model.context)
-        self._following = windows[:, scored.start + 1 :]
-        shape = (len(windows), scored.stop - scored.start, model.vocabulary)
-        self._logits = _room(shape)
-        started = time.monotonic()
-        for index, logits in enumerate(model.score_windows(windows)):
-            self._logits[index] = logits
-        self.seconds = time.monotonic() - started
-        """Seconds that running the model on all windows took."""
-
-    @property
-    def tokens(self) -> int:
-        """Number of scored tokens."""
-        return self._following.size
-
-    def compare(self, other: Engine | None = None) -> TokenScores:
-        """Scores of the model as it is now, or of another with its vocabulary, against what was recorded."""
-        return join_scores(list(self._compared(other or self._model)))
-
-    def _compared(self, model: Engine) -> Iterator[TokenScores]:
-        logits_now = model.score_windows(self._windows)
-        for before, now, following in zip(self._logits, logits_now, self._following, strict=True):
-            yield score_window(before, now, following)
-
-
-def _room(shape: tuple[int, int, int]) -> Float32[np.ndarray, "windows positions vocabulary"]:
-    if 4 * np.prod(shape, dtype=np.int64) <= MEMORY_BYTES:
-        return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile() as file:  # the mapping keeps the nameless file alive
-        return np.memmap(file, np.float32, "w+", shape=shape)

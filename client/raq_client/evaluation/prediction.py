@@ -17,8 +17,7 @@ from raq_client.models.file_types import file_type
 from raq_client.models.table import table_of
 from raq_client.recipes.mixtures import mixture, tensor_bytes
 from raq_solver.allocation import Allocation
-from raq_solver.loss_models import is_in_nats
-from raq_solver.losses import LossTable
+from raq_solver.losses import LossTable, LossUnit
 from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.tensors import Tensor
 
@@ -69,7 +68,7 @@ class Against:
 
 def prediction(table: LossTable, predicted: float, measured: Estimate) -> Prediction | None:
     """The predicted loss beside the measured one; None where the table's losses only rank and are not nats."""
-    return Prediction(predicted, measured) if is_in_nats(table) else None
+    return Prediction(predicted, measured) if table.unit is LossUnit.NATS else None
 
 
 def compare_with_mixture(allocation: Allocation, capacity: int, name: str, bench: TrialSetup) -> Against:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
-from raq_client.files.profile_file import faults_of
+from raq_client.files.validation import faults_of
 from raq_solver.constraints import (
     ActiveBytes,
     AtMost,

@@ -5,13 +5,14 @@ Standard errors of the relative errors are there where a sample of the rows was 
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raq_client.files.atomic_file import atomic_file
 from raq_client.files.names import readable
+from raq_client.files.validation import faults_of
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import stored_type
@@ -131,16 +132,6 @@ def _fisher_rows(fisher: FisherLosses) -> list[tuple[tuple[float | None, ...], f
         (tuple(None if np.isnan(loss) else float(loss) for loss in losses), None if np.isnan(energy) else float(energy))
         for losses, energy in zip(fisher.losses, fisher.energies, strict=True)
     ]
-
-
-def faults_of(error: ValidationError, where: str, what: str) -> list[Fault]:
-    """One fault for each entry that pydantic complains of in a file that should be `what`; missing keys first."""
-    complaints = sorted(error.errors(), key=lambda each: each["type"] != "missing")
-    return [Fault(f"{where}: {_location(each)}".rstrip(": "), f"not {what}: {each['msg']}") for each in complaints]
-
-
-def _location(each: Any) -> str:
-    return ".".join(str(part) for part in each["loc"])
 
 
 def _or_nan(value: float | None) -> float:

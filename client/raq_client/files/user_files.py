@@ -7,7 +7,7 @@ from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from raq_client.files.profile_file import faults_of
+from raq_client.files.validation import faults_of
 from raq_solver.errors import Fault, InvalidInput, near_misses
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -10,6 +10,7 @@ import mmap
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -34,6 +35,7 @@ NO_TENSORS: Final = "holds no tensors, a vocabulary at most; give the file that 
 _NUMPY_TYPES: Final = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 _NATIVE: Final = frozenset(known.name for known in raq_native.QUANT_TYPES)
 
+_HEADERS_KEPT: Final = 16
 CHUNK_WEIGHTS: Final = 4 * 2**20
 """Weights quantized at a time: 16 MiB as float32."""
 
@@ -242,17 +244,30 @@ def to_weights(
 
 
 def read_header(path: Path) -> Header:
-    """The header of one GGUF file. Raises InvalidInput if it can't be read or is none."""
+    """The header of one GGUF file; a file that has not changed is parsed once per process.
+
+    Raises InvalidInput if it can't be read or is none.
+    """
     if path.is_dir():
         raise InvalidInput(Fault(str(path), "is a folder; name a .gguf file in it"))
     try:
-        with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                raise InvalidInput(Fault(str(path), "not a GGUF file (it is empty)"))
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-                return parse_header(view, str(path))
+        found = path.stat()
+        if found.st_size == 0:
+            raise InvalidInput(Fault(str(path), "not a GGUF file (it is empty)"))
+        return _parsed(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
     except OSError as error:
         raise InvalidInput(Fault(str(path), f"can't be opened: {error.strerror or error}")) from error
+
+
+@lru_cache(maxsize=_HEADERS_KEPT)
+def _parsed(path: Path, _state: tuple[int, ...]) -> Header:
+    """The parsed header; `_state` (device, inode, size, time of change) is another for a changed file."""
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        memoryview(data) as view,
+    ):
+        return parse_header(view, str(path))
 
 
 def _shard_paths(path: Path, count: int) -> tuple[Path, ...]:

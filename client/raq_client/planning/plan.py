@@ -1,78 +1,45 @@
-"""From what the user asked for to a plan: facts measured or loaded, losses predicted, the problem solved."""
+"""Plans: a posed problem, solved. Everything else about a plan is derived from these."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
-from platformdirs import user_cache_path
+import numpy as np
 
-from raq_client.importance.imatrix import Importance
-from raq_client.models.model_file import ModelFile, open_model
-from raq_client.models.quantizable import EMBEDDINGS, is_quantizable
-from raq_client.models.table import NUMBERS, ModelTable, guessed_architecture, numbers_of, table_of
-from raq_client.models.type_choice import AUTO, chosen_types
-from raq_client.planning.premises import BaseSpec, Premises, agreements_of, base_of, premises_of
-from raq_client.planning.prices import Price, prices
-from raq_client.planning.selection import ConstraintSpec
-from raq_client.quantizing.devices import CPU, Device
-from raq_client.quantizing.quantize import Effort
-from raq_client.recipes.diff import Agreement, Exchange, exchange
-from raq_client.solver_client.protocol import open_solver
-from raq_solver.budget import Budget
+from raq_client.planning.build_problem import ProblemSpec
+from raq_client.recipes.diff import Agreement, Exchange, convergence, exchange
+from raq_client.solver_client.protocol import SolverClient
+from raq_solver.allocation import Ledger
+from raq_solver.constraints import Constraint
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.knapsack import Limits
-from raq_solver.loss_models import default_loss_model, loss_model
+from raq_solver.knapsack import Limits, Termination
 from raq_solver.losses import LossTable
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
+from raq_solver.questions.smallest_size import Smallest
 from raq_solver.questions.worst_case import WorstCase
-from raq_solver.tensor_names import OUTPUT
-
-ProgressFactory = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Makes a progress bar with a title; entering it gives the function to report to."""
-
-
-Tell = Callable[[str], None]
-"""Hears a remark for people."""
-NAMED = 3
-"""Tensors that a remark names; of the others it gives the number."""
+from raq_solver.solve import NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """Where the facts of a model come from: a saved profile, or the model and its importance.
+class Price:
+    """What a group of constraints on `tensors` tensors costs.
 
-    `imatrix` names importance files, each `FILE` or `FILE:WEIGHT`; `rows` are measured of each matrix, None for all.
+    `loss` is the change of the predicted loss, None where nothing fits without them either. `taken` are the bytes that
+    its tensors take more than they would get otherwise (negative: less), `rest` the loss that all other tensors pay.
     """
 
-    model: Path | None = None
-    imatrix: tuple[str, ...] = ()
-    profile: Path | None = None
-    types: tuple[str, ...] = ()
-    effort: Effort = "fast"
-    threads: int = 0
-    rows: int | None = None
-    cached: bool = True
-    device: Device = CPU
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to solve."""
-
-    budget: str | None = None
-    loss: str | None = None
-    demands: ConstraintSpec = field(default_factory=ConstraintSpec)
-    server: str | None = None
-    seconds: float | None = None
-    around: BaseSpec = field(default_factory=BaseSpec)
+    group: str
+    tensors: int
+    loss: float | None
+    taken: int
+    rest: float
 
 
 @dataclass(frozen=True, eq=False)
 class WorstCaseDetails:
-    """What a plan for several domains came to.
+    """A plan for several domains.
 
     `elsewhere`: for each domain its worst loss in the files made for the others alone, over its own best.
     """
@@ -83,171 +50,134 @@ class WorstCaseDetails:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A solved problem and what it was made from.
+    """The outcome of a problem: that of its spec, or one refined from it (other losses, the smallest capacity).
 
-    With a `compromise` between domains the table is that of its proof, and the outcome's loss that of the table.
+    Made by `make_plan` only. `smallest` is the proof that no smaller size keeps a `max_loss`. With `worst_case` the
+    table is that of its proof (all domains, weighted), and the outcome's loss that of the table.
     """
 
-    profile: Profile
-    premises: Premises
+    spec: ProblemSpec
     problem: Problem
     outcome: Outcome
     prices: tuple[Price, ...] = ()
-    compromise: WorstCaseDetails | None = None
-
-    @property
-    def budget(self) -> Budget:
-        """What was asked for."""
-        return self.premises.budget
-
-    @property
-    def exchange(self) -> Exchange | None:
-        """The moves from the base to the allocation, where there are both."""
-        base, found = self.premises.base, self.outcome.allocation
-        return None if base is None or found is None else exchange(base, found, self.table, self.premises.capacity)
-
-    @property
-    def agreements(self) -> tuple[Agreement, ...]:
-        """What ratio, measured sensitivity and base say of each tensor; empty without a ratio and a base."""
-        return agreements_of(self.premises, self.profile)
+    worst_case: WorstCaseDetails | None = None
+    smallest: Smallest | None = None
 
     @property
     def table(self) -> LossTable:
         """The loss table of the problem."""
         return self.problem.table
 
+    @property
+    def profile(self) -> Profile:
+        """What was measured of the model. Raises InvalidInput for a plain problem, which has no model."""
+        if self.spec.profile is None:
+            raise InvalidInput(Fault("plan", "is of a plain problem: there is no model"))
+        return self.spec.profile
 
-def obtain_profile(sources: Sources, bars: ProgressFactory, tell: Tell = lambda _: None) -> Profile:
-    """Load the saved profile, or measure the model (answered from the cache when nothing changed).
+    @property
+    def budget_text(self) -> str:
+        """What was asked for, as people write it."""
+        request = self.spec.request
+        if request.max_loss is not None:
+            return f"a loss of at most {request.max_loss:g}"
+        return f"{self.problem.capacity_bytes:,} bytes" if self.spec.budget is None else str(self.spec.budget)
 
-    `tell` hears what of the model the importance does not know.
-    """
-    if sources.profile is not None:
-        from raq_client.files.profile_file import load_profile
+    @cached_property
+    def exchange(self) -> Exchange | None:
+        """The moves from the base to the allocation, where there are both."""
+        base, found = self.spec.base, self.outcome.allocation
+        if base is None or found is None:
+            return None
+        return exchange(base.allocation, found, self.table, self.problem.capacity_bytes)
 
-        return load_profile(sources.profile)
-    if sources.model is None:
-        what = "nothing to solve for: name a model (--model), a saved profile (--profile), or either in raq.toml"
-        raise InvalidInput(Fault("", what))
-    from raq_client.quantizing.measure import measure_profile
+    @property
+    def on_host(self) -> Mapping[str, int]:
+        """Bytes of each tensor that stays on the host; empty without an allocation."""
+        if self.outcome.ledger is None:
+            return {}
+        sizes = {entry.tensor: entry.size for entry in self.outcome.ledger.entries}
+        return {name: sizes[name] for name in self.spec.on_host}
 
-    model = open_model(sources.model)
-    importance = importance_of(model, sources.imatrix)
-    unknown = None if importance is None else unknown_tensors(model, importance)
-    if unknown is not None:
-        tell(f"note: {unknown}")
-    with bars("measuring errors") as report:
-        return measure_profile(
-            model,
-            importance,
-            chosen_types(sources.types),
-            effort=sources.effort,
-            threads=sources.threads,
-            device=sources.device,
-            rows=sources.rows,
-            cache=user_cache_path("raq") / "measurements" if sources.cached else None,
-            progress=report,
+    @property
+    def agreements(self) -> tuple[Agreement, ...]:
+        """Where importance ratio, measured sensitivity and base agree; empty unless there are a base and a ratio."""
+        base, ratios = self.spec.base, self.spec.ratios
+        if base is None or ratios is None:
+            return ()
+        tensors, values = self.profile.tensors, self.profile.sensitivities
+        return convergence(
+            base.allocation,
+            {tensor.name: tensor.weights for tensor in tensors},
+            demote=ratios.demote,
+            promote=ratios.promote,
+            rated=[row.name for row in ratios.rows],
+            sensitivities={tensors[row].name: float(values[row]) for row in np.flatnonzero(np.isfinite(values))},
         )
 
 
-def importance_of(model: ModelFile, texts: Sequence[str]) -> Importance | None:
-    """The importance in these files (`FILE` or `FILE:WEIGHT`), seen to be of this model; None for no file.
+def solve_plan(spec: ProblemSpec, solver: SolverClient, limits: Limits = NO_LIMITS) -> Plan:
+    """Solve the problem; with a `max_loss` in the request, find the smallest size that keeps it.
 
-    Raises InvalidInput with every mismatch.
+    The outcome of a plan may hold no allocation: then its termination and least bytes are the reason. Raises
+    LossNotReached where no allocation keeps the `max_loss`.
     """
-    from raq_client.importance.domains import read_domains
-    from raq_client.importance.imatrix import check_against
-
-    if not texts:
-        return None
-    importance = read_domains(texts)
-    check_against(importance, model.tensors, ())
-    return importance
-
-
-def unknown_tensors(model: ModelFile, importance: Importance) -> str | None:
-    """What the importance does not know of the model, in words; None if that is the embedding and the head at most."""
-    wanted = [
-        tensor.name
-        for tensor in model.tensors
-        if is_quantizable(tensor, model.architecture) and tensor.name not in (*EMBEDDINGS, OUTPUT)
-    ]
-    unknown = [name for name in wanted if not importance.knows(name)]
-    if not unknown:
-        return None
-    more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-    return (
-        f"{importance.source or 'the importance'} knows nothing of {len(unknown)} of {len(wanted)} tensors "
-        f"({', '.join(unknown[:NAMED])}{more}): all their columns are taken to count alike, and types that need "
-        "importance are not offered for them"
-    )
+    if spec.request.max_loss is None:
+        return make_plan(spec, spec.problem, solver.solve(spec.problem, limits), solver, limits)
+    found = solver.smallest_size(spec.problem, spec.request.max_loss, limits)
+    if found.ledger is None:
+        raise LossNotReached(spec.request.max_loss, found.least_loss, found.termination)
+    problem = replace(spec.problem, capacity_bytes=found.ledger.size)
+    return replace(make_plan(spec, problem, solver.solve(problem, limits), solver, limits), smallest=found)
 
 
-def widened(sources: Sources, around: BaseSpec) -> Sources:
-    """The sources with the types of the base among those to measure, so that the base can be priced."""
-    if sources.model is None or sources.profile is not None or around.base is None:
-        return sources
-    table = table_of(open_model(sources.model))
-    _, base = base_of(around, table, has_importance=bool(sources.imatrix)) or (None, None)
-    assert base is not None, "there is a base"
-    quantizable = [tensor.name for tensor in table.tensors if is_quantizable(tensor, table.architecture)]
-    names = (*(sources.types or (AUTO,)), *sorted({base.types[name] for name in quantizable}))
-    return replace(sources, types=tuple(dict.fromkeys(names)))
+class LossNotReached(InvalidInput):
+    """No allocation keeps the loss that was asked for; `termination` tells whether that is proven."""
+
+    def __init__(self, most: float, least: float | None, termination: Termination) -> None:
+        self.termination = termination
+        reachable = "" if least is None else f"; the least that can be reached is {least:.6g}"
+        super().__init__(Fault("", f"no allocation keeps a loss of {most:g}{reachable}"))
 
 
-def model_table(sources: Sources, profile: Profile) -> ModelTable:
-    """The table of the model; from a saved profile with the numbers that it carries, if it is not an old one."""
-    if sources.model is not None and sources.profile is None:
-        return table_of(open_model(sources.model))
-    return profile_table(profile)
+def make_plan(
+    spec: ProblemSpec,
+    problem: Problem,
+    outcome: Outcome,
+    solver: SolverClient,
+    limits: Limits = NO_LIMITS,
+    worst_case: WorstCaseDetails | None = None,
+) -> Plan:
+    """The plan of a solved problem, with the prices of what is known of the model; a worst case has none."""
+    prices = () if worst_case is not None else _prices(spec, problem, outcome, solver, limits)
+    return Plan(spec, problem, outcome, prices, worst_case)
 
 
-def profile_table(profile: Profile) -> ModelTable:
-    """The table of the model that a profile is of."""
-    name = profile.provenance.get("model", "the model")
-    architecture = profile.provenance.get("architecture") or guessed_architecture(profile.tensors)
-    return ModelTable(name, architecture, profile.tensors, numbers_of(profile.provenance.get(NUMBERS, "")))
-
-
-def missing_facts(profile: Profile) -> str | None:
-    """What better losses would need, and how to get it; None where nothing is missing."""
-    if profile.fisher is not None:
-        return None
-    model = default_loss_model(profile).__name__
-    return (
-        f"there is no Fisher information of this model, so losses are those of the model {model}, which are further "
-        "from the truth; raq-client imatrix collect MODEL --text FILE -o IMATRIX gathers it"
-    )
-
-
-def chosen_loss(profile: Profile, name: str | None) -> LossTable:
-    """The losses that the named model predicts, or the default one for None."""
-    model = loss_model(name) if name else default_loss_model(profile)
-    return model(profile)
-
-
-def make_plan(profile: Profile, request: Request, model: ModelTable | None = None) -> Plan:
-    """Predict losses, state the problem, solve it; `model` adds metadata to what the profile tells of the model."""
-    losses = chosen_loss(profile, request.loss)
-    table = model or profile_table(profile)
-    premises = premises_of(
-        request.budget,
-        request.demands.constraints(losses.tensors, table),
-        request.around,
-        losses,
-        table,
-        has_importance=profile.has_importance,
-    )
-    problem = Problem(losses, premises.capacity, premises.constraints)
-    limits = Limits(request.seconds)
-    with open_solver(request.server) as asker:
-        outcome = asker.solve(problem, limits)
-        found = prices(problem, outcome, lambda other: asker.solve(other, limits))
-    return Plan(profile, hosted(premises, outcome), problem, outcome, found)
-
-
-def hosted(premises: Premises, outcome: Outcome) -> Premises:
-    """The premises with what the tensors on the host have got, if there is an allocation."""
+def _prices(
+    spec: ProblemSpec, problem: Problem, outcome: Outcome, solver: SolverClient, limits: Limits
+) -> tuple[Price, ...]:
+    """For each group of constraints: the loss with them less the loss without them at the same capacity."""
     if outcome.ledger is None:
-        return premises
-    return premises.hosting({entry.tensor: entry.size for entry in outcome.ledger.entries})
+        return ()
+    found = []
+    for group, constraints in spec.groups.items():
+        named = {name for one in constraints for name in one.tensors}
+        if named:
+            free = solver.solve(replace(problem, constraints=_less(problem.constraints, constraints)), limits).ledger
+            found.append(_price(group, named, outcome.ledger, free))
+    return tuple(found)
+
+
+def _less(constraints: Sequence[Constraint], left_out: Sequence[Constraint]) -> tuple[Constraint, ...]:
+    gone = {id(one) for one in left_out}
+    return tuple(one for one in constraints if id(one) not in gone)
+
+
+def _price(group: str, named: set[str], with_it: Ledger, without: Ledger | None) -> Price:
+    if without is None:
+        return Price(group, len(named), None, 0, 0.0)
+    before = {entry.tensor: entry for entry in without.entries}
+    pairs = [(entry, before[entry.tensor]) for entry in with_it.entries]
+    taken = sum(now.size - was.size for now, was in pairs if now.tensor in named)
+    rest = sum(now.loss - was.loss for now, was in pairs if now.tensor not in named)
+    return Price(group, len(named), with_it.loss - without.loss, taken, rest)

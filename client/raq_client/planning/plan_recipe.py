@@ -2,7 +2,7 @@
 
 from raq_client.planning.plan import Plan
 from raq_client.recipes.diff import Exchange
-from raq_client.recipes.recipe_file import FORMAT, Base, Expected, Move, Recipe
+from raq_client.recipes.recipe_file import FORMAT, Expected, Move, Recipe
 from raq_solver.errors import Fault, InvalidInput
 
 
@@ -11,17 +11,17 @@ def recipe_of(plan: Plan) -> Recipe:
 
     Raises InvalidInput for a plan without a base or an allocation.
     """
-    exchange, base = plan.exchange, plan.premises.base_reference
+    exchange, base = plan.exchange, plan.spec.base
     _, ledger = plan.outcome.unwrap()
     if exchange is None or base is None:
         raise InvalidInput(Fault("--format recipe", "a recipe starts from a base; give --base"))
     bits = float(ledger.bits_per_weight or 0)
     return Recipe(
         format=FORMAT,
-        name=f"{plan.premises.base_name.split()[0].lower()}-to-{bits:.4f}bpw",
-        description=f"least predicted loss within {plan.premises.capacity:,} bytes, {plan.outcome.termination.value}",
+        name=f"{base.name.split()[0].lower()}-to-{bits:.4f}bpw",
+        description=f"least predicted loss within {ledger.capacity:,} bytes, {plan.outcome.termination.value}",
         source=f"raq-client solve; {plan.table.source}",
-        base=Base.model_validate(base),
+        base=base.reference,
         moves=_moves(exchange),
         expected=Expected(tensor_bytes=ledger.size),
     )

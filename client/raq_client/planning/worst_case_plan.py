@@ -8,32 +8,37 @@ from typing import Final
 
 from raq_client.importance.domains import named_file
 from raq_client.models.table import ModelTable
-from raq_client.planning.plan import Plan, Request, Sources, WorstCaseDetails, chosen_loss, hosted, profile_table
-from raq_client.planning.premises import premises_of
-from raq_client.solver_client.protocol import open_solver
+from raq_client.planning.build_problem import ResolvedBase, build_problem
+from raq_client.planning.model_inputs import ModelInputs
+from raq_client.planning.plan import Plan, WorstCaseDetails, make_plan
+from raq_client.planning.request import Request
+from raq_client.solver_client.protocol import SolverClient
 from raq_solver.allocation import account
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.knapsack import Limits
+from raq_solver.make_problem import predicted_losses
 from raq_solver.outcome import Outcome
 from raq_solver.profile import Profile
 from raq_solver.questions.worst_case import Domains, Measure, WorstCase
 
 SOURCE: Final = "losses of all domains, each in its unit, weighted as in the proof"
 """Where the losses of a plan for several domains come from."""
+SECONDS: Final = 60.0
+"""Most time of the search, unless limits are given: the last thousandth may take hours."""
 
 
-def domains_of(sources: Sources, profiles: Sequence[Path]) -> dict[str, Sources]:
-    """The sources of each domain, by name: an importance file each of a model, or saved profiles.
+def domains_of(inputs: ModelInputs, profiles: Sequence[Path]) -> dict[str, ModelInputs]:
+    """The inputs of each domain, by name: an importance file each of a model, or saved profiles.
 
     Raises InvalidInput for fewer than two, and for files with weights.
     """
     if profiles:
-        found = {str(path): replace(sources, model=None, imatrix=(), profile=path) for path in profiles}
+        found = {str(path): replace(inputs, path=None, imatrix=(), profile_path=path) for path in profiles}
     else:
-        found = {text: replace(sources, profile=None, imatrix=(text,)) for text in sources.imatrix}
-    weighed = [text for text in sources.imatrix if named_file(text)[1] is not None]
-    what = "a weight blends domains; with --worst-case each file is a domain by itself"
-    raise_faults([Fault(text, what) for text in weighed if not profiles])
+        weighed = [text for text in inputs.imatrix if named_file(text)[1] is not None]
+        what = "a weight blends domains; with --worst-case each file is a domain by itself"
+        raise_faults([Fault(text, what) for text in weighed])
+        found = {text: inputs.with_imatrix((text,)) for text in inputs.imatrix}
     if len(found) < 2:
         what = "needs two domains or more: an importance file (-i) for each, or a saved profile (-p) for each"
         raise InvalidInput(Fault("--worst-case", what))
@@ -42,34 +47,31 @@ def domains_of(sources: Sources, profiles: Sequence[Path]) -> dict[str, Sources]
     return {names[name] if distinct else name: each for name, each in found.items()}
 
 
-def blended(sources: Sources) -> Sources:
-    """The sources for writing the file: the importance of all domains, each counting alike."""
-    return replace(sources, imatrix=tuple(f"{text}:1" for text in sources.imatrix))
+def blended(inputs: ModelInputs) -> ModelInputs:
+    """The inputs for writing the file: the importance of all domains, each counting alike."""
+    return inputs.with_imatrix(tuple(f"{text}:1" for text in inputs.imatrix))
 
 
-def make_domain_plan(
-    profiles: Sequence[tuple[str, Profile]], request: Request, measure: Measure, model: ModelTable | None = None
+def solve_worst_case_plan(
+    profiles: Sequence[tuple[str, Profile]],
+    request: Request,
+    measure: Measure,
+    solver: SolverClient,
+    limits: Limits,
+    table: ModelTable | None = None,
+    base: ResolvedBase | None = None,
 ) -> Plan:
-    """Predict the losses of each domain and solve for the worst; `model` adds metadata to what profiles tell of it.
+    """Predict the losses of each domain and solve for the worst; `table` and `base` as for `build_problem`.
 
-    The plan's table is that of the proof: all domains, weighted. Constraints are not priced.
+    The plan's table is that of the proof: all domains, weighted. Constraints have no prices.
     """
-    tables = tuple((name, chosen_loss(profile, request.loss)) for name, profile in profiles)
-    first = profiles[0][1]
-    known = model or profile_table(first)
-    premises = premises_of(
-        request.budget,
-        request.demands.constraints(tables[0][1].tensors, known),
-        request.around,
-        tables[0][1],
-        known,
-        has_importance=all(profile.has_importance for _, profile in profiles),
-    )
-    question = Domains(tables, premises.capacity, premises.constraints, measure)
-    with open_solver(request.server) as asker:
-        found = asker.solve_worst_case(question, Limits(request.seconds))
+    tables = tuple((name, predicted_losses(profile, request.loss)) for name, profile in profiles)
+    facts = next((profile for _, profile in profiles if not profile.has_importance), profiles[0][1])
+    spec = build_problem(request, facts, table, base=base)
+    question = Domains(tables, spec.problem.capacity_bytes, spec.problem.constraints, measure)
+    found = solver.solve_worst_case(question, Limits(SECONDS if limits.seconds is None else limits.seconds))
     problem = question.weighted(found.factors, SOURCE)
-    ledger = None if found.allocation is None else account(found.allocation, problem.table, premises.capacity)
+    ledger = None if found.allocation is None else account(found.allocation, problem.table, problem.capacity_bytes)
     outcome = Outcome(
         found.termination,
         found.allocation,
@@ -81,13 +83,8 @@ def make_domain_plan(
         found.seconds,
         found.constraint_multipliers,
     )
-    return Plan(
-        first,
-        hosted(premises, outcome),
-        problem,
-        outcome,
-        compromise=WorstCaseDetails(found, _elsewhere(question, found)),
-    )
+    details = WorstCaseDetails(found, _elsewhere(question, found))
+    return make_plan(spec, problem, outcome, solver, limits, details)
 
 
 def _elsewhere(question: Domains, found: WorstCase) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from raq_client.files.profile_file import faults_of
+from raq_client.files.validation import faults_of
 from raq_client.models.quantizable import is_quantizable
 from raq_client.recipes.overrides import read_overrides, resolve
 from raq_solver.allocation import Allocation

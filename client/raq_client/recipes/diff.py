@@ -12,7 +12,7 @@ from enum import Enum, unique
 from fractions import Fraction
 
 from raq_solver.allocation import Allocation
-from raq_solver.constraints import Ceiling, Constraint, Floor, Pin, Source
+from raq_solver.constraints import Ceiling, Floor, Pin, Source
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.losses import LossTable
 from raq_solver.quant_types import CATALOGUE, stored_type
@@ -20,6 +20,10 @@ from raq_solver.tensor_names import role_of
 
 _BIG: float = 0.5
 """A role that takes at least this share of all bytes spent is the big move."""
+
+
+MoveConstraint = Pin | Ceiling | Floor
+"""A constraint on which way a tensor may leave the base."""
 
 
 @unique
@@ -57,12 +61,12 @@ class Exchange:
     @property
     def freed(self) -> int:
         """Bytes freed by demotions."""
-        return -sum(line.size for line in self.lines if line.size < 0)
+        return freed_and_spent(line.size for line in self.lines)[0]
 
     @property
     def spent(self) -> int:
         """Bytes spent on promotions."""
-        return sum(line.size for line in self.lines if line.size > 0)
+        return freed_and_spent(line.size for line in self.lines)[1]
 
     @property
     def sink(self) -> int:
@@ -75,9 +79,19 @@ class Exchange:
         return sum(line.loss for line in self.lines)
 
 
+def freed_and_spent(changes: Iterable[int]) -> tuple[int, int]:
+    """Bytes freed and bytes spent by changes of size.
+
+    >>> freed_and_spent([-3, 5, 0, -1])
+    (4, 5)
+    """
+    sizes = list(changes)
+    return -sum(size for size in sizes if size < 0), sum(size for size in sizes if size > 0)
+
+
 def move_constraints(
     base: Allocation, table: LossTable, *, demote: Iterable[str], promote: Iterable[str]
-) -> tuple[Constraint, ...]:
+) -> tuple[MoveConstraint, ...]:
     """Constraints that let candidates leave the base in their direction only, and pin all other tensors to it.
 
     Their source is DATA: they come from measured importance. Raises InvalidInput with every tensor whose base type the

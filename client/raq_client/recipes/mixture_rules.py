@@ -157,7 +157,7 @@ def _lowest(facts: Facts, name: str, place: Place) -> str | None:
         case Kind.KEY:
             return "Q4_K" if facts.experts == 8 else None
         case Kind.DOWN:
-            # LocalSolver llama.cpp takes the count even where it reads the layer from names elsewhere.
+            # Here llama.cpp takes the count even where it reads the layer from names elsewhere.
             return None if place.before >= facts.blocks // 8 else "IQ3_S" if upper else "Q2_K"
         case Kind.ATTENTION_OUTPUT:
             if facts.experts == 8:

@@ -10,6 +10,7 @@ from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.models.table import ModelTable
 from raq_client.recipes.allocation_file import read_allocation
+from raq_client.recipes.diff import freed_and_spent
 from raq_client.recipes.mixtures import Counting, mixture, tensor_bytes
 from raq_client.recipes.overrides import read_overrides
 from raq_client.recipes.patterns import expand, matching
@@ -34,7 +35,7 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RecipeStep:
     """One recipe of a ladder carried out: its moves, and the size of the whole after them."""
 
     name: str
@@ -47,31 +48,31 @@ class Step:
     @property
     def freed(self) -> int:
         """Bytes freed by demotions."""
-        return -sum(move.size for move in self.moves if move.size < 0)
+        return freed_and_spent(move.size for move in self.moves)[0]
 
     @property
     def spent(self) -> int:
         """Bytes spent on promotions."""
-        return sum(move.size for move in self.moves if move.size > 0)
+        return freed_and_spent(move.size for move in self.moves)[1]
 
 
-def carry_out(recipe: Recipe, table: ModelTable) -> tuple[Step, ...]:
+def carry_out(recipe: Recipe, table: ModelTable) -> tuple[RecipeStep, ...]:
     """The steps of the recipe's ladder on a model, the base of all first.
 
     Raises InvalidInput with every fault: another model than the recipe is for, patterns that match nothing, tensors
     that have another type than a move expects or can't have the one it gives.
     """
-    steps: list[Step] = []
+    steps: list[RecipeStep] = []
     for rung in ladder(recipe):
         _check_model(rung, table)
         types = dict(steps[-1].types) if steps else dict(_base_types(rung, table))
         moves = _apply(rung, table, types)
         size = tensor_bytes(types)
-        steps.append(Step(rung.name, rung.description, moves, types, size, bits_per_weight(size, table.weights)))
+        steps.append(RecipeStep(rung.name, rung.description, moves, types, size, bits_per_weight(size, table.weights)))
     return tuple(steps)
 
 
-def verify(recipe: Recipe, table: ModelTable) -> tuple[Step, tuple[Fault, ...]]:
+def verify(recipe: Recipe, table: ModelTable) -> tuple[RecipeStep, tuple[Fault, ...]]:
     """The last step of the recipe, and what differs from what its author says comes out."""
     step = carry_out(recipe, table)[-1]
     faults = []

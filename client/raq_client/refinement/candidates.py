@@ -77,8 +77,7 @@ class Tried:
         """Whether it is better than the other beyond noise, on the same windows."""
         if not (math.isfinite(self.kl) and math.isfinite(other.kl)):
             return math.isfinite(self.kl)
-        gains = other.per_window - self.per_window
-        return bool(gains.mean() > BEYOND_NOISE * _standard_error(gains))
+        return lower_beyond_noise(self.per_window, other.per_window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +112,27 @@ def candidates(
 
 
 def _other_losses(problem: Problem, profile: Profile, solve: Solver, limits: Limits) -> Iterator[Candidate]:
+    for name, other in with_other_losses(problem, profile).items():
+        yield from _solved(f"losses {name}", other, solve, limits)
+
+
+def with_other_losses(problem: Problem, profile: Profile) -> dict[str, Problem]:
+    """The same problem with the losses of every other loss model that applies to the profile, by its name."""
+    found = {}
     for name, loss_model in LOSS_MODELS.items():
         try:
             losses = loss_model(profile)
         except InvalidInput:
             continue  # this model does not apply
         if losses.source != problem.table.source:
-            yield from _solved(f"losses {name}", replace(problem, table=losses), solve, limits)
+            found[name] = replace(problem, table=losses)
+    return found
+
+
+def lower_beyond_noise(ours: Float64[np.ndarray, " windows"], theirs: Float64[np.ndarray, " windows"]) -> bool:
+    """Whether our divergences are lower than theirs on the same windows by more than BEYOND_NOISE standard errors."""
+    gains = theirs - ours
+    return bool(gains.mean() > BEYOND_NOISE * _standard_error(gains))
 
 
 def _mixtures(

@@ -1,4 +1,4 @@
-"""Ladders: allocations of one model in order, each carried out, measured, and told from the one before it or not."""
+"""Ladders: allocations of one model in order, each quantized, measured, and compared with the one before it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,15 @@ from raq_client.models.table import ModelTable
 from raq_client.planning.plan import Plan
 from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.quantize import Effort, quantize_model
+from raq_client.recipes.diff import freed_and_spent
 from raq_client.recipes.recipe_file import Recipe
 from raq_client.recipes.steps import carry_out
+from raq_client.solver_client.protocol import SolverClient
 from raq_solver.allocation import Allocation, Ledger
+from raq_solver.budget import TotalBytes
 from raq_solver.errors import Fault, InvalidInput, raise_faults
-from raq_solver.questions.ladder import nested_ladder
+from raq_solver.knapsack import Limits
+from raq_solver.solve import NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,9 @@ def recipe_rungs(recipe: Recipe, table: ModelTable) -> tuple[Rung, ...]:
     )
 
 
-def solved_rungs(plans: Sequence[tuple[str, Plan]], *, nested: bool = False) -> tuple[Rung, ...]:
+def solved_rungs(
+    plans: Sequence[tuple[str, Plan]], solver: SolverClient, limits: Limits = NO_LIMITS, *, nested: bool = False
+) -> tuple[Rung, ...]:
     """The allocations of solved plans, made from one profile.
 
     With `nested` they give way to those of least summed loss in which no tensor ever gets less than in the rung
@@ -106,7 +112,8 @@ def solved_rungs(plans: Sequence[tuple[str, Plan]], *, nested: bool = False) -> 
     )
     if not nested:
         return _rungs([(name, *plan.outcome.unwrap()) for name, plan in plans])
-    found = nested_ladder(plans[0][1].problem, [plan.premises.capacity for _, plan in plans])
+    budgets = [TotalBytes(plan.problem.capacity_bytes) for _, plan in plans]
+    found = solver.nested_ladder(plans[0][1].problem, budgets, limits)
     if not found.rungs:
         raise InvalidInput(Fault("ladder", found.termination.value))
     return _rungs([(name, rung.allocation, rung.ledger) for (name, _), rung in zip(plans, found.rungs, strict=True)])
@@ -117,7 +124,7 @@ def _rungs(found: Sequence[tuple[str, Allocation, Ledger]]) -> tuple[Rung, ...]:
     before: dict[str, int] = {}
     for name, allocation, ledger in found:
         sizes = {entry.tensor: entry.size for entry in ledger.entries}
-        changes = [sizes[tensor] - size for tensor, size in before.items()]
+        freed, spent = freed_and_spent(sizes[tensor] - size for tensor, size in before.items())
         rungs.append(
             Rung(
                 name=name,
@@ -125,8 +132,8 @@ def _rungs(found: Sequence[tuple[str, Allocation, Ledger]]) -> tuple[Rung, ...]:
                 size=ledger.size,
                 bits_per_weight=float(ledger.bits_per_weight or 0),
                 loss=ledger.loss,
-                freed=-sum(change for change in changes if change < 0),
-                spent=sum(change for change in changes if change > 0),
+                freed=freed,
+                spent=spent,
             )
         )
         before = sizes
@@ -135,7 +142,7 @@ def _rungs(found: Sequence[tuple[str, Allocation, Ledger]]) -> tuple[Rung, ...]:
 
 def climb(
     rungs: Sequence[Rung],
-    route: LadderSetup,
+    setup: LadderSetup,
     writing: Callable[[Rung], Progress] | None = None,
     measuring: Callable[[Rung], Progress] | None = None,
 ) -> Iterator[StepResult]:
@@ -144,29 +151,29 @@ def climb(
     The verdicts of all rungs hold together with 95 % confidence, however many are climbed. `writing` and `measuring`
     make something to report progress to. Raises InvalidInput before any work if a file exists and not `force`.
     """
-    found = [route.path(rung) for rung in rungs if route.path(rung).exists() and not route.force]
+    found = [setup.path(rung) for rung in rungs if setup.path(rung).exists() and not setup.force]
     raise_faults([Fault(str(path), "exists; give --force to replace it") for path in found])
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(rungs) - 1)
     before: Measurement | None = None
-    with loaded(route.model.path, context=route.context, threads=route.threads, library=route.library) as original:
+    with loaded(setup.model.path, context=setup.context, threads=setup.threads, library=setup.library) as original:
         for rung in rungs:
-            path = _written(rung, route, None if writing is None else writing(rung))
+            path = _written(rung, setup, None if writing is None else writing(rung))
             measured = measure(
                 original,
                 path,
-                route.texts,
-                context=route.context,
-                windows=route.windows,
-                threads=route.threads,
-                library=route.library,
+                setup.texts,
+                context=setup.context,
+                windows=setup.windows,
+                threads=setup.threads,
+                library=setup.library,
                 progress=None if measuring is None else measuring(rung),
             )
             step = None if before is None else compare(before, measured, confidence=confidence)
-            yield StepResult(rung, path, summarize(measured.scores(), route.context), step)
+            yield StepResult(rung, path, summarize(measured.scores(), setup.context), step)
             before = measured
 
 
-def _written(rung: Rung, route: LadderSetup, progress: Progress | None) -> Path:
+def _written(rung: Rung, setup: LadderSetup, progress: Progress | None) -> Path:
     done = 0
 
     def advance(_name: str, size: int) -> None:
@@ -176,15 +183,15 @@ def _written(rung: Rung, route: LadderSetup, progress: Progress | None) -> Path:
             progress(done, rung.size)
 
     quantize_model(
-        route.model,
+        setup.model,
         rung.allocation,
-        route.importance,
-        route.path(rung),
-        threads=route.threads,
-        effort=route.effort,
-        device=route.device,
-        force=route.force,
+        setup.importance,
+        setup.path(rung),
+        threads=setup.threads,
+        effort=setup.effort,
+        device=setup.device,
+        force=setup.force,
         progress=advance,
         metadata={"raq.ladder": rung.name},
     )
-    return route.path(rung)
+    return setup.path(rung)

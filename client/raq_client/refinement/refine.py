@@ -15,7 +15,6 @@ standard error of the difference, window by window. So it never ends worse than 
 and the best of many trials is not mistaken for a better one.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -24,11 +23,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from raq_client.evaluation.in_memory import Trial
-from raq_client.refinement.candidates import changed_types
+from raq_client.refinement.candidates import changed_types, lower_beyond_noise, with_other_losses
 from raq_solver.allocation import Allocation
-from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Limits
-from raq_solver.loss_models import LOSS_MODELS
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
@@ -36,8 +33,6 @@ from raq_solver.solve import Solver
 from raq_solver.tensor_names import block_of, role_of
 
 DEPTHS: Final = 3
-BEYOND_NOISE: Final = 2.0
-"""Standard errors by which an allocation must be better to be taken."""
 TRUST: Final = 0.3
 """Standard deviation that a group's factor is given around the common one."""
 MODEL_ERROR: Final = 0.03
@@ -83,9 +78,7 @@ class _Tried:
 
     def beats(self, other: "_Tried") -> bool:
         """Whether it is better beyond noise."""
-        gains = other.per_window - self.per_window
-        error = float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
-        return bool(gains.mean() > BEYOND_NOISE * error)
+        return lower_beyond_noise(self.per_window, other.per_window)
 
 
 def refine(
@@ -104,7 +97,7 @@ def refine(
     equal answers.
     """
     groups = tensor_groups(profile)
-    starts = [problem, *_other_starts(problem, profile)]
+    starts = [problem, *with_other_losses(problem, profile).values()]
     found: list[Round] = []
     tried: list[_Tried] = []
     taken: list[_Tried] = []
@@ -130,19 +123,6 @@ def refine(
             break
         attempt(*following)
     return Refined(taken[-1].problem, tuple(found))
-
-
-def _other_starts(problem: Problem, profile: Profile) -> list[Problem]:
-    """The same problem with the losses of every other loss model that applies to the profile."""
-    found = []
-    for loss_model in LOSS_MODELS.values():
-        try:
-            table = loss_model(profile)
-        except InvalidInput:
-            continue  # this model does not apply
-        if table.source != problem.table.source:
-            found.append(replace(problem, table=table))
-    return found
 
 
 def tensor_groups(profile: Profile) -> tuple[tuple[str, ...], ...]:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from raq_client.sensitivity.fit import Fit
+from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 
 USUAL_BITS: Final = (3.0, 3.5, 4.0, 4.5, 5.0, 6.0)
@@ -82,17 +83,22 @@ class Choices:
         return high
 
 
-def choices_of(profile: Profile, capacity: int | None = None) -> Choices:
-    """What a profile offers where there is a choice; `capacity` counts all tensors of the model (None: usual sizes)."""
-    open_rows = np.flatnonzero(np.isfinite(profile.relative_errors).sum(axis=1) > 1)
+def choices_of(profile: Profile, problem: Problem | None = None, *, sizes: bool = False) -> Choices:
+    """What a profile offers where there is a choice, under the constraints of a problem posed of it.
+
+    With `sizes` the problem's capacity, which counts all tensors of the model, is the one asked for; else usual sizes.
+    """
+    offered = np.isfinite(profile.relative_errors) if problem is None else problem.allowed()
+    open_rows = np.flatnonzero(offered.sum(axis=1) > 1)
     names = tuple(profile.tensors[row].name for row in open_rows)
-    errors, sizes = profile.relative_errors[open_rows], profile.sizes[open_rows]
+    errors = np.where(offered, profile.relative_errors, np.inf)[open_rows]
     weights = int(profile.weights[open_rows].sum())
-    if capacity is None:
-        return Choices(names, errors, sizes, tuple(int(bits * weights) // 8 for bits in USUAL_BITS))
-    fixed = np.delete(np.arange(len(profile.tensors)), open_rows)
-    elsewhere = sum(profile.tensors[row].source_type.size(profile.tensors[row].weights) for row in fixed)
-    return Choices(names, errors, sizes, (capacity - elsewhere,))
+    if problem is None or not sizes:
+        capacities = tuple(int(bits * weights) // 8 for bits in USUAL_BITS)
+    else:
+        fixed = offered.sum(axis=1) == 1
+        capacities = (problem.capacity_bytes - int(profile.sizes[fixed][offered[fixed]].sum()),)
+    return Choices(names, errors, profile.sizes[open_rows], capacities)
 
 
 def _likely(

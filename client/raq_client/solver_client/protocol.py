@@ -28,9 +28,9 @@ KEY_VARIABLE: Final = "RAQ_PRIVATE_KEY"
 
 
 class SolverClient(Protocol):
-    """Who answers questions about problems: `local.LocalSolver`, `remote.Client`.
+    """Answers questions about problems: `local.LocalSolver` in this process, `remote.Client` over gRPC.
 
-    A budget of the problem that a question does not need is not regarded.
+    Questions that have sizes of their own (sweep, audit, nested ladder) ignore the capacity of the problem.
     """
 
     def solve(self, question: Problem, limits: Limits = ..., /) -> Outcome:
@@ -63,7 +63,7 @@ class SolverClient(Protocol):
 
 @contextmanager
 def open_solver(server: str | None) -> Iterator[SolverClient]:
-    """Who answers at `server` (HOST:PORT or unix:PATH), or in this process for None.
+    """A solver client for `server` (HOST:PORT or unix:PATH), or for this process if None.
 
     Token and certificates of the server's clients come from the environment.
     """
@@ -72,15 +72,12 @@ def open_solver(server: str | None) -> Iterator[SolverClient]:
 
         yield LocalSolver()
         return
-    from raq_client import connect
+    from raq_client.solver_client.connection import Connection
+    from raq_client.solver_client.remote import Client
 
-    with connect(
-        server,
-        token=os.environ.get(TOKEN_VARIABLE),
-        root_certificates=_path(ROOTS_VARIABLE),
-        certificate=_path(CERTIFICATE_VARIABLE),
-        private_key=_path(KEY_VARIABLE),
-    ) as client:
+    token = os.environ.get(TOKEN_VARIABLE)
+    files = (_path(ROOTS_VARIABLE), _path(CERTIFICATE_VARIABLE), _path(KEY_VARIABLE))
+    with Client(Connection.of(server, token, False, *files)) as client:  # noqa: FBT003  # the roots make it encrypted
         yield client
 
 

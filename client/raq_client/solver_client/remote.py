@@ -1,4 +1,4 @@
-"""The service as an object: the same questions and answers as `raq_solver`, asked over gRPC."""
+"""The client of the service: each method a call or an iterator. Generated from `remote_async`."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import grpc
 
 from raq_client.solver_client.connection import CHUNK_BYTES, TRANSPORT_SECONDS, Connection, deadline_of
 from raq_proto import convert
-from raq_proto.convert import BudgetRange, Variant
+from raq_proto.convert import BudgetRange, PointReader, Variant
 from raq_proto.question import Question, StoredProfile
 from raq_proto.status import error_of
 from raq_proto.v1 import (
@@ -34,11 +34,12 @@ from raq_solver.verify import Verification
 
 
 class Client:
-    """Asks the service. Made by `raq_client.connect`; a context manager, leaving it closes the channel.
+    """Asks the service. Made by `raq_client.connect`; leaving it as a context manager closes it.
 
     Raises what answering in this process would raise, UnknownProfile, and ServiceUnavailable, DeadlineExceeded,
     Overloaded, Unauthenticated, NotPermitted or ServiceError for what a service adds; those name the call's request id.
-    UNAVAILABLE is tried again three times, at growing intervals. Threads may share a client.
+    UNAVAILABLE is tried again three times, at growing intervals.
+    Threads may share a client.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -50,8 +51,12 @@ class Client:
             if credentials is None
             else grpc.secure_channel(connection.address, credentials, connection.options)
         )
-        self._solver = solver_service_pb2_grpc.SolverServiceStub(self._channel)
-        self._profiles = profile_service_pb2_grpc.ProfileServiceStub(self._channel)
+        self._solver: solver_service_pb2_grpc.SolverServiceStub = solver_service_pb2_grpc.SolverServiceStub(
+            self._channel
+        )
+        self._profiles: profile_service_pb2_grpc.ProfileServiceStub = profile_service_pb2_grpc.ProfileServiceStub(
+            self._channel
+        )
 
     def solve(self, question: Question, limits: Limits = NO_LIMITS) -> Outcome:
         """Find the allocation of least loss that fits the budget."""
@@ -80,7 +85,9 @@ class Client:
         request.limit_seconds = limits.seconds or 0
         with self._our_errors():
             responses = self._solver.Sweep(request, metadata=self._connection.metadata())
-            yield from convert.points_from_proto(response.point for response in responses)
+            points = PointReader()
+            for response in responses:
+                yield points.read(response.point)
 
     def smallest_size(self, question: Question, most_loss: float, limits: Limits = NO_LIMITS) -> Smallest:
         """The smallest allocation whose loss is at most `most_loss` (nats per token) and that fits the budget."""
@@ -178,7 +185,8 @@ class Client:
         while True:
             with self._our_errors():
                 response = self._profiles.List(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
-            yield from map(convert.stored_from_proto, response.profiles)
+            for each in response.profiles:
+                yield convert.stored_from_proto(each)
             if not response.next_page_token:
                 return
             request.page_token = response.next_page_token

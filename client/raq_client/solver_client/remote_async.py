@@ -1,4 +1,4 @@
-"""The client of `remote` for asyncio: each method a coroutine or an asynchronous iterator."""
+"""The client of the service for asyncio: each method a coroutine or an asynchronous iterator."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,8 +38,8 @@ class AsyncClient:
 
     Raises what answering in this process would raise, UnknownProfile, and ServiceUnavailable, DeadlineExceeded,
     Overloaded, Unauthenticated, NotPermitted or ServiceError for what a service adds; those name the call's request id.
-    UNAVAILABLE is tried again three times, at growing intervals. Cancelling a
-    call stops its search.
+    UNAVAILABLE is tried again three times, at growing intervals.
+    Cancelling a call stops its search.
     """
 
     def __init__(self, connection: Connection) -> None:

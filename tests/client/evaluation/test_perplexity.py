@@ -14,7 +14,6 @@ from raq_client.evaluation.report import CheckReport
 from raq_client.evaluation.statistics import estimate_exp_mean
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT, rewrite, write_quantized, write_smaller_vocabulary
-from support.paths import SHARED
 
 SHORT = Text("short", TEXT[:14000])  # nine windows of 512
 
@@ -157,7 +156,6 @@ def test_an_interrupt_between_windows_frees_the_models(monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the larger data beside the repository")
 @pytest.mark.parametrize(
     ("text", "expected"),
     # llama-perplexity of llama.cpp 0c1e57098, context 512, first 60 chunks: 4M, then 18M (see the data's SOURCES.md)
@@ -167,10 +165,10 @@ def test_an_interrupt_between_windows_frees_the_models(monkeypatch: pytest.Monke
     ],
 )
 def test_perplexity_equals_that_of_llama_perplexity(
-    text: str, expected: tuple[tuple[float, float], tuple[float, float]]
+    shared_data: Path, text: str, expected: tuple[tuple[float, float], tuple[float, float]]
 ) -> None:
-    content = Text(text, (SHARED / "text" / text).read_text())
-    models = [SHARED / "models" / f"wiki-math-{size}-f16.gguf" for size in ("4M", "18M")]
+    content = Text(text, (shared_data / "text" / text).read_text())
+    models = [shared_data / "models" / f"wiki-math-{size}-f16.gguf" for size in ("4M", "18M")]
     scores = measure(models[0], models[1], [content], windows=60, threads=2).scores()
     found = [estimate_exp_mean(losses) for losses in (scores.baseline_nll, scores.candidate_nll)]
     assert tuple((round(ppl.value, 2), round(ppl.token_error, 2)) for ppl in found) == expected

@@ -1,5 +1,7 @@
 """Figures of real llama.cpp logs of Qwen3.6-27B (research on the RA articles) are the witnesses here."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,8 +9,7 @@ from hypothesis import strategies as st
 from raq_client.models.gguf_header import Value
 from raq_client.models.read_table import read_table
 from raq_client.models.table import ModelTable
-from raq_client.planning.memory_shape import Layer, MemoryShape, memory_shape
-from raq_client.planning.vram import (
+from raq_client.planning.memory_budget import (
     Serving,
     device_bytes,
     largest_context,
@@ -17,11 +18,11 @@ from raq_client.planning.vram import (
     parse_size,
     weights_budget,
 )
+from raq_client.planning.memory_shape import Layer, MemoryShape, memory_shape
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
 from support.gguf_files import MODEL_4M
-from support.paths import SHARED
 
 MIB, GIB = 2**20, 2**30
 Q4_0, Q8_0, F16 = CATALOGUE["Q4_0"], CATALOGUE["Q8_0"], CATALOGUE["F16"]
@@ -66,10 +67,9 @@ def test_terms_are_those_of_real_logs(qwen36: MemoryShape) -> None:
     assert keys_and_values.formula == "256 tokens × 18,432 bytes"
 
 
-@pytest.mark.skipif(not (SHARED / "shapes").exists(), reason="needs the larger data beside the repo")
-def test_shapes_tell_the_same_as_metadata(qwen36: MemoryShape) -> None:
-    shapes = memory_shape(read_table(SHARED / "shapes" / "qwen36_27b_tensors.csv"))
-    assert (shapes.layers, shapes.vocabulary) == (qwen36.layers, qwen36.vocabulary)
+def test_shapes_tell_the_same_as_metadata(qwen36: MemoryShape, shapes: Path) -> None:
+    found = memory_shape(read_table(shapes / "qwen36_27b_tensors.csv"))
+    assert (found.layers, found.vocabulary) == (qwen36.layers, qwen36.vocabulary)
 
 
 # With 3,100 MiB of everything but weights and cache, the ladder's sizes give the contexts worked out for the article.

@@ -1,4 +1,4 @@
-"""From a promise of memory to a budget for weights, and back: how long a context fits beside given weights.
+"""From a device's memory to a budget for weights, and back: how long a context fits beside given weights.
 
     memory = weights on the device + keys and values + recurrent state + compute buffer + overhead
 
@@ -136,7 +136,7 @@ def device_bytes(types: Mapping[Tensor, QuantType], host: Iterable[str] = ()) ->
 
 
 def parse_context(text: str) -> int:
-    """Read a number of tokens: `184320`, `184k`. k is 1024: who meant 1000 gets a promise that still holds.
+    """Read a number of tokens: `184320`, `184k`. k is 1024, which also holds what 1000 would ask for.
 
     Raises InvalidInput for anything else.
     """
@@ -147,13 +147,15 @@ def parse_context(text: str) -> int:
 
 
 def parse_size(text: str) -> int:
-    """Read a size with its unit, `24GiB` or `3GB`, as whole bytes; a lone 0 needs none.
+    """Read a size with its unit, `24GiB`, `24G` or `3GB`, as whole bytes; a lone 0 needs none.
+
+    K, M, G and T alone are powers of 1024, as memory is sold and as `docker -m` and Slurm read them.
 
     Raises InvalidInput for anything else.
     """
     if re.fullmatch(r"\s*0+(\.0*)?\s*[A-Za-z]*\s*", text):
         return 0
-    budget = parse_budget(text)
+    budget = parse_budget(re.sub(r"(?<=\d)\s*([KMGTkmgt])\s*$", r"\1iB", text))
     if not isinstance(budget, TotalBytes):
         raise InvalidInput(Fault(text, "not a size; write its unit, as in 24GiB"))
     return budget.count

@@ -1,4 +1,4 @@
-"""A promise of memory: what the weights of a model may take of a device on which it is to run with a given context."""
+"""Memory targets: how many bytes the weights may take of a device on which the model runs with a given context."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from raq_client.models.table import ModelTable
+from raq_client.planning.memory_budget import MemoryBudget, Serving, weights_budget
 from raq_client.planning.memory_shape import memory_shape
-from raq_client.planning.vram import MemoryBudget, Serving, weights_budget
 from raq_client.recipes.diff import stored_size
 from raq_client.recipes.patterns import matching
 from raq_solver.allocation import Allocation
@@ -36,19 +36,19 @@ class MemoryTarget:
     host_memory: int | None = None
 
 
-def memory_budget(promise: MemoryTarget, table: ModelTable) -> MemoryBudget:
-    """What the promise leaves for weights on the device. Raises InvalidInput if that is nothing."""
-    return weights_budget(promise.memory, memory_shape(table), promise.serving)
+def memory_budget(target: MemoryTarget, table: ModelTable) -> MemoryBudget:
+    """What the target leaves for weights on the device. Raises InvalidInput if that is nothing."""
+    return weights_budget(target.memory, memory_shape(table), target.serving)
 
 
 def host_pins(
-    promise: MemoryTarget | None, losses: LossTable, candidates: Mapping[str, Sequence[str]], base: Allocation | None
+    target: MemoryTarget | None, losses: LossTable, candidates: Mapping[str, Sequence[str]], base: Allocation | None
 ) -> tuple[Pin, ...]:
     """A pin for each tensor on the host, which costs the device nothing; none where the host has a memory of its own.
 
     At the base's type where there is one, else the largest of its candidates with no more bits than Q8_0.
     """
-    patterns = () if promise is None or promise.host_memory is not None else promise.host
+    patterns = () if target is None or target.host_memory is not None else target.host
     pins = []
     for name in matching(patterns, losses.tensors, "--host") if patterns else ():
         possible = sorted(candidates[name], key=lambda one: stored_size(name, one, losses))
@@ -60,20 +60,20 @@ def host_pins(
     return tuple(pins)
 
 
-def sides(promise: MemoryTarget | None, losses: LossTable, device: MemoryBudget | None) -> tuple[Region, ...]:
+def sides(target: MemoryTarget | None, losses: LossTable, device: MemoryBudget | None) -> tuple[Region, ...]:
     """What the tensors on the host may take, and all others of the device; nothing where the host's are pinned.
 
     Raises InvalidInput if every tensor is on the host.
     """
-    if promise is None or promise.host_memory is None or device is None:
+    if target is None or target.host_memory is None or device is None:
         return ()
-    hosted = matching(promise.host, losses.tensors, "--host")
+    hosted = matching(target.host, losses.tensors, "--host")
     rest = tuple(name for name in losses.tensors if name not in set(hosted))
     if not rest:
-        raise InvalidInput(Fault("--host", "every tensor is on the host; then there is nothing to promise of a device"))
+        raise InvalidInput(Fault("--host", "every tensor is on the host; then no weights are left for the device"))
     return (
         Region(rest, device.weights, reason="--vram: what is left of the device"),
-        Region(hosted, promise.host_memory, reason="--host-memory"),
+        Region(hosted, target.host_memory, reason="--host-memory"),
     )
 
 

@@ -10,10 +10,9 @@ from raq_client.files.profile_file import load_profile, save_profile
 from raq_client.models.model_file import open_model
 from raq_client.models.table import NUMBERS, ModelTable, numbers_of, numbers_text, table_of
 from raq_client.models.type_choice import chosen_types
-from raq_client.planning.active import active_bytes
+from raq_client.planning.constraint_options import ConstraintSpec, active_bytes
 from raq_client.planning.memory_shape import memory_shape
-from raq_client.planning.plan import profile_table
-from raq_client.planning.selection import ConstraintSpec
+from raq_client.planning.model_inputs import profile_table
 from raq_client.quantizing.measure import measure_profile
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import quant_type

@@ -1,4 +1,4 @@
-"""What `run` tells after its check: how good the prediction was, and whether a plain mixture would do better."""
+"""What `run` reports after its check: how good the prediction was, and whether a plain mixture would do better."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from raq_client.cli import options
+from raq_client import pipeline
 from raq_client.cli.console import OUT, say
 from raq_client.engine.windows import Text
 from raq_client.models.file_types import file_type
-from raq_client.planning.plan import Plan, Sources
+from raq_client.planning.model_inputs import ModelInputs
+from raq_client.planning.plan import Plan
+from raq_client.reports.plain import plain
 
 if TYPE_CHECKING:
     from raq_client.evaluation.prediction import Against
@@ -21,7 +23,7 @@ WINDOWS: Final = 16
 
 
 @dataclass(frozen=True)
-class GateOptions:
+class AgainstOptions:
     """What to hold a finished file against. Raises InvalidInput if there is no such mixture."""
 
     against: Annotated[
@@ -38,21 +40,21 @@ class GateOptions:
         if self.against is not None:
             file_type(self.against)  # now, not after hours of work
 
-    def told(
+    def report(
         self,
         plan: Plan,
-        report: "CheckReport",
-        sources: Sources,
+        checked: "CheckReport",
+        inputs: ModelInputs,
         texts: list[Text],
         windows: int | None,
         library: Path | None,
         *,
         as_json: bool,
     ) -> dict[str, Any]:
-        """Say what there is to say of a plan and its check; the same as parts of the JSON result."""
-        found = _predicted(plan, report, as_json=as_json)
+        """Print prediction quality and the comparison with --against; return the same data for --json."""
+        found = _predicted(plan, checked, as_json=as_json)
         if self.against is not None:
-            found |= _compared(plan, sources, self.against, texts, report.context, windows, library, as_json=as_json)
+            found |= _compared(plan, inputs, self.against, texts, checked.context, windows, library, as_json=as_json)
         return found
 
 
@@ -67,12 +69,12 @@ def _predicted(plan: Plan, report: "CheckReport", *, as_json: bool) -> dict[str,
         verdict = "a fair prediction" if found.fair else "a poor prediction: --refine corrects the table by trials"
         measured = f"measured {found.measured.value:.6f} ± {found.measured.error:.6f}"
         OUT.print(f"predicted loss {found.predicted:.6f}, {measured}, ratio {found.ratio:.2f}: {verdict}")
-    return {"prediction": options.plain(found) | {"ratio": options.plain(found.ratio), "fair": found.fair}}
+    return {"prediction": plain(found) | {"ratio": plain(found.ratio), "fair": found.fair}}
 
 
 def _compared(
     plan: Plan,
-    sources: Sources,
+    inputs: ModelInputs,
     name: str,
     texts: list[Text],
     context: int,
@@ -82,17 +84,15 @@ def _compared(
     as_json: bool,
 ) -> dict[str, Any]:
     from raq_client.evaluation.prediction import compare_with_mixture
-    from raq_client.planning.bench import trial_setup
 
-    assert sources.model is not None, "a model was quantized"
     allocation, _ = plan.outcome.unwrap()
-    bench = trial_setup(sources, texts, windows=windows or WINDOWS, library=library, context=context)
-    found = compare_with_mixture(allocation, plan.problem.capacity_bytes, name, bench)
+    setup = pipeline.trial_setup(inputs, texts, windows=windows or WINDOWS, library=library, context=context)
+    found = compare_with_mixture(allocation, plan.problem.capacity_bytes, name, setup)
     if not as_json:
         OUT.print(_against(found), soft_wrap=True)
     if found.mixture_is_better:
-        say(f"note: {found.mixture} is better and within the budget; {_way(found.mixture, sources.model)}")
-    return {"against": options.plain(found) | {"mixture_is_better": found.mixture_is_better}}
+        say(f"note: {found.mixture} is better and within the budget; {_way(found.mixture, inputs.model.path)}")
+    return {"against": plain(found) | {"mixture_is_better": found.mixture_is_better}}
 
 
 def _against(found: "Against") -> str:

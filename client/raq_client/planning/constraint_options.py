@@ -1,4 +1,4 @@
-"""Constraints as people write them: a pattern of tensor names and what is demanded of the tensors it matches.
+"""Constraints as people write them: a pattern of tensor names and a limit for the tensors it matches.
 
 Patterns are those of raq_client.recipes.patterns: `blk.*.attn_v.weight`, `output.weight`,
 `blk.{0..3}.ffn_{gate,up}.weight`.
@@ -10,10 +10,10 @@ from fractions import Fraction
 from typing import Final
 
 from raq_client.models.table import ModelTable
-from raq_client.planning.active import FLAG, active_bytes
-from raq_client.planning.vram import parse_size
+from raq_client.planning.memory_budget import parse_size
 from raq_client.recipes.patterns import matching
 from raq_solver.constraints import (
+    ActiveBytes,
     AtMost,
     Ceiling,
     Constraint,
@@ -27,7 +27,10 @@ from raq_solver.constraints import (
 )
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.quant_types import quant_type
+from raq_solver.tensor_names import TOKEN_EMBEDDING, is_expert, is_tied
+from raq_solver.tensors import Tensor
 
+FLAG: Final = "--active-bytes"
 _VALUES: Final = {
     "pin": "TYPE",
     "exclude": "TYPE",
@@ -43,7 +46,7 @@ _PATTERN_ONLY: Final[Mapping[str, type[Tie] | type[Monotone]]] = {"tie": Tie, "m
 
 @dataclass(frozen=True, slots=True)
 class ConstraintSpec:
-    """What the user demands, each a list of texts as the flags of the same names take them."""
+    """The user's constraints, each a list of texts as the flags of the same names take them."""
 
     pin: Sequence[str] = ()
     floor: Sequence[str] = ()
@@ -133,3 +136,31 @@ def _bits(text: str) -> Fraction:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
         return quant_type(text).bits_per_weight
+
+
+def active_bytes(text: str, table: ModelTable, experts_used: int | None = None) -> ActiveBytes:
+    """At most so much (a size, as 3GiB) is read per token.
+
+    A token reads the used share of stacked experts, one row of an embedding that is not the output too, and everything
+    else whole. `experts_used` stands in for the metadata's expert_used_count.
+    Raises InvalidInput if that is known from neither, or is more than there are experts.
+    """
+    names = tuple(tensor.name for tensor in table.tensors)
+    shares = tuple(_share(tensor, table, experts_used, tied=is_tied(names)) for tensor in table.tensors)
+    said = f"{FLAG} {text}" + ("" if experts_used is None else f" --experts-used {experts_used}")
+    return ActiveBytes(names, shares, parse_size(text), reason=said)
+
+
+def _share(tensor: Tensor, table: ModelTable, experts_used: int | None, *, tied: bool) -> Fraction:
+    if tensor.name == TOKEN_EMBEDDING and not tied:
+        return Fraction(1, tensor.rows)
+    if not is_expert(tensor.name):
+        return Fraction(1)
+    experts = table.number("expert_count") or tensor.shape[-1]
+    used = experts_used or table.number("expert_used_count")
+    if not used:
+        what = f"how many of the {experts} experts does a token use? The model does not say: give --experts-used"
+        raise InvalidInput(Fault(FLAG, what))
+    if used > experts:
+        raise InvalidInput(Fault("--experts-used", f"{used} of {experts} experts; there are not so many"))
+    return Fraction(used, experts)

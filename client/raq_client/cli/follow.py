@@ -1,0 +1,24 @@
+"""Progress of the pipeline on the terminal: a bar for each stage, one after the other."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from raq_client.cli.console import progress_bar
+from raq_client.progress import Progress, Step
+
+
+@contextmanager
+def followed() -> Iterator[Progress]:
+    """A callback that shows each step; the bar of a stage ends when the next stage begins, or with the block."""
+    with ExitStack() as bars:
+        stage: str | None = None
+        report: Callable[[int, int], None]
+
+        def follow(step: Step) -> None:
+            nonlocal stage, report
+            if step.stage != stage:
+                bars.close()
+                stage, report = step.stage, bars.enter_context(progress_bar(step.stage))
+            report(step.done, step.total)
+
+        yield follow

@@ -1,0 +1,92 @@
+"""`raq-client init`: a commented raq.toml to start from."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from raq_client.cli import options
+from raq_client.cli.console import say
+from raq_client.files.atomic_file import atomic_file
+from raq_client.files.settings import FILE_NAME, MemorySettings, Settings
+from raq_solver.errors import Fault, InvalidInput
+
+EXAMPLES: Final = {
+    "model": '"model-f16.gguf"',
+    "imatrix": '["imatrix.gguf"]',
+    "profile": '"model.profile.json"',
+    "text": '["held-out.txt"]',
+    "budget": '"5.0"',
+    "server": '"solver.example:8433"',
+    "types": '["auto"]',
+    "rows": "256",
+    "loss": '"fisher"',
+    "base": '"Q4_K_M"',
+    "architecture": '"default"',
+    "exo": '["blk.0.attn_v.weight"]',
+    "pin": '["output.weight=Q6_K"]',
+    "floor": '["blk.0.*=Q4_K"]',
+    "ceiling": '["blk.*.ffn_up.weight=5.5"]',
+    "exclude": '["Q2_K"]',
+    "tie": '["blk.*.attn_{q,k}.weight"]',
+    "at_most": '["blk.*.ffn_down.weight=8:Q5_K"]',
+    "region": '["blk.{0..15}.*=3GiB"]',
+    "monotone": '["blk.*.attn_v.weight"]',
+    "distinct_types": "6",
+    "active_bytes": '"3GiB"',
+    "experts_used": "8",
+    "vram": '"24GiB"',
+    "context": '"32k"',
+    "kv": '"q8_0"',
+    "overhead": '"1GiB"',
+    "parallel": "1",
+    "ubatch": "512",
+    "host": '["token_embd.weight"]',
+    "host_memory": '"8GiB"',
+}
+"""A value for every key, which shows how it is written."""
+
+
+def init(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL]", help="The model to name in it; else the only .gguf file here.", show_default=False
+        ),
+    ] = None,
+    force: options.Force = False,
+) -> None:
+    """Write a commented raq.toml into this folder; what stands in it, all commands take for granted.
+
+    Example: raq-client init model-f16.gguf
+    """
+    target = Path(FILE_NAME)
+    if target.exists() and not force:
+        raise InvalidInput(Fault(FILE_NAME, "exists; give --force to replace it"))
+    if model is not None and not model.is_file():
+        raise InvalidInput(Fault(str(model), "there is no such file"))
+    found = sorted(Path().glob("*.gguf"))
+    named = model or (found[0] if len(found) == 1 else None)
+    with atomic_file(target, force=force) as file:
+        file.write(settings_text(named).encode())
+    say(
+        f"{FILE_NAME}: "
+        + (f"model {named}" if named else "name your model in it")
+        + "; then raq-client run -b 5.0 -o FILE"
+    )
+
+
+def settings_text(model: Path | None) -> str:
+    """A raq.toml with every key, commented out but for the model."""
+    lines = ["# What raq-client takes for granted in this folder. Flags win over this file.", ""]
+    for name, field in Settings.model_fields.items():
+        if name == "memory":
+            continue
+        value = EXAMPLES[name] if name != "model" or model is None else f'"{model.as_posix()}"'
+        sign = "" if name == "model" and model is not None else "# "
+        lines += [f"# {field.description}", f"{sign}{name} = {value}", ""]
+    lines += [f"# {Settings.model_fields['memory'].description}", "# [memory]"]
+    lines += [
+        f"# {name} = {EXAMPLES[name]}  # {field.description}" for name, field in MemorySettings.model_fields.items()
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,238 @@
+"""The whole road as functions over objects: profile, plan, try, quantize, check. The commands and `import raq` call it.
+
+Nothing here prints or reads flags. Progress and remarks go to callbacks (`raq_client.progress`).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from raq_client.engine import DEFAULT_CONTEXT
+from raq_client.engine.windows import Text
+from raq_client.planning.build_problem import ProblemSpec, ResolvedBase, build_problem, resolve_base, types_in
+from raq_client.planning.model_inputs import ModelInputs, missing_facts
+from raq_client.planning.plan import Plan, make_plan, solve_plan
+from raq_client.planning.request import Request
+from raq_client.planning.worst_case_plan import blended, domains_of, solve_worst_case_plan
+from raq_client.progress import Notes, Progress, bytes_stage, silent, stage
+from raq_client.solver_client.protocol import SolverClient
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.knapsack import Limits
+from raq_solver.questions.worst_case import Measure
+from raq_solver.solve import NO_LIMITS
+
+if TYPE_CHECKING:
+    from raq_client.evaluation.in_memory import TrialSetup
+    from raq_client.evaluation.report import CheckReport
+    from raq_client.models.writer import WrittenModel
+    from raq_client.refinement.candidates import Comparison
+    from raq_client.refinement.refine import Refined
+
+REFINING_WINDOWS: Final = 16
+"""Windows of text that each round of refining is measured on."""
+TRIAL_WINDOWS: Final = 12
+"""Windows of text that candidates are tried on."""
+
+
+def pose(
+    inputs: ModelInputs,
+    request: Request,
+    *,
+    needs_budget: bool = True,
+    progress: Progress | None = None,
+    notes: Notes = silent,
+) -> ProblemSpec:
+    """Measure or load the profile, and build the problem that the request poses of it.
+
+    Every question about a model (solve, sweep, explain, audit, a ladder) goes through here. The types of a base are
+    measured too, so that it has a price.
+    """
+    base = _base(inputs, request)
+    more = types_in(base, inputs.table_of_model()) if base is not None else ()
+    profile = inputs.profile(more_types=more, progress=progress, notes=notes)
+    return build_problem(request, profile, inputs.table(profile), base=base, needs_budget=needs_budget)
+
+
+def _base(inputs: ModelInputs, request: Request) -> ResolvedBase | None:
+    """The base, where there is a model to resolve it on before anything is measured."""
+    if request.base.base is None or not inputs.has_weights:
+        return None
+    return resolve_base(request.base, inputs.table_of_model(), has_importance=bool(inputs.imatrix))
+
+
+def plan(
+    inputs: ModelInputs,
+    request: Request,
+    solver: SolverClient,
+    limits: Limits = NO_LIMITS,
+    *,
+    progress: Progress | None = None,
+    notes: Notes = silent,
+) -> Plan:
+    """The allocation of least predicted loss, with proof; or the reason why there is none (`plan.outcome`).
+
+    Raises InvalidInput with the faults of inputs and request.
+    """
+    found = solve_plan(pose(inputs, request, progress=progress, notes=notes), solver, limits)
+    missing = missing_facts(found.profile)
+    if missing is not None and request.loss is None and found.outcome.allocation is not None:
+        notes(f"note: {missing}")
+    return found
+
+
+def worst_case_plan(
+    inputs: ModelInputs,
+    profiles: Sequence[Path],
+    request: Request,
+    measure: Measure,
+    solver: SolverClient,
+    limits: Limits = NO_LIMITS,
+    *,
+    progress: Progress | None = None,
+    notes: Notes = silent,
+) -> tuple[Plan, ModelInputs]:
+    """The allocation whose worst domain loses least, and the inputs to write it from.
+
+    Each importance file of `inputs` is a domain, or each of `profiles`.
+    """
+    domains = domains_of(inputs, profiles)
+    base = None if profiles else _base(next(iter(domains.values())), request)
+    more = types_in(base, inputs.table_of_model()) if base is not None else ()
+    measured = [(name, one.profile(more_types=more, progress=progress, notes=notes)) for name, one in domains.items()]
+    table = next(iter(domains.values())).table(measured[0][1])
+    found = solve_worst_case_plan(measured, request, measure, solver, limits, table, base)
+    return found, inputs if profiles else blended(inputs)
+
+
+def refine_plan(
+    found: Plan,
+    setup: "TrialSetup",
+    solver: SolverClient,
+    limits: Limits = NO_LIMITS,
+    *,
+    rounds: int,
+    progress: Progress | None = None,
+) -> "tuple[Plan, Refined]":
+    """The plan after at most `rounds` rounds of trying, correcting the losses and solving again.
+
+    It never measures worse on the texts of `setup` than the plan it began with.
+    """
+    from raq_client.evaluation.in_memory import Trial
+    from raq_client.refinement.refine import refine
+
+    with Trial(setup) as trial:
+        refined = refine(
+            found.problem,
+            found.profile,
+            solver.solve,
+            trial,
+            rounds=rounds,
+            limits=limits,
+            progress=stage(progress, "refining"),
+        )
+    outcome = solver.solve(refined.problem, limits)
+    return make_plan(found.spec, refined.problem, outcome, solver, limits), refined
+
+
+def try_plan(
+    found: Plan,
+    inputs: ModelInputs,
+    setup: "TrialSetup",
+    solver: SolverClient,
+    limits: Limits = NO_LIMITS,
+    *,
+    seconds: float,
+    progress: Progress | None = None,
+    notes: Notes = silent,
+) -> "tuple[Plan, Comparison]":
+    """The plan, or what measured better beyond noise when tried in memory, and all that was tried.
+
+    No other trial is begun that would end after `seconds`. Raises InvalidInput if the model can't be tried in memory
+    or the time allows no comparison, NotFiniteError and BrokenByTrialError if what it predicts is not finite.
+    """
+    from raq_client.evaluation.in_memory import Trial
+    from raq_client.refinement.candidates import candidates, compare_candidates
+
+    table = inputs.table(found.profile)
+    offered = candidates(found.problem, found.outcome, found.profile, table, solver.solve, limits)
+    with Trial(setup) as trial:
+        each = trial.prepare()
+        if 2 * each > seconds:
+            what = f"two allocations would take more than {2 * each:.0f} s, and --trial-minutes allow {seconds:.0f}"
+            raise InvalidInput(Fault("trial", what))
+        notes(f"trying {len(offered)} allocations in memory, each {each:.0f} s and the time to quantize")
+        compared = compare_candidates(
+            offered, found.profile, trial, seconds=seconds, progress=stage(progress, "trying allocations")
+        )
+    best = compared.best.candidate
+    return make_plan(found.spec, best.problem, best.outcome, solver, limits), compared
+
+
+def trial_setup(
+    inputs: ModelInputs,
+    texts: Sequence[Text],
+    *,
+    windows: int,
+    context: int = DEFAULT_CONTEXT,
+    library: Path | None = None,
+) -> "TrialSetup":
+    """What allocations of the model are tried on in memory. Raises InvalidInput without any text."""
+    from raq_client.evaluation.in_memory import TrialSetup
+
+    model = inputs.model
+    return TrialSetup(
+        model, model.path, inputs.importance, texts, windows, context, inputs.effort, inputs.threads, library
+    )
+
+
+def quantize(
+    found: Plan, inputs: ModelInputs, output: Path, *, force: bool = False, progress: Progress | None = None
+) -> "WrittenModel":
+    """Write the model with the types of the plan; the file appears whole or not at all.
+
+    Raises InvalidInput if the plan has no allocation, or `output` exists and not `force`.
+    """
+    from raq_client.quantizing.quantize import quantize_model
+
+    allocation, ledger = found.outcome.unwrap()
+    return quantize_model(
+        inputs.model,
+        allocation,
+        inputs.importance,
+        output,
+        threads=inputs.threads,
+        effort=inputs.effort,
+        device=inputs.device,
+        force=force,
+        progress=bytes_stage(progress, "quantizing", ledger.size),
+        metadata={"raq.profile": found.profile.digest(), "raq.problem": found.problem.digest()},
+    )
+
+
+def check(
+    baseline: Path,
+    candidate: Path,
+    texts: Sequence[Text],
+    *,
+    context: int = DEFAULT_CONTEXT,
+    windows: int | None = None,
+    threads: int = 0,
+    library: Path | None = None,
+    progress: Progress | None = None,
+) -> "CheckReport":
+    """Perplexity of both files and KL divergence of `candidate` from `baseline` on these texts.
+
+    Raises InvalidInput as `raq_client.evaluation.perplexity.measure_all` does.
+    """
+    from raq_client.evaluation import perplexity
+
+    return perplexity.check(
+        baseline,
+        candidate,
+        texts,
+        context=context,
+        windows=windows,
+        threads=threads,
+        library=library,
+        progress=stage(progress, "checking"),
+    )
