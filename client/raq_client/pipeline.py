@@ -18,7 +18,7 @@ from raq_client.progress import Notes, Progress, bytes_stage, silent, stage
 from raq_client.solver_client.protocol import SolverClient
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
-from raq_solver.questions.worst_case import Measure
+from raq_solver.questions.worst_case import WorstCaseMeasure
 from raq_solver.solve import NO_LIMITS
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def pose(
     progress: Progress | None = None,
     notes: Notes = silent,
 ) -> ProblemSpec:
-    """Measure or load the profile, and build the problem that the request poses of it.
+    """WorstCaseMeasure or load the profile, and build the problem that the request poses of it.
 
     Every question about a model (solve, sweep, explain, audit, a ladder) goes through here. The types of a base are
     measured too, so that it has a price.
@@ -84,7 +84,7 @@ def worst_case_plan(
     inputs: ModelInputs,
     profiles: Sequence[Path],
     request: Request,
-    measure: Measure,
+    measure: WorstCaseMeasure,
     solver: SolverClient,
     limits: Limits = NO_LIMITS,
     *,

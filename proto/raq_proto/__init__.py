@@ -1,1 +1,1 @@
-"""Messages of the raq service, and the one place that converts them to and from the domain."""
+"""Messages of the raq service, and the code that converts them to and from domain objects."""

@@ -1,12 +1,12 @@
-"""Errors that only a service has, in the order of their tree; the others are in `raq_solver.errors`.
+"""The errors of the service, as a tree; all others are in `raq_solver.errors`.
 
 RaqError
 ├── InvalidInput
 │   └── UnknownProfile        no stored profile has that digest
 └── ServiceError
-    ├── Overloaded            the server has no room for another call now; says when to try again
+    ├── Overloaded            the server can't accept another call now; carries the time after which to try again
     ├── Unauthenticated       the call carries no token that the server knows
-    └── NotPermitted          the token's scopes do not reach so far
+    └── NotPermitted          the token's scopes do not cover the call
 """
 
 from typing import Self
@@ -24,7 +24,7 @@ class UnknownProfile(InvalidInput):
 
 
 class Overloaded(ServiceError):
-    """The server has no room for another call now; try again after `retry_seconds`."""
+    """The server can't accept another call now; try again after `retry_seconds`."""
 
     def __init__(self, text: str, retry_seconds: float) -> None:
         super().__init__(text)
@@ -36,4 +36,4 @@ class Unauthenticated(ServiceError):
 
 
 class NotPermitted(ServiceError):
-    """The token's scopes do not reach so far."""
+    """The token's scopes do not cover the call."""

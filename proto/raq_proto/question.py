@@ -1,19 +1,17 @@
-"""What the services exchange besides problems and outcomes: profiles by digest, and what the store knows of them."""
+"""Questions about profiles by digest, and the store's description of a profile."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from raq_solver.budget import BitsPerWeight, Budget, capacity_bytes
+from raq_solver.budget import Budget
 from raq_solver.constraints import Constraint
-from raq_solver.errors import Fault, InvalidInput
-from raq_solver.loss_models import default_loss_model, loss_model
-from raq_solver.losses import LossTable
+from raq_solver.make_problem import make_problem
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 
 Stored = Callable[[str], Profile]
-"""Finds a profile by its digest; raises UnknownProfile."""
+"""A function that returns the profile of a digest, or raises UnknownProfile."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +29,7 @@ class ProfileProblem:
     def problem(self, stored: Stored) -> Problem:
         """The problem itself. Raises InvalidInput with every fault, UnknownProfile when nothing has that digest."""
         profile = self.profile if isinstance(self.profile, Profile) else stored(self.profile)
-        table = predicted(profile, self.loss_model)
-        return Problem(table, capacity_in(table, self.budget), self.constraints)
+        return make_problem(profile, self.budget, self.constraints, loss=self.loss_model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +49,4 @@ class StoredProfile:
 
 
 Question = Problem | ProfileProblem
-"""What can be solved."""
-
-
-def predicted(profile: Profile, name: str | None) -> LossTable:
-    """The profile's losses by the loss model of that name, or by its default one."""
-    return (loss_model(name) if name else default_loss_model(profile))(profile)
-
-
-def capacity_in(table: LossTable, budget: Budget) -> int:
-    """The budget in bytes. Raises InvalidInput when it is per weight and the table does not know its weights."""
-    if isinstance(budget, BitsPerWeight) and not table.total_weights:
-        raise InvalidInput(Fault("budget", "is per weight, but the table lacks numbers of weights; say it in bytes"))
-    return capacity_bytes(budget, table.total_weights)
+"""A problem with its losses, or with a profile that they are predicted from."""

@@ -1,8 +1,8 @@
-"""The one table between errors and gRPC status codes, and the details that carry every fault.
+"""Errors ⇄ gRPC statuses, with details that carry every fault.
 
-The server reads it forwards, the client backwards. A fault travels as a google.rpc.BadRequest field violation, the
-class of an error as google.rpc.ErrorInfo, when to try again as google.rpc.RetryInfo, so that the same exception comes
-out at the other end.
+The server converts errors to statuses, the client converts them back into the same exceptions. A fault travels as a
+google.rpc.BadRequest field violation, the class of an error as google.rpc.ErrorInfo, and the time after which to try
+again as google.rpc.RetryInfo.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from raq_solver.errors import (
 
 DOMAIN: Final = "raq"
 REQUEST_ID_KEY: Final = "raq-request-id"
-"""Metadata key under which client and server name one call, in logs and in error messages."""
+"""Metadata key of a call's id, which client and server put into logs and error messages."""
 
 CODES: Final[dict[type[RaqError], grpc.StatusCode]] = {
     InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
@@ -58,7 +58,7 @@ _OTHER_ERRORS: Final = {
 
 
 def status_of(error: RaqError) -> status_pb2.Status:
-    """The status, details included, that tells a client of this error."""
+    """The status of an error, details included."""
     code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), grpc.StatusCode.UNKNOWN)
     details = [_packed(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN))]
     if isinstance(error, InvalidInput):
@@ -75,7 +75,7 @@ def status_of(error: RaqError) -> status_pb2.Status:
 
 
 def _fitting(faults: Sequence[Fault]) -> list[Fault]:
-    """The faults, cut off where they would not fit, with their number said."""
+    """As many faults as fit into a status, then a fault that counts the rest."""
     fitting: list[Fault] = []
     left = _DETAILS_LIMIT
     for fault in faults:
@@ -88,7 +88,7 @@ def _fitting(faults: Sequence[Fault]) -> list[Fault]:
 
 
 def error_of(failure: grpc.RpcError, address: str) -> RaqError:
-    """The error that a failed call to `address` stands for. Those that a service adds name the call's request id."""
+    """The error of a failed call to `address`. Errors of the service name the call's request id."""
     assert isinstance(failure, grpc.Call | grpc.aio.AioRpcError)
     code, text = failure.code(), failure.details() or ""
     reason, faults, retry_seconds = _details(failure)
@@ -107,7 +107,7 @@ def error_of(failure: grpc.RpcError, address: str) -> RaqError:
 
 
 def _details(failure: "grpc.Call | grpc.aio.AioRpcError") -> tuple[str, list[Fault], float]:
-    """The reason of ours (empty: none), its faults, and the seconds after which to try again."""
+    """The class of the error (empty if it is not raq's), its faults, and the seconds after which to try again."""
     reason, faults, retry_seconds = "", [], 0.0
     for packed in _packed_details(failure):
         info, request, retry = (

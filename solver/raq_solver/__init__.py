@@ -1,6 +1,6 @@
-"""raq_solver: which quant type for which tensor, proven optimal. Pure domain and mathematics: no files, no wire."""
+"""raq_solver chooses a quant type for every tensor of a model, proven optimal. It uses neither files nor network."""
 
-from raq_solver.allocation import Allocation, Entry, Ledger, account
+from raq_solver.allocation import Allocation, Ledger, LedgerEntry, account
 from raq_solver.budget import BitsPerWeight, Budget, TotalBytes, bits_per_weight, capacity_bytes, parse_budget
 from raq_solver.constraints import (
     ActiveBytes,
@@ -31,7 +31,8 @@ from raq_solver.errors import (
 )
 from raq_solver.knapsack import Limits, Termination
 from raq_solver.loss_models import LOSS_MODELS, loss_model
-from raq_solver.losses import LossTable
+from raq_solver.losses import LossTable, LossUnit
+from raq_solver.make_problem import make_problem
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
@@ -42,18 +43,17 @@ from raq_solver.questions.explain import (
     Conflict,
     ConstraintCost,
     Costs,
-    Flip,
     TensorReasons,
     constraint_costs,
     explain_conflict,
     explain_tensor,
     nearest_capacity,
 )
-from raq_solver.questions.ladder import Ladder, Rung, nested_ladder
+from raq_solver.questions.ladder import Ladder, LadderRung, nested_ladder
 from raq_solver.questions.smallest_size import Smallest, smallest_size
 from raq_solver.questions.sweep import Change, Point, changes_between, knee, spaced, sweep
 from raq_solver.questions.verify_worst_case import verify_worst_case
-from raq_solver.questions.worst_case import DomainOutcome, Domains, Measure, WorstCase, solve_worst_case
+from raq_solver.questions.worst_case import DomainOutcome, Domains, WorstCase, WorstCaseMeasure, solve_worst_case
 from raq_solver.solve import Solver, solve
 from raq_solver.tensors import Tensor
 from raq_solver.verify import Verification, verify
@@ -79,18 +79,18 @@ __all__ = [
     "DistinctTypes",
     "DomainOutcome",
     "Domains",
-    "Entry",
     "Exclude",
     "Fault",
-    "Flip",
     "Floor",
     "InvalidInput",
     "Ladder",
+    "LadderRung",
     "Ledger",
+    "LedgerEntry",
     "LedgerMismatch",
     "Limits",
     "LossTable",
-    "Measure",
+    "LossUnit",
     "Monotone",
     "Outcome",
     "Pin",
@@ -100,7 +100,6 @@ __all__ = [
     "QuantType",
     "RaqError",
     "Region",
-    "Rung",
     "ServiceError",
     "ServiceUnavailable",
     "SideConstraint",
@@ -116,6 +115,7 @@ __all__ = [
     "UnknownTensor",
     "Verification",
     "WorstCase",
+    "WorstCaseMeasure",
     "account",
     "audit",
     "bits_per_weight",
@@ -126,6 +126,7 @@ __all__ = [
     "explain_tensor",
     "knee",
     "loss_model",
+    "make_problem",
     "nearest_capacity",
     "nested_ladder",
     "parse_budget",

@@ -1,4 +1,4 @@
-"""Who got what, and the exact account of it."""
+"""Allocations (tensor → quant type) and their exact size and loss."""
 
 import math
 from collections.abc import Mapping
@@ -7,23 +7,34 @@ from fractions import Fraction
 from types import MappingProxyType
 
 from raq_solver.budget import bits_per_weight
-from raq_solver.errors import Fault, near_misses, raise_faults
+from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.losses import LossTable
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """A quant type for every tensor, in file order."""
+    """A quant type for every tensor, in file order. Raises InvalidInput for anything but a mapping.
+
+    >>> Allocation({"output.weight": "Q6_K"}).types["output.weight"]
+    'Q6_K'
+    """
 
     types: Mapping[str, str]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.types, Mapping):
+            what = f"is a {type(self.types).__name__}; must be a mapping of tensor names to quant types"
+            raise InvalidInput(Fault("allocation", what))
         object.__setattr__(self, "types", MappingProxyType(dict(self.types)))
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of a ledger. `size` in bytes, `loss` in nats per token."""
+class LedgerEntry:
+    """One line of a ledger. `size` in bytes, `loss` in the unit of the loss table.
+
+    >>> LedgerEntry("output.weight", "Q4_K", weights=256, size=144, loss=0.1).size
+    144
+    """
 
     tensor: str
     quant_type: str
@@ -34,9 +45,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The account of an allocation: sizes as whole numbers, recomputed from the table, never from a solver."""
+    """The account of an allocation: sizes as whole numbers, recomputed from the table, never from a solver.
 
-    entries: tuple[Entry, ...]
+    >>> ledger = Ledger((LedgerEntry("a", "Q4_K", 256, 144, 0.1), LedgerEntry("b", "Q8_0", 256, 272, 0.0)), 450)
+    >>> ledger.size, ledger.slack, ledger.loss
+    (416, 34, 0.1)
+    """
+
+    entries: tuple[LedgerEntry, ...]
     capacity: int
 
     @property
@@ -51,7 +67,7 @@ class Ledger:
 
     @property
     def loss(self) -> float:
-        """Predicted loss in nats per token."""
+        """Predicted loss, in the unit of the loss table."""
         return math.fsum(entry.loss for entry in self.entries)
 
     @property
@@ -70,8 +86,11 @@ def account(allocation: Allocation, table: LossTable, capacity: int) -> Ledger:
     """The ledger of an allocation.
 
     Raises InvalidInput for tensors missing or unknown, and for cells that the table does not offer.
+
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> account(Allocation({"a": "Q4_K", "b": "Q8_0"}), table, 450).size
+    416
     """
-    column = {name: index for index, name in enumerate(table.quant_types)}
     faults = [
         Fault(name, f"not a tensor of the table{near_misses(name, table.tensors)}")
         for name in allocation.types.keys() - set(table.tensors)
@@ -81,18 +100,12 @@ def account(allocation: Allocation, table: LossTable, capacity: int) -> Ledger:
         chosen = allocation.types.get(name)
         if chosen is None:
             faults.append(Fault(name, "has no quant type in the allocation"))
-        elif chosen not in column or not math.isfinite(table.losses[row, column[chosen]]):
+            continue
+        column = table.column_of.get(chosen)
+        if column is None or not math.isfinite(table.losses[row, column]):
             faults.append(Fault(name, f"can't be stored as {chosen}"))
-        else:
-            cell = row, column[chosen]
-            entries.append(
-                Entry(
-                    name,
-                    chosen,
-                    int(table.weights[row]),
-                    int(table.sizes[cell]),
-                    float(table.losses[cell]),
-                )
-            )
+            continue
+        size, loss = int(table.sizes[row, column]), float(table.losses[row, column])
+        entries.append(LedgerEntry(name, chosen, int(table.weights[row]), size, loss))
     raise_faults(sorted(faults, key=str))
     return Ledger(tuple(entries), capacity)

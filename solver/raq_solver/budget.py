@@ -1,6 +1,6 @@
-"""Budgets: what the user asks for, in the user's unit, and the whole bytes it stands for.
+"""Budgets: the size that a user asks for, in the user's unit, and its conversion to whole bytes.
 
-Text becomes an exact number once, here, and whole bytes once, here. No float ever carries a size.
+Only this module converts text to exact numbers and exact numbers to bytes. No float ever carries a size.
 """
 
 import re
@@ -13,7 +13,11 @@ from raq_solver.errors import Fault, InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class BitsPerWeight:
-    """Bits of tensor data per weight, over all weights of the file, as llama.cpp prints it."""
+    """Bits of tensor data per weight, over all weights of the file, as llama.cpp prints it.
+
+    >>> print(BitsPerWeight(Fraction("4.5")))
+    4.5 bpw
+    """
 
     bits: Fraction
 
@@ -23,7 +27,11 @@ class BitsPerWeight:
 
 @dataclass(frozen=True, slots=True)
 class TotalBytes:
-    """Bytes of tensor data of the whole file."""
+    """Bytes of tensor data of the whole file.
+
+    >>> print(TotalBytes(17 * 10**9))
+    17,000,000,000 bytes
+    """
 
     count: int
 
@@ -32,7 +40,7 @@ class TotalBytes:
 
 
 Budget = BitsPerWeight | TotalBytes
-"""What the user asked for."""
+"""A size in the user's unit."""
 
 _BYTES: Final = {
     "b": 1,
@@ -53,6 +61,9 @@ def parse_budget(text: str) -> Budget:
 
     A number without a unit is bits per weight. GB is 10^9 bytes, GiB 2^30. Fractions of a byte are cut off.
     Raises InvalidInput for anything else, and for zero.
+
+    >>> parse_budget("5.7"), parse_budget("17GB")
+    (BitsPerWeight(bits=Fraction(57, 10)), TotalBytes(count=17000000000))
     """
     found = _PATTERN.fullmatch(text)
     unit = found[2].casefold() if found else ""
@@ -69,7 +80,11 @@ def parse_budget(text: str) -> Budget:
 
 
 def capacity_bytes(budget: Budget, weights: int) -> int:
-    """The most bytes of tensor data that the budget allows for a file of so many weights."""
+    """The most bytes of tensor data that the budget allows for a file of `weights` weights.
+
+    >>> capacity_bytes(parse_budget("4.5"), 1000)
+    562
+    """
     match budget:
         case BitsPerWeight(bits):
             return int(bits * weights / 8)
@@ -78,5 +93,9 @@ def capacity_bytes(budget: Budget, weights: int) -> int:
 
 
 def bits_per_weight(size: int, weights: int) -> Fraction:
-    """Bits per weight of `size` bytes over `weights` weights, exactly."""
+    """Bits per weight of `size` bytes over `weights` weights, exactly.
+
+    >>> bits_per_weight(144, 256)
+    Fraction(9, 2)
+    """
     return Fraction(8 * size, weights)

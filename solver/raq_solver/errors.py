@@ -1,14 +1,14 @@
-"""The errors of raq, in the order of their tree.
+"""The errors of raq, as a tree.
 
 RaqError
-├── InvalidInput (also ValueError)        the caller's fault; carries every fault found, not only the first
+├── InvalidInput (also ValueError)        the caller's mistake; carries every fault found, not only the first
 │   ├── UnknownQuantType                  a type name that is not in the catalogue
 │   └── UnknownTensor                     a tensor name that the model does not have
 ├── BackendFailure (also RuntimeError)    a solver library broke, or returned something impossible
 ├── ServiceError                          raised by clients of the service
 │   ├── ServiceUnavailable                no server answers at that address
 │   └── DeadlineExceeded                  the server did not answer in time
-└── LedgerMismatch                        a file's bytes differ from the account: a bug in raq, with both numbers
+└── LedgerMismatch                        a file's bytes differ from the ledger: a bug in raq, with both numbers
 
 Not errors: an infeasible budget, a search stopped by its limit, a failed check. Those are outcomes.
 """
@@ -20,7 +20,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with an input: where it is, and what to do about it."""
+    """One thing wrong with an input: where it is, and what is wrong, with the way out.
+
+    >>> print(Fault("budget", "must be more than zero"))
+    budget: must be more than zero
+    """
 
     where: str
     what: str
@@ -30,11 +34,22 @@ class Fault:
 
 
 class RaqError(Exception):
-    """Base of every error that raq raises on purpose."""
+    """Base of every error that raq raises on purpose.
+
+    >>> issubclass(InvalidInput, RaqError), issubclass(ServiceError, RaqError)
+    (True, True)
+    """
 
 
 class InvalidInput(RaqError, ValueError):
-    """An input cannot be used; `faults` names everything that is wrong with it."""
+    """An input cannot be used; `faults` names everything that is wrong with it.
+
+    >>> try:
+    ...     raise InvalidInput([Fault("capacity", "-1 bytes"), Fault("a", "has no name")])
+    ... except InvalidInput as error:
+    ...     print(len(error.faults))
+    2
+    """
 
     def __init__(self, faults: Iterable[Fault] | Fault) -> None:
         self.faults: tuple[Fault, ...] = (faults,) if isinstance(faults, Fault) else tuple(faults)
@@ -43,31 +58,61 @@ class InvalidInput(RaqError, ValueError):
 
 
 class UnknownQuantType(InvalidInput):
-    """A quant type name that is not in the catalogue."""
+    """A quant type name that is not in the catalogue.
+
+    >>> from raq_solver import quant_type
+    >>> quant_type("Q4K")
+    Traceback (most recent call last):
+    raq_solver.errors.UnknownQuantType: Q4K: no such quant type (did you mean Q4_K?)
+    """
 
 
 class UnknownTensor(InvalidInput):
-    """A tensor name that the model does not have."""
+    """A tensor name that the model does not have.
+
+    >>> issubclass(UnknownTensor, InvalidInput)
+    True
+    """
 
 
 class BackendFailure(RaqError, RuntimeError):
-    """A solver backend broke; the message holds its status."""
+    """A solver backend broke; the message holds its status.
+
+    >>> issubclass(BackendFailure, RuntimeError)
+    True
+    """
 
 
 class ServiceError(RaqError):
-    """The service could not answer."""
+    """The service could not answer.
+
+    >>> issubclass(DeadlineExceeded, ServiceError)
+    True
+    """
 
 
 class ServiceUnavailable(ServiceError):
-    """No server answers at the address."""
+    """No server answers at the address.
+
+    >>> issubclass(ServiceUnavailable, ServiceError)
+    True
+    """
 
 
 class DeadlineExceeded(ServiceError):
-    """The server did not answer before the deadline."""
+    """The server did not answer before the deadline.
+
+    >>> issubclass(DeadlineExceeded, InvalidInput)  # the question may be fine
+    False
+    """
 
 
 class LedgerMismatch(RaqError):
-    """A file's bytes differ from the account of them: a bug in raq."""
+    """A file's bytes differ from its ledger: a bug in raq.
+
+    >>> issubclass(LedgerMismatch, InvalidInput)  # no input is to blame
+    False
+    """
 
 
 def raise_faults(faults: Sequence[Fault]) -> None:
@@ -77,7 +122,7 @@ def raise_faults(faults: Sequence[Fault]) -> None:
 
 
 def near_misses(word: str, known: Iterable[str]) -> str:
-    """A clause such as ` (did you mean Q4_K, Q4_1?)`, or nothing when no known word is near."""
+    """A clause such as ` (did you mean Q4_K, Q4_1?)`, or empty text when no known word is near."""
     by_folded = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), list(by_folded), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(by_folded[name] for name in near)}?)" if near else ""

@@ -1,22 +1,27 @@
-"""The problem and its solution as arrays, without names: what a backend sees.
+"""The problem and its solution as arrays, without names: the interface of the backends.
 
 A multiple-choice knapsack: choose one cell of every row, so that the sizes of the chosen cells add up to at most
 the capacity and their losses to as little as possible. A cell with infinite loss can't be chosen.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, unique
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from raq_solver.errors import Fault, InvalidInput
+from raq_solver.arrays import Kind, as_array, whole_number
+from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 
 @unique
 class Termination(Enum):
-    """How a search ended; each value says what the caller may rely on."""
+    """How a search ended; each value states what the caller may rely on.
+
+    >>> Termination.OPTIMAL.value
+    'no allocation within the budget has a lower loss'
+    """
 
     OPTIMAL = "no allocation within the budget has a lower loss"
     FEASIBLE = "a limit stopped the search; the bound says how much better it could be"
@@ -26,12 +31,19 @@ class Termination(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a solver may use. `seconds` is wall time; None means no limit.
+    """The resources that a solver may use. `seconds` is wall time; None means no limit.
+
+    `check` is called before and about 50 times a second during a search on the fast path; what it raises ends the
+    search, which is how another thread cancels it. The general path (OR-Tools) does not call it.
 
     Raises InvalidInput when seconds are negative or not a number.
+
+    >>> Limits(seconds=1.5).seconds
+    1.5
     """
 
     seconds: float | None = None
+    check: Callable[[], None] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not self.seconds >= 0:
@@ -40,33 +52,79 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A side row: the coefficients of the cells chosen in `rows` add up to at most `capacity`."""
+    """A linear side row: the coefficients of the cells chosen in `rows` add up to at most `capacity`.
+
+    Raises InvalidInput for anything but whole numbers and for shapes that do not fit.
+    """
 
     rows: Int64[np.ndarray, " members"]
     coefficients: Int64[np.ndarray, "members types"]
     capacity: int
 
+    def __post_init__(self) -> None:
+        _convert(self, rows=np.int64, coefficients=np.int64)
+        object.__setattr__(self, "capacity", whole_number(self.capacity, "capacity of a side row", "units"))
+        if self.rows.ndim != 1 or self.coefficients.ndim != 2 or len(self.coefficients) != self.rows.size:
+            what = f"rows have shape {self.rows.shape}, coefficients {self.coefficients.shape}"
+            raise InvalidInput(Fault("side row", f"{what}; there must be one row of coefficients for each row"))
+
+    def excess(self, picks: Int64[np.ndarray, " all_rows"]) -> int:
+        """How much the chosen cells exceed the capacity; at most 0 when they keep it."""
+        taken = self.coefficients[np.arange(self.rows.size), picks[self.rows]]
+        return int(taken.sum()) - self.capacity
+
 
 @dataclass(frozen=True, eq=False)
 class Distinct:
-    """A side row: the cells chosen in `rows` lie in at most `count` columns."""
+    """A side row: the cells chosen in `rows` lie in at most `count` columns.
+
+    Raises InvalidInput for anything but whole numbers.
+    """
 
     rows: Int64[np.ndarray, " members"]
     count: int
 
+    def __post_init__(self) -> None:
+        _convert(self, rows=np.int64)
+        object.__setattr__(self, "count", whole_number(self.count, "count of a side row", "columns"))
+
 
 SideRow = Linear | Distinct
-"""What is demanded of a choice besides its size."""
+"""A condition on the choice besides its size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Knapsack:
-    """A multiple-choice knapsack. Sizes are bytes, losses nats per token, infinite where a cell is not allowed."""
+    """A multiple-choice knapsack. Sizes are bytes, losses nats per token, infinite where a cell is not allowed.
+
+    Arrays are taken as they are, lists converted; neither is written to. Raises InvalidInput for anything but numbers
+    and for shapes that do not fit.
+    """
 
     sizes: Int64[np.ndarray, "rows types"]
     losses: Float64[np.ndarray, "rows types"]
     capacity: int
     side: tuple[SideRow, ...] = ()
+
+    def __post_init__(self) -> None:
+        _convert(self, sizes=np.int64, losses=np.float64)
+        object.__setattr__(self, "capacity", whole_number(self.capacity, "capacity", "bytes"))
+        raise_faults(self._faults())
+
+    def _faults(self) -> list[Fault]:
+        shape = self.sizes.shape
+        if len(shape) != 2 or not all(shape) or self.losses.shape != shape:
+            what = f"sizes have shape {shape}, losses {self.losses.shape}; both must be [rows, types] and not empty"
+            return [Fault("knapsack", what)]
+        faults = []
+        for number, row in enumerate(self.side, start=1):
+            if not isinstance(row, SideRow):
+                faults.append(Fault(f"side row {number}", f"{row!r} is neither Linear nor Distinct"))
+            elif row.rows.size and not 0 <= row.rows.min() <= row.rows.max() < shape[0]:
+                faults.append(Fault(f"side row {number}", f"names a row outside of 0 to {shape[0] - 1}"))
+            elif isinstance(row, Linear) and row.coefficients.shape[1] != shape[1]:
+                faults.append(Fault(f"side row {number}", f"{row.coefficients.shape[1]} columns; must be {shape[1]}"))
+        return faults
 
     def least_size(self) -> int:
         """Bytes of the smallest choice."""
@@ -76,7 +134,7 @@ class Knapsack:
 
 @dataclass(frozen=True, eq=False)
 class KnapsackSolution:
-    """What a backend claims.
+    """The claim of a backend.
 
     `picks` holds the chosen column of each row, or is None when there is none. `bound`: no choice has a lower loss.
     `multiplier` is the price of a byte (nats per token per byte) whose Lagrangian value anyone can recompute:
@@ -93,6 +151,12 @@ class KnapsackSolution:
 
 Backend = Callable[[Knapsack, Limits], KnapsackSolution]
 """A solver of knapsacks."""
+
+
+def _convert(target: object, **kinds: Kind) -> None:
+    """Replace fields of a frozen dataclass by arrays of these kinds."""
+    for name, kind in kinds.items():
+        object.__setattr__(target, name, as_array(getattr(target, name), kind, name))
 
 
 def lagrangian(knapsack: Knapsack, multiplier: float, side_multipliers: tuple[float, ...] = ()) -> float:

@@ -1,10 +1,10 @@
-"""The loss table: what each tensor costs, in bytes and in predicted loss, at each quant type.
+"""Loss tables: the size in bytes and the predicted loss of each tensor at each quant type.
 
 Rules
-- Rows are the tensors of the file, in file order, also those that can't be quantized (one offered cell), so that
-  sizes add up to the file's tensor data without a correction.
+- Rows are the tensors of the file, in file order. Tensors that can't be quantized are rows too (with one offered cell),
+  so that sizes add up to the file's tensor data without a correction.
 - A cell whose loss is infinite is not offered. A row without an offered cell is a fault.
-- Sizes are exact bytes. Losses are nats per token, finite and not negative where offered.
+- Sizes are exact bytes. Losses are finite and not negative where offered.
 """
 
 import hashlib
@@ -12,22 +12,55 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum, unique
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from raq_solver.errors import Fault, raise_faults
+from raq_solver.arrays import Kind, names_of, read_only_copies
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+
+
+@unique
+class LossUnit(StrEnum):
+    """The unit of a table's losses, which decides what they can be compared with.
+
+    Within a table losses of any unit add up and compare. Only `NATS` can be set against a measurement.
+
+    >>> str(LossUnit.NATS)
+    'nats per token'
+    """
+
+    NATS = "nats per token"
+    """Predicted KL divergence of the model, comparable with a measured one."""
+    NOMINAL_NATS = "nominal nats per token"
+    """KL divergence up to an unknown common factor, because sensitivities were guessed and not measured."""
+    RELATIVE_ERROR = "relative output error"
+    """Squared error of a tensor's output relative to the output, unweighted."""
+    ACTIVATION_CHANGE = "squared activation change"
+    """Expected squared change of a tensor's output."""
+    WEIGHTED_DOMAINS = "weighted losses of domains"
+    """Losses of several domains, each over its reference and times its weight in a proof."""
+    UNKNOWN = "unknown"
+    """Not stated, as in tables that other tools made."""
 
 
 @dataclass(frozen=True, eq=False)
 class LossTable:
-    """Sizes and predicted losses, tensors × quant types.
+    """Sizes (bytes) and predicted losses, tensors × quant types.
 
     `weights` holds each tensor's number of weights, 0 where it is not known (then budgets and constraints in bits
-    per weight can't be used). `source` says where the losses come from, in words for the report.
+    per weight can't be used). `source` describes, for reports, the origin of the losses. Lists are converted; the table
+    keeps read-only copies of all arrays.
 
     Raises InvalidInput with every fault of the table.
+
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, math.inf]])
+    >>> table.offered.tolist()
+    [[True, True], [True, False]]
+    >>> table.total_weights, table.unit
+    (512, <LossUnit.UNKNOWN: 'unknown'>)
     """
 
     tensors: tuple[str, ...]
@@ -36,13 +69,17 @@ class LossTable:
     sizes: Int64[np.ndarray, "tensors types"]
     losses: Float64[np.ndarray, "tensors types"]
     source: str = ""
+    unit: LossUnit = LossUnit.UNKNOWN
 
     def __post_init__(self) -> None:
-        raise_faults(self._kind_faults())
-        for name, kind in (("weights", np.int64), ("sizes", np.int64), ("losses", np.float64)):
-            array = np.array(getattr(self, name), dtype=kind)
-            array.setflags(write=False)
-            object.__setattr__(self, name, array)
+        arrays: dict[str, tuple[object, Kind]] = {
+            "weights": (self.weights, np.int64),
+            "sizes": (self.sizes, np.int64),
+            "losses": (self.losses, np.float64),
+        }
+        names = {name: names_of(getattr(self, name), name) for name in ("tensors", "quant_types")}
+        for name, value in (names | {"unit": _unit(self.unit)} | read_only_copies(arrays)).items():
+            object.__setattr__(self, name, value)
         raise_faults(self._faults())
 
     @cached_property
@@ -67,22 +104,16 @@ class LossTable:
         return 0 if np.any(self.weights == 0) else int(self.weights.sum())
 
     def digest(self) -> str:
-        """SHA-256 over a canonical form: equal digests mean the same table."""
+        """SHA-256 over a canonical form: equal digests mean tables with the same answers.
+
+        `source` and `unit`, on which no answer depends, are not part of it.
+        """
         state = hashlib.sha256(b"raq loss table 1\0")
         for names in (self.tensors, self.quant_types):
             state.update("\0".join(names).encode() + b"\0\0")
         for array in (self.weights, self.sizes, self.losses):
             state.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
         return state.hexdigest()
-
-    def _kind_faults(self) -> list[Fault]:
-        arrays = {"weights": self.weights, "sizes": self.sizes, "losses": self.losses}
-        kinds = {"weights": "iu", "sizes": "iu", "losses": "fiu"}
-        return [
-            Fault(name, f"holds {array.dtype}; must hold {'numbers' if name == 'losses' else 'whole numbers'}")
-            for name, array in arrays.items()
-            if array.dtype.kind not in kinds[name]
-        ]
 
     def _faults(self) -> list[Fault]:
         shape = (len(self.tensors), len(self.quant_types))
@@ -130,11 +161,18 @@ class LossTable:
         return faults or self._total_faults()
 
     def _total_faults(self) -> list[Fault]:
-        """Totals that the arithmetic of the solver can't hold."""
+        """Totals beyond the exact range of the solver's arithmetic."""
         faults = []
         largest = sum(np.where(self.offered, self.sizes, 0).max(axis=1).tolist())
         if largest >= 2**53:
-            faults.append(Fault("loss table", f"sizes add up to {largest:,} bytes; at most 2^53 can be reckoned with"))
+            faults.append(Fault("loss table", f"sizes add up to {largest:,} bytes; at most 2^53 are supported"))
         if not math.isfinite(sum(np.where(self.offered, self.losses, 0.0).max(axis=1).tolist())):
             faults.append(Fault("loss table", "losses add up to more than a double can hold"))
         return faults
+
+
+def _unit(given: object) -> LossUnit:
+    for unit in LossUnit:
+        if given == unit:
+            return unit
+    raise InvalidInput(Fault("unit", f"{given!r} is no unit of losses; there are {', '.join(LossUnit)}"))

@@ -28,7 +28,14 @@ def make_problem(
     `budget` None leaves the size open: the capacity is that of the largest choice of every tensor. `loss` is a name of
     `LOSS_MODELS`, None the default for what the profile holds; a table has its losses already.
 
-    Raises InvalidInput with every fault, UnknownTensor and UnknownQuantType for names that are not in the table.
+    Raises InvalidInput with every fault.
+
+    >>> from raq_solver import LossTable, Pin, parse_budget
+    >>> table = LossTable(("a", "b"), ("Q4_K", "Q8_0"), [256, 256], [[144, 272]] * 2, [[0.2, 0.01], [0.1, 0.02]])
+    >>> make_problem(table, parse_budget("6"), [Pin(("b",), "Q4_K")]).capacity_bytes
+    384
+    >>> make_problem(table, None).capacity_bytes
+    544
     """
     table = predicted_losses(facts, loss) if isinstance(facts, Profile) else facts
     return Problem(table, capacity_in(table, budget), tuple(constraints))

@@ -1,4 +1,4 @@
-"""What came of a solve: a value that says what may be relied on, also when there is no allocation."""
+"""Outcomes: results of solves, which state what the caller may rely on even when there is no allocation."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,16 @@ class Outcome:
 
     `bound` and `multiplier` are None exactly when there is no allocation. `bound` is the proven least loss;
     `multiplier` (nats per token per byte) is the certificate that `verify` recomputes a bound from.
-    `constraint_multipliers` belong to it: one price for each constraint of the problem, in loss per unit of what it
-    limits (bytes, tensors); 0 where the bound does without it; empty when the problem has no side constraints.
-    `least_bytes` and `most_bytes` say which capacities make a difference: below the first nothing fits, above the
-    second nothing gets better (side constraints not regarded).
+    `constraint_multipliers` belong to it: one price for each constraint of the problem, in loss per unit of capacity
+    (bytes, tensors); 0 where the bound does without it; empty when the problem has no side constraints.
+    `least_bytes` and `most_bytes` are the range of capacities that make a difference: below the first no allocation
+    fits, above the second none is better. Both ignore side constraints.
+
+    >>> from raq_solver import LossTable, Problem, solve
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> outcome = solve(Problem(table, 450))
+    >>> outcome.ledger.loss, outcome.gap, outcome.least_bytes, outcome.most_bytes
+    (0.1, 0.0, 288, 544)
     """
 
     termination: Termination
@@ -31,7 +37,7 @@ class Outcome:
 
     @property
     def gap(self) -> float | None:
-        """How far the loss is from the bound, relative to the loss; 0 when proven optimal."""
+        """Distance of the loss from the bound, relative to the loss; 0 when proven optimal."""
         if self.ledger is None or self.bound is None:
             return None
         loss = self.ledger.loss

@@ -1,7 +1,7 @@
-"""A profile: everything that was measured of a model, from which any budget can be solved without the model.
+"""Profiles: everything that was measured of a model, from which any budget can be solved without the model.
 
 Rules
-- Rows are the tensors of the file in file order, columns the quant types looked at.
+- Rows are the tensors of the file in file order, columns the quant types that were measured.
 - A relative error of infinity means that this tensor can't be stored as that type.
 - Sizes follow from shapes and the catalogue; they are not stored twice.
 """
@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from raq_solver.arrays import read_only_copies
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
@@ -22,14 +23,22 @@ from raq_solver.tensors import Tensor
 
 @dataclass(frozen=True, eq=False)
 class FisherLosses:
-    """What the Fisher information of a model's weights says that quantizing them costs.
+    """Losses predicted from the Fisher information of a model's weights.
 
     `losses` [tensors × types]: Σ_ij F_ij (W - Ŵ)_ij² in nats per token; NaN where the type is not possible or nothing
-    is known of the tensor. `energies`: Σ_ij F_ij W_ij² in nats per token, NaN where nothing is known.
+    is known of the tensor. `energies`: Σ_ij F_ij W_ij² in nats per token, NaN where nothing is known. Both are copied.
+
+    Raises InvalidInput for anything but numbers; shapes are checked by the `Profile`.
     """
 
     losses: Float64[np.ndarray, "tensors types"]
     energies: Float64[np.ndarray, " tensors"]
+
+    def __post_init__(self) -> None:
+        arrays = {"Fisher losses": (self.losses, np.float64), "Fisher energies": (self.energies, np.float64)}
+        copies = read_only_copies(arrays)
+        object.__setattr__(self, "losses", copies["Fisher losses"])
+        object.__setattr__(self, "energies", copies["Fisher energies"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +48,21 @@ class Profile:
     `relative_errors` [tensors × types]: Σ h (W - Ŵ)² / Σ h W², h the importance of an input column; infinite where
     the type is not possible. `energies`: Σ h W² per tensor. `sensitivities`: nats per token of the whole model per
     unit of relative error, NaN where not measured; `sensitivity_errors` their standard errors.
-    `provenance` says what the numbers were made from (digests, versions), for the report. `sampling_errors`
+    `provenance` holds the origin of the numbers (digests, versions), for reports. `sampling_errors`
     [tensors × types]: standard errors of the relative errors where only some rows were measured, 0 where all were;
     None when all rows of all tensors were. `fisher`: losses by Fisher information; None where none was collected.
+    Lists are converted; the profile keeps read-only copies of all arrays.
 
     Raises InvalidInput with every fault.
+
+    >>> from raq_solver import Tensor, loss_model, quant_type
+    >>> tensors = (Tensor("output.weight", (256, 4), quant_type("F16")),)
+    >>> types = (quant_type("Q8_0"), quant_type("Q4_K"))
+    >>> profile = Profile(tensors, types, [[1e-5, 4e-3]], [7.0], [np.nan], [np.nan])
+    >>> profile.sizes.tolist()
+    [[1088, 576]]
+    >>> loss_model("relative")(profile).losses.tolist()
+    [[1e-05, 0.004]]
     """
 
     tensors: tuple[Tensor, ...]
@@ -57,9 +76,17 @@ class Profile:
     fisher: FisherLosses | None = None
 
     def __post_init__(self) -> None:
+        raise_faults(self._kind_faults())
+        arrays: dict[str, tuple[object, type[np.float64]]] = {
+            name: (getattr(self, name), np.float64)
+            for name in ("relative_errors", "energies", "sensitivities", "sensitivity_errors", "sampling_errors")
+            if getattr(self, name) is not None or name != "sampling_errors"
+        }
+        for name, array in read_only_copies(arrays).items():
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "tensors", tuple(self.tensors))
+        object.__setattr__(self, "quant_types", tuple(self.quant_types))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
-        for array in self._arrays():
-            array.setflags(write=False)
         raise_faults(self._faults())
 
     @property
@@ -107,6 +134,18 @@ class Profile:
         sampled = () if self.sampling_errors is None else (self.sampling_errors,)
         fisher = () if self.fisher is None else (self.fisher.losses, self.fisher.energies)
         return (*always, *sampled, *fisher)
+
+    def _kind_faults(self) -> list[Fault]:
+        faults = []
+        for name, kind in (("tensors", Tensor), ("quant_types", QuantType)):
+            given = getattr(self, name)
+            if not isinstance(given, list | tuple) or not all(isinstance(each, kind) for each in given):
+                faults.append(Fault(name, f"must be a tuple of {kind.__name__}"))
+        if not isinstance(self.provenance, Mapping):
+            faults.append(Fault("provenance", "must be a mapping of text to text"))
+        if not isinstance(self.fisher, FisherLosses | None):
+            faults.append(Fault("fisher", "must be FisherLosses or None"))
+        return faults
 
     def _faults(self) -> list[Fault]:
         shape = (len(self.tensors), len(self.quant_types))

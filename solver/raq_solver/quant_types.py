@@ -1,7 +1,7 @@
-"""The catalogue: every ggml block format that a GGUF file may store weights in.
+"""The catalogue of quant types: every ggml block format that a GGUF file may store weights in.
 
 A quant type stores a row of weights in whole blocks, so a row's length must be a multiple of the block.
-The same facts stand in `bindings_native/src/quant_types.def`; tests prove both equal to gguf-py's table.
+`bindings_native/src/quant_types.def` has the same facts; tests prove both equal to gguf-py's table.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,12 @@ from raq_solver.errors import Fault, UnknownQuantType, near_misses
 
 @dataclass(frozen=True, slots=True)
 class QuantType:
-    """A ggml block format: `weights_per_block` weights are stored in `bytes_per_block` bytes."""
+    """A ggml block format: `weights_per_block` weights are stored in `bytes_per_block` bytes.
+
+    >>> q4_k = CATALOGUE["Q4_K"]
+    >>> q4_k.bits_per_weight, q4_k.size(1024), q4_k.fits(100)
+    (Fraction(9, 2), 576, False)
+    """
 
     name: str
     ggml_id: int
@@ -79,7 +84,7 @@ PLAIN_TYPES: Final[Mapping[str, QuantType]] = MappingProxyType(
         for name, ggml_id, size in (("I8", 24, 1), ("I16", 25, 2), ("I32", 26, 4), ("I64", 27, 8), ("F64", 28, 8))
     }
 )
-"""Whole numbers and doubles, which a file may hold (routing tables) and nothing is ever quantized to."""
+"""Integer and double types, which a file may hold (routing tables) but no tensor is ever quantized to."""
 
 _BY_FOLDED_NAME: Final = {name.casefold(): quant_type for name, quant_type in CATALOGUE.items()}
 _PLAIN_BY_FOLDED_NAME: Final = {name.casefold(): quant_type for name, quant_type in PLAIN_TYPES.items()}
@@ -87,9 +92,12 @@ _BY_GGML_ID: Final = {known.ggml_id: known for known in (*CATALOGUE.values(), *P
 
 
 def quant_type(name: str) -> QuantType:
-    """The quant type of that name; upper and lower case are alike, as in llama.cpp.
+    """The quant type of that name, in upper or lower case, as in llama.cpp.
 
     Raises UnknownQuantType with the nearest known names.
+
+    >>> quant_type("q6_k").bytes_per_block
+    210
     """
     found = _BY_FOLDED_NAME.get(name.strip().casefold())
     if found is None:
@@ -99,7 +107,7 @@ def quant_type(name: str) -> QuantType:
 
 
 def stored_type(name: str) -> QuantType:
-    """The type of that name that a tensor of a file may have: of the catalogue, or a plain one.
+    """The type of that name that a tensor of a file may have: one of the catalogue or a plain type.
 
     Raises UnknownQuantType with the nearest names of the catalogue.
     """
@@ -107,5 +115,5 @@ def stored_type(name: str) -> QuantType:
 
 
 def stored_type_by_ggml_id(ggml_id: int) -> QuantType | None:
-    """The type with that number in GGUF files, plain ones included, or None when there is none."""
+    """The type with that number in GGUF files, plain types included, or None when there is none."""
     return _BY_GGML_ID.get(ggml_id)

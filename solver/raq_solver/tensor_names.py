@@ -1,4 +1,4 @@
-"""GGUF tensor names: the one place that takes them apart.
+"""GGUF tensor names and their parts. Other modules do not parse names themselves.
 
 A name is `blk.N.ROLE.weight` inside block N, `ROLE.weight` outside of all blocks (gguf-py/gguf/constants.py of
 llama.cpp).
@@ -26,7 +26,7 @@ def block_of(name: str) -> int:
 
 
 def role_of(name: str) -> str:
-    """What a tensor is in any block: its name without the block, `.weight` and `.bias`."""
+    """The role of a tensor in any block: its name without the block, `.weight` and `.bias`."""
     return local_name(name).removesuffix(".weight").removesuffix(".bias")
 
 

@@ -1,4 +1,4 @@
-"""A tensor of a model file, as the header describes it."""
+"""Tensors of model files, as the header describes them."""
 
 import math
 from dataclasses import dataclass
@@ -8,10 +8,15 @@ from raq_solver.quant_types import QuantType
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A named array of weights.
+    """A named array of weights in a model file.
 
     `shape` is in GGUF order: the first number is the row length, along which blocks run. A third number above 1
     counts matrices (the experts of a mixture-of-experts layer). `source_type` is the type it is stored in now.
+
+    >>> from raq_solver.quant_types import quant_type
+    >>> tensor = Tensor("blk.0.ffn_up_exps.weight", (256, 64, 8), quant_type("F16"))
+    >>> tensor.row_length, tensor.matrices, tensor.weights, tensor.size
+    (256, 8, 131072, 262144)
     """
 
     name: str

@@ -1,12 +1,12 @@
-"""Check an outcome without trusting who found it: in O(tensors × types), with nothing of a search.
+"""Verification of an outcome in O(tensors × types), independent of the search that found it.
 
 Rules
 - Everything is recomputed from the problem: size in whole numbers, loss, constraints, and the Lagrangian bound from
   the outcome's multiplier.
-- The bound is reckoned as a gap below the allocation's own loss: a sum of numbers that are not negative, so that no
+- The bound is computed as a gap below the allocation's own loss: a sum of numbers that are not negative, so that no
   digits are lost when the price of the capacity is much larger than the loss.
-- The multiplier alone rarely closes the gap: whole tensors do not fill a capacity to the byte. What it leaves open
-  is reported; that nothing lies in it rests on the search (or on solving again).
+- The multiplier alone rarely closes the gap, because whole tensors do not fill a capacity to the byte. The rest of the
+  gap is reported; that no better allocation lies in it depends on the search (or on solving again).
 """
 
 import math
@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from raq_solver.allocation import Ledger, account
-from raq_solver.constraint_cells import rows_of, sums, tie_groups
+from raq_solver.constraints import tie_groups
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.knapsack import Termination
+from raq_solver.knapsack import Linear, Termination
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 
@@ -28,11 +28,18 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a check found. `faults` is empty when everything claimed that can be checked holds.
+    """The result of verifying an outcome. `faults` is empty when every claim that can be checked holds.
 
-    `size` and `loss` are recomputed, None without an allocation. `certified_bound` is what the multiplier alone
-    proves: no allocation that keeps all constraints and fits the capacity has a lower loss.
+    `size` and `loss` are recomputed, None without an allocation. `certified_bound` is the bound that the multiplier
+    alone proves: no allocation that keeps all constraints and fits the capacity has a lower loss.
     `certified_infeasible`: the smallest choice of all is larger than the capacity.
+
+    >>> from raq_solver import LossTable, solve
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> problem = Problem(table, 450)
+    >>> found = verify(problem, solve(problem))
+    >>> found.holds, found.size, found.loss
+    (True, 416, 0.1)
     """
 
     termination: Termination
@@ -49,7 +56,7 @@ class Verification:
 
     @property
     def certified_gap(self) -> float | None:
-        """How far the loss may be from the least possible by the certificate alone, relative to the loss."""
+        """Largest distance from the least possible loss by the certificate alone, relative to the loss."""
         if self.loss is None or self.certified_bound is None:
             return None
         return max(0.0, self.loss - self.certified_bound) / self.loss if self.loss > 0 else 0.0
@@ -74,7 +81,17 @@ class Verification:
 
 
 def verify(problem: Problem, outcome: Outcome) -> Verification:
-    """Recheck an outcome of the problem: size, loss, capacity, constraints and bound."""
+    """Verify an outcome of the problem: size, loss, capacity, constraints and bound.
+
+    >>> from dataclasses import replace
+    >>> from raq_solver import LossTable, solve
+    >>> problem = Problem(LossTable(("a",), ("Q8_0", "Q4_K"), [256], [[272, 144]], [[0.0, 0.1]]), 272)
+    >>> outcome = solve(problem)
+    >>> verify(problem, outcome).proven_by_certificate
+    True
+    >>> print(verify(problem, replace(outcome, bound=0.5)))
+    does not hold: bound: 0.5; the allocation's own loss is 0.0
+    """
     if outcome.allocation is None or outcome.ledger is None:
         return _verify_empty(problem, outcome)
     try:
@@ -92,20 +109,20 @@ def verify(problem: Problem, outcome: Outcome) -> Verification:
 
 
 def _lagrangian_gap(problem: Problem, outcome: Outcome) -> float:
-    """What each group of tied tensors could still save at these prices, and what is paid for unused capacity."""
-    table, allocation = problem.table, outcome.unwrap()[0]
-    chosen = np.array([table.column_of[allocation.types[name]] for name in table.tensors])
+    """The savings that groups of tied tensors could still make at these prices, plus the price of unused capacity."""
+    table = problem.table
+    chosen = problem.columns_of(outcome.unwrap()[0])
     index = np.arange(chosen.size)
     multiplier = outcome.multiplier or 0.0
     sizes = table.sizes[index, chosen]
     saved = multiplier * (sizes[:, None] - table.sizes)
     unused = [multiplier * (problem.capacity_bytes - int(sizes.sum()))]
     for constraint, price in zip(problem.constraints, outcome.constraint_multipliers, strict=False):
-        rows = rows_of(constraint, table)
-        for demand in sums(constraint, table) if price > 0 else []:
-            taken = demand.coefficients[np.arange(len(rows)), chosen[rows]]
-            saved[rows] += price * (taken[:, None] - demand.coefficients)
-            unused.append(price * (demand.capacity - int(taken.sum())))
+        for row in constraint.side_rows(table) if price > 0 else []:
+            if isinstance(row, Linear):
+                taken = row.coefficients[np.arange(row.rows.size), chosen[row.rows]]
+                saved[row.rows] += price * (taken[:, None] - row.coefficients)
+                unused.append(-price * row.excess(chosen))
     saved += table.losses[index, chosen][:, None] - np.where(problem.allowed(), table.losses, np.inf)
     groups = _groups(problem)
     in_group = np.zeros((groups.max() + 1, saved.shape[1]))
@@ -146,7 +163,7 @@ def _bound_faults(outcome: Outcome, ledger: Ledger) -> list[Fault]:
 
 
 def _verify_empty(problem: Problem, outcome: Outcome) -> Verification:
-    """An outcome without an allocation: is the smallest choice, side constraints not regarded, too large?"""
+    """Verify an outcome without an allocation: the smallest choice, side constraints ignored, must be too large."""
     table, group = problem.table, _groups(problem)
     shape = (int(group.max()) + 1, len(table.quant_types))
     sizes, blocked = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)

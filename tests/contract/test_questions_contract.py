@@ -23,7 +23,7 @@ from raq_solver.losses import LossTable
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.questions.sweep import spaced, sweep
-from raq_solver.questions.worst_case import Domains, Measure, WorstCase, solve_worst_case
+from raq_solver.questions.worst_case import Domains, WorstCase, WorstCaseMeasure, solve_worst_case
 from raq_solver.verify import verify
 from support.services import profile
 
@@ -177,9 +177,9 @@ def test_worst_case(client: Any, problem: Problem) -> None:
     table, constraints = problem.table, problem.constraints
     other = replace(table, losses=table.losses * np.linspace(0.5, 2, table.losses.size).reshape(table.losses.shape))
     for measure, capacity in (
-        (Measure.RATIO, problem.capacity_bytes),
-        (Measure.NATS, problem.capacity_bytes),
-        (Measure.RATIO, 1),
+        (WorstCaseMeasure.RATIO, problem.capacity_bytes),
+        (WorstCaseMeasure.NATS, problem.capacity_bytes),
+        (WorstCaseMeasure.RATIO, 1),
     ):
         question = Domains((("reasoning", table), ("general", other)), capacity, constraints, measure)
         assert lasting(client.solve_worst_case(question)) == lasting(solve_worst_case(question))

@@ -1,5 +1,6 @@
 """Messages carry the domain without loss, and reading them is validation."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import hypothesis.strategies as st
@@ -14,6 +15,7 @@ from raq_proto.question import ProfileProblem
 from raq_proto.v1 import outcome_pb2, problem_pb2, profile_pb2, solver_service_pb2
 from raq_solver.budget import BitsPerWeight, Budget, TotalBytes, capacity_bytes
 from raq_solver.constraints import (
+    CONSTRAINT_KINDS,
     ActiveBytes,
     AtMost,
     Ceiling,
@@ -29,7 +31,7 @@ from raq_solver.constraints import (
 )
 from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Termination
-from raq_solver.losses import LossTable
+from raq_solver.losses import LossTable, LossUnit
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import FisherLosses, Profile
@@ -203,8 +205,34 @@ def test_all_faults_of_a_message_at_once() -> None:
     assert where == ["table.weights", "table.sizes", "table.losses", "budget", "constraint 1", "constraint 2"]
 
 
+@given(problems(), st.sampled_from(LossUnit))
+def test_the_unit_of_losses_there_and_back(problem: Problem, unit: LossUnit) -> None:
+    table = replace(problem.table, unit=unit)
+    assert convert.table_from_proto(convert.table_to_proto(table)).unit is unit
+
+
+def test_a_table_of_an_older_client_has_an_unknown_unit() -> None:
+    table = LossTable(("a",), ("Q",), [1], [[1]], [[0.5]], "by hand", LossUnit.NATS)
+    message = convert.table_to_proto(table)
+    message.ClearField("unit")
+    again = convert.table_from_proto(problem_pb2.LossTable.FromString(message.SerializeToString()))
+    assert (again.digest(), again.source, again.unit) == (table.digest(), table.source, LossUnit.UNKNOWN)
+
+
+def test_a_unit_of_a_newer_client_is_refused() -> None:
+    message = convert.table_to_proto(LossTable(("a",), ("Q",), [1], [[1]], [[0.5]]))
+    newer = problem_pb2.LossTable.FromString(message.SerializeToString() + b"\x38\x63")  # field 7, number 99
+    with pytest.raises(InvalidInput, match=r"table\.unit: is 99, which is not known here"):
+        convert.table_from_proto(newer)
+
+
+def test_every_kind_of_constraint_has_a_message() -> None:
+    kinds = problem_pb2.Constraint.DESCRIPTOR.oneofs_by_name["kind"].fields
+    assert [field.name for field in kinds] == list(CONSTRAINT_KINDS)
+
+
 def test_numbers_that_the_wire_cannot_carry_are_refused() -> None:
-    with pytest.raises(InvalidInput, match="more than a service can be told"):
+    with pytest.raises(InvalidInput, match="more than a message can hold"):
         convert.constraint_to_proto(Floor(("a",), Fraction(1, 2**70)))
 
 

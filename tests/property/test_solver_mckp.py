@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raq_solver.backends import mckp
-from raq_solver.backends.hulls import hulls_of
 from raq_solver.knapsack import Knapsack, KnapsackSolution, Limits, Termination, lagrangian
 from support.oracles.brute_force import least_loss
 from support.oracles.dynamic import least_losses
@@ -115,7 +114,7 @@ def test_steps_along_a_line_stay_in_their_order() -> None:
     """By rounding the second step of the second row is the steeper one, (0.3 - 0.1) / 14 > (0.4 - 0.3) / 7."""
     sizes = np.tile([7, 14, 21, 28], (2, 1))
     losses = np.array([[0.4, np.inf, np.inf, 0.1], [0.4, 0.3, np.inf, 0.1]])
-    hulls = hulls_of(sizes, losses - losses.min(axis=1, keepdims=True))
+    hulls = mckp.Hulls.of(sizes, losses - losses.min(axis=1, keepdims=True))
     assert hulls.columns[hulls.rows == 1].tolist() in ([1, 3], [3])
     for capacity in range(14, 60):
         solution = mckp.solve(Knapsack(sizes, losses, capacity), Limits())

@@ -11,19 +11,20 @@ from hypothesis import given, settings
 
 from raq_proto import convert
 from raq_proto.errors import UnknownProfile
-from raq_proto.question import predicted
 from raq_proto.v1 import problem_pb2, solver_service_pb2
 from raq_solver import (
     InvalidInput,
     Limits,
     LossTable,
-    Measure,
+    LossUnit,
     Monotone,
     Termination,
+    WorstCaseMeasure,
     solve,
     solve_worst_case,
     verify_worst_case,
 )
+from raq_solver.make_problem import predicted_losses
 from raq_solver.questions.worst_case import Domains, WorstCase
 from support.instances import made
 from support.oracles.every_allocation import feasible
@@ -74,14 +75,14 @@ def test_no_ratio_is_below_one_and_nats_count_as_they_are(question: Domains) -> 
     for domain in found.domains:
         if domain.ratio is not None:
             assert domain.ratio >= 1 - ALIKE
-    if question.measure is Measure.NATS and found.allocation is not None:
+    if question.measure is WorstCaseMeasure.NATS and found.allocation is not None:
         assert found.worst == max(domain.ledger.loss for domain in found.domains if domain.ledger is not None)
 
 
 @settings(max_examples=40)
 @given(domains())
 def test_one_domain_alone_is_the_plain_problem(question: Domains) -> None:
-    alone = replace(question, tables=question.tables[:1], measure=Measure.NATS)
+    alone = replace(question, tables=question.tables[:1], measure=WorstCaseMeasure.NATS)
     found = solve_worst_case(alone)
     plain = solve(alone.problems()[0])
     assert found.termination is plain.termination
@@ -95,7 +96,7 @@ def test_without_time_nothing_false_is_claimed(question: Domains) -> None:
     stopped, proven = solve_worst_case(question, Limits(0.0)), solve_worst_case(question)
     if proven.worst is None:
         assert stopped.worst is None
-    elif stopped.worst is not None and stopped.bound is not None and question.measure is Measure.NATS:
+    elif stopped.worst is not None and stopped.bound is not None and question.measure is WorstCaseMeasure.NATS:
         assert stopped.bound <= proven.worst * (1 + 1e-9)
         assert stopped.worst >= proven.worst * (1 - 1e-9)
 
@@ -171,6 +172,13 @@ def test_questions_and_answers_come_through_the_wire(question: Domains) -> None:
     assert convert.worst_case_from_proto(convert.worst_case_to_proto(found)) == found
 
 
+def test_the_table_of_the_proof_has_a_unit_of_its_own() -> None:
+    """It must not pass for nats, even where every domain's losses are."""
+    question = perturbed(3, 3, 2)
+    nats = tuple((name, replace(table, unit=LossUnit.NATS)) for name, table in question.tables)
+    assert replace(question, tables=nats).weighted([0.5, 0.5]).table.unit is LossUnit.WEIGHTED_DOMAINS
+
+
 def test_a_domain_may_be_a_stored_profile() -> None:
     made_of = {"a" * 64: profile(seed=3), "b" * 64: profile(seed=4)}
     request = convert.domains_to_proto(perturbed(3, 3, 2))
@@ -178,7 +186,7 @@ def test_a_domain_may_be_a_stored_profile() -> None:
         domain.profile.digest = digest
     question = convert.domains_from_proto(request, lambda digest: made_of[digest])
     assert [table.digest() for _, table in question.tables] == [
-        predicted(each, None).digest() for each in made_of.values()
+        predicted_losses(each).digest() for each in made_of.values()
     ]
     with pytest.raises(UnknownProfile):
         convert.domains_from_proto(request)

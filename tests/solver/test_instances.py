@@ -17,8 +17,8 @@ def loss_of(knapsack: Knapsack, picks: np.ndarray) -> float:
     return float(knapsack.losses[index, picks].sum())
 
 
-def test_every_real_instance_is_proven(shared_data: Path) -> None:
-    for instance in real_instances(shared_data / "instances"):
+def test_every_real_instance_is_proven(data: Path) -> None:
+    for instance in real_instances(data / "instances"):
         for per_cent in BUDGETS:
             knapsack = instance.at(per_cent)
             solution = mckp.solve(knapsack, Limits())
@@ -30,8 +30,8 @@ def test_every_real_instance_is_proven(shared_data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_tied_embedding_that_owns_a_third_of_the_bytes(shared_data: Path) -> None:
-    knapsack = real(shared_data / "instances" / "Qwen3.5-0.8B.npz").at(15)
+def test_a_tied_embedding_that_owns_a_third_of_the_bytes(data: Path) -> None:
+    knapsack = real(data / "instances" / "Qwen3.5-0.8B.npz").at(15)
     loss = loss_of(knapsack, mckp.solve(knapsack, Limits()).picks)
     found, proven = by_highs(knapsack, 120)
     assert proven

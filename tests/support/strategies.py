@@ -23,7 +23,7 @@ from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Distinct, Knapsack, Linear, SideRow
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
-from raq_solver.questions.worst_case import Domains, Measure
+from raq_solver.questions.worst_case import Domains, WorstCaseMeasure
 
 
 @st.composite
@@ -160,4 +160,4 @@ def domains(draw: st.DrawFn, *, most_tensors: int = 5, most_types: int = 4) -> D
         losses = np.where(table.offered, losses, np.inf)
         other = LossTable(table.tensors, table.quant_types, table.weights, table.sizes, losses)
         tables.append((name, other))
-    return Domains(tuple(tables), problem.capacity_bytes, kept, draw(st.sampled_from(Measure)))
+    return Domains(tuple(tables), problem.capacity_bytes, kept, draw(st.sampled_from(WorstCaseMeasure)))

@@ -19,7 +19,7 @@ from raq_solver.knapsack import Limits
 from raq_solver.make_problem import predicted_losses
 from raq_solver.outcome import Outcome
 from raq_solver.profile import Profile
-from raq_solver.questions.worst_case import Domains, Measure, WorstCase
+from raq_solver.questions.worst_case import Domains, WorstCase, WorstCaseMeasure
 
 SOURCE: Final = "losses of all domains, each in its unit, weighted as in the proof"
 """Where the losses of a plan for several domains come from."""
@@ -55,7 +55,7 @@ def blended(inputs: ModelInputs) -> ModelInputs:
 def solve_worst_case_plan(
     profiles: Sequence[tuple[str, Profile]],
     request: Request,
-    measure: Measure,
+    measure: WorstCaseMeasure,
     solver: SolverClient,
     limits: Limits,
     table: ModelTable | None = None,

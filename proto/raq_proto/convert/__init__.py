@@ -1,9 +1,12 @@
-"""Domain ⇄ message, a pair for each type, a module for each message file or part of it. The only code that knows both.
+"""Converters between domain objects and messages: the only code that uses both.
+
+Each type has a pair of functions; each message file, or part of one, has a module.
 
 Rules
 - `x_from_proto(x_to_proto(x))` has the digest of x.
-- Reading is the server's validation: it returns a domain value or raises InvalidInput with every fault.
-- Unspecified enum values and absent parts are faults, never defaults.
+- Reading is the server's validation: it returns a domain object or raises InvalidInput with every fault.
+- Unspecified enum values and absent parts are faults, never defaults. The one exception is the unit of losses, which
+  older clients do not send: without it the unit is unknown.
 """
 
 from raq_proto.convert.analysis import (

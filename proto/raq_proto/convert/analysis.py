@@ -14,13 +14,13 @@ from raq_proto.v1 import analysis_pb2, outcome_pb2
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.questions.audit import Audit
-from raq_solver.questions.explain import Alternative, Conflict, ConstraintCost, Costs, Flip, TensorReasons
-from raq_solver.questions.ladder import Ladder, Rung
+from raq_solver.questions.explain import Alternative, Conflict, ConstraintCost, Costs, TensorReasons
+from raq_solver.questions.ladder import Ladder, LadderRung
 from raq_solver.questions.sweep import Change
 
 
 def reasons_to_proto(reasons: TensorReasons) -> analysis_pb2.TensorReasons:
-    """Reasons to message."""
+    """Reasons for a tensor's type to message."""
     return analysis_pb2.TensorReasons(
         tensor=reasons.tensor,
         chosen=reasons.chosen,
@@ -28,13 +28,14 @@ def reasons_to_proto(reasons: TensorReasons) -> analysis_pb2.TensorReasons:
             analysis_pb2.Alternative(quant_type=a.quant_type, loss=a.loss, rise=a.rise) for a in reasons.alternatives
         ],
         flips=[
-            analysis_pb2.Flip(capacity_bytes=f.capacity_bytes, before=f.before, after=f.after) for f in reasons.flips
+            analysis_pb2.Flip(capacity_bytes=f.capacity_bytes or 0, before=f.before, after=f.after)
+            for f in reasons.flips
         ],
     )
 
 
 def reasons_from_proto(message: analysis_pb2.TensorReasons) -> TensorReasons:
-    """Message to reasons."""
+    """Message to reasons for a tensor's type."""
     return TensorReasons(
         message.tensor,
         message.chosen,
@@ -42,7 +43,7 @@ def reasons_from_proto(message: analysis_pb2.TensorReasons) -> TensorReasons:
             Alternative(a.quant_type, a.loss if a.HasField("loss") else None, a.rise if a.HasField("rise") else None)
             for a in message.alternatives
         ),
-        tuple(Flip(f.capacity_bytes, f.before, f.after) for f in message.flips),
+        tuple(Change(message.tensor, f.before, f.after, f.capacity_bytes) for f in message.flips),
     )
 
 
@@ -132,7 +133,7 @@ def ladder_from_proto(message: analysis_pb2.Ladder) -> Ladder:
     for each in message.rungs:
         ledger = ledger_from_proto(each.ledger)
         allocation = Allocation({entry.tensor: entry.quant_type for entry in ledger.entries})
-        rungs.append(Rung(ledger.capacity, allocation, ledger, each.free_loss))
+        rungs.append(LadderRung(ledger.capacity, allocation, ledger, each.free_loss))
     return Ladder(
         termination_from_proto(message.termination, "ladder"),
         tuple(rungs),

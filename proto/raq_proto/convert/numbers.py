@@ -1,4 +1,4 @@
-"""Exact numbers: budgets and ratios, as far as the wire's whole numbers reach."""
+"""Budgets and ratios ⇄ messages, exactly, within the range of the wire's whole numbers."""
 
 from fractions import Fraction
 from typing import Final
@@ -14,7 +14,7 @@ LARGEST: Final = 2**63 - 1
 def whole(number: int, where: str) -> int:
     """The number itself. Raises InvalidInput when the wire can't carry it."""
     if abs(number) > LARGEST:
-        raise InvalidInput(Fault(where, f"{number} is more than a service can be told; at most 2^63 - 1"))
+        raise InvalidInput(Fault(where, f"{number} is more than a message can hold; at most 2^63 - 1"))
     return number
 
 
@@ -24,7 +24,7 @@ def ratio_to_proto(ratio: Fraction, where: str) -> problem_pb2.Ratio:
 
 
 def ratio_from_proto(message: problem_pb2.Ratio, where: str) -> Fraction:
-    """Message to fraction."""
+    """Message to fraction. Raises InvalidInput when the denominator is not positive."""
     if message.denominator <= 0:
         raise InvalidInput(Fault(where, f"has the denominator {message.denominator}; it must be positive"))
     return Fraction(message.numerator, message.denominator)
@@ -40,7 +40,7 @@ def budget_to_proto(budget: Budget) -> problem_pb2.Budget:
 
 
 def budget_from_proto(message: problem_pb2.Budget, where: str = "budget") -> Budget:
-    """Message to budget."""
+    """Message to budget. Raises InvalidInput when it is missing or out of range."""
     match message.WhichOneof("amount"):
         case "capacity_bytes":
             if message.capacity_bytes < 0:

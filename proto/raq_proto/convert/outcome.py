@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from raq_proto.v1 import outcome_pb2
-from raq_solver.allocation import Allocation, Entry, Ledger
+from raq_solver.allocation import Allocation, Ledger, LedgerEntry
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.outcome import Outcome
@@ -26,7 +26,7 @@ def termination_to_proto(termination: Termination) -> outcome_pb2.Termination.Va
 
 
 def termination_from_proto(number: int, where: str) -> Termination:
-    """Enum value to termination. Unspecified and unknown ones are faults."""
+    """Enum value to termination. Raises InvalidInput for unspecified and unknown ones."""
     termination = _TERMINATION_OF.get(number)
     if termination is None:
         raise InvalidInput(Fault(where, f"has termination {number}, which is not known here"))
@@ -114,7 +114,7 @@ def smallest_from_proto(message: outcome_pb2.Smallest) -> Smallest:
 
 
 def ledger_to_proto(ledger: Ledger | None) -> outcome_pb2.Ledger | None:
-    """Ledger to message; nothing to nothing."""
+    """Ledger to message; None to None."""
     if ledger is None:
         return None
     return outcome_pb2.Ledger(
@@ -128,7 +128,7 @@ def ledger_to_proto(ledger: Ledger | None) -> outcome_pb2.Ledger | None:
 
 def ledger_from_proto(message: outcome_pb2.Ledger) -> Ledger:
     """Message to ledger."""
-    entries = (Entry(e.tensor, e.quant_type, e.weights, e.size, e.loss) for e in message.entries)
+    entries = (LedgerEntry(e.tensor, e.quant_type, e.weights, e.size, e.loss) for e in message.entries)
     return Ledger(tuple(entries), message.capacity_bytes)
 
 

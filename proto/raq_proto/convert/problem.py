@@ -1,18 +1,31 @@
 """Problems ⇄ messages: a loss table in full, or a profile that losses are predicted from."""
 
+from typing import Final
+
 import numpy as np
 
 from raq_proto.convert.constraint import constraint_to_proto, constraints_from_proto
 from raq_proto.convert.numbers import budget_from_proto, budget_to_proto
 from raq_proto.convert.profile import profile_from_proto, profile_to_proto
 from raq_proto.errors import UnknownProfile
-from raq_proto.question import ProfileProblem, Question, Stored, capacity_in, predicted
+from raq_proto.question import ProfileProblem, Question, Stored
 from raq_proto.v1 import problem_pb2
 from raq_solver.budget import Budget, TotalBytes
 from raq_solver.errors import Fault, InvalidInput, raise_faults
-from raq_solver.losses import LossTable
+from raq_solver.losses import LossTable, LossUnit
+from raq_solver.make_problem import make_problem, predicted_losses
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
+
+_UNITS: Final = {
+    LossUnit.UNKNOWN: problem_pb2.LOSS_UNIT_UNSPECIFIED,
+    LossUnit.NATS: problem_pb2.LOSS_UNIT_NATS,
+    LossUnit.NOMINAL_NATS: problem_pb2.LOSS_UNIT_NOMINAL_NATS,
+    LossUnit.RELATIVE_ERROR: problem_pb2.LOSS_UNIT_RELATIVE_ERROR,
+    LossUnit.ACTIVATION_CHANGE: problem_pb2.LOSS_UNIT_ACTIVATION_CHANGE,
+    LossUnit.WEIGHTED_DOMAINS: problem_pb2.LOSS_UNIT_WEIGHTED_DOMAINS,
+}
+_UNIT_OF: Final[dict[int, LossUnit]] = {number: unit for unit, number in _UNITS.items()}
 
 
 def table_to_proto(table: LossTable) -> problem_pb2.LossTable:
@@ -24,11 +37,12 @@ def table_to_proto(table: LossTable) -> problem_pb2.LossTable:
         sizes=table.sizes.ravel().tolist(),
         losses=table.losses.ravel().tolist(),
         source=table.source,
+        unit=_UNITS[table.unit],
     )
 
 
 def table_from_proto(message: problem_pb2.LossTable) -> LossTable:
-    """Message to loss table."""
+    """Message to loss table. A message without a unit, as older clients send, has the unit UNKNOWN."""
     shape = len(message.tensors), len(message.quant_types)
     faults = [
         Fault(f"table.{name}", f"has {count} numbers; {shape[0]} tensors x {shape[1]} quant types need {needed}")
@@ -39,6 +53,8 @@ def table_from_proto(message: problem_pb2.LossTable) -> LossTable:
         )
         if count != needed
     ]
+    if message.unit not in _UNIT_OF:
+        faults.append(Fault("table.unit", f"is {message.unit}, which is not known here"))
     raise_faults(faults)
     return LossTable(
         tensors=tuple(message.tensors),
@@ -47,6 +63,7 @@ def table_from_proto(message: problem_pb2.LossTable) -> LossTable:
         sizes=np.array(message.sizes, dtype=np.int64).reshape(shape),
         losses=np.array(message.losses, dtype=np.float64).reshape(shape),
         source=message.source,
+        unit=_UNIT_OF[message.unit],
     )
 
 
@@ -67,14 +84,14 @@ def problem_to_proto(question: Question) -> problem_pb2.Problem:
 
 
 def nothing_stored(digest: str) -> Profile:
-    """Where no profiles are stored."""
+    """The `Stored` of a place that stores no profiles. Raises UnknownProfile."""
     raise UnknownProfile.of(digest)
 
 
 def problem_from_proto(
     message: problem_pb2.Problem, stored: Stored = nothing_stored, budget: Budget | None = None
 ) -> Problem:
-    """Message to problem. `budget` stands in for the message's own when that is missing."""
+    """Message to problem. `budget` is used when the message has none."""
     faults: list[Fault] = []
     table: LossTable | None = None
     try:
@@ -91,7 +108,7 @@ def problem_from_proto(
     raise_faults(faults)
     assert table is not None
     assert budget is not None
-    return Problem(table, capacity_in(table, budget), constraints)
+    return make_problem(table, budget, constraints)
 
 
 def losses_from_proto(message: problem_pb2.Problem | problem_pb2.Domain, stored: Stored) -> LossTable:
@@ -100,14 +117,14 @@ def losses_from_proto(message: problem_pb2.Problem | problem_pb2.Domain, stored:
         case "table":
             return table_from_proto(message.table)
         case "profile":
-            asked = message.profile
-            match asked.WhichOneof("profile"):
+            losses = message.profile
+            match losses.WhichOneof("profile"):
                 case "digest":
-                    profile = stored(asked.digest)
+                    profile = stored(losses.digest)
                 case "inline":
-                    profile = profile_from_proto(asked.inline)
+                    profile = profile_from_proto(losses.inline)
                 case _:
                     raise InvalidInput(Fault("profile", "is missing; give its digest or the profile itself"))
-            return predicted(profile, asked.loss_model or None)
+            return predicted_losses(profile, losses.loss_model or None)
         case _:
             raise InvalidInput(Fault("losses", "are missing; give a table or a profile"))

@@ -16,7 +16,7 @@ from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.tensors import Tensor
 
 _MOST_WEIGHTS: Final = 2**48
-"""Weights of one tensor that sizes can be reckoned for without passing what a double holds exactly."""
+"""Most weights of one tensor: its sizes then stay within the whole numbers that a double holds exactly."""
 
 
 def profile_to_proto(profile: Profile) -> profile_pb2.Profile:

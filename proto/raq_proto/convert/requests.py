@@ -1,4 +1,4 @@
-"""Requests about several budgets ⇄ messages: batches, frontiers, ladders; allocations to be judged."""
+"""Requests about several budgets (batches, frontiers, ladders) and allocations ⇄ messages."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from raq_proto.convert.constraint import constraint_to_proto, constraints_from_proto
 from raq_proto.convert.numbers import budget_from_proto, budget_to_proto
 from raq_proto.convert.problem import nothing_stored, problem_from_proto, problem_to_proto
-from raq_proto.question import Question, Stored, capacity_in
+from raq_proto.question import Question, Stored
 from raq_proto.v1 import outcome_pb2, problem_pb2, solver_service_pb2
 from raq_solver.allocation import Allocation
 from raq_solver.budget import Budget, TotalBytes
 from raq_solver.constraints import Constraint
 from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.make_problem import capacity_in
 from raq_solver.problem import Problem
 from raq_solver.questions.sweep import spaced
 
@@ -20,7 +21,7 @@ _ANY_BUDGET = TotalBytes(0)
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Another question about the same model: a budget in place of the problem's own, constraints beside its own."""
+    """A variant of a problem: a budget in place of the problem's own (None: its own), constraints beside its own."""
 
     budget: Budget | None = None
     constraints: tuple[Constraint, ...] = ()
@@ -28,7 +29,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class BudgetRange:
-    """So many budgets from the first to the last, both included, evenly spaced up to whole bytes."""
+    """`points` budgets from the first to the last, both included, evenly spaced up to whole bytes."""
 
     first: Budget
     last: Budget
@@ -49,7 +50,7 @@ def batch_to_proto(question: Question, variants: Sequence[Variant]) -> solver_se
 def batch_from_proto(
     message: solver_service_pb2.SolveBatchRequest, stored: Stored = nothing_stored
 ) -> Iterator[Problem]:
-    """Message to the problems of its variants. Messages are read, and most faults raised, before the first."""
+    """Message to the problems of its variants, one by one. Faults of messages are raised before the first."""
     base = problem_from_proto(message.problem, stored, _ANY_BUDGET)
     faults: list[Fault] = []
     read = [_variant(each, message.problem, number, faults) for number, each in enumerate(message.variants, start=1)]
@@ -126,7 +127,7 @@ def allocation_to_proto(allocation: Allocation) -> list[outcome_pb2.Assignment]:
 
 
 def allocation_from_proto(messages: Iterable[outcome_pb2.Assignment]) -> Allocation:
-    """Messages to allocation. A tensor that is named twice is a fault."""
+    """Messages to allocation. Raises InvalidInput for tensors that are named twice."""
     types: dict[str, str] = {}
     faults = []
     for message in messages:

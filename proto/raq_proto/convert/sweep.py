@@ -1,4 +1,4 @@
-"""Frontiers ⇄ streams of messages: the first allocation in full, the later ones by what changes."""
+"""Frontiers ⇄ streams of messages: the first allocation in full, later ones as changes."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,7 +10,7 @@ from raq_solver.questions.sweep import Change, Point
 
 def points_to_proto(points: Iterable[Point]) -> Iterator[outcome_pb2.Point]:
     """The points of one frontier to messages, one by one."""
-    told = False
+    sent = False
     for point in points:
         message = outcome_pb2.Point(
             capacity_bytes=point.capacity_bytes,
@@ -22,15 +22,15 @@ def points_to_proto(points: Iterable[Point]) -> Iterator[outcome_pb2.Point]:
             changes=[outcome_pb2.Change(tensor=c.tensor, before=c.before, after=c.after) for c in point.changes],
             seconds=point.seconds,
         )
-        if point.allocation is not None and not told:
+        if point.allocation is not None and not sent:
             types = point.allocation.types.items()
             message.allocation.extend(outcome_pb2.Assignment(tensor=t, quant_type=q) for t, q in types)
-            told = True
+            sent = True
         yield message
 
 
 class PointReader:
-    """Reads the messages of one frontier, in their order."""
+    """Reader of the messages of one frontier, in their order; keeps the allocation that changes refer to."""
 
     def __init__(self) -> None:
         self._types: dict[str, str] = {}

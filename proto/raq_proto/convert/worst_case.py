@@ -14,16 +14,20 @@ from raq_proto.convert.outcome import (
 )
 from raq_proto.convert.problem import losses_from_proto, nothing_stored, table_to_proto
 from raq_proto.errors import UnknownProfile
-from raq_proto.question import Stored, capacity_in
+from raq_proto.question import Stored
 from raq_proto.v1 import analysis_pb2, problem_pb2, solver_service_pb2
 from raq_solver.allocation import Allocation
 from raq_solver.budget import Budget, TotalBytes
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.losses import LossTable
-from raq_solver.questions.worst_case import DomainOutcome, Domains, Measure, WorstCase
+from raq_solver.make_problem import capacity_in
+from raq_solver.questions.worst_case import DomainOutcome, Domains, WorstCase, WorstCaseMeasure
 
-_MEASURES: Final = {Measure.RATIO: problem_pb2.MEASURE_RATIO, Measure.NATS: problem_pb2.MEASURE_NATS}
-_MEASURE_OF: Final[dict[int, Measure]] = {number: measure for measure, number in _MEASURES.items()}
+_MEASURES: Final = {
+    WorstCaseMeasure.RATIO: problem_pb2.MEASURE_RATIO,
+    WorstCaseMeasure.NATS: problem_pb2.MEASURE_NATS,
+}
+_MEASURE_OF: Final[dict[int, WorstCaseMeasure]] = {number: measure for measure, number in _MEASURES.items()}
 
 
 def domains_to_proto(question: Domains) -> solver_service_pb2.WorstCaseRequest:

@@ -20,6 +20,42 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _LossUnit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LossUnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossUnit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LOSS_UNIT_UNSPECIFIED: _LossUnit.ValueType  # 0
+    """Not stated, as in messages of clients that do not know this field."""
+    LOSS_UNIT_NATS: _LossUnit.ValueType  # 1
+    """Predicted KL divergence, nats per token."""
+    LOSS_UNIT_NOMINAL_NATS: _LossUnit.ValueType  # 2
+    """KL divergence up to an unknown common factor, since sensitivities were guessed."""
+    LOSS_UNIT_RELATIVE_ERROR: _LossUnit.ValueType  # 3
+    """Squared error of a tensor's output relative to the output."""
+    LOSS_UNIT_ACTIVATION_CHANGE: _LossUnit.ValueType  # 4
+    """Expected squared change of a tensor's output."""
+    LOSS_UNIT_WEIGHTED_DOMAINS: _LossUnit.ValueType  # 5
+    """Losses of several domains, each over its reference and times its weight."""
+
+class LossUnit(_LossUnit, metaclass=_LossUnitEnumTypeWrapper):
+    """What losses are measured in. It does not change the answer; only nats can be compared with a measurement."""
+
+LOSS_UNIT_UNSPECIFIED: LossUnit.ValueType  # 0
+"""Not stated, as in messages of clients that do not know this field."""
+LOSS_UNIT_NATS: LossUnit.ValueType  # 1
+"""Predicted KL divergence, nats per token."""
+LOSS_UNIT_NOMINAL_NATS: LossUnit.ValueType  # 2
+"""KL divergence up to an unknown common factor, since sensitivities were guessed."""
+LOSS_UNIT_RELATIVE_ERROR: LossUnit.ValueType  # 3
+"""Squared error of a tensor's output relative to the output."""
+LOSS_UNIT_ACTIVATION_CHANGE: LossUnit.ValueType  # 4
+"""Expected squared change of a tensor's output."""
+LOSS_UNIT_WEIGHTED_DOMAINS: LossUnit.ValueType  # 5
+"""Losses of several domains, each over its reference and times its weight."""
+Global___LossUnit: _TypeAlias = LossUnit  # noqa: Y015
+
 class _Source:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -33,7 +69,7 @@ class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueTy
     SOURCE_ARCHITECTURE: _Source.ValueType  # 2
     """Known of such tensors: recurrent pathway, router, embedding, output head."""
     SOURCE_USER: _Source.ValueType  # 3
-    """Asked for."""
+    """Requested by the user."""
 
 class Source(_Source, metaclass=_SourceEnumTypeWrapper):
     """Whose knowledge a constraint is."""
@@ -45,7 +81,7 @@ SOURCE_DATA: Source.ValueType  # 1
 SOURCE_ARCHITECTURE: Source.ValueType  # 2
 """Known of such tensors: recurrent pathway, router, embedding, output head."""
 SOURCE_USER: Source.ValueType  # 3
-"""Asked for."""
+"""Requested by the user."""
 Global___Source: _TypeAlias = Source  # noqa: Y015
 
 class _Measure:
@@ -78,8 +114,8 @@ Global___Measure: _TypeAlias = Measure  # noqa: Y015
 
 @_typing.final
 class LossTable(_message.Message):
-    """Sizes and predicted losses, tensors x quant types. Rows are the tensors of the model file, in file order, also
-    those that can't be quantized (one finite loss), so that sizes add up to the file's tensor data.
+    """Sizes and predicted losses, tensors x quant types. Rows are the tensors of the model file, in file order. Tensors that
+    can't be quantized are rows too (with one finite loss), so that sizes add up to the file's tensor data.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -90,8 +126,11 @@ class LossTable(_message.Message):
     SIZES_FIELD_NUMBER: _builtins.int
     LOSSES_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Where the losses come from, in words."""
+    unit: Global___LossUnit.ValueType
+    """What the losses are measured in."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the rows, unique."""
@@ -110,7 +149,7 @@ class LossTable(_message.Message):
 
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Nats per token, row-major, tensors x quant_types; infinite: this cell is not offered."""
+        """In `unit`, row-major, tensors x quant_types; infinite: this cell is not offered."""
 
     def __init__(
         self,
@@ -121,10 +160,11 @@ class LossTable(_message.Message):
         sizes: _abc.Iterable[_builtins.int] | None = ...,
         losses: _abc.Iterable[_builtins.float] | None = ...,
         source: _builtins.str = ...,
+        unit: Global___LossUnit.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses", "quant_types", b"quant_types", "sizes", b"sizes", "source", b"source", "tensors", b"tensors", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["losses", b"losses", "quant_types", b"quant_types", "sizes", b"sizes", "source", b"source", "tensors", b"tensors", "unit", b"unit", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -166,8 +206,8 @@ class Budget(_message.Message):
     """Bytes."""
     @_builtins.property
     def bits_per_weight(self) -> Global___Ratio:
-        """Bits of tensor data per weight, over all weights of the file. Whoever knows the weights makes bytes of it,
-        rounded down: the server, when it is asked about a profile by digest.
+        """Bits of tensor data per weight, over all weights of the file. Converted to bytes, rounded down, by the side that
+        knows the weights: the server, for a profile given by digest.
         """
 
     def __init__(
@@ -210,7 +250,7 @@ Global___Pin: _TypeAlias = Pin  # noqa: Y015
 
 @_typing.final
 class Floor(_message.Message):
-    """Each of the tensors gets at least so many bits per weight."""
+    """Each of the tensors gets at least `bits` bits per weight."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -234,7 +274,7 @@ Global___Floor: _TypeAlias = Floor  # noqa: Y015
 
 @_typing.final
 class Ceiling(_message.Message):
-    """Each of the tensors gets at most so many bits per weight."""
+    """Each of the tensors gets at most `bits` bits per weight."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -299,7 +339,7 @@ Global___Tie: _TypeAlias = Tie  # noqa: Y015
 
 @_typing.final
 class AtMost(_message.Message):
-    """No more than `count` of the tensors get more than `bits` bits per weight."""
+    """At most `count` of the tensors get more than `bits` bits per weight."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -324,7 +364,7 @@ Global___AtMost: _TypeAlias = AtMost  # noqa: Y015
 
 @_typing.final
 class DistinctTypes(_message.Message):
-    """The tensors are stored in no more than `count` different quant types."""
+    """The tensors are stored in at most `count` different quant types."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -345,7 +385,7 @@ Global___DistinctTypes: _TypeAlias = DistinctTypes  # noqa: Y015
 
 @_typing.final
 class Region(_message.Message):
-    """The tensors together take at most so many bytes: one GPU of a split, the part that must stay in VRAM."""
+    """The tensors together take at most `capacity_bytes`: one GPU of a split, the part that must stay in VRAM."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -366,7 +406,7 @@ Global___Region: _TypeAlias = Region  # noqa: Y015
 
 @_typing.final
 class ActiveBytes(_message.Message):
-    """At most so many bytes of the tensors are read per generated token."""
+    """At most `capacity_bytes` of the tensors are read per generated token."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -410,7 +450,7 @@ Global___Monotone: _TypeAlias = Monotone  # noqa: Y015
 
 @_typing.final
 class Constraint(_message.Message):
-    """A demand on an allocation."""
+    """A condition on an allocation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -430,10 +470,10 @@ class Constraint(_message.Message):
     source: Global___Source.ValueType
     """Must be specified."""
     reason: _builtins.str
-    """Why, in words for the report."""
+    """Why, in words, for the report."""
     @_builtins.property
     def tensors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of tensors; what they mean depends on the kind."""
+        """Names of the tensors that the kind is about."""
 
     @_builtins.property
     def pin(self) -> Global___Pin: ...
@@ -554,7 +594,7 @@ Global___Problem: _TypeAlias = Problem  # noqa: Y015
 
 @_typing.final
 class Domain(_message.Message):
-    """One use of a model: what its tensors lose there."""
+    """One use of a model, with the losses of its tensors there."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -562,7 +602,7 @@ class Domain(_message.Message):
     TABLE_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """What it is called; unique in a question."""
+    """Its name, unique in a question."""
     @_builtins.property
     def table(self) -> Global___LossTable: ...
     @_builtins.property

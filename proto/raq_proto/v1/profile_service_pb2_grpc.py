@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ProfileServiceStub:
-    """Keeps profiles by their content, so that a build system sends one once and then asks by digest. What was answered
-    is on disk. NOT_FOUND: no such profile. All methods are idempotent.
+    """Stores profiles under the digest of their content, so that a build system sends a profile once and then refers to it
+    by digest. A profile is on disk before Put answers. NOT_FOUND: no such profile. All methods are idempotent.
     """
 
     def __init__(self, channel):
@@ -59,8 +59,8 @@ class ProfileServiceStub:
 
 
 class ProfileServiceServicer:
-    """Keeps profiles by their content, so that a build system sends one once and then asks by digest. What was answered
-    is on disk. NOT_FOUND: no such profile. All methods are idempotent.
+    """Stores profiles under the digest of their content, so that a build system sends a profile once and then refers to it
+    by digest. A profile is on disk before Put answers. NOT_FOUND: no such profile. All methods are idempotent.
     """
 
     def Put(self, request_iterator, context):
@@ -78,14 +78,14 @@ class ProfileServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """What is stored. Needs the scope `read`.
+        """Descriptions of the stored profiles. Needs the scope `read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Remove a profile; answers that were proven from it stay true and may still be given. Needs the scope `admin`.
+        """Remove a profile; stored outcomes of it stay valid and may still be answered. Needs the scope `admin`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,8 +123,8 @@ def add_ProfileServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProfileService:
-    """Keeps profiles by their content, so that a build system sends one once and then asks by digest. What was answered
-    is on disk. NOT_FOUND: no such profile. All methods are idempotent.
+    """Stores profiles under the digest of their content, so that a build system sends a profile once and then refers to it
+    by digest. A profile is on disk before Put answers. NOT_FOUND: no such profile. All methods are idempotent.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class SolverServiceStub:
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
-    all need the scope `solve`. A budget that can't be met is an outcome. INVALID_ARGUMENT carries a
+    all need the scope `solve`. A budget that can't be met is an outcome, not an error. INVALID_ARGUMENT carries a
     google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
     RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
     """
@@ -97,7 +97,7 @@ class SolverServiceStub:
 
 class SolverServiceServicer:
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
-    all need the scope `solve`. A budget that can't be met is an outcome. INVALID_ARGUMENT carries a
+    all need the scope `solve`. A budget that can't be met is an outcome, not an error. INVALID_ARGUMENT carries a
     google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
     RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
     """
@@ -124,35 +124,35 @@ class SolverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Smallest(self, request, context):
-        """The smallest allocation whose loss is at most so much.
+        """The smallest allocation whose loss stays within a limit.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Verify(self, request, context):
-        """Recompute an outcome's size, loss, constraints and bound, trusting nobody's search.
+        """Recompute an outcome's size, loss, constraints and bound, independently of its search.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainTensor(self, request, context):
-        """Why a tensor has its type: what every other would cost, and the budgets at which it changes.
+        """The reasons for a tensor's type: what every other type would cost, and the budgets at which it changes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainCosts(self, request, context):
-        """What each constraint, each source of constraints and all of them cost.
+        """The cost of each constraint, of each source of constraints and of all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExplainConflict(self, request, context):
-        """Why nothing fits.
+        """The cause of infeasibility.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,7 +173,7 @@ class SolverServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WorstCase(self, request, context):
-        """One allocation for several domains, whose worst loses least.
+        """One allocation for several domains, with the least loss in the worst of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -247,7 +247,7 @@ def add_SolverServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SolverService:
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
-    all need the scope `solve`. A budget that can't be met is an outcome. INVALID_ARGUMENT carries a
+    all need the scope `solve`. A budget that can't be met is an outcome, not an error. INVALID_ARGUMENT carries a
     google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
     RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
     """

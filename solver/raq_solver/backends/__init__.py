@@ -1,1 +1,1 @@
-"""Solvers of knapsacks: arrays in, arrays out. Nothing here knows names."""
+"""Solvers of knapsacks: arrays in, arrays out, without names."""

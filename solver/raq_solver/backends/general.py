@@ -1,4 +1,4 @@
-"""The general path: knapsacks with side rows. Without any it is the fast path."""
+"""The general path: knapsacks with side rows. Without side rows it is the fast path."""
 
 import math
 import time
@@ -7,13 +7,13 @@ import numpy as np
 
 from raq_solver.backends import mckp
 from raq_solver.backends.dual import Priced
-from raq_solver.backends.linear import NOTHING, Best, dual, impossible, priced_demands, settle_linear
+from raq_solver.backends.linear import NOTHING, Best, dual, impossible, priced_constraints, settle_linear
 from raq_solver.backends.type_sets import TypeSets
 from raq_solver.knapsack import Distinct, Knapsack, KnapsackSolution, Limits, Linear, Termination
 
 
 def solve(knapsack: Knapsack, limits: Limits) -> KnapsackSolution:
-    """The optimum of a knapsack with its side rows, or the best found when the time is up.
+    """The optimum of a knapsack with its side rows, or the best choice found when the time is up.
 
     Deterministic without a time limit. Raises BackendFailure if OR-Tools fails.
     """
@@ -22,21 +22,22 @@ def solve(knapsack: Knapsack, limits: Limits) -> KnapsackSolution:
     deadline = time.perf_counter() + (math.inf if limits.seconds is None else limits.seconds)
     rows = np.arange(len(knapsack.sizes))
     linear = [row for row in knapsack.side if isinstance(row, Linear)]
-    demands = [Linear(rows, knapsack.sizes, knapsack.capacity), *linear]
+    constraints = [Linear(rows, knapsack.sizes, knapsack.capacity), *linear]
     distinct = [row for row in knapsack.side if isinstance(row, Distinct)]
-    root = dual(knapsack.losses, demands, np.zeros(len(priced_demands(demands))), deadline)
+    root = dual(knapsack.losses, constraints, np.zeros(len(priced_constraints(constraints))), deadline)
     if impossible(knapsack.losses, root):
         return KnapsackSolution(None, math.inf, 0.0, Termination.INFEASIBLE)
     if distinct:
-        best = TypeSets(knapsack.losses, demands, distinct, root, deadline).run()
+        best = TypeSets(knapsack.losses, constraints, distinct, root, deadline).run()
     else:
-        best = settle_linear(knapsack.losses, demands, root, NOTHING, deadline)
-    return _claim(knapsack, best, root, demands)
+        best = settle_linear(knapsack.losses, constraints, root, NOTHING, deadline)
+    return _claim(knapsack, best, root, constraints)
 
 
-def _claim(knapsack: Knapsack, best: Best, root: Priced, demands: list[Linear]) -> KnapsackSolution:
-    """The solution with the prices of the capacity and of each side row; a row that got none is worth 0."""
-    prices = dict(zip((id(demands[index]) for index in priced_demands(demands)), root.prices.tolist(), strict=True))
+def _claim(knapsack: Knapsack, best: Best, root: Priced, constraints: list[Linear]) -> KnapsackSolution:
+    """The solution with the prices of the capacity and of each side row; 0 for rows that have none."""
+    which = priced_constraints(constraints)
+    prices = dict(zip((id(constraints[index]) for index in which), root.prices.tolist(), strict=True))
     side = tuple(prices.get(id(row), 0.0) for row in knapsack.side)
     multiplier = float(root.prices[0])
     bound = max(best.bound, root.bound) if best.picks is not None else best.bound

@@ -1,10 +1,11 @@
-"""Knapsacks with linear side rows: prices for all demands, a core by reduced cost, and OR-Tools for the core.
+"""Knapsacks with linear side rows: prices for the constraints, a core by reduced cost, and OR-Tools for the core.
 
 Rules
-- At good prices the fast path solves the priced table; where its picks keep the side rows they are a solution.
+- Constraints are linear rows, the capacity first.
+- At good prices the fast path solves the priced table; where its picks keep the constraints they are a solution.
 - Cells whose reduced cost exceeds the gap between solution and bound can't be part of anything better. The first
-  core is smaller than that; what it finds closes the gap so far that it is most often the proof already.
-- Rows that compare two rows only (Monotone) get no price: there may be hundreds. OR-Tools regards them.
+  core is smaller than that; its solution usually closes the gap so far that it is the proof already.
+- Constraints that compare two rows only (Monotone) get no price: there may be hundreds. Only OR-Tools enforces them.
 """
 
 import math
@@ -16,7 +17,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from raq_solver.backends.dual import Priced, best_prices, excess_of, totals
+from raq_solver.backends.dual import Priced, best_prices, totals
 from raq_solver.backends.mckp import TOLERANCE, Relaxed
 from raq_solver.backends.ortools import CoreStatus, settle
 from raq_solver.knapsack import Limits, Linear
@@ -24,13 +25,13 @@ from raq_solver.knapsack import Limits, Linear
 _FIRST_CORE: Final = 2000
 """Cells beyond the best of each row that the first core may hold."""
 
-DEARER: Final = (1.0, 1.0005, 1.002, 1.005, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
-"""Factors on the side prices when a solution is wanted: dearer rows are kept sooner."""
+PRICE_FACTORS: Final = (1.0, 1.0005, 1.002, 1.005, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0)
+"""Factors on the prices of side rows, tried in turn for a solution: the higher the price, the less a row is used."""
 
 
 @dataclass(frozen=True, eq=False)
 class Best:
-    """The best choice known, if any, and what is proven: no choice that keeps the demands has a loss below `bound`."""
+    """The best choice known, if any. `bound`: no choice that keeps the constraints has a lower loss."""
 
     picks: Int64[np.ndarray, " rows"] | None
     loss: float
@@ -38,7 +39,7 @@ class Best:
 
     @property
     def proven(self) -> bool:
-        """Whether nothing can be better, also when there is nothing."""
+        """Whether no choice can be better; without picks, whether there is none."""
         return self.bound >= self.loss * (1 - TOLERANCE)
 
 
@@ -47,39 +48,42 @@ _REPAIR_SECONDS: Final = 2.0
 NOTHING: Final = Best(None, math.inf, -math.inf)
 
 
-def priced_demands(demands: Sequence[Linear]) -> list[int]:
-    """Which demands get a price."""
-    return [index for index, demand in enumerate(demands) if index == 0 or (demand.coefficients >= 0).all()]
+def priced_constraints(constraints: Sequence[Linear]) -> list[int]:
+    """The indices of the constraints that get a price."""
+    return [index for index, each in enumerate(constraints) if index == 0 or (each.coefficients >= 0).all()]
 
 
 def dual(
     losses: Float64[np.ndarray, "rows types"],
-    demands: Sequence[Linear],
+    constraints: Sequence[Linear],
     start: Float64[np.ndarray, " priced"],
     deadline: float,
 ) -> Priced:
-    """Good prices for the demands that get one."""
-    return best_prices(losses, [demands[index] for index in priced_demands(demands)], start, deadline)
+    """Nearly the best prices for the constraints that get one."""
+    return best_prices(losses, [constraints[index] for index in priced_constraints(constraints)], start, deadline)
 
 
 def settle_linear(
-    losses: Float64[np.ndarray, "rows types"], demands: Sequence[Linear], at: Priced, known: Best, deadline: float
+    losses: Float64[np.ndarray, "rows types"], constraints: Sequence[Linear], at: Priced, known: Best, deadline: float
 ) -> Best:
-    """The best choice that keeps the demands (the capacity first) and beats `known`; else `known`, with its proof."""
+    """The best choice that keeps the constraints and beats `known`; else `known`. `bound` is proven."""
     if at.bound >= known.loss * (1 - TOLERANCE) or impossible(losses, at):
         return replace(known, bound=known.loss)
-    if len(demands) == 1:
-        return _settle_pure(losses, demands[0], known, deadline)
-    best = repaired(losses, demands, at, known, deadline)
+    if len(constraints) == 1:
+        return _settle_pure(losses, constraints[0], known, deadline)
+    best = repaired(losses, constraints, at, known, deadline)
+    # Solve cores of growing width: at a width w a core without anything better proves that no choice has a loss below
+    # min(best, bound + w), since each cell left out costs more than w. Done when w covers the gap, or all cells are in.
     offered = np.isfinite(losses)
     cells = len(losses) + _FIRST_CORE
     while True:
         gap, width = best.loss - at.bound, _width(at.reduced, cells)
         kept = offered & (at.reduced <= min(width, gap) + at.rounding)
         complete = width >= gap or bool((kept == offered).all())
-        result = settle(losses, demands, kept, best.picks, max(0.0, deadline - time.perf_counter()))
-        best = _better(losses, demands, best, result.picks)
+        result = settle(losses, constraints, kept, best.picks, max(0.0, deadline - time.perf_counter()))
+        best = _better(losses, constraints, best, result.picks)
         if result.status in (CoreStatus.FEASIBLE, CoreStatus.UNKNOWN):
+            # Time is up: the bound is the worse of what the library proved inside the core and the width outside.
             outside = math.inf if complete else at.bound + width
             return replace(best, bound=max(at.bound, min(result.bound, outside, best.loss)))
         if complete or best.loss - at.bound <= width:
@@ -95,40 +99,41 @@ def _settle_pure(losses: Float64[np.ndarray, "rows types"], capacity: Linear, kn
 
 
 def repaired(
-    losses: Float64[np.ndarray, "rows types"], demands: Sequence[Linear], at: Priced, known: Best, deadline: float
+    losses: Float64[np.ndarray, "rows types"], constraints: Sequence[Linear], at: Priced, known: Best, deadline: float
 ) -> Best:
-    """A solution by the fast path over the priced table, the side rows made dearer until they are kept."""
+    """A solution of the priced table by the fast path, prices of side rows raised until they are kept; else `known`."""
+    # The capacity is the knapsack's own, so it needs no price.
     side = at.prices.copy()
     side[0] = 0.0
-    rows = [demands[index] for index in priced_demands(demands)]
-    for factor in DEARER:
+    rows = [constraints[index] for index in priced_constraints(constraints)]
+    for factor in PRICE_FACTORS:
         left = deadline - time.perf_counter()
         if left <= 0:
             break
-        table = Relaxed(demands[0].coefficients, totals(losses, rows, side * factor)[0])
-        found = table.solve(demands[0].capacity, Limits(min(left, _REPAIR_SECONDS)))
-        better = _better(losses, demands, known, found.picks)
+        table = Relaxed(constraints[0].coefficients, totals(losses, rows, side * factor)[0])
+        found = table.solve(constraints[0].capacity, Limits(min(left, _REPAIR_SECONDS)))
+        better = _better(losses, constraints, known, found.picks)
         if better is not known:
             return better
     return known
 
 
 def _better(
-    losses: np.ndarray, demands: Sequence[Linear], best: Best, picks: Int64[np.ndarray, " rows"] | None
+    losses: np.ndarray, constraints: Sequence[Linear], best: Best, picks: Int64[np.ndarray, " rows"] | None
 ) -> Best:
-    """The picks, if they keep every demand in whole numbers and beat the best; else the best."""
-    if picks is None or any(excess_of(demand, picks) > 0 for demand in demands):
+    """The picks, if they keep every constraint in whole numbers and beat the best; else the best."""
+    if picks is None or any(each.excess(picks) > 0 for each in constraints):
         return best
     loss = math.fsum(losses[np.arange(picks.size), picks].tolist())
     return Best(picks, loss, best.bound) if loss < best.loss else best
 
 
 def _width(reduced: Float64[np.ndarray, "rows types"], cells: int) -> float:
-    """The reduced cost within which so many cells lie; infinite when there are no more."""
+    """The reduced cost within which `cells` cells lie; infinite when there are no more."""
     costs = reduced[np.isfinite(reduced)]
     return float(np.partition(costs, cells)[cells]) if cells < costs.size else math.inf
 
 
 def impossible(losses: Float64[np.ndarray, "rows types"], at: Priced) -> bool:
-    """Whether the prices prove that nothing keeps the demands: no choice has a loss as large as the bound."""
+    """Whether the prices prove that no choice keeps the constraints: none has a loss as large as the bound."""
     return at.bound > float(np.where(np.isfinite(losses), losses, 0.0).max(axis=1).sum()) * (1 + 1e-9)

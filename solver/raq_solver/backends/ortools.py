@@ -1,10 +1,10 @@
-"""The one place that knows OR-Tools: a core with its demands, settled by MathOpt's HiGHS.
+"""The only module that uses OR-Tools: solves a core with its constraints by MathOpt's HiGHS.
 
 Rules
-- Gaps are 0: HiGHS otherwise stops at 1e-4 and says "optimal". The objective is scaled so that its absolute
-  tolerance (1e-6) means nothing.
-- A demand in whole numbers keeps half a unit of room and is scaled down, so that no tolerance of the solver can
-  reach the next whole number. Whoever calls checks the picks in whole numbers all the same.
+- Gaps are 0: HiGHS otherwise stops at 1e-4 and reports "optimal". The objective is scaled so that HiGHS' absolute
+  tolerance (1e-6) has no effect.
+- The capacity of a constraint in whole numbers is raised by half a unit and the row scaled down, so that no tolerance
+  of the solver reaches the next whole number. Callers check the picks in whole numbers all the same.
 - On cores of 1,300 × 20 with two regions and three AtMost, HiGHS proves in 2 s what CP-SAT does not in 40 s
   (tests/bench/bench_solver.py); hence no CP-SAT here.
 """
@@ -36,13 +36,13 @@ class CoreStatus(Enum):
 
     OPTIMAL = "the best choice within the core"
     FEASIBLE = "time was up; a choice, maybe not the best"
-    INFEASIBLE = "no choice within the core keeps the demands"
+    INFEASIBLE = "no choice within the core keeps the constraints"
     UNKNOWN = "time was up before a choice was found"
 
 
 @dataclass(frozen=True, eq=False)
 class CoreResult:
-    """What came of a core; `bound` holds for choices within it."""
+    """The result for a core; `bound` holds for choices within it."""
 
     status: CoreStatus
     picks: Int64[np.ndarray, " rows"] | None
@@ -51,18 +51,18 @@ class CoreResult:
 
 def settle(
     losses: Float64[np.ndarray, "rows types"],
-    demands: Sequence[Linear],
+    constraints: Sequence[Linear],
     kept: Bool[np.ndarray, "rows types"],
     hint: Int64[np.ndarray, " rows"] | None,
     seconds: float,
 ) -> CoreResult:
-    """The choice of least loss among the kept cells that keeps all demands; `hint` is a choice to start from.
+    """The choice of least loss among the kept cells that keeps all constraints; `hint` is a choice to start from.
 
-    Every row keeps a cell. Raises BackendFailure if the library fails.
+    Every row must keep a cell. Raises BackendFailure if the library fails.
     """
     core = _Core(losses, kept)
-    for demand in demands:
-        core.add(demand)
+    for each in constraints:
+        core.add(each)
     found = core.solve(hint, seconds)
     reasons = core.library.TerminationReason
     if not found.has_primal_feasible_solution():
@@ -75,9 +75,9 @@ def settle(
 
 
 class _Quiet:
-    """Keeps the process's standard output clean while HiGHS runs: it prints lines of its own, whatever it is told.
+    """Discards the process's standard output while HiGHS runs: it prints lines of its own that no option turns off.
 
-    What other threads print meanwhile is lost too, so nothing else may be printed there during a solve.
+    Lines that other threads print meanwhile are lost too, so nothing else may be printed there during a solve.
     """
 
     def __init__(self) -> None:
@@ -125,19 +125,19 @@ class _Core:
             self.model.add_linear_constraint(mathopt.fast_sum(self.variables[first:last]) == 1)
         self.model.minimize(self._sum(range(len(self.variables)), (above * self.scale).tolist()))
 
-    def add(self, demand: Linear) -> None:
-        """Demand that a sum stays within its capacity: in units of its common divisor, beyond each row's least."""
+    def add(self, constraint: Linear) -> None:
+        """Add a constraint, in units of its common divisor and beyond each row's least: small numbers, few terms."""
         coefficients = np.zeros(self.kept.shape, dtype=np.int64)
-        coefficients[demand.rows] = demand.coefficients
+        coefficients[constraint.rows] = constraint.coefficients
         least = np.where(self.kept, coefficients, np.iinfo(np.int64).max).min(axis=1)
         above = coefficients[self.rows, self.columns] - least[self.rows]
         used = np.flatnonzero(above).tolist()
         unit = int(np.gcd.reduce(above)) or 1
-        room = (demand.capacity - int(least.sum())) // unit
+        spare = (constraint.capacity - int(least.sum())) // unit
         units = above // unit
         factor = min(1.0, _LARGEST_COEFFICIENT / max(1, int(units.max(initial=1))))
         self.model.add_linear_constraint(
-            self._sum(used, (units[used] * factor).tolist()) <= (room + 0.5) * factor,
+            self._sum(used, (units[used] * factor).tolist()) <= (spare + 0.5) * factor,
         )
 
     def solve(self, hint: Int64[np.ndarray, " rows"] | None, seconds: float) -> Any:

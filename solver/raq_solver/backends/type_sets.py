@@ -1,11 +1,12 @@
 """Limits on the number of different types: branch and bound over which types may be used.
 
 Rules
-- A node says for each limit which columns are open and which are settled as used. At fixed prices every row takes its
-  best open cell: a bound. The regret of a column is what its rows lose when it closes. Closing several columns loses at
-  least the sum of their regrets, so the cheapest regrets of as many as must still close add to the bound.
+- A node has for each limit the columns that are open and those that are settled as used. At fixed prices every row
+  takes its best open cell, which gives a bound. The regret of a column is the loss of its rows when it closes. Closing
+  several columns costs at least the sum of their regrets, so the bound rises by the smallest regrets of as many columns
+  as must still close.
 - Prices are those of the best set found by closing columns greedily and exchanging them. Any prices give bounds.
-- A node with no more open columns than allowed is a knapsack with linear rows alone.
+- A node with no more open columns than allowed is a knapsack with linear rows only.
 """
 
 import heapq
@@ -19,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from raq_solver.backends.dual import Priced, totals
-from raq_solver.backends.linear import NOTHING, Best, dual, impossible, priced_demands, repaired, settle_linear
+from raq_solver.backends.linear import NOTHING, Best, dual, impossible, priced_constraints, repaired, settle_linear
 from raq_solver.knapsack import Distinct, Linear
 
 
@@ -42,15 +43,15 @@ class TypeSets:
     def __init__(
         self,
         losses: Float64[np.ndarray, "rows types"],
-        demands: Sequence[Linear],
+        constraints: Sequence[Linear],
         limits: Sequence[Distinct],
         root: Priced,
         deadline: float,
     ) -> None:
-        self.losses, self.demands, self.limits = losses, demands, limits
+        self.losses, self.constraints, self.limits = losses, constraints, limits
         self.deadline = deadline
         self.prices = root.prices
-        self.rows = [demands[index] for index in priced_demands(demands)]
+        self.rows = [constraints[index] for index in priced_constraints(constraints)]
         self.total, self.paid = totals(losses, self.rows, root.prices)
         self.root = Node(
             np.ones((len(limits), losses.shape[1]), dtype=bool),
@@ -59,23 +60,26 @@ class TypeSets:
         )
 
     def run(self) -> Best:
-        """The best choice that keeps all demands and limits, with what is proven of it."""
+        """The best choice that keeps all constraints and limits, with a bound on every other."""
+        # A good set of columns first: its solution prunes the search, and its prices give sharper bounds than the
+        # root's, which were made for all columns.
         start = self._exchanged(self._greedy())
         best = NOTHING
         for leaf in self._leaf(start):
             if leaf.at is not None:
-                best = repaired(self._masked(self.losses, leaf), self.demands, leaf.at, NOTHING, self.deadline)
+                best = repaired(self._masked(self.losses, leaf), self.constraints, leaf.at, NOTHING, self.deadline)
                 self.total, self.paid = totals(self.losses, self.rows, leaf.at.prices)
+        # Best bound first. The counter breaks ties, since nodes don't compare.
         count = itertools.count()
         heap = [(self.root.bound, next(count), self.root)]
         missed = math.inf
         while heap and time.perf_counter() < self.deadline:
             bound, _, node = heapq.heappop(heap)
             if bound >= best.loss:
-                heap.clear()
+                heap.clear()  # all others have bounds at least as high
             elif node.at is not None:
-                best = settle_linear(self._masked(self.losses, node), self.demands, node.at, best, self.deadline)
-                missed = min(missed, best.bound)
+                best = settle_linear(self._masked(self.losses, node), self.constraints, node.at, best, self.deadline)
+                missed = min(missed, best.bound)  # a leaf that ran out of time leaves its bound open
             else:
                 for child in self._children(node) if self._excess(node).any() else self._leaf(node):
                     if child.bound < best.loss:
@@ -83,15 +87,18 @@ class TypeSets:
         return replace(best, bound=min(best.loss, missed, *(bound for bound, _, _ in heap)))
 
     def _leaf(self, node: Node) -> list[Node]:
-        """The node with prices of its own, nothing when it is impossible."""
+        """The node with prices of its own; empty when no choice in it keeps the constraints."""
         losses = self._masked(self.losses, node)
         if not np.isfinite(losses).any(axis=1).all():
             return []
-        at = dual(losses, self.demands, self.prices, self.deadline)
+        at = dual(losses, self.constraints, self.prices, self.deadline)
         return [] if impossible(losses, at) else [replace(node, at=at, bound=max(node.bound, at.bound))]
 
     def _children(self, node: Node) -> list[Node]:
-        """The node with one more column settled as used, and with it closed."""
+        """The node with one more column settled as used, and the node with that column closed.
+
+        The column of largest regret: closing it raises the bound most, so that branch is pruned soonest.
+        """
         _, regrets = self._value(node)
         limit = int(self._excess(node).argmax())
         free = np.flatnonzero(node.open[limit] & ~node.used[limit])
@@ -100,12 +107,13 @@ class TypeSets:
         used[limit, column] = True
         kept = node.open.copy()
         if used[limit].sum() == self.limits[limit].count:
-            kept[limit] = used[limit]
+            kept[limit] = used[limit]  # the limit is reached: all other columns close
         closed = node.open.copy()
         closed[limit, column] = False
         return [self._bounded(Node(kept, used, node.bound)), self._bounded(Node(closed, node.used, node.bound))]
 
     def _bounded(self, node: Node) -> Node:
+        """The node with the bound of its open columns and of the columns that must still close."""
         value, regrets = self._value(node)
         extra = [0.0]
         for limit, excess in enumerate(self._excess(node).tolist()):
@@ -126,7 +134,10 @@ class TypeSets:
         return masked
 
     def _value(self, node: Node) -> tuple[float, Float64[np.ndarray, "limits types"]]:
-        """The bound at the search's prices, and the regret of every column."""
+        """The bound at the search's prices, and the regret of every column.
+
+        A row's regret counts for the column of its best cell alone, so that regrets of several columns add up.
+        """
         table = self._masked(self.total, node)
         two = np.partition(table, min(1, table.shape[1] - 1), axis=1)[:, :2]
         best = table.argmin(axis=1)

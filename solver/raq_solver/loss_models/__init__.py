@@ -1,4 +1,4 @@
-"""Loss models: from measured facts to predicted losses."""
+"""Loss models: functions from measured facts to predicted losses."""
 
 from raq_solver.loss_models.models import (
     LOSS_MODELS,
@@ -7,7 +7,6 @@ from raq_solver.loss_models.models import (
     default_loss_model,
     fisher,
     input_rounding,
-    is_in_nats,
     loss_model,
     measured,
     prior,
@@ -22,7 +21,6 @@ __all__ = [
     "default_loss_model",
     "fisher",
     "input_rounding",
-    "is_in_nats",
     "loss_model",
     "measured",
     "prior",

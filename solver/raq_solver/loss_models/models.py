@@ -1,7 +1,7 @@
-"""Loss models: how measured facts become a predicted loss, each one function of a profile.
+"""Loss models: functions from a profile, which holds measured facts, to a table of predicted losses.
 
-All are sums over tensors. HIGGS' linearity theorem (arXiv 2411.17525) is why that is fair for moderate errors; where
-it is not, the check shows it.
+All are sums over tensors. HIGGS' linearity theorem (arXiv 2411.17525) justifies that for moderate errors; where it does
+not hold, checking the written file shows it.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,17 +14,14 @@ from jaxtyping import Float64
 from raq_solver.errors import Fault, InvalidInput, near_misses
 from raq_solver.loss_models.residual_stream import residual_sensitivities
 from raq_solver.loss_models.role_prior import CREDIT, role_sensitivities
-from raq_solver.losses import LossTable
+from raq_solver.losses import LossTable, LossUnit
 from raq_solver.profile import Profile
 from raq_solver.tensor_names import TOKEN_EMBEDDING, is_tied
 
 LossModel = Callable[[Profile], LossTable]
-"""A way to predict losses."""
-_MEASURED: Final = "measured sensitivity"
+"""A function that predicts losses from a profile."""
 _RESIDUAL: Final = "relative output error, sensitivity by share of the residual stream"
 _PRIOR: Final = "relative output error, sensitivity by role and place"
-_FISHER: Final = "Fisher information"
-
 
 WIDE_BLOCK: Final = 256
 ROUNDING_256, ROUNDING_32 = 1.3e-4, 4e-5
@@ -36,43 +33,44 @@ models as (KL divergence by file - in memory with floating-point inputs) / sum o
 def relative(profile: Profile) -> LossTable:
     """Every tensor's relative output error counts alike: L = E.
 
-    Assumes that a given relative change of any tensor's output moves the model equally. In units of relative
-    error, not nats: only comparisons mean something.
+    Assumes that a given relative change of any tensor's output moves the model equally. The unit is relative error, so
+    losses only compare with each other.
     """
-    return _table(profile, np.ones(len(profile.tensors)), "relative output error")
+    return _table(profile, np.ones(len(profile.tensors)), "relative output error", LossUnit.RELATIVE_ERROR)
 
 
 def prior(profile: Profile) -> LossTable:
     """L = s × E with s from role and place alone (raq_solver.loss_models.role_prior), as published of 12 other models.
 
-    Needs names only, so it serves where nothing better is known: models with experts, hybrids, headers. Assumes that
+    Needs names only, so it applies where nothing better is known: models with experts, hybrids, headers. Assumes that
     tensors of one role and place matter alike in all models, which holds within a factor of about two. The unit is
-    about nats per token, but scales of models differ more than that: only comparisons mean something.
+    nominal nats: scales of models differ by more than that factor, so losses only compare with each other.
     """
-    return _table(profile, role_sensitivities(profile.tensors), f"{_PRIOR} ({CREDIT})", in_use=True)
+    sensitivities, source = role_sensitivities(profile.tensors), f"{_PRIOR} ({CREDIT})"
+    return _table(profile, sensitivities, source, LossUnit.NOMINAL_NATS, in_use=True)
 
 
 def residual(profile: Profile) -> LossTable:
     """L = s × E with s from each tensor's share of the residual stream (raq_solver.loss_models.residual_stream).
 
-    Needs importance and a dense model. On small trained models the unit is about nats per token; on real ones, whose
-    few massive activations carry the energy, it is 20 to 1,000 times too small, so only comparisons mean something.
+    Needs importance and a dense model. The unit is nominal nats: about right on small trained models, 20 to 1,000 times
+    too small on real ones, where a few massive activations carry the energy. Losses only compare with each other.
     Raises InvalidInput where it does not apply.
     """
     found = residual_sensitivities(profile)
     if isinstance(found, str):
         what = f"the loss model residual does not apply to this model: {found}; use prior"
         raise InvalidInput(Fault("profile", what))
-    return _table(profile, found, _RESIDUAL, in_use=True)
+    return _table(profile, found, _RESIDUAL, LossUnit.NOMINAL_NATS, in_use=True)
 
 
 def activation(profile: Profile) -> LossTable:
     """Σ h ΔW², the expected squared change of each tensor's output: L = energy × E.
 
     The measure of the RA articles and of llama.cpp's `--target-bpw` patch before its corrections. Assumes that all
-    outputs live on one scale, which residual networks do not fulfil.
+    outputs have one scale, which is not so in residual networks.
     """
-    return _table(profile, profile.energies, "squared change of activations")
+    return _table(profile, profile.energies, "squared change of activations", LossUnit.ACTIVATION_CHANGE)
 
 
 def measured(profile: Profile) -> LossTable:
@@ -86,16 +84,17 @@ def measured(profile: Profile) -> LossTable:
         raise InvalidInput(Fault("profile", what))
     median = float(np.median(profile.sensitivities[known]))
     credit = profile.provenance.get("sensitivity_credit", "")
-    source = f"{_MEASURED} of {int(known.sum())} tensors" + (f" ({credit})" if credit else "")
-    return _table(profile, np.where(known, profile.sensitivities, median), source, in_use=True)
+    source = f"measured sensitivity of {int(known.sum())} tensors" + (f" ({credit})" if credit else "")
+    sensitivities = np.where(known, profile.sensitivities, median)
+    return _table(profile, sensitivities, source, LossUnit.NATS, in_use=True)
 
 
 def fisher(profile: Profile) -> LossTable:
     """L = Σ_ij F_ij (W - Ŵ)_ij², the KL divergence to second order by the Fisher information F, nats per token.
 
-    Nothing in it is fitted: one pass back through the model gives F for every weight (raq_client.curvature). Tensors
-    of which nothing is known (experts that no token reached, blocks that are not run) get the sensitivity of `prior` in
-    the scale of the others. Raises InvalidInput where no Fisher information was collected.
+    Nothing in it is fitted: one backward pass through the model gives F for every weight (raq_client.curvature).
+    Tensors without Fisher information (experts that no token reached, blocks that are not run) get the sensitivity of
+    `prior` in the scale of the others. Raises InvalidInput where no Fisher information was collected.
     """
     if profile.fisher is None:
         what = "holds no Fisher information; raq-client imatrix collect makes importance files that do"
@@ -109,7 +108,8 @@ def fisher(profile: Profile) -> LossTable:
     losses = np.where(np.isnan(profile.fisher.losses), sensitivities[:, None] * errors, profile.fisher.losses)
     losses += sensitivities[:, None] * input_rounding(profile)
     windows = profile.provenance.get("fisher", "")
-    return _finished(profile, losses, f"{_FISHER}, from {windows}" if windows else _FISHER)
+    source = f"Fisher information, from {windows}" if windows else "Fisher information"
+    return _finished(profile, losses, source, LossUnit.NATS)
 
 
 LOSS_MODELS: Final[Mapping[str, LossModel]] = MappingProxyType(
@@ -125,15 +125,10 @@ LOSS_MODELS: Final[Mapping[str, LossModel]] = MappingProxyType(
 """The loss models by name."""
 
 
-def is_in_nats(table: LossTable) -> bool:
-    """Whether the losses are predicted KL divergences, to be set against a measured one; others only rank."""
-    return table.source.startswith((_FISHER, _MEASURED))
-
-
 def default_loss_model(profile: Profile) -> LossModel:
-    """`fisher` where there is Fisher information, else `measured` where there are sensitivities.
+    """The best loss model for a profile: `fisher` with Fisher information, else `measured` with sensitivities.
 
-    With neither: `residual` where it applies, else `prior`.
+    With neither, `residual` where it applies, else `prior`.
     """
     if profile.fisher is not None:
         return fisher
@@ -143,7 +138,11 @@ def default_loss_model(profile: Profile) -> LossModel:
 
 
 def loss_model(name: str) -> LossModel:
-    """The loss model of that name. Raises InvalidInput with the nearest names."""
+    """The loss model of that name. Raises InvalidInput with the nearest names.
+
+    >>> loss_model("prior") is LOSS_MODELS["prior"]
+    True
+    """
     found = LOSS_MODELS.get(name)
     if found is None:
         what = f"no such loss model{near_misses(name, LOSS_MODELS)}; there are {', '.join(LOSS_MODELS)}"
@@ -152,10 +151,10 @@ def loss_model(name: str) -> LossModel:
 
 
 def input_rounding(profile: Profile) -> Float64[np.ndarray, "tensors types"]:
-    """Relative output error of every tensor at every type from its rounded inputs; 0 for what is not multiplied.
+    """Relative output error of every tensor at every type from its rounded inputs; 0 for tensors that are looked up.
 
-    ggml's kernels round what they multiply quantized weights with to 8 bits: with one scale for 32 inputs where the
-    weights come in blocks of 32, for 256 where they come in blocks of 256. Unquantized weights see no such rounding.
+    ggml's kernels round the inputs of quantized weights to 8 bits: with one scale for 32 inputs where the weights come
+    in blocks of 32, for 256 where they come in blocks of 256. Inputs of unquantized weights are not rounded.
     """
     rounding = [
         ROUNDING_256 if q.weights_per_block >= WIDE_BLOCK else ROUNDING_32 if q.weights_per_block > 1 else 0.0
@@ -168,17 +167,23 @@ def input_rounding(profile: Profile) -> Float64[np.ndarray, "tensors types"]:
 
 
 def _table(
-    profile: Profile, factors: Float64[np.ndarray, " tensors"], source: str, *, in_use: bool = False
+    profile: Profile,
+    factors: Float64[np.ndarray, " tensors"],
+    source: str,
+    unit: LossUnit,
+    *,
+    in_use: bool = False,
 ) -> LossTable:
+    """The table of factor × relative error; `in_use` adds the error of rounded inputs."""
     errors = profile.relative_errors + input_rounding(profile) if in_use else profile.relative_errors
     losses = np.zeros(errors.shape)
     np.multiply(factors[:, None], errors, out=losses, where=np.isfinite(errors))
-    return _finished(profile, losses, source)
+    return _finished(profile, losses, source, unit)
 
 
-def _finished(profile: Profile, losses: Float64[np.ndarray, "tensors types"], source: str) -> LossTable:
-    """The table of these losses; what a tensor can't be is not offered."""
-    foreign = profile.provenance.get("errors", "")  # said where errors are not of this model's weights
+def _finished(profile: Profile, losses: Float64[np.ndarray, "tensors types"], source: str, unit: LossUnit) -> LossTable:
+    """The table of these losses; types that a tensor can't have are not offered."""
+    foreign = profile.provenance.get("errors", "")  # present where errors are not of this model's weights
     return LossTable(
         tensors=tuple(tensor.name for tensor in profile.tensors),
         quant_types=tuple(quant_type.name for quant_type in profile.quant_types),
@@ -186,11 +191,12 @@ def _finished(profile: Profile, losses: Float64[np.ndarray, "tensors types"], so
         sizes=profile.sizes,
         losses=np.where(np.isfinite(profile.relative_errors), losses, np.inf),
         source="; ".join(filter(None, (source, f"errors {foreign}" if foreign else "", _sampling(profile)))),
+        unit=unit,
     )
 
 
 def _sampling(profile: Profile) -> str:
-    """What a sample of rows leaves open; empty where all rows were measured."""
+    """The error of measuring a sample of rows, in words; empty where all rows were measured."""
     if profile.sampling_errors is None:
         return ""
     rows = profile.provenance.get("rows", "some of the rows")

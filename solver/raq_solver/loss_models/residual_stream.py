@@ -1,17 +1,16 @@
-"""Sensitivities from the residual stream, without running the model: how much of the stream does a tensor's output
-make up wherever it is read?
+"""Sensitivities from the residual stream, without running the model: the share of each tensor in what is read later.
 
 Theory. Every block adds two outputs to the residual stream: attention's and the feed-forward's. With importance h
 (mean squared inputs) the energy Σ h W² of the writing tensor is the mean squared length of what it adds, and the sum
 of all energies before a point, the embedding's included, that of the stream there (inputs taken as uncorrelated). A
-relative error E of a tensor inside a block becomes a relative error of about E of the block's addition; whoever
-reads the stream later sees that addition's share of it. Every later block reads it once per half, the output head
-once at the end:
+relative error E of a tensor inside a block becomes a relative error of about E of the block's addition, and later
+reads of the stream see it in proportion to the addition's share. Every later block reads the stream once per half, the
+output head once at the end:
 
     s = SCALE × role factor × (READ × Σ over later reads of share + share at the end)
 
-Early blocks of deep models write little into a stream that later ones drown, the last blocks write much: the
-published per-tensor tables show the same shape.
+Early blocks of deep models write little into a stream that later blocks dominate, the last blocks write much: published
+per-tensor tables show the same shape.
 
 The constants were fitted to the measured sensitivities of the project's two trained models (30 and 44 tensors) and
 tested crosswise: fitted on one model, the spread of ln(predicted / measured) on the other is 0.49, against 0.78 and
@@ -29,7 +28,7 @@ from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING, block_of, is_tied, 
 SCALE: Final = 0.2
 """Nats per token at the end of the stream, per unit of relative error."""
 READ: Final = 0.19
-"""Weight of a block's read, the output head's being 1."""
+"""Weight of a read by half a block, relative to the output head's read."""
 ROLE_FACTORS: Final = {
     "attn_q": 1.0,
     "attn_k": 0.93,
@@ -41,14 +40,14 @@ ROLE_FACTORS: Final = {
     "ffn_down": 0.64,
 }
 OTHER_ROLES: Final = 0.76
-"""Tensors inside attention or a recurrent pathway that the fitted models do not have."""
+"""Role factor of tensors of attention or of a recurrent pathway that the fitted models lack."""
 OUTPUT_FACTOR: Final = 1.76
 EMBEDDING_FACTOR: Final = 4.96
 _ATTENTION_WRITERS: Final = ("attn_output", "ssm_out")
 
 
 def residual_sensitivities(profile: Profile) -> Float64[np.ndarray, " tensors"] | str:
-    """The sensitivity of every tensor in nats per token, or a clause that says why this model is not covered."""
+    """The sensitivity of every tensor in nats per token, or a clause on why this model is not covered."""
     if not profile.has_importance:
         return "it was measured without importance"
     if any(tensor.matrices > 1 for tensor in profile.tensors):
@@ -66,9 +65,9 @@ def residual_sensitivities(profile: Profile) -> Float64[np.ndarray, " tensors"] 
 
 
 def _has_norms_after_blocks(names: set[str]) -> bool:
-    """Whether what a half block adds to the stream goes through a norm of its own first (gemma2, gemma3, olmo2).
+    """Whether half blocks normalize their output before they add it to the stream (gemma2, gemma3, olmo2).
 
-    In other models (qwen35) post_attention_norm is what the feed-forward reads: there is no ffn_norm beside it.
+    In other models (qwen35) post_attention_norm is the norm before the feed-forward: there is no ffn_norm beside it.
     """
     return (
         "blk.0.post_ffw_norm.weight" in names
@@ -81,7 +80,7 @@ def _has_norms_after_blocks(names: set[str]) -> bool:
 
 
 def _writers(energy: dict[str, float]) -> list[float]:
-    """Energies of what is added to the stream, in order: attention, feed-forward, attention … ; empty if unclear."""
+    """Energies of the additions to the stream, in order: attention, feed-forward, attention …; empty if unclear."""
     count = 1 + max((block_of(name) for name in energy if name.endswith(".weight")), default=-1)
     found: list[float] = []
     for block in range(count):

@@ -1,4 +1,4 @@
-"""Sensitivities from names alone: what tensors of this role and place were worth in other models.
+"""Sensitivities from names alone: those of tensors of the same role and place in other models.
 
 Fitted to per-tensor measurements of 12 models by Thireus, GGUF Tool Suite and its contributors
 (https://github.com/Thireus/GGUF-Tool-Suite) and of the project's two small models: KL divergence of the whole model
@@ -6,10 +6,10 @@ when one tensor is of one low type.
 
     ln s = SCALE + role + effect of the first or last block + slope × (depth - 1/2), the slope in models with experts
 
-The fit (tests/bench/prior_fit.py) takes off each model's noise floor, counts tensors that were measured together as
-one measurement, and lets every model deviate in scale, in every role and in every effect of place; what stands here is
-what they have in common. tests/bench/bench_prior.py fits again, compares with these numbers and judges each model by
-the fit to all others.
+The fit (tests/support/prior_fit.py) subtracts each model's noise floor, counts tensors that were measured together as
+one measurement, and lets every model deviate in scale, in every role and in every effect of place; the numbers here are
+the part that the models have in common. tests/bench/bench_prior.py repeats the fit, compares with these numbers and
+tests each model against the fit to all others.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ CREDIT: Final = (
     "per-tensor measurements by Thireus, GGUF Tool Suite and its contributors, "
     "https://github.com/Thireus/GGUF-Tool-Suite"
 )
-"""The suite's licence asks that this is seen wherever its data is used."""
+"""Shown wherever data of the suite is used, as its licence requires."""
 SCALE: Final = -4.13
 """ln of nats per token per unit of relative error, of a role of 0; models deviate from it by about 0.5."""
 ROLES: Final = MappingProxyType(
@@ -58,17 +58,17 @@ ROLES: Final = MappingProxyType(
         "ssm_out": -0.01,
     }
 )
-"""By role, in ln. A role that is not here counts as 0, about the middle of attention's."""
+"""Effect of each role, in ln. A role that is missing here counts as 0, about the middle of attention's roles."""
 TIED: Final = 4.89
-"""Token embedding that serves as the output head too."""
+"""Effect of a token embedding that serves as the output head too."""
 FIRST: Final = MappingProxyType({"attention": 0.36, "feed-forward": 0.14})
 LAST: Final = MappingProxyType({"attention": 0.28, "feed-forward": 0.67})
 SLOPE: Final = MappingProxyType({"attention": -1.56, "feed-forward": -0.94})
-"""From the first block to the last, in models with experts; no common slope was found in dense ones."""
+"""Change from the first block to the last, in models with experts; dense models have no common slope."""
 ALIKE: Final = MappingProxyType({"ssm_ba": "ssm_beta", "attn_kv_b": "attn_v_b"})
-"""Roles that those models lack, and those that do the same in them."""
+"""Roles that those models lack, and the roles with the same function in them."""
 SPREAD: Final = 0.65
-"""Standard deviation of ln(measured / predicted) within a model that the fit has not seen; docs/quality.md."""
+"""Standard deviation of ln(measured / predicted) within a model that is not part of the fit; see docs/quality.md."""
 
 
 def half_of(role: str) -> str:
@@ -77,13 +77,13 @@ def half_of(role: str) -> str:
 
 
 def last_block(names: Sequence[str]) -> int:
-    """The last block of the stack; blocks that predict the token after next are none of it. -1 if there is none."""
+    """The last block, not counting those that predict the token after next; -1 if there is none."""
     blocks = {block_of(name) for name in names}
     return max(blocks - {block_of(name) for name in names if ".nextn." in name}, default=-1)
 
 
 def role_sensitivities(tensors: Sequence[Tensor]) -> Float64[np.ndarray, " tensors"]:
-    """The sensitivity of every tensor, about nats per token; between tensors right within a factor of e^SPREAD."""
+    """The sensitivity of every tensor in nominal nats per token; ratios are right within a factor of about e^SPREAD."""
     names = [tensor.name for tensor in tensors]
     experts = any(map(is_expert, names))
     tied = is_tied(names)

@@ -1,1 +1,1 @@
-"""What else a problem answers: frontiers, smallest sizes, explanations, audits, ladders, worst cases."""
+"""Questions other than `solve`: frontiers, smallest sizes, explanations, audits, ladders, worst cases."""

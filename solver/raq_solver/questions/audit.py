@@ -1,4 +1,4 @@
-"""Judge a given allocation: its size and loss, how far it is from the best of the same bytes, and the better map."""
+"""Audits of a given allocation: its size and loss, and the best allocation of the same bytes."""
 
 from dataclasses import dataclass, replace
 
@@ -13,10 +13,16 @@ from raq_solver.solve import NO_LIMITS, Solver, solve
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
     `ledger` is the account of the given allocation; its capacity is its own size. `broken` are constraints that it
-    does not keep. `best` is the outcome of solving at its bytes, `changes` lead from the given allocation to it.
+    does not keep. `best` is the outcome of solving at its size, `changes` lead from the given allocation to it.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> found = audit(Problem(table, 0), Allocation({"a": "Q8_0", "b": "Q4_K"}))
+    >>> found.ledger.loss, found.best.ledger.loss
+    (0.3, 0.1)
     """
 
     ledger: Ledger
@@ -28,8 +34,8 @@ class Audit:
     def excess(self) -> float | None:
         """Loss beyond the best allocation of the same bytes, relative to the best's loss.
 
-        Negative when the given allocation breaks constraints that the best keeps; infinite when the best loses
-        nothing; None when nothing of these bytes keeps the constraints.
+        Negative when the given allocation breaks constraints that the best keeps; infinite when the best has loss 0;
+        None when no allocation of these bytes keeps the constraints.
         """
         if self.best.ledger is None:
             return None
@@ -42,7 +48,13 @@ class Audit:
 def audit(problem: Problem, allocation: Allocation, limits: Limits = NO_LIMITS, solver: Solver = solve) -> Audit:
     """Compare an allocation with the best one of its own size under the problem's constraints.
 
-    The problem's capacity is not regarded. Raises InvalidInput when the allocation does not fit the table.
+    Ignores the problem's capacity. Raises InvalidInput when the allocation does not fit the table.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> found = audit(Problem(table, 0), Allocation({"a": "Q8_0", "b": "Q4_K"}))
+    >>> [change.tensor for change in found.changes]
+    ['a', 'b']
     """
     size = account(allocation, problem.table, 0).size
     ledger = replace(account(allocation, problem.table, 0), capacity=size)

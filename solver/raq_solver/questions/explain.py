@@ -1,4 +1,4 @@
-"""Why an outcome is what it is: the alternatives of a tensor, the cost of constraints, the conflict of an infeasible.
+"""Explanations: the alternatives of a tensor, the cost of constraints, the conflict of an infeasible problem.
 
 Every number comes from solving again with something changed, so it is exact, not a first-order estimate.
 """
@@ -9,21 +9,25 @@ from typing import Final
 
 import numpy as np
 
-from raq_solver.constraint_cells import tie_groups
-from raq_solver.constraints import Constraint, Pin, Source
+from raq_solver.constraints import Constraint, Pin, Source, tie_groups
 from raq_solver.errors import Fault, UnknownTensor, near_misses
 from raq_solver.knapsack import Limits, Termination
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
-from raq_solver.questions.sweep import spaced, sweep
+from raq_solver.questions.sweep import Change, spaced, sweep
 from raq_solver.solve import NO_LIMITS, Solver, solve
 
 _FLIP_POINTS: Final = 64
+"""Capacities that are swept for changes of a tensor's type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """What happens when a tensor is forced to a type: the least loss then, and the rise; None when infeasible."""
+    """A quant type forced on a tensor: the least loss then, and its rise over the optimum; None when infeasible.
+
+    >>> Alternative("Q6_K", loss=0.25, rise=0.05).rise
+    0.05
+    """
 
     quant_type: str
     loss: float | None
@@ -31,26 +35,23 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
-class Flip:
-    """At `capacity_bytes`, and not at the swept budget before, the tensor gets `after` instead of `before`."""
-
-    capacity_bytes: int
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
 class TensorReasons:
-    """Why a tensor has its type.
+    """The reasons for a tensor's type.
 
     `alternatives` are all other types it may have, the least rise first; the first is the runner-up. `flips` are the
-    changes of its type over the swept budgets.
+    changes of its type over evenly spaced capacities.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> reasons = explain_tensor(Problem(table, 450), "a")
+    >>> reasons.chosen, reasons.runner_up.quant_type
+    ('Q4_K', 'Q8_0')
     """
 
     tensor: str
     chosen: str
     alternatives: tuple[Alternative, ...]
-    flips: tuple[Flip, ...]
+    flips: tuple[Change, ...]
 
     @property
     def runner_up(self) -> Alternative | None:
@@ -60,7 +61,13 @@ class TensorReasons:
 
 @dataclass(frozen=True, slots=True)
 class ConstraintCost:
-    """What one constraint costs: the loss saved when it alone is dropped (None when nothing feasible is known)."""
+    """The cost of one constraint: the loss saved when it alone is dropped (None when nothing feasible is known).
+
+    `number` is its place among the problem's constraints, counted from 1.
+
+    >>> ConstraintCost(1, Pin(("a",), "Q8_0"), 0.2).cost
+    0.2
+    """
 
     number: int
     constraint: Constraint
@@ -69,9 +76,13 @@ class ConstraintCost:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What the constraints cost. `by_source`: the loss saved when all constraints of a source are dropped.
+    """The costs of a problem's constraints. `by_source`: the loss saved when all constraints of a source are dropped.
 
-    `total`: when all are dropped. `byte_price` (nats per token per byte) is what one more byte of capacity is worth.
+    `total`: the loss saved when all are dropped. `byte_price` is the worth of one more byte of capacity, in loss per
+    byte.
+
+    >>> Costs((), {Source.USER: 0.2}, 0.2, 1e-9).by_source[Source.USER]
+    0.2
     """
 
     constraints: tuple[ConstraintCost, ...]
@@ -82,11 +93,14 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Why nothing fits: a minimal set of constraints that, with the capacity, can't be kept together.
+    """The cause of infeasibility: a minimal set of constraints that, with the capacity, can't be kept together.
 
-    Dropping any one of them makes the others feasible. Empty: the capacity alone is too small.
-    `nearest_capacity_bytes` is the least capacity at which all constraints can be kept; None when none is enough
-    (side constraints contradict each other).
+    Dropping any one of them makes the others feasible. Empty: the capacity alone is too small. Numbers count the
+    problem's constraints from 1. `nearest_capacity_bytes` is the least capacity at which all constraints can be kept;
+    None when none is enough (side constraints contradict each other).
+
+    >>> Conflict((), nearest_capacity_bytes=288).nearest_capacity_bytes
+    288
     """
 
     constraints: tuple[tuple[int, Constraint], ...]
@@ -94,9 +108,14 @@ class Conflict:
 
 
 def explain_tensor(problem: Problem, tensor: str, limits: Limits = NO_LIMITS, solver: Solver = solve) -> TensorReasons:
-    """The chosen type of a tensor, what every other would cost, and the budgets at which its type changes.
+    """The chosen type of a tensor, what every other would cost, and the capacities at which its type changes.
 
     Raises UnknownTensor, and InvalidInput when the problem is infeasible.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> explain_tensor(Problem(table, 450), "b").alternatives
+    (Alternative(quant_type='Q4_K', loss=0.3, rise=0.19999999999999998),)
     """
     if tensor not in problem.table.row_of:
         known = near_misses(tensor, problem.table.tensors)
@@ -114,9 +133,14 @@ def explain_tensor(problem: Problem, tensor: str, limits: Limits = NO_LIMITS, so
 
 
 def constraint_costs(problem: Problem, limits: Limits = NO_LIMITS, solver: Solver = solve) -> Costs:
-    """What each constraint, each source of constraints, and all of them cost in loss.
+    """The cost in loss of each constraint, of each source of constraints, and of all of them.
 
     Raises InvalidInput when the problem is infeasible.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> constraint_costs(Problem(table, 450, (Pin(("b",), "Q4_K"),))).total
+    0.19999999999999998
     """
     outcome = solver(problem, limits)
     loss = outcome.unwrap()[1].loss
@@ -138,8 +162,14 @@ def constraint_costs(problem: Problem, limits: Limits = NO_LIMITS, solver: Solve
 def explain_conflict(problem: Problem, limits: Limits = NO_LIMITS, solver: Solver = solve) -> Conflict | None:
     """A minimal conflicting set of constraints and the nearest feasible capacity; None when the problem is feasible.
 
-    A constraint is dropped for good when the rest is infeasible without it (deletion filter), so what stays is
-    minimal, though another minimal set may exist.
+    A constraint is dropped for good when the rest is infeasible without it (deletion filter), so the set is minimal,
+    though another minimal set may exist.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> conflict = explain_conflict(Problem(table, 300, (Pin(("a", "b"), "Q8_0"),)))
+    >>> [number for number, _ in conflict.constraints], conflict.nearest_capacity_bytes
+    ([1], 544)
     """
     if solver(problem, limits).termination is not Termination.INFEASIBLE:
         return None
@@ -153,13 +183,20 @@ def explain_conflict(problem: Problem, limits: Limits = NO_LIMITS, solver: Solve
 
 
 def nearest_capacity(problem: Problem, limits: Limits = NO_LIMITS, solver: Solver = solve) -> int | None:
-    """The least capacity at which the problem is feasible; None when no capacity is enough."""
+    """The least capacity at which the problem is feasible; None when no capacity is enough.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> nearest_capacity(Problem(table, 0))
+    288
+    """
     most = int(problem.table.sizes.max(axis=1).sum())
     if not problem.has_side_constraints:
         return solver(problem, limits).least_bytes
     top = solver(replace(problem, capacity_bytes=most), limits)
     if top.termination is Termination.INFEASIBLE:
         return None
+    # Bisection: nothing fits at `low`, something at `high`. A feasible allocation's own size is a lower `high`.
     low, high = top.least_bytes - 1, most
     while high - low > 1:
         middle = (low + high) // 2
@@ -179,8 +216,8 @@ def _forced(problem: Problem, tensor: str, quant_type: str, loss: float, limits:
     return Alternative(quant_type, outcome.ledger.loss, outcome.ledger.loss - loss)
 
 
-def _flips(problem: Problem, tensor: str, outcome: Outcome, limits: Limits) -> tuple[Flip, ...]:
-    """Changes of the tensor's type over evenly spaced budgets from the least to the most that makes a difference."""
+def _flips(problem: Problem, tensor: str, outcome: Outcome, limits: Limits) -> tuple[Change, ...]:
+    """Changes of the tensor's type over evenly spaced capacities, from the least to the most that matters."""
     budgets = spaced(outcome.least_bytes, max(outcome.least_bytes, outcome.most_bytes), _FLIP_POINTS)
     flips = []
     before = None
@@ -189,7 +226,7 @@ def _flips(problem: Problem, tensor: str, outcome: Outcome, limits: Limits) -> t
             continue
         now = point.allocation.types[tensor]
         if before is not None and now != before:
-            flips.append(Flip(point.capacity_bytes, before, now))
+            flips.append(Change(tensor, before, now, point.capacity_bytes))
         before = now
     return tuple(flips)
 

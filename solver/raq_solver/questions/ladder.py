@@ -1,6 +1,6 @@
 """Nested ladders: several budgets whose allocations only promote tensors from one rung to the next.
 
-A larger file then differs from a smaller one by promoted tensors alone, so that steps can be shipped as patches.
+A larger file then differs from a smaller one in promoted tensors only, so that steps can be shipped as patches.
 
 Rules
 - A rung gives every tensor at least the bytes that the rung below gives it.
@@ -8,7 +8,7 @@ Rules
   chains of types, one type for each rung; the lowest capacity is the knapsack's, the others are side rows.
 - Raising the smallest optimum rung by rung, or lowering the largest, gives a ladder; when nesting costs nothing, one of
   them is the optimum. At each rung's own price of a byte every chain has a reduced cost; chains whose reduced cost
-  exceeds what the known ladder leaves open can't be part of a better one and are left out.
+  exceeds the gap between the known ladder and the bound can't be part of a better one and are left out.
 """
 
 import math
@@ -36,8 +36,14 @@ _MOST_CHAINS: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
-    """One budget of a ladder. `free_loss` is the least loss at this budget without nesting."""
+class LadderRung:
+    """One budget of a ladder. `free_loss` is the least loss at this budget without nesting.
+
+    >>> from raq_solver import LedgerEntry
+    >>> ledger = Ledger((LedgerEntry("a", "Q4_K", 256, 144, 0.1),), 200)
+    >>> LadderRung(200, Allocation({"a": "Q4_K"}), ledger, free_loss=0.1).price
+    0.0
+    """
 
     capacity_bytes: int
     allocation: Allocation
@@ -55,10 +61,13 @@ class Ladder:
     """A nested ladder, the smallest budget first.
 
     `bound`: no nested ladder has a lower sum of losses. `rungs` are empty when there is none.
+
+    >>> Ladder(Termination.INFEASIBLE, (), None, seconds=0.0).loss
+    0.0
     """
 
     termination: Termination
-    rungs: tuple[Rung, ...]
+    rungs: tuple[LadderRung, ...]
     bound: float | None
     seconds: float
 
@@ -74,10 +83,16 @@ class Ladder:
 
 
 def nested_ladder(problem: Problem, capacities: Sequence[int], limits: Limits = NO_LIMITS) -> Ladder:
-    """The nested ladder of least summed loss over rising capacities; the problem's own capacity is not regarded.
+    """The nested ladder of least summed loss over rising capacities; ignores the problem's own capacity.
 
     Raises InvalidInput for fewer than two capacities, for capacities that do not rise, for side constraints, and for
-    more chains of types than can be regarded.
+    more than 5000 chains of types for one tensor.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> ladder = nested_ladder(Problem(table, 0), [300, 450])
+    >>> [dict(rung.allocation.types) for rung in ladder.rungs]
+    [{'a': 'Q4_K', 'b': 'Q4_K'}, {'a': 'Q4_K', 'b': 'Q8_0'}]
     """
     start = time.perf_counter()
     _check(problem, capacities)
@@ -90,10 +105,9 @@ def nested_ladder(problem: Problem, capacities: Sequence[int], limits: Limits = 
     nested = _nested(knapsack, capacities, free_bound, Limits(left))
     rungs = []
     for columns, capacity, alone in zip(nested.columns, capacities, free, strict=True):
-        names = [problem.table.quant_types[column] for column in columns[decoder.row_of_tensor].tolist()]
-        allocation = Allocation(dict(zip(problem.table.tensors, names, strict=True)))
+        allocation = decoder.allocation(columns)
         ledger = account(allocation, problem.table, capacity)
-        rungs.append(Rung(capacity, allocation, ledger, alone.unwrap()[1].loss))
+        rungs.append(LadderRung(capacity, allocation, ledger, alone.unwrap()[1].loss))
     proven = nested.loss <= nested.bound * (1 + _ROUNDING)
     termination = Termination.OPTIMAL if proven else Termination.FEASIBLE
     return Ladder(termination, tuple(rungs), nested.bound, time.perf_counter() - start)
@@ -101,7 +115,7 @@ def nested_ladder(problem: Problem, capacities: Sequence[int], limits: Limits = 
 
 @dataclass(frozen=True, eq=False)
 class _Nested:
-    """The columns of each rung, their summed loss, and what is proven of it."""
+    """The columns of each rung, their summed loss, and a proven bound on it."""
 
     columns: Int64[np.ndarray, "rungs rows"]
     loss: float
@@ -109,14 +123,14 @@ class _Nested:
 
 
 def _nested(knapsack: Knapsack, capacities: Sequence[int], free_bound: float, limits: Limits) -> _Nested:
-    """Of raising, lowering and the joint search the best; the search only when the others leave something open."""
+    """The best of raising, lowering and the joint search, which runs only when the others leave a gap to the bound."""
     best = min((_raised(knapsack, capacities), _lowered(knapsack, capacities)), key=lambda nested: nested.loss)
     best = replace(best, bound=min(best.loss, free_bound))
     if best.loss <= free_bound * (1 + _ROUNDING):
         return best
     chains = _chains(knapsack, capacities, best.loss)
     solution = general.solve(_joint(knapsack, chains, capacities), limits)
-    # Without a solution, and with the search at its end, nothing beats the best known.
+    # A search that ended without a solution proves that no ladder beats the best known one.
     ended = solution.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
     if solution.picks is not None:
         columns = chains[np.arange(len(chains)), solution.picks].T
@@ -142,9 +156,9 @@ def _check(problem: Problem, capacities: Sequence[int]) -> None:
 
 
 def _chains(knapsack: Knapsack, capacities: Sequence[int], known: float) -> Int64[np.ndarray, "rows chains rungs"]:
-    """The rising chains of columns of each row that the joint optimum may use, filled up with copies of its first."""
+    """The rising chains of columns of each row that a better ladder may use, padded with copies of the first chain."""
     reduced, bound, scale = _reduced(knapsack, capacities)
-    # Rounding: gap and reduced costs are differences of sums as large as the scale.
+    # Both gap and reduced costs are differences of sums as large as the scale, and as inexact.
     gap = max(0.0, known - bound) + 1e-12 * (known + scale)
     of_row = []
     for row, (sizes, losses) in enumerate(zip(knapsack.sizes, knapsack.losses, strict=True)):
@@ -163,7 +177,7 @@ def _chains(knapsack: Knapsack, capacities: Sequence[int], known: float) -> Int6
 def _reduced(
     knapsack: Knapsack, capacities: Sequence[int]
 ) -> tuple[Float64[np.ndarray, "rungs rows types"], float, float]:
-    """Reduced costs at each rung's own price of a byte, the sum of the rungs' bounds, and how large the sums were."""
+    """Reduced costs at each rung's own price of a byte, the sum of the rungs' bounds, and the magnitude of the sums."""
     reduced, bound, scale = [], 0.0, 0.0
     for capacity in capacities:
         alone = Knapsack(knapsack.sizes, knapsack.losses, capacity)
@@ -176,7 +190,7 @@ def _reduced(
 
 
 def _raised(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
-    """Each rung the best that only raises the rung below."""
+    """The ladder whose rungs are each the best that only raise the rung below, from the smallest up."""
     rows = np.arange(len(knapsack.sizes))
     losses = knapsack.losses
     columns: list[np.ndarray] = []
@@ -184,12 +198,16 @@ def _raised(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
         picks = mckp.solve(Knapsack(knapsack.sizes, losses, capacity), NO_LIMITS).picks
         assert picks is not None, "the rung below fits a rung of more bytes"
         columns.append(picks)
+        # From here on only cells of at least these bytes; always from the full table, since bounds only rise.
         losses = np.where(knapsack.sizes >= knapsack.sizes[rows, picks][:, None], losses, np.inf)
     return _Nested(np.array(columns), _loss(knapsack, np.array(columns)), 0.0)
 
 
 def _lowered(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
-    """Each rung the best that only lowers the rung above; the smallest cells stay, so that something always fits."""
+    """The ladder whose rungs are each the best that only lower the rung above, from the largest down.
+
+    The smallest cells are never excluded, so that some choice always fits.
+    """
     rows = np.arange(len(knapsack.sizes))
     losses = knapsack.losses
     columns: list[np.ndarray] = []
@@ -212,7 +230,7 @@ def _extend(
     reduced: Float64[np.ndarray, "rungs types"],
     gap: float,
 ) -> None:
-    """Add the chains that go on from `start` over rising columns within the gap."""
+    """Add the chains that continue `start` over rising columns, with a summed reduced cost within the gap."""
     level = len(start)
     if level == len(reduced):
         chains.append(start)
@@ -224,7 +242,7 @@ def _extend(
 
 
 def _undominated(sizes: Int64[np.ndarray, " types"], losses: Float64[np.ndarray, " types"]) -> list[int]:
-    """Columns by rising size and falling loss."""
+    """The columns that are not dominated, by rising size and falling loss."""
     kept: list[int] = []
     for column in np.lexsort((losses, sizes)).tolist():
         if math.isfinite(losses[column]) and (not kept or losses[column] < losses[kept[-1]]):
@@ -233,6 +251,7 @@ def _undominated(sizes: Int64[np.ndarray, " types"], losses: Float64[np.ndarray,
 
 
 def _joint(knapsack: Knapsack, chains: Int64[np.ndarray, "rows chains rungs"], capacities: Sequence[int]) -> Knapsack:
+    """The knapsack over chains: losses of all rungs add up, each rung's bytes stay within its capacity."""
     rows = np.arange(len(chains))
     losses = knapsack.losses[rows[:, None, None], chains].sum(axis=2)
     sizes = [knapsack.sizes[rows[:, None], chains[:, :, level]] for level in range(len(capacities))]

@@ -1,7 +1,7 @@
-"""The other question: the smallest size whose predicted loss is at most so much.
+"""The inverse problem: the smallest size whose predicted loss stays within a limit.
 
 The least loss never rises with the capacity, so the answer is where it first falls to the limit. The relaxation
-brackets it to about the size of one step; between, capacities are halved, each settled exactly.
+brackets it to about the size of one step; bisection with exact solves finds it in between.
 """
 
 import time
@@ -25,10 +25,17 @@ _ROUNDING: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Smallest:
-    """The smallest size that keeps a loss.
+    """The smallest size within a limit on the loss.
 
     OPTIMAL: no allocation with a loss of at most `most_loss` is smaller. FEASIBLE: time was up; none is smaller than
-    `bound_bytes`. INFEASIBLE: no allocation within the problem's capacity keeps it; `least_loss` is the least there.
+    `bound_bytes`. INFEASIBLE: no allocation within the problem's capacity keeps the limit; `least_loss` is the least
+    loss there.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> found = smallest_size(Problem(table, 600), most_loss=0.35)
+    >>> found.ledger.size == found.bound_bytes
+    True
     """
 
     termination: Termination
@@ -41,9 +48,14 @@ class Smallest:
 
 
 def smallest_size(problem: Problem, most_loss: float, limits: Limits = NO_LIMITS) -> Smallest:
-    """The smallest allocation whose loss is at most `most_loss` (nats per token) and that fits the capacity.
+    """The smallest allocation that fits the capacity with a loss of at most `most_loss` (in the table's unit).
 
-    Of equally small ones that of least loss. Raises InvalidInput when the loss is negative or not a number.
+    Of equally small ones, that of least loss. Raises InvalidInput when the loss is negative or not a number.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> smallest_size(Problem(table, 600), most_loss=0.35).ledger.size
+    416
     """
     if not most_loss >= 0:
         raise InvalidInput(Fault("loss", f"{most_loss}; must be at least 0"))
@@ -77,11 +89,12 @@ def _halved(
         if left is not None and left <= 0:
             break
         capacity = (bound + ledger.size - 1) // 2
-        outcome = solve(replace(problem, capacity_bytes=capacity), Limits(left))
+        outcome = solve(replace(problem, capacity_bytes=capacity), replace(limits, seconds=left))
         if outcome.ledger is not None and outcome.ledger.loss <= limit:
             allocation, ledger = outcome.unwrap()
         elif outcome.termination is Termination.INFEASIBLE or (outcome.bound is not None and outcome.bound > limit):
-            # Nothing of this size keeps the loss; sizes differ by whole steps.
+            # No allocation of this capacity keeps the loss. Sizes differ by multiples of `step`, so the bound is the
+            # next possible size above the capacity.
             bound = ledger.size - (ledger.size - capacity - 1) // step * step
         else:
             break

@@ -1,4 +1,4 @@
-"""The frontier: the optimum of every budget of a range, each point proven, handed out as it is proven."""
+"""Frontiers: the optimum at every budget of a range, each point proven and yielded as soon as it is."""
 
 import math
 import time
@@ -19,20 +19,33 @@ from raq_solver.solve import NO_LIMITS, solve
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A tensor that has another quant type than in the point before."""
+    """A tensor with different quant types in two allocations.
+
+    `capacity_bytes` is the swept capacity at which it changed; None where the allocations don't belong to a sweep.
+
+    >>> Change("output.weight", "Q4_K", "Q6_K").after
+    'Q6_K'
+    """
 
     tensor: str
     before: str
     after: str
+    capacity_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
     """One point of a frontier.
 
-    `size` in bytes, `loss` and `bound` in nats per token, `multiplier` (nats per token per byte) what the next byte
-    is worth; all None when there is no allocation. `changes` from the point before that had an allocation; empty for
-    the first.
+    `size` in bytes, `loss` and `bound` in the table's unit, `multiplier` (loss per byte) the worth of the next byte;
+    all None when there is no allocation. `changes` are those from the previous point that had an allocation;
+    empty for the first.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> point = next(sweep(Problem(table, 0), [450]))
+    >>> point.size, point.loss, point.gap
+    (416, 0.1, 0.0)
     """
 
     capacity_bytes: int
@@ -47,16 +60,19 @@ class Point:
 
     @property
     def gap(self) -> float | None:
-        """How far the loss is from the bound, relative to the loss; 0 when proven optimal."""
+        """Distance of the loss from the bound, relative to the loss; 0 when proven optimal."""
         if self.loss is None or self.bound is None:
             return None
         return max(0.0, self.loss - self.bound) / self.loss if self.loss > 0 else 0.0
 
 
 def spaced(first: int, last: int, points: int) -> tuple[int, ...]:
-    """So many capacities from `first` to `last`, both included, evenly spaced up to whole bytes.
+    """`points` capacities from `first` to `last`, both included, evenly spaced up to whole bytes.
 
-    Raises InvalidInput when there are no points or the range runs backwards.
+    Raises InvalidInput for fewer than one point and for a range that runs backwards.
+
+    >>> spaced(100, 200, 3)
+    (100, 150, 200)
     """
     if points < 1 or last < first:
         what = f"{points} points from {first:,} to {last:,} bytes; needs at least one point and a rising range"
@@ -65,9 +81,14 @@ def spaced(first: int, last: int, points: int) -> tuple[int, ...]:
 
 
 def sweep(problem: Problem, capacities: Iterable[int], limits: Limits = NO_LIMITS) -> Iterator[Point]:
-    """The optimum of the problem at each capacity, in the order given; the problem's own capacity is not regarded.
+    """The optimum of the problem at each capacity, in the order given; ignores the problem's own capacity.
 
-    `limits` hold for each point. Hulls and merged slopes are reckoned once for all points.
+    `limits` apply to each point. Hulls and merged slopes are computed once for all points.
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
+    >>> [(point.capacity_bytes, point.loss) for point in sweep(Problem(table, 0), [300, 450, 600])]
+    [(300, 0.4), (450, 0.1), (600, 0.0)]
     """
     at = _general(problem, limits) if problem.has_side_constraints else _pure(problem, limits)
     before: Allocation | None = None
@@ -81,7 +102,11 @@ def sweep(problem: Problem, capacities: Iterable[int], limits: Limits = NO_LIMIT
 
 
 def changes_between(before: Allocation, after: Allocation) -> tuple[Change, ...]:
-    """The tensors whose quant type differs. Both must name the same tensors."""
+    """The tensors whose quant type differs. Both must name the same tensors.
+
+    >>> changes_between(Allocation({"a": "Q4_K", "b": "Q8_0"}), Allocation({"a": "Q8_0", "b": "Q8_0"}))
+    (Change(tensor='a', before='Q4_K', after='Q8_0', capacity_bytes=None),)
+    """
     return tuple(
         Change(tensor, was, after.types[tensor]) for tensor, was in before.types.items() if was != after.types[tensor]
     )
@@ -90,9 +115,14 @@ def changes_between(before: Allocation, after: Allocation) -> tuple[Change, ...]
 def knee(points: Sequence[Point]) -> Point | None:
     """The point where the frontier bends most: furthest below the line from its first to its last point.
 
-    Both axes scaled to 0..1, loss not as a logarithm: past the knee, a byte buys less than the average byte did.
+    Both axes are scaled to 0..1, loss without a logarithm: past the knee, a byte buys less than the average byte did.
     None with fewer than three different points.
     Source: Satopää and others, Finding a "kneedle" in a haystack, 2011 (without its smoothing).
+
+    >>> from raq_solver import LossTable
+    >>> table = LossTable(("a",), ("Q8", "Q4", "Q2"), [256], [[272, 144, 84]], [[0.0, 0.1, 2.0]])
+    >>> knee(list(sweep(Problem(table, 0), [100, 200, 300]))).size
+    144
     """
     known = {(point.size, point.loss): point for point in points if point.size is not None and point.loss is not None}
     distinct = sorted((size, loss, point) for (size, loss), point in known.items())
@@ -109,6 +139,7 @@ def knee(points: Sequence[Point]) -> Point | None:
 
 
 def _pure(problem: Problem, limits: Limits) -> Callable[[int], Point]:
+    # Formulating and the hulls do not depend on the capacity, so every point shares them.
     knapsack, decoder = formulate(problem)
     relaxed = Relaxed(knapsack.sizes, knapsack.losses)
 
@@ -126,8 +157,8 @@ def _point(decoder: Decoder, capacity: int, solution: KnapsackSolution, start: f
         return Point(capacity, solution.termination, None, None, None, None, None, (), seconds)
     table = decoder.problem.table
     columns = solution.picks[decoder.row_of_tensor]
+    # Size and loss from the arrays: a ledger of every tensor would take longer than solving a point does.
     cells = np.arange(columns.size), columns
-    allocation = Allocation(dict(zip(table.tensors, map(table.quant_types.__getitem__, columns), strict=True)))
     loss = math.fsum(table.losses[cells].tolist())
     return Point(
         capacity,
@@ -136,7 +167,7 @@ def _point(decoder: Decoder, capacity: int, solution: KnapsackSolution, start: f
         loss,
         min(solution.bound, loss),
         solution.multiplier,
-        allocation,
+        decoder.allocation(solution.picks),
         (),
         time.perf_counter() - start,
     )

@@ -1,9 +1,9 @@
-"""Check a worst case over domains without trusting who found it.
+"""Verification of a worst case over domains, independent of the search that found it.
 
 Rules
-- Each domain's own best is an outcome of its own, and checked as such.
-- The weights make one table of all domains. Its Lagrangian value at the prices is a bound on the worst case of whatever
-  keeps the constraints: the largest of some numbers is never below their weighted mean.
+- Each domain's own best is an outcome of its own, and verified as one.
+- The weights make one table of all domains. Its Lagrangian value at the prices is a bound on the worst case of every
+  allocation that keeps the constraints: the largest of some numbers is never below their weighted mean.
 """
 
 import math
@@ -12,16 +12,24 @@ from raq_solver.allocation import account
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.outcome import Outcome
-from raq_solver.questions.worst_case import Domains, Measure, WorstCase
+from raq_solver.questions.worst_case import Domains, WorstCase, WorstCaseMeasure
 from raq_solver.verify import Verification, verify
 
 _ROUNDING = 1e-9
 
 
 def verify_worst_case(question: Domains, outcome: WorstCase) -> Verification:
-    """Recheck an outcome: every domain's own best and account, capacity, constraints, and the bound by the weights.
+    """Verify a worst case: every domain's own best and account, capacity, constraints, and the bound by the weights.
 
-    `loss` and `certified_bound` of the answer are worst cases, in the measure.
+    `loss` and `certified_bound` of the result are worst cases, in the question's measure.
+
+    >>> from raq_solver import LossTable, solve_worst_case
+    >>> sizes = [[272, 144]] * 2
+    >>> math_ = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], sizes, [[0.0, 0.1], [0.0, 0.3]])
+    >>> code = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], sizes, [[0.0, 0.2], [0.0, 0.2]])
+    >>> question = Domains((("math", math_), ("code", code)), 450)
+    >>> verify_worst_case(question, solve_worst_case(question)).holds
+    True
     """
     faults = _own_faults(question, outcome)
     if outcome.allocation is None:
@@ -46,7 +54,7 @@ def verify_worst_case(question: Domains, outcome: WorstCase) -> Verification:
 
 
 def _own_faults(question: Domains, outcome: WorstCase) -> list[Fault]:
-    """What is wrong with the domains' own optima, and with what is made of them."""
+    """Faults of the domains' own optima and of their references."""
     names = [name for name, _ in question.tables]
     if [each.name for each in outcome.domains] != names:
         return [Fault("domains", f"the outcome is of {', '.join(each.name for each in outcome.domains) or 'none'}")]
@@ -56,7 +64,7 @@ def _own_faults(question: Domains, outcome: WorstCase) -> list[Fault]:
         own = verify(problem, domain.best)
         faults += [Fault(f"{domain.name}: own best: {fault.where}", fault.what) for fault in own.faults]
         least.append(own.loss or 0.0)
-    nats = question.measure is Measure.NATS or min(least) == 0
+    nats = question.measure is WorstCaseMeasure.NATS or min(least) == 0
     for loss, domain in zip(least, outcome.domains, strict=True):
         if not math.isclose(domain.reference, 1.0 if nats else loss, rel_tol=_ROUNDING):
             faults.append(Fault(f"{domain.name}: reference", f"{domain.reference}; must be {1.0 if nats else loss}"))
@@ -71,7 +79,7 @@ def _weight_faults(outcome: WorstCase) -> list[Fault]:
 
 
 def _weighted(question: Domains, outcome: WorstCase) -> Verification:
-    """The check of the allocation as an answer to the weighted problem."""
+    """The verification of the allocation as an outcome of the weighted problem."""
     assert outcome.allocation is not None, "there is one"
     problem = question.weighted(outcome.factors)
     ledger = account(outcome.allocation, problem.table, question.capacity_bytes)

@@ -1,12 +1,13 @@
-"""One file for several uses: the allocation whose worst domain loses least.
+"""Worst cases over domains: one file for several uses, the allocation whose worst domain loses least.
 
 Rules
 - Every domain has a loss table of its own, over the same tensors, types and sizes.
 - Losses of domains are compared as ratios: the loss over the least loss that the domain could have at the same
   capacity under the same constraints. Nats of one text are not worth nats of another (a domain that is hard to predict
-  would decide alone), and the ratio is what a user pays: no use is worse than so many times a file made for it alone.
-  Where some domain's best loses nothing there is no ratio; then all are compared in nats. `Measure.NATS` asks for that.
-- At any weights of the domains the weighted table is an ordinary problem, whose bound no worst case can be below. The
+  would decide alone), and the ratio is the price that a user of one domain pays: the factor by which a file made for
+  that domain alone would be better. Where some domain's best has loss 0 there is no ratio, and all are compared in
+  nats, as `WorstCaseMeasure.NATS` always does.
+- At any weights of the domains the weighted table is an ordinary problem, whose bound is a bound on the worst case. The
   outcome's weights and prices are such a certificate.
 """
 
@@ -19,20 +20,24 @@ from enum import Enum, unique
 import numpy as np
 
 from raq_solver.allocation import Allocation, Ledger, account
-from raq_solver.backends.minimax.search import WorstSolution, least_worst
+from raq_solver.backends.minimax.search import least_worst
 from raq_solver.constraints import Constraint, DistinctTypes, Monotone
-from raq_solver.errors import BackendFailure, Fault, raise_faults
-from raq_solver.formulate import Decoder, formulate
+from raq_solver.errors import Fault, raise_faults
+from raq_solver.formulate import formulate
 from raq_solver.knapsack import Knapsack, Limits, Linear, Termination
-from raq_solver.losses import LossTable
+from raq_solver.losses import LossTable, LossUnit
 from raq_solver.outcome import Outcome
-from raq_solver.problem import Problem
+from raq_solver.problem import Problem, constraints_of
 from raq_solver.solve import NO_LIMITS, solve
 
 
 @unique
-class Measure(Enum):
-    """What is compared between domains."""
+class WorstCaseMeasure(Enum):
+    """The quantity that is compared between domains.
+
+    >>> WorstCaseMeasure.RATIO.value
+    'loss over the least loss of the domain at the same capacity'
+    """
 
     RATIO = "loss over the least loss of the domain at the same capacity"
     NATS = "loss in nats per token"
@@ -43,15 +48,24 @@ class Domains:
     """The question: loss tables of several domains, by name; capacity and constraints as of a `Problem`.
 
     Raises InvalidInput with every fault: tables that differ in anything but losses, names given twice, and Monotone or
-    DistinctTypes, which can't be kept here.
+    DistinctTypes, which are not supported here.
+
+    >>> sizes = [[272, 144]] * 2
+    >>> math_ = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], sizes, [[0.0, 0.1], [0.0, 0.3]])
+    >>> code = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], sizes, [[0.0, 0.3], [0.0, 0.1]])
+    >>> Domains((("math", math_), ("code", code)), 450).measure.name
+    'RATIO'
     """
 
     tables: tuple[tuple[str, LossTable], ...]
     capacity_bytes: int
     constraints: tuple[Constraint, ...] = ()
-    measure: Measure = Measure.RATIO
+    measure: WorstCaseMeasure = WorstCaseMeasure.RATIO
 
     def __post_init__(self) -> None:
+        raise_faults(_kind_faults(self))
+        object.__setattr__(self, "tables", tuple((name, table) for name, table in self.tables))
+        object.__setattr__(self, "constraints", constraints_of(self.constraints))
         raise_faults(_faults(self))
         self.problems()
 
@@ -60,22 +74,26 @@ class Domains:
         return tuple(Problem(table, self.capacity_bytes, self.constraints) for _, table in self.tables)
 
     def weighted(self, factors: Sequence[float], source: str = "") -> Problem:
-        """The problem whose losses are those of the domains times their factors, added up."""
+        """The problem whose losses are the sum of the domains' losses, each times its factor."""
         first = self.tables[0][1]
         losses = np.zeros(first.losses.shape)
         for factor, (_, table) in zip(factors, self.tables, strict=True):
             losses += factor * np.where(first.offered, table.losses, 0.0)
         losses[~first.offered] = np.inf
-        table = LossTable(first.tensors, first.quant_types, first.weights, first.sizes, losses, source)
+        table = replace(first, losses=losses, source=source, unit=LossUnit.WEIGHTED_DOMAINS)
         return Problem(table, self.capacity_bytes, self.constraints)
 
 
 @dataclass(frozen=True, slots=True)
 class DomainOutcome:
-    """What became of one domain.
+    """The result for one domain.
 
     `ledger`: the account of the common allocation in its table. `best`: the outcome for this domain alone. `reference`:
-    the loss that counts as 1, in nats per token. `weight`: its part of the certificate; 0 where it does not matter.
+    the loss that counts as 1, in the unit of its table. `weight`: its part of the certificate, from 0 to 1.
+
+    >>> best = Outcome(Termination.INFEASIBLE, None, None, None, None, 288, 544, 0.0)
+    >>> DomainOutcome("math", None, best, reference=1.0, weight=0.5).ratio is None
+    True
     """
 
     name: str
@@ -101,6 +119,9 @@ class WorstCase:
 
     `multiplier` and `constraint_multipliers` are prices as of an `Outcome`, for the weighted table of the certificate:
     the sum over domains of weight × loss / reference.
+
+    >>> WorstCase(Termination.INFEASIBLE, None, (), None, None, 288, 544, 0.0).worst is None
+    True
     """
 
     termination: Termination
@@ -121,14 +142,14 @@ class WorstCase:
 
     @property
     def gap(self) -> float | None:
-        """How far the worst case is from the bound, relative to itself; 0 when proven optimal."""
+        """Distance of the worst case from the bound, relative to itself; 0 when proven optimal."""
         if self.worst is None or self.bound is None:
             return None
         return max(0.0, self.worst - self.bound) / self.worst if self.worst > 0 else 0.0
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """What the losses of each domain count in the weighted table of the certificate: weight / reference."""
+        """The factor of each domain's losses in the weighted table of the certificate: weight / reference."""
         return tuple(each.weight / each.reference for each in self.domains)
 
 
@@ -136,7 +157,14 @@ def solve_worst_case(question: Domains, limits: Limits = NO_LIMITS) -> WorstCase
     """Find the allocation within the capacity whose worst domain loses least, with proof.
 
     The optimum of each domain alone is found first. Infeasible and stopped by a limit are outcomes, not errors.
-    FEASIBLE also when the search, without a time limit, leaves out more than it may keep in memory.
+    FEASIBLE also when the search, without a time limit, cut off more states than it may keep in memory.
+
+    >>> sizes = [[272, 144]] * 2
+    >>> math_ = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], sizes, [[0.0, 0.1], [0.0, 0.3]])
+    >>> code = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], sizes, [[0.0, 0.2], [0.0, 0.1]])
+    >>> found = solve_worst_case(Domains((("math", math_), ("code", code)), 450))
+    >>> dict(found.allocation.types), found.worst  # code at twice the loss of a file of its own
+    ({'a': 'Q4_K', 'b': 'Q8_0'}, 2.0)
     """
     start = time.perf_counter()
     problems = question.problems()
@@ -152,9 +180,9 @@ def solve_worst_case(question: Domains, limits: Limits = NO_LIMITS) -> WorstCase
         return WorstCase(stopped[0].termination, None, named, None, None, decoder.least_bytes, most, took)
     losses = np.array([each.losses / by for (each, _), by in zip(formulated, references, strict=True)])
     left = None if limits.seconds is None else max(0.0, limits.seconds - (time.perf_counter() - start))
-    demands = [Linear(np.arange(len(first.sizes)), first.sizes, first.capacity), *_linear(first)]
-    solution = least_worst(losses, demands, Limits(left))
-    allocation = _allocation(solution, decoder)
+    constraints = [Linear(np.arange(len(first.sizes)), first.sizes, first.capacity), *_linear(first)]
+    solution = least_worst(losses, constraints, Limits(left))
+    allocation = None if solution.picks is None else decoder.checked(solution.picks)[0]
     named = _described(question, own, references, solution.weights.tolist(), allocation)
     if allocation is None:
         took = time.perf_counter() - start
@@ -168,13 +196,30 @@ def solve_worst_case(question: Domains, limits: Limits = NO_LIMITS) -> WorstCase
         decoder.least_bytes,
         most,
         time.perf_counter() - start,
-        _prices(solution, decoder),
+        decoder.prices(solution.prices[1:].tolist()),
     )
     worst = found.worst
     assert worst is not None, "there is an allocation"
-    # The same number added up in another order.
+    # The search added the losses up in another order; a proven bound must equal the worst case to the last bit.
     proven = solution.termination is Termination.OPTIMAL
     return replace(found, bound=worst if proven else min(worst, solution.bound))
+
+
+def _kind_faults(question: Domains) -> list[Fault]:
+    """Arguments that are not of their type."""
+    faults: list[Fault] = []
+    if not isinstance(question.tables, list | tuple):
+        faults.append(Fault("domains", f"are a {type(question.tables).__name__}; write (name, LossTable) pairs"))
+    else:
+        for number, each in enumerate(question.tables, start=1):
+            match each:
+                case (str(), LossTable()):
+                    pass
+                case _:
+                    faults.append(Fault(f"domain {number}", "must be a pair of a name and a LossTable"))
+    if not isinstance(question.measure, WorstCaseMeasure):
+        faults.append(Fault("measure", f"is {question.measure!r}; must be a WorstCaseMeasure"))
+    return faults
 
 
 def _faults(question: Domains) -> list[Fault]:
@@ -206,28 +251,14 @@ def _difference(first: LossTable, other: LossTable) -> str:
     return "" if same and np.array_equal(first.weights, other.weights) else "does not have the same sizes"
 
 
-def _references(measure: Measure, own: Sequence[Outcome]) -> list[float]:
+def _references(measure: WorstCaseMeasure, own: Sequence[Outcome]) -> list[float]:
     """The loss of each domain that counts as 1."""
     best = [0.0 if each.ledger is None else each.ledger.loss for each in own]
-    return [1.0] * len(best) if measure is Measure.NATS or min(best) == 0 else best
+    return [1.0] * len(best) if measure is WorstCaseMeasure.NATS or min(best) == 0 else best
 
 
 def _linear(knapsack: Knapsack) -> list[Linear]:
     return [row for row in knapsack.side if isinstance(row, Linear)]
-
-
-def _allocation(solution: WorstSolution, decoder: Decoder) -> Allocation | None:
-    """The allocation of the picks, held against the problem."""
-    if solution.picks is None:
-        return None
-    table = decoder.problem.table
-    columns = solution.picks[decoder.row_of_tensor].tolist()
-    allocation = Allocation({name: table.quant_types[each] for name, each in zip(table.tensors, columns, strict=True)})
-    slack = account(allocation, table, decoder.problem.capacity_bytes).slack
-    broken = [*decoder.problem.violations(allocation)]
-    if slack < 0 or broken:
-        raise BackendFailure(f"the allocation has {-slack} bytes too many, or breaks {'; '.join(map(str, broken))}")
-    return allocation
 
 
 def _described(
@@ -242,11 +273,3 @@ def _described(
         ledger = None if allocation is None else account(allocation, table, question.capacity_bytes)
         found.append(DomainOutcome(name, ledger, best, reference, weight))
     return tuple(found)
-
-
-def _prices(solution: WorstSolution, decoder: Decoder) -> tuple[float, ...]:
-    """The price of each constraint; empty without side constraints."""
-    prices = [0.0] * len(decoder.problem.constraints)
-    for owner, price in zip(decoder.side_owners, solution.prices[1:].tolist(), strict=True):
-        prices[owner] = price
-    return tuple(prices) if decoder.side_owners else ()

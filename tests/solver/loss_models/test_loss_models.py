@@ -13,8 +13,6 @@ from raq_client.quantizing.measure import measure_profile
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models import (
     LOSS_MODELS,
-    ROUNDING_32,
-    ROUNDING_256,
     default_loss_model,
     input_rounding,
     loss_model,
@@ -23,9 +21,11 @@ from raq_solver.loss_models import (
     relative,
     residual,
 )
+from raq_solver.loss_models.models import ROUNDING_32, ROUNDING_256
 from raq_solver.loss_models.residual_stream import READ, ROLE_FACTORS, SCALE, residual_sensitivities
 from raq_solver.loss_models.role_prior import role_sensitivities
-from raq_solver.profile import Profile
+from raq_solver.losses import LossUnit
+from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import quant_type
 from raq_solver.tensors import Tensor
 
@@ -122,6 +122,24 @@ def test_measured_uses_the_median_where_nothing_was_measured() -> None:
     errors = (known.relative_errors + input_rounding(known))[:, 1]
     assert measured(known).losses[:, 1] / errors == pytest.approx([2, 1, 2, 3, 2, 2, 2, 2])
     assert default_loss_model(known) is measured
+
+
+def test_only_measured_sensitivities_and_fisher_information_are_in_nats() -> None:
+    """Other losses only compare with each other, so no report may set them against a measured divergence."""
+    made = profile()
+    known = replace(
+        made,
+        sensitivities=np.ones(len(made.tensors)),
+        fisher=FisherLosses(np.ones(made.relative_errors.shape), np.ones(len(made.tensors))),
+    )
+    assert {name: model(known).unit for name, model in LOSS_MODELS.items()} == {
+        "fisher": LossUnit.NATS,
+        "residual": LossUnit.NOMINAL_NATS,
+        "prior": LossUnit.NOMINAL_NATS,
+        "relative": LossUnit.RELATIVE_ERROR,
+        "activation": LossUnit.ACTIVATION_CHANGE,
+        "measured": LossUnit.NATS,
+    }
 
 
 def test_models_are_found_by_name() -> None:

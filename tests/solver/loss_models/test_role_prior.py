@@ -17,6 +17,7 @@ from raq_solver.loss_models.role_prior import (
     role_sensitivities,
 )
 from raq_solver.quant_types import CATALOGUE
+from raq_solver.tensor_names import block_of, role_of
 from raq_solver.tensors import Tensor
 
 
@@ -58,9 +59,9 @@ def test_roles_like_known_ones_and_unknown_ones() -> None:
 
 
 def test_places() -> None:
-    assert place_of("blk.12.attn_q.weight") == (12, "attn_q")
-    assert place_of("blk.1.ssm_a") == (1, "ssm_a")
-    assert place_of("output.weight") == (-1, "output")
+    assert (block_of("blk.12.attn_q.weight"), role_of("blk.12.attn_q.weight")) == (12, "attn_q")
+    assert (block_of("blk.1.ssm_a"), role_of("blk.1.ssm_a")) == (1, "ssm_a")
+    assert (block_of("output.weight"), role_of("output.weight")) == (-1, "output")
 
 
 def test_the_credit_that_the_licence_asks_for() -> None:

@@ -1,1 +1,1 @@
-"""The knapsack whose loss is the largest of several: one loss per domain, one allocation for all."""
+"""The min-max knapsack: one loss per domain, one choice for all, the largest loss as small as possible."""

@@ -1,4 +1,4 @@
-"""Local search for the least of the largest of several sums: change one row, or two at once."""
+"""Local search for the min-max objective: one- and two-row swaps."""
 
 from typing import Final
 
@@ -16,14 +16,15 @@ def exchanged(
 ) -> Int64[np.ndarray, " rows"] | None:
     """The picks after the change of one or two rows that lowers the largest sum most; None when none lowers it.
 
-    Picks and what becomes of them keep the demands. `at` says which changes are worth trying.
+    Both the picks and the result keep the constraints. Changes of least reduced cost at the multipliers `at` are tried.
     """
     rows, columns = _candidates(table, picks, at)
     now = table.sums(picks)
     change = table.cells[:, rows, columns] - table.cells[:, rows, picks[rows]]
-    # One change more that changes nothing, so that a change can also stand alone.
+    # One more change, which changes nothing: a pair with it is a change of a single row.
     rows, columns = np.append(rows, -1), np.append(columns, -1)
     change = np.append(change, np.zeros((len(change), 1)), axis=1)
+    # The largest domain's sum after each pair of changes, one sum at a time: all sums at once would not fit memory.
     worst = np.full((rows.size, rows.size), -np.inf)
     for number, (first, second) in enumerate(zip(now[:, None] + change, change, strict=True)):
         sums = first[:, None] + second
@@ -31,6 +32,7 @@ def exchanged(
             np.maximum(worst, sums, out=worst)
         else:
             worst[sums > 0] = np.inf
+    # Two changes of one row exclude each other.
     worst[rows[:, None] == rows] = np.inf
     pair = divmod(int(worst.argmin()), rows.size)
     if not worst[pair] < now[: table.domains].max():
@@ -45,7 +47,7 @@ def exchanged(
 def _candidates(
     table: MinimaxTable, picks: Int64[np.ndarray, " rows"], at: Multipliers
 ) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " some"]]:
-    """Rows and columns of the offered cells that are not picked, those of least reduced cost."""
+    """Rows and columns of the offered cells that are not picked, at most 1000 of least reduced cost."""
     total: Float64[np.ndarray, "rows types"] = table.total(at)
     reduced = total - total.min(axis=1, keepdims=True)
     reduced[np.arange(picks.size), picks] = np.inf

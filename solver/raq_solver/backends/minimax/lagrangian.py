@@ -1,10 +1,11 @@
-"""What the cells of several loss tables add up to, and prices that bound the worst of the sums from below.
+"""The Lagrangian of the min-max knapsack: sums over several tables, and multipliers that bound the worst from below.
 
 Rules
-- A sum belongs to a domain (its loss) or to a demand (bytes, counts). Every sum is reckoned beyond the least of each
-  row, demands in units of their common divisor: numbers that are not negative, and small.
-- Multipliers are weights of the domains, which add up to 1, and prices of the demands, at least 0. At any of them the
-  weighted sum, less what the demands allow, is a lower bound on the worst loss of whatever keeps the demands.
+- A sum belongs to a domain (its loss) or to a constraint (bytes, counts). Every sum is counted beyond the least of each
+  row, constraints in units of their common divisor: numbers that are not negative, and small.
+- Multipliers are weights of the domains, which add up to 1, and prices of the constraints, at least 0. At any of them
+  the weighted sum, less the constraints' capacities, is a lower bound on the worst loss of every choice that keeps the
+  constraints.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from raq_solver.backends.dual import highest_point
 from raq_solver.knapsack import Linear
 
 Multipliers = Float64[np.ndarray, " sums"]
@@ -24,9 +26,11 @@ _WIDENINGS: Final = 30
 
 @dataclass(frozen=True, eq=False)
 class MinimaxTable:
-    """`cells` [sums, rows, types], the domains first; 0 where a cell is not offered.
+    """The cells of all sums: `cells` [sums, rows, types], the domains first; 0 where a cell is not offered.
 
-    `least` is what every choice has of each sum already: losses of the domains, less what is left of the demands.
+    `least` is the part of each sum that every choice has: least losses of the domains; for constraints minus the
+    capacity that the least of every row leaves, so that a sum of at most 0 keeps the constraint. `units` is the common
+    divisor that each sum was divided by; 1 for domains.
     """
 
     cells: Float64[np.ndarray, "sums rows types"]
@@ -40,17 +44,17 @@ class MinimaxTable:
         return np.where(self.offered[rows], np.tensordot(at, self.cells[:, rows], 1), np.inf)
 
     def sums(self, picks: Int64[np.ndarray, " rows"]) -> Float64[np.ndarray, " sums"]:
-        """What the picks add up to; that of a demand is at most 0 when they keep it."""
+        """The sums of the picks; that of a constraint is at most 0 when they keep it."""
         sums: np.ndarray = self.least + self.cells[:, np.arange(picks.size), picks].sum(axis=1)
         return sums
 
     def within(self, kept: Bool[np.ndarray, "rows types"]) -> "MinimaxTable":
-        """The table with these cells alone."""
+        """The table with only these cells offered."""
         return MinimaxTable(self.cells, self.offered & kept, self.domains, self.least, self.units)
 
 
-def minimax_table(losses: Float64[np.ndarray, "domains rows types"], demands: Sequence[Linear]) -> MinimaxTable:
-    """The table of several loss tables, infinite alike where a cell is not offered, and the demands."""
+def minimax_table(losses: Float64[np.ndarray, "domains rows types"], constraints: Sequence[Linear]) -> MinimaxTable:
+    """The table of several loss tables, which offer the same cells, and the constraints."""
     offered = np.isfinite(losses).all(axis=0)
     cells, least, units = [], [], []
     for table in losses:
@@ -58,14 +62,15 @@ def minimax_table(losses: Float64[np.ndarray, "domains rows types"], demands: Se
         cells.append(np.where(offered, table - lowest[:, None], 0.0))
         least.append(float(lowest.sum()))
         units.append(1.0)
-    for demand in demands:
+    for each in constraints:
         counted = np.zeros(offered.shape, dtype=np.int64)
-        counted[demand.rows] = demand.coefficients
+        counted[each.rows] = each.coefficients
         smallest = np.where(offered, counted, np.iinfo(np.int64).max).min(axis=1)
         above = np.where(offered, counted - smallest[:, None], 0)
         unit = int(np.gcd.reduce(above, axis=None)) or 1
         cells.append((above // unit).astype(np.float64))
-        least.append(float(-((demand.capacity - int(smallest.sum())) // unit)))
+        # Rounded down: sums come in whole units, so a part of a unit of capacity can't be used.
+        least.append(float(-((each.capacity - int(smallest.sum())) // unit)))
         units.append(float(unit))
     return MinimaxTable(np.array(cells), offered, len(losses), np.array(least), np.array(units))
 
@@ -77,12 +82,12 @@ def best_multipliers(
     start: Multipliers,
     rounds: int,
 ) -> tuple[Multipliers, float]:
-    """Multipliers of a nearly highest bound on what may still become of the sums so far, and that bound.
+    """Multipliers whose bound on the worst sum, given the sums so far, is nearly the highest, and that bound.
 
     Cutting planes over the simplex of the weights and a box of the prices, which widens when they reach its edge.
+    (`dual.best_prices` moves its box instead: without weights there is no simplex that keeps the cuts bounded.)
     """
-    cells = table.total(start, rows)
-    places = np.arange(len(cells))
+    places = np.arange(len(table.offered[rows]))
     scale = _scale(table, rows)
     box = np.maximum(8 * start[table.domains :] * scale, 1e-3 * max(float(so_far[: table.domains].max()), 1e-300))
     cuts: list[np.ndarray] = []
@@ -94,6 +99,7 @@ def best_multipliers(
         value = float(at @ cuts[-1])
         if value > highest:
             best, highest = at, value
+        # The cuts lie above the bound everywhere, so their highest value is how far it could still rise in the box.
         at, ceiling = _highest(np.array(cuts), scale, box)
         if ceiling - highest <= _CLOSE * abs(highest):
             edge = at[table.domains :] * scale >= box * (1 - 1e-6)
@@ -112,10 +118,10 @@ def raised_multipliers(
     target: float,
     rounds: int,
 ) -> Multipliers:
-    """Multipliers whose bound on what may still become of the sums so far is higher than at `start`, up to `target`.
+    """Multipliers whose bound on the worst sum, given the sums so far, is higher than at `start`, up to `target`.
 
-    Subgradient steps as long as they would be if the target were the highest bound (Polyak 1969): a few of them say
-    nearly as much as cutting planes, at a hundredth of the time.
+    Subgradient steps of the length that would be right if the target were the highest bound (Polyak 1969): a few of
+    them come nearly as far as cutting planes, at a hundredth of the time.
     """
     scale = np.append(np.ones(table.domains), _scale(table, rows))
     of_domains = np.arange(scale.size) < table.domains
@@ -131,7 +137,9 @@ def raised_multipliers(
         if value > highest:
             best, highest = at, value
         slope = sums / scale
+        # Weights add up to 1: only the part of the step that keeps their sum counts.
         slope[of_domains] -= slope[of_domains].mean()
+        # A price of 0 can't fall.
         slope[~of_domains & (at <= 0) & (slope < 0)] = 0.0
         length = float(slope @ slope)
         if highest >= target or length <= 0:
@@ -143,7 +151,7 @@ def raised_multipliers(
 
 
 def _scale(table: MinimaxTable, rows: Int64[np.ndarray, " some"] | slice) -> np.ndarray:
-    """The range of each demand, at least 1: prices times it are losses."""
+    """The range of each constraint's sum, at least 1: prices times it are losses."""
     ranges = table.cells[table.domains :, rows].max(axis=2).sum(axis=1)
     scale: np.ndarray = np.maximum(ranges, 1.0)
     return scale
@@ -151,20 +159,14 @@ def _scale(table: MinimaxTable, rows: Int64[np.ndarray, " some"] | slice) -> np.
 
 def _highest(cuts: Float64[np.ndarray, "cuts sums"], scale: np.ndarray, box: np.ndarray) -> tuple[Multipliers, float]:
     """The multipliers at which the cuts allow the highest value, and that value."""
-    from scipy.optimize import linprog  # noqa: PLC0415 - heavy, and only this path needs it
-
     domains = cuts.shape[1] - scale.size
+    # Losses in units of the largest, prices in units of their box: the numbers of the linear program stay near one.
     size = max(float(np.abs(cuts[:, :domains]).max()), 1e-300)
     scaled = np.concatenate([cuts[:, :domains] / size, cuts[:, domains:] / scale * (box / size)], axis=1)
-    matrix = np.hstack([-scaled, np.ones((len(cuts), 1))])
-    equal = np.append(np.ones(domains), np.zeros(scale.size + 1))[None]
-    bounds = [*([(0.0, 1.0)] * (domains + scale.size)), (None, None)]
-    objective = np.append(np.zeros(cuts.shape[1]), -1.0)
-    found = linprog(
-        objective, A_ub=matrix, b_ub=np.zeros(len(cuts)), A_eq=equal, b_eq=[1.0], bounds=bounds, method="highs"
-    )
-    if found.x is None:
+    found = highest_point(scaled, np.zeros(len(cuts)), np.ones(cuts.shape[1]), shares=domains)
+    if found is None:
         return np.append(np.full(domains, 1 / domains), np.zeros(scale.size)), -np.inf
-    weights = np.maximum(found.x[:domains], 0.0)
-    prices = np.maximum(found.x[domains:-1], 0.0) * box / scale
-    return np.append(weights / weights.sum(), prices), float(found.x[-1] * size)
+    # The library may leave the bounds by its tolerance; weights and prices must not, for the bound to be a proof.
+    weights = np.maximum(found[0][:domains], 0.0)
+    prices = np.maximum(found[0][domains:], 0.0) * box / scale
+    return np.append(weights / weights.sum(), prices), found[1] * size

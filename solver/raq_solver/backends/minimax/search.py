@@ -1,12 +1,12 @@
-"""The least worst case: one choice for several loss tables, whose largest sum is as small as possible.
+"""The min-max knapsack: one choice for several loss tables, whose largest sum is as small as possible.
 
 Rules
 - At fixed weights of the tables the weighted table is an ordinary knapsack: the fast path solves it, which bounds the
   worst case from below and gives a choice. The best weights come from cutting planes (`lagrangian`).
 - Choices at weights near the best, improved by exchanges, come close to the bound. The search by layers
-  (`layered_search`) closes what is left, wider and wider until it is a proof.
-- Demands are sums like the losses. Rows that compare two rows only (Monotone) and limits on the number of types are
-  none of this path's.
+  (`layered_search`) closes the rest of the gap, wider and wider until it is a proof.
+- Constraints (linear rows, the capacity first) are sums like the losses. Rows that compare two rows only (Monotone) and
+  limits on the number of types are not supported.
 """
 
 import itertools
@@ -19,8 +19,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from raq_solver.backends.dual import excess_of
-from raq_solver.backends.linear import DEARER
+from raq_solver.backends.linear import PRICE_FACTORS
 from raq_solver.backends.mckp import TOLERANCE, Relaxed
 from raq_solver.backends.minimax.exchange import exchanged
 from raq_solver.backends.minimax.lagrangian import Multipliers, best_multipliers, minimax_table
@@ -28,7 +27,7 @@ from raq_solver.backends.minimax.layered_search import LayeredSearch
 from raq_solver.knapsack import Limits, Linear, Termination
 
 _ROUNDS: Final = 300
-"""Cuts for the weights of the whole."""
+"""Most cutting planes for the multipliers of the whole table."""
 _SEARCHES: Final = (
     (None, 200, 0),
     (400, 500, 2),
@@ -37,17 +36,20 @@ _SEARCHES: Final = (
     (None, 16000, 4),
     (None, 64000, 4),
 )
-"""Cells beyond the best of each row that a search may use (None: all), states of a layer, new multipliers for one."""
+"""For each search: cells beyond the best of each row (None: all), most states of a layer, new multipliers for one.
+
+A search of few cells is quick and often finds the optimum; only one of all cells can be a proof."""
 _SHIFTS: Final = (1e-3, 3e-3, 1e-2, 3e-2, 0.1)
-"""Weight taken from one domain and given to another when a first choice is wanted."""
+"""Weights moved from one domain to another, to find other first choices near the best weights."""
 _FAST_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, eq=False)
 class WorstSolution:
-    """What is claimed: picks, the largest of their sums, a bound on everyone's, and weights and prices that prove one.
+    """The claim of a search: picks, the largest of their domains' losses, and a bound on that of all choices.
 
-    `prices` belong to the demands, in loss per unit of what they limit.
+    `weights` and `prices` prove a bound (perhaps a lower one). `prices` belong to the constraints, in loss per unit of
+    the quantity they limit.
     """
 
     termination: Termination
@@ -55,19 +57,19 @@ class WorstSolution:
     value: float
     bound: float
     weights: Float64[np.ndarray, " domains"]
-    prices: Float64[np.ndarray, " demands"]
+    prices: Float64[np.ndarray, " constraints"]
 
 
 def least_worst(
-    losses: Float64[np.ndarray, "domains rows types"], demands: Sequence[Linear], limits: Limits
+    losses: Float64[np.ndarray, "domains rows types"], constraints: Sequence[Linear], limits: Limits
 ) -> WorstSolution:
-    """The choice whose largest domain's loss is least, keeping the demands (the capacity first).
+    """The choice whose largest domain's loss is least, keeping the constraints (the capacity first).
 
     Every row has an offered cell, and the smallest choice is within the capacity. Deterministic without a time limit;
     FEASIBLE when the time is up, or when even the widest search leaves something out.
     """
     deadline = time.perf_counter() + (math.inf if limits.seconds is None else limits.seconds)
-    search = _Search(losses, demands)
+    search = _Search(losses, constraints)
     if not search.impossible:
         search.choose(deadline)
         for cells, width, tries in _SEARCHES:
@@ -78,12 +80,13 @@ def least_worst(
 
 
 class _Search:
-    """What is known so far: the best picks and their worst loss, a bound, and the bundle of multipliers."""
+    """The state of the search: the incumbent and its worst loss, a bound, and the bundle of multipliers."""
 
-    def __init__(self, losses: Float64[np.ndarray, "domains rows types"], demands: Sequence[Linear]) -> None:
-        self.losses, self.demands = losses, demands
-        self.table = minimax_table(losses, demands)
+    def __init__(self, losses: Float64[np.ndarray, "domains rows types"], constraints: Sequence[Linear]) -> None:
+        self.losses, self.constraints = losses, constraints
+        self.table = minimax_table(losses, constraints)
         of_domains = slice(0, self.table.domains)
+        # No choice is worse than this: the value before an incumbent is known, and the test for infeasibility.
         most = self.table.least[of_domains] + self.table.cells[of_domains].max(axis=2).sum(axis=1)
         worst = float(most.max()) * (1 + 1e-9) + 1e-300
         start = self._start()
@@ -91,17 +94,18 @@ class _Search:
         self.impossible = highest > worst
         self.bundle = [self.root]
         self.picks: Int64[np.ndarray, " rows"] | None = None
+        # The bound errs downwards: it was added up in another order than losses are.
         self.value, self.bound = worst, min(highest * (1 - TOLERANCE), worst)
 
     @property
     def proven(self) -> bool:
-        """Whether nothing can be better than the best known, also when nothing is known."""
+        """Whether no choice can be better than the incumbent; without an incumbent, whether there is no choice."""
         return self.impossible or self.bound >= self.value * (1 - TOLERANCE)
 
     def choose(self, deadline: float) -> None:
-        """First choices: optima of the fast path near the best weights, side rows dearer until they are kept."""
+        """Find incumbents: solve the weighted knapsack near the best weights, raising side prices until all hold."""
         for weights in self._near():
-            for factor in DEARER if len(self.demands) > 1 else DEARER[:1]:
+            for factor in PRICE_FACTORS if len(self.constraints) > 1 else PRICE_FACTORS[:1]:
                 if time.perf_counter() > deadline:
                     return
                 if self._weighted(weights, factor):
@@ -109,19 +113,20 @@ class _Search:
         self._exchange(deadline)
 
     def widen(self, cells: int | None, width: int, tries: int, deadline: float) -> None:
-        """Search among so many cells, with so many states in a layer."""
+        """One search by layers, among `cells` cells beyond the best of each row, with `width` states in a layer."""
         table = self.table if cells is None else self.table.within(self._cheapest(cells))
         known = self.value
         found = LayeredSearch(table, self.bundle, known, width, tries).run(deadline)
         self.bundle = found.bundle
         if found.picks is not None:
-            self._regard(found.picks)
+            self._take(found.picks)
             self._exchange(deadline)
+        # A search of some cells proves nothing about the others.
         if cells is None:
             self.bound = max(self.bound, min(self.value, found.left_out))
 
     def claim(self) -> WorstSolution:
-        """What is known, as a solution."""
+        """The solution: the incumbent, if any, and the proven bound."""
         domains = self.table.domains
         weights, prices = self.root[:domains], self.root[domains:] / self.table.units[domains:]
         if self.picks is None:
@@ -134,14 +139,15 @@ class _Search:
     def _start(self) -> Multipliers:
         """Equal weights, and the price of a byte that the fast path finds for them."""
         domains = self.table.domains
-        at = np.append(np.full(domains, 1 / domains), np.zeros(len(self.demands)))
-        capacity = self.demands[0]
+        at = np.append(np.full(domains, 1 / domains), np.zeros(len(self.constraints)))
+        capacity = self.constraints[0]
+        # Without time the fast path only rounds its relaxation, but that is where the price comes from.
         found = Relaxed(capacity.coefficients, self.table.total(at)).solve(capacity.capacity, Limits(0.0))
         at[domains] = found.multiplier * self.table.units[domains]
         return at
 
     def _near(self) -> Iterator[Float64[np.ndarray, " domains"]]:
-        """The best weights, and some near them."""
+        """The best weights, then weights near them."""
         best = self.root[: self.table.domains]
         yield best
         for size, (taker, giver) in itertools.product(_SHIFTS, itertools.permutations(range(best.size), 2)):
@@ -151,20 +157,24 @@ class _Search:
             yield weights / weights.sum()
 
     def _weighted(self, weights: Float64[np.ndarray, " domains"], factor: float) -> bool:
-        """Whether the optimum at these weights keeps the demands, side prices times a factor; it is regarded then."""
+        """Solve the knapsack at these weights, side prices times a factor; whether its optimum keeps the constraints.
+
+        Updates the bound, and the incumbent where the optimum is better.
+        """
         domains = self.table.domains
+        # The price of the capacity is 0 here: the knapsack has the capacity itself, which bounds better.
         at = np.concatenate([weights, [0.0], self.root[domains + 1 :] * factor])
-        capacity = self.demands[0]
+        capacity = self.constraints[0]
         found = Relaxed(capacity.coefficients, self.table.total(at)).solve(capacity.capacity, Limits(_FAST_SECONDS))
         if found.picks is None:
             return False
         bound = (found.bound + float(at @ self.table.least)) * (1 - TOLERANCE)
         self.bound = max(self.bound, min(bound, self.value))
-        return self._regard(found.picks)
+        return self._take(found.picks)
 
-    def _regard(self, picks: Int64[np.ndarray, " rows"]) -> bool:
-        """Whether picks keep the demands in whole numbers; they are taken if they are the best."""
-        if any(excess_of(demand, picks) > 0 for demand in self.demands):
+    def _take(self, picks: Int64[np.ndarray, " rows"]) -> bool:
+        """Whether picks keep the constraints in whole numbers; then the incumbent, if they are better."""
+        if any(each.excess(picks) > 0 for each in self.constraints):
             return False
         value = max(math.fsum(table[np.arange(picks.size), picks].tolist()) for table in self.losses)
         if value < self.value:
@@ -172,14 +182,14 @@ class _Search:
         return True
 
     def _exchange(self, deadline: float) -> None:
-        """Better the best picks by exchanges as far as that goes."""
+        """Improve the incumbent by one- and two-row exchanges until none helps."""
         while self.picks is not None and time.perf_counter() < deadline:
             known, better = self.value, exchanged(self.table, self.picks, self.root)
-            if better is None or not self._regard(better) or self.value >= known * (1 - TOLERANCE):
+            if better is None or not self._take(better) or self.value >= known * (1 - TOLERANCE):
                 break
 
     def _cheapest(self, cells: int) -> Bool[np.ndarray, "rows types"]:
-        """The best cell of each row and so many more, those of least reduced cost at the root's multipliers."""
+        """The best cell of each row and `cells` more, those of least reduced cost at the root's multipliers."""
         total = self.table.total(self.root)
         reduced = total - total.min(axis=1, keepdims=True)
         costs = reduced[np.isfinite(reduced)]
