@@ -81,7 +81,7 @@ def check(
     path = original.path if isinstance(original, Model) else Path(original)
     if path is None:
         raise InvalidInput(Fault("", "the original is known by a saved profile only; name its file"))
-    report = pipeline.check(
+    measured = pipeline.measure(
         path,
         Path(candidate),
         read_texts([Path(text) for text in texts]),
@@ -90,4 +90,4 @@ def check(
         threads=threads,
         progress=progress,
     )
-    return Check(report)
+    return Check(measured.report())

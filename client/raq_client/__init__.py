@@ -1,9 +1,10 @@
 """The raq client: models in, plans and quantized models out. Import the modules you need; this name alone is light."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from raq_client.solver_client.remote import Client
     from raq_client.solver_client.remote_async import AsyncClient
 
@@ -15,9 +16,9 @@ def connect(
     *,
     token: str | None = None,
     tls: bool = False,
-    root_certificates: Path | bytes | None = None,
-    certificate: Path | bytes | None = None,
-    private_key: Path | bytes | None = None,
+    root_certificates: "Path | bytes | None" = None,
+    certificate: "Path | bytes | None" = None,
+    private_key: "Path | bytes | None" = None,
 ) -> "Client":
     """A client of the service at `address` (HOST:PORT or unix:PATH); a context manager.
 
@@ -36,9 +37,9 @@ def connect_async(
     *,
     token: str | None = None,
     tls: bool = False,
-    root_certificates: Path | bytes | None = None,
-    certificate: Path | bytes | None = None,
-    private_key: Path | bytes | None = None,
+    root_certificates: "Path | bytes | None" = None,
+    certificate: "Path | bytes | None" = None,
+    private_key: "Path | bytes | None" = None,
 ) -> "AsyncClient":
     """The same as `connect` for asyncio; call it where an event loop runs."""
     from raq_client.solver_client.connection import Connection

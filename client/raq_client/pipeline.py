@@ -3,6 +3,7 @@
 Nothing here prints or reads flags. Progress and remarks go to callbacks (`raq_client.progress`).
 """
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from raq_client.planning.request import Request
 from raq_client.planning.worst_case_plan import blended, domains_of, solve_worst_case_plan
 from raq_client.progress import Notes, Progress, bytes_stage, silent, stage
 from raq_client.solver_client.protocol import SolverClient
+from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 from raq_solver.questions.worst_case import WorstCaseMeasure
@@ -23,7 +25,8 @@ from raq_solver.solve import NO_LIMITS
 
 if TYPE_CHECKING:
     from raq_client.evaluation.in_memory import TrialSetup
-    from raq_client.evaluation.report import CheckReport
+    from raq_client.evaluation.perplexity import Measurement
+    from raq_client.evaluation.prediction import Against
     from raq_client.models.writer import WrittenModel
     from raq_client.refinement.candidates import Comparison
     from raq_client.refinement.refine import Refined
@@ -209,7 +212,7 @@ def quantize(
     )
 
 
-def check(
+def measure(
     baseline: Path,
     candidate: Path,
     texts: Sequence[Text],
@@ -219,14 +222,14 @@ def check(
     threads: int = 0,
     library: Path | None = None,
     progress: Progress | None = None,
-) -> "CheckReport":
-    """Perplexity of both files and KL divergence of `candidate` from `baseline` on these texts.
+) -> "Measurement":
+    """Score both files on these texts; `.report()` gives perplexity and KL divergence of `candidate` from `baseline`.
 
     Raises InvalidInput as `raq_client.evaluation.perplexity.measure_all` does.
     """
     from raq_client.evaluation import perplexity
 
-    return perplexity.check(
+    return perplexity.measure(
         baseline,
         candidate,
         texts,
@@ -236,3 +239,53 @@ def check(
         library=library,
         progress=stage(progress, "checking"),
     )
+
+
+def against_mixture(
+    found: Plan,
+    inputs: ModelInputs,
+    ours: "Measurement",
+    name: str,
+    texts: Sequence[Text],
+    folder: Path,
+    *,
+    windows: int | None = None,
+    library: Path | None = None,
+    progress: Progress | None = None,
+) -> "Against":
+    """Measure llama.cpp's mixture of that name as the plan's file was measured (`ours`), and compare.
+
+    The mixture is written to a temporary file in `folder`. Raises InvalidInput if there is no such mixture.
+    """
+    from raq_client.evaluation.prediction import against_mixture as compared
+    from raq_client.models.file_types import file_type
+    from raq_client.quantizing.quantize import quantize_model
+    from raq_client.recipes.mixtures import mixture, tensor_bytes
+
+    types = mixture(inputs.table_of_model(), file_type(name), has_importance=inputs.importance is not None)
+    allocation = Allocation({tensor.name: chosen.name for tensor, chosen in types.items()})
+    _, ledger = found.outcome.unwrap()
+    size = tensor_bytes(types)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".raq-") as temporary:
+        path = Path(temporary) / f"{file_type(name).name}.gguf"
+        quantize_model(
+            inputs.model,
+            allocation,
+            inputs.importance,
+            path,
+            threads=inputs.threads,
+            effort=inputs.effort,
+            device=inputs.device,
+            progress=bytes_stage(progress, f"writing {path.stem}", size),
+        )
+        theirs = measure(
+            inputs.model.path,
+            path,
+            texts,
+            context=ours.context,
+            windows=windows,
+            threads=inputs.threads,
+            library=library,
+            progress=progress,
+        )
+        return compared(path.stem, ours, theirs, found.problem.capacity_bytes, ledger.size, size)

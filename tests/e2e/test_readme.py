@@ -40,6 +40,21 @@ def test_the_service_from_python(server_address: str, tmp_path: Path, monkeypatc
     assert set(found["allocation"].types) == {tensor.name for tensor in profile(seed=7).tensors}
 
 
+def test_the_road_from_python(
+    server_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_path: Path, fisher_path: Path, data: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model-f16.gguf").symlink_to(model_path)
+    (tmp_path / "imatrix.gguf").symlink_to(fisher_path)
+    (tmp_path / "held-out.txt").write_text((data / "gsm8k.evaluation.txt").read_text()[:6000])
+    (block,) = re.findall(r"<!-- python -->\n```python\n(.*?)```", README, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(compile(block.replace("solver.example:8433", server_address), "README", "exec"), found)
+    assert found["plan"].proven
+    assert len(found["frontier"]) == 100
+    assert (tmp_path / "out.gguf").stat().st_size > found["plan"].size
+
+
 def test_every_command_shown_exists() -> None:
     shown = set(re.findall(r"raq-client (\w+)", README)) - {"and"}
     helped = client("--help").out

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from raq_client import pipeline
 from raq_client.cli.console import OUT, say
+from raq_client.cli.follow import followed
+from raq_client.cli.groups import CheckOptions
 from raq_client.engine.windows import Text
 from raq_client.models.file_types import file_type
 from raq_client.planning.model_inputs import ModelInputs
@@ -15,11 +17,9 @@ from raq_client.planning.plan import Plan
 from raq_client.reports.plain import plain
 
 if TYPE_CHECKING:
+    from raq_client.evaluation.perplexity import Measurement
     from raq_client.evaluation.prediction import Against
     from raq_client.evaluation.report import CheckReport
-
-WINDOWS: Final = 16
-"""Windows that a comparison in memory is made on, unless --windows says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class AgainstOptions:
         typer.Option(
             "--against",
             metavar="MIXTURE",
-            help="After the check, try llama.cpp's mixture (Q4_K_M) in memory too, and say which is better.",
+            help="After the check, measure llama.cpp's mixture (Q4_K_M) too, and say which is better.",
             show_default=False,
         ),
     ] = None
@@ -43,18 +43,30 @@ class AgainstOptions:
     def report(
         self,
         plan: Plan,
-        checked: "CheckReport",
+        measured: "Measurement",
         inputs: ModelInputs,
         texts: list[Text],
-        windows: int | None,
-        library: Path | None,
+        target: Path,
+        checks: CheckOptions,
         *,
         as_json: bool,
     ) -> dict[str, Any]:
         """Print prediction quality and the comparison with --against; return the same data for --json."""
-        found = _predicted(plan, checked, as_json=as_json)
+        found = _predicted(plan, measured.report(), as_json=as_json)
         if self.against is not None:
-            found |= _compared(plan, inputs, self.against, texts, checked.context, windows, library, as_json=as_json)
+            with followed() as progress:
+                compared = pipeline.against_mixture(
+                    plan,
+                    inputs,
+                    measured,
+                    self.against,
+                    texts,
+                    target.absolute().parent,
+                    windows=checks.windows,
+                    library=checks.libllama,
+                    progress=progress,
+                )
+            found |= _against(compared, inputs.model.path, as_json=as_json)
         return found
 
 
@@ -72,36 +84,17 @@ def _predicted(plan: Plan, report: "CheckReport", *, as_json: bool) -> dict[str,
     return {"prediction": plain(found) | {"ratio": plain(found.ratio), "fair": found.fair}}
 
 
-def _compared(
-    plan: Plan,
-    inputs: ModelInputs,
-    name: str,
-    texts: list[Text],
-    context: int,
-    windows: int | None,
-    library: Path | None,
-    *,
-    as_json: bool,
-) -> dict[str, Any]:
-    from raq_client.evaluation.prediction import compare_with_mixture
-
-    allocation, _ = plan.outcome.unwrap()
-    setup = pipeline.trial_setup(inputs, texts, windows=windows or WINDOWS, library=library, context=context)
-    found = compare_with_mixture(allocation, plan.problem.capacity_bytes, name, setup)
+def _against(found: "Against", model: Path, *, as_json: bool) -> dict[str, Any]:
     if not as_json:
-        OUT.print(_against(found), soft_wrap=True)
+        sizes = f"{found.allocation_bytes:,} against {found.mixture_bytes:,} bytes"
+        losses = f"mean KL divergence {found.allocation_kl:.6f} against {found.mixture_kl:.6f}"
+        verdict = found.difference.verdict.value
+        OUT.print(
+            f"compared with {found.mixture} on {found.windows} windows: {verdict} ({losses}; {sizes})", soft_wrap=True
+        )
     if found.mixture_is_better:
-        say(f"note: {found.mixture} is better and within the budget; {_way(found.mixture, inputs.model.path)}")
+        say(f"note: {found.mixture} is better and within the budget; {_way(found.mixture, model)}")
     return {"against": plain(found) | {"mixture_is_better": found.mixture_is_better}}
-
-
-def _against(found: "Against") -> str:
-    sizes = f"{found.allocation_bytes:,} against {found.mixture_bytes:,} bytes"
-    losses = f"mean KL divergence {found.allocation_kl:.6f} against {found.mixture_kl:.6f}"
-    return (
-        f"compared with {found.mixture} in memory on {found.windows} windows: {found.difference.verdict.value} "
-        f"({losses}; {sizes})"
-    )
 
 
 def _way(name: str, model: Path) -> str:

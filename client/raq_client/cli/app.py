@@ -16,6 +16,8 @@ EXIT_BUG: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_UNREACHABLE: Final = 5
 EXIT_INTERRUPTED: Final = 130
+EXIT_NOBODY_READS: Final = 141
+"""Exit code where the reader of the output has gone: 128 and the number of SIGPIPE, as of a program killed by it."""
 ENDED_BY: Final = {EXIT_INTERRUPTED: "interrupted", 143: "ended (SIGTERM)", 129: "ended (SIGHUP)"}
 """What to say where a signal ended a command: by exit code, 128 and the number of the signal."""
 
@@ -41,8 +43,42 @@ def main() -> NoReturn:
 
 
 def _run() -> None:
-    if _answered(sys.argv[1:]):
-        return
+    try:
+        answer, code = _answer(sys.argv[1:])
+        if answer is None:
+            _run_command()
+        else:
+            sys.stdout.write(answer)
+            sys.stdout.flush()
+            sys.exit(code)
+    except BrokenPipeError:
+        sys.exit(EXIT_NOBODY_READS)
+    except OSError as error:  # of the machine, where no file that the user named is at fault: standard output, mostly
+        complain([f"{error.filename or 'standard output'}: {error.strerror or error}"])
+        sys.exit(EXIT_BAD_INPUT)
+
+
+def _answer(arguments: Sequence[str]) -> tuple[str | None, int]:
+    """The answer to what needs no command, and its exit code: completion, version, help of the program and its groups.
+
+    None for everything else.
+    """
+    from raq_client.cli import completion
+    from raq_client.cli.help import group_help, program, version_text
+
+    if completion.is_asked():
+        found = completion.completion()
+        return (None if found is None else f"{found}\n"), 0
+    if list(arguments) in (["-V"], ["--version"]):
+        return version_text() + "\n", 0
+    is_help = arguments[-1:] in (["-h"], ["--help"])
+    path = list(arguments[:-1] if is_help else arguments)
+    if path[:1] == ["help"]:
+        is_help, path = True, path[1:]
+    return group_help(program(), path), 0 if is_help else EXIT_BAD_INPUT  # a group alone misses its command
+
+
+def _run_command() -> None:
     from raq_client.cli import console
     from raq_client.cli.help import program
     from raq_client.cli.root import APP
@@ -51,9 +87,8 @@ def _run() -> None:
     console.set_verbosity(console.NORMAL)
     try:
         APP(prog_name=program())
-    except OSError as error:  # of the machine, where no file that the user named is at fault: standard output, mostly
-        complain([f"{error.filename or 'standard output'}: {error.strerror or error}"])
-        sys.exit(EXIT_BAD_INPUT)
+    except OSError:
+        raise
     except Exception as error:
         from raq_solver.errors import RaqError  # loaded already, if the error is one
 
@@ -64,31 +99,6 @@ def _run() -> None:
         sys.exit(exit_code(error))
     finally:
         console.detail_of_process(time.monotonic() - began)
-
-
-def _answered(arguments: Sequence[str]) -> bool:
-    """Answer what needs no command: names for completion, version, and help of the program and its groups."""
-    from raq_client.cli import completion
-    from raq_client.cli.help import group_help, program, version_text
-
-    names = completion.completed_names()
-    if names is not None:
-        print(names)  # noqa: T201
-        return True
-    if completion.is_asked():
-        return False
-    if list(arguments) in (["-V"], ["--version"]):
-        print(version_text())  # noqa: T201
-        return True
-    path = list(arguments[1:] if arguments[:1] == ["help"] else arguments)
-    is_asked = arguments[:1] == ["help"] or path[-1:] in (["-h"], ["--help"])
-    help_text = group_help(program(), path[:-1] if path[-1:] in (["-h"], ["--help"]) else path)
-    if help_text is None:
-        return False
-    sys.stdout.write(help_text)
-    if not is_asked:  # a group alone
-        sys.exit(EXIT_BAD_INPUT)
-    return True
 
 
 def complain(lines: Sequence[str]) -> None:

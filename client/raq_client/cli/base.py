@@ -1,4 +1,4 @@
-"""`raq-client base`: what a base makes of a model."""
+"""`raq-client base`: the types and the size that a base gives a model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,9 @@ Table = Annotated[
 ]
 Architecture = Annotated[
     str | None,
-    typer.Option("--model-architecture", help="llama.cpp's name for it, where the table does not say."),
+    typer.Option(
+        "--model-architecture", metavar="NAME", help="llama.cpp's name of the architecture, if MODEL does not say."
+    ),
 ]
 
 
@@ -28,22 +30,28 @@ def base(
     ],
     model: Table,
     overrides: Annotated[
-        Path | None, typer.Option("--overrides", help="A --tensor-type-file laid over the mixture.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--overrides",
+            metavar="FILE",
+            help="A --tensor-type-file of llama.cpp to apply to the mixture.",
+            show_default=False,
+        ),
     ] = None,
     counting: Annotated[
         Counting,
-        typer.Option("--counting", help="Whether overrides shift the mixture's other types as llama.cpp does."),
+        typer.Option("--counting", help="Whether overrides change the mixture's other types, as they do in llama.cpp."),
     ] = Counting.LLAMA_CPP,
-    pure: Annotated[
-        bool, typer.Option("--pure", help="No mixture: the base type everywhere, as llama-quantize.")
-    ] = False,
+    pure: Annotated[bool, typer.Option("--pure", help="The base type everywhere, as llama-quantize --pure.")] = False,
     without_importance: Annotated[
-        bool, typer.Option("--without-importance", help="The types that llama-quantize gives without an imatrix.")
+        bool, typer.Option("--without-importance", help="The types that llama-quantize chooses without an imatrix.")
     ] = False,
     model_architecture: Architecture = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show the types and the size that a mixture or any other base gives MODEL; no weights are needed.
+    """Show the types and size that a mixture gives a model.
+
+    BASE may also be any other base: a recipe, a GGUF file, an allocation. No weights are needed.
 
     Example: raq-client base Q4_K_M https://huggingface.co/…/model-f16.gguf
     """

@@ -31,7 +31,7 @@ class Counting(str, Enum):  # noqa: UP042
     RESOLVED = "resolved"
 
 
-_MEMORY = {"show_default": False, "rich_help_panel": "MemoryTarget of memory"}
+_MEMORY = {"show_default": False, "rich_help_panel": "Memory"}
 _BASE = {"show_default": False, "rich_help_panel": "Base and moves"}
 
 

@@ -1,4 +1,4 @@
-"""`raq-client check`: how far is a quantized model from its original."""
+"""`raq-client check`: the distance of a quantized model from its original, measured on text."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -40,7 +40,7 @@ def check(
         typer.Option(
             "--save-baseline",
             metavar="FILE",
-            help="Keep what the original says, to check against without it; llama-perplexity reads the file too.",
+            help="Save the original's predictions, to check against without it; llama-perplexity reads the file too.",
             show_default=False,
         ),
     ] = None,
@@ -59,11 +59,11 @@ def check(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure perplexity, KL divergence and top-1 agreement of QUANTIZED against the original, with standard errors.
+    """Measure how far a quantized model is from its original.
 
-    Definitions are llama-perplexity's: windows of 512 tokens, the second half scored. A saved baseline rounds to 16
-    bits and leaves out what lies 16 nats below the likeliest token; where it was tried that moved the mean KL
-    divergence by less than 0.00002.
+    Prints perplexity, KL divergence and top-1 agreement with standard errors, as llama-perplexity defines them: windows
+    of 512 tokens, the second half of each scored. A saved baseline is rounded to 16 bits and ends 16 nats below the
+    likeliest token, which moved the mean KL divergence by less than 0.00002 where it was tried.
 
     Example: raq-client check model-raq.gguf --model model-f16.gguf --text held-out.txt
     """
@@ -98,7 +98,7 @@ def checked(
     threads: int,
     library: Path | None,
 ) -> "CheckReport":
-    """Run the check behind a progress bar, and pass its warnings on."""
+    """Run the check with a progress bar, and print its warnings."""
     from raq_client.evaluation import perplexity
 
     with progress_bar("checking") as progress:

@@ -1,4 +1,4 @@
-"""`raq-client imatrix collect`: run calibration text through a model and count what drives each tensor."""
+"""`raq-client imatrix collect`: importance, measured by running calibration text through a model."""
 
 import hashlib
 from dataclasses import replace
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Sums(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
-    """How sums are kept while they grow."""
+    """The type in which sums are kept while they grow."""
 
     FLOAT64 = "float64"
     FLOAT32 = "float32"
@@ -36,9 +36,9 @@ def collect(
     text: options.Texts = None,
     context: options.Context = 512,
     windows: options.Windows = None,
-    output_head: Annotated[bool, typer.Option("--process-output", help="Count the output head too.")] = False,
+    output_head: Annotated[bool, typer.Option("--process-output", help="Collect for the output head too.")] = False,
     sums: Annotated[
-        Sums, typer.Option("--sums", help="How to add: float64, or float32 with llama-imatrix's errors of rounding.")
+        Sums, typer.Option("--sums", help="Type of the sums; float32 has the rounding errors of llama-imatrix.")
     ] = Sums.FLOAT64,
     fisher: Annotated[
         int | None,
@@ -46,7 +46,7 @@ def collect(
             "--fisher",
             min=0,
             metavar="WINDOWS",
-            help="Windows to take Fisher information of, which the loss model fisher needs; 0: none. 16 unless given.",
+            help="Windows to take Fisher information of, for the loss model fisher. [default: 16; 0: none]",
             show_default=False,
         ),
     ] = None,
@@ -55,14 +55,15 @@ def collect(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Collect importance as llama-imatrix does, value for value: mean squared inputs of every tensor, per expert.
+    """Collect importance by running text through a model.
 
-    Of some windows the Fisher information is taken too: how much the model's output moves with each weight. raq's
-    default losses are made of it. A window of it takes several times as long as one of importance.
+    Importance is what llama-imatrix collects, value for value: the mean squared inputs of every tensor, per expert. For
+    some windows Fisher information is collected too: how much the model's output moves with each weight, of which
+    raq's default losses are made. Such a window takes several times as long.
 
-    Reads plain text, and .jsonl files of chats and completions (what the model is to say is counted, reasoning and
-    tool calls included). Written every 50 windows to OUTPUT.partial, from which an interrupted run goes on. A name
-    that ends in .dat gives the older file format.
+    Texts are plain text, or .jsonl files of chats and completions, of which the parts that the model writes are
+    counted, reasoning and tool calls included. The state is saved every 50 windows to OUTPUT.partial.gguf; run an
+    interrupted command again, and it goes on from there. An output that ends in .dat has the older format.
 
     Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
     """

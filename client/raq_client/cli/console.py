@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -84,16 +85,19 @@ def detail_of_process(seconds: float) -> None:
     """Print versions and what the process has used where --verbose asks for it."""
     if _verbosity == VERBOSE:
         import platform
-        import resource
         from importlib.metadata import version
 
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        unit = 1 if sys.platform == "darwin" else 1024
         detail(f"raq {version('raq')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
-        detail(
-            f"{seconds:.1f} s, {used.ru_utime + used.ru_stime:.1f} s of processor time, "
-            f"at most {used.ru_maxrss * unit / 2**30:.2f} GiB of memory"
-        )
+        detail(f"{seconds:.1f} s, {time.process_time():.1f} s of processor time{_peak_memory()}")
+
+
+def _peak_memory() -> str:
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f", at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.2f} GiB of memory"
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from raq_client import pipeline
 from raq_client.cli import options
-from raq_client.cli.console import OUT, print_json, say
+from raq_client.cli.console import OUT, fail, print_json, say
 from raq_client.cli.follow import followed
 from raq_client.cli.groups import SourceOptions
 from raq_client.cli.option_groups import spread
@@ -33,7 +33,9 @@ def explain(
     posed: ProblemOptions,
     as_json: options.Json = False,
 ) -> None:
-    """Say why a tensor has its type, or what the constraints of a problem cost, or why nothing fits.
+    """Say why a tensor has its type, or what constraints cost.
+
+    Or why nothing fits.
 
     Takes the options of solve, so that it explains the very problem that solve solves.
 
@@ -52,7 +54,7 @@ def explain(
     with posed.solver(settings) as solver:
         conflict = solver.explain_conflict(problem, posed.limits)
         if conflict is not None:
-            say(f"raq-client: {conflict_text(conflict)}")
+            fail(conflict_text(conflict))
             raise typer.Exit(EXIT_CODES[Termination.INFEASIBLE])
         if tensor is not None:
             reasons = solver.explain_tensor(problem, tensor, posed.limits)
@@ -78,7 +80,9 @@ def audit(
     posed: ProblemOptions,
     as_json: options.Json = False,
 ) -> None:
-    """Say how far an allocation is from the best one of the same bytes, and which moves lead there.
+    """Say how far an allocation is from the best of its size.
+
+    And which changes lead there.
 
     The original's facts come from MODEL or --profile. Constraints (also those of raq.toml) hold for the best; what the
     file breaks of them is listed.

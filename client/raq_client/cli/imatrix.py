@@ -1,4 +1,4 @@
-"""`raq-client imatrix`: what importance files say, alone and against each other."""
+"""`raq-client imatrix`: importance files shown, compared, merged and converted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class By(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
     ROLE = "role"
 
 
-Grouping = Annotated[By, typer.Option("--by", help="One line for each of these; zones are 8 blocks.")]
+Grouping = Annotated[By, typer.Option("--by", help="What a line stands for; a zone is 8 blocks.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,11 @@ def show(
     as_json: options.Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Show what an importance file says of every tensor, block, zone or role, or of the experts of one tensor.
+    """Show the figures of an importance file.
 
-    The figures are those of llama-imatrix --show-statistics, and where the file has sums of inputs their mean and the
-    share that the means have in the mean squares (bias). They describe activations; they do not rank tensors by damage.
+    One line for each tensor, block, zone or role, or for each expert of one tensor. The figures are those of
+    llama-imatrix --show-statistics; where the file has sums of inputs, also their mean, and the share of the means in
+    the mean squares (bias). They describe activations, and do not rank tensors by the damage of quantizing them.
 
     Example: raq-client imatrix show imatrix.gguf --by zone
     """
@@ -101,10 +102,16 @@ def ratio(
     domain: Annotated[Path, typer.Argument(metavar="DOMAIN", help="Importance of the domain's text.")],
     general: Annotated[Path, typer.Argument(metavar="GENERAL", help="Importance of general text.")],
     domain_part: Annotated[
-        Parts, typer.Option("--domain-part", help="More of the domain; repeats give intervals.", show_default=False)
+        Parts,
+        typer.Option(
+            "--domain-part", metavar="FILE", help="More of the domain; repeats give intervals.", show_default=False
+        ),
     ] = None,
     general_part: Annotated[
-        Parts, typer.Option("--general-part", help="More of general text, likewise.", show_default=False)
+        Parts,
+        typer.Option(
+            "--general-part", metavar="FILE", help="More of general text; repeats give intervals.", show_default=False
+        ),
     ] = None,
     by: Grouping = By.TENSOR,
     demote_below: options.DemoteBelow = 0.80,
@@ -112,10 +119,11 @@ def ratio(
     as_json: options.Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Compare how hard DOMAIN drives each tensor with how hard GENERAL does, and name candidates for moves.
+    """Compare how hard two kinds of text drive each tensor.
 
-    A ratio is the domain's mean squared input over the general text's, divided by the median of that over all distinct
-    inputs: neither token counts nor overall scale matter. Tensors that read one input (q/k/v, gate/up) share one ratio.
+    A ratio is the mean squared input under DOMAIN over that under GENERAL, divided by the median of that quotient over
+    all distinct inputs, so that neither token counts nor overall scale matter. Tensors with one input (q/k/v, gate/up)
+    share one ratio. Tensors with low and high ratios are named as candidates for fewer and more bits.
 
     Example: raq-client imatrix ratio reasoning.gguf wiki.gguf --by zone
     """
@@ -144,7 +152,9 @@ def merge(
     output: options.Output,
     force: options.Force = False,
 ) -> None:
-    """Add importance files up as if they had been counted in one run; with weights, blend domains by them.
+    """Add importance files up, or blend them by weights.
+
+    Without weights the result is that of one run over all the texts.
 
     Examples:
 
@@ -162,9 +172,10 @@ def merge(
 
 
 def convert(called: typer.Context, file: File, output: options.Output, force: options.Force = False) -> None:
-    """Write an importance file in the other format: the old one if the name ends in .dat, else GGUF.
+    """Write an importance file in the other format.
 
-    The old format knows no counts per expert.
+    The format is the older one if the name of the output ends in .dat, else GGUF. The older one has no counts per
+    expert.
 
     Example: raq-client imatrix convert imatrix.dat -o imatrix.gguf
     """

@@ -56,7 +56,9 @@ def init(
     ] = None,
     force: options.Force = False,
 ) -> None:
-    """Write a commented raq.toml into this folder; what stands in it, all commands take for granted.
+    """Write a commented raq.toml into this folder.
+
+    All commands use what stands in it where a flag is missing.
 
     Example: raq-client init model-f16.gguf
     """

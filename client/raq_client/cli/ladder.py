@@ -50,7 +50,9 @@ def ladder(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Climb a ladder: quantize step after step, check each against the one before, stop where nothing is gained.
+    """Quantize several steps and check each against the last.
+
+    Stops where a step gains nothing.
 
     Steps are those of a recipe (and of the recipes it extends), or the optimum of each budget. Without --folder they
     are only shown. A step gains when its KL divergence is lower than the one before beyond noise (paired bootstrap;

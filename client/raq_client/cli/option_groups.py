@@ -1,6 +1,6 @@
-"""Options in groups: a parameter whose type is a dataclass becomes one option for each of its fields.
+"""Groups of options: a parameter whose type is a dataclass becomes one option for each field of it.
 
-Several commands take the same dozen options; each names the group once.
+Options that several commands share are declared once, as the fields of a dataclass.
 """
 
 import inspect
@@ -13,7 +13,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer should see it: with the fields of its groups as parameters of its own."""
+    """Return the command with the fields of its groups as parameters, as Typer needs them."""
     hints = get_type_hints(command, include_extras=True)
     hints.pop("return", None)
     groups = {name: hint for name, hint in hints.items() if is_dataclass(hint) and isinstance(hint, type)}

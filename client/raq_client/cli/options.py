@@ -54,6 +54,8 @@ Loss = Annotated[
     str | None,
     typer.Option(
         "--loss",
+        metavar="MODEL",
+        rich_help_panel="Solver",
         help="Loss model: fisher, measured, residual, prior, relative, activation; else what the facts allow. "
         "prior rests on measurements by Thireus, GGUF Tool Suite and its contributors.",
         show_default=False,
@@ -90,11 +92,16 @@ PromoteAbove = Annotated[
         "--promote-above", min=1, rich_help_panel=RATIO_PANEL, help="Ratios above make candidates for more bits."
     ),
 ]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads; 0: one for each core.")]
+MACHINE_PANEL = "Machine"
+CHECK_PANEL = "Check"
+Threads = Annotated[
+    int, typer.Option("--threads", min=0, rich_help_panel=MACHINE_PANEL, help="Threads; 0: one for each core.")
+]
 Device = Annotated[
     str,
     typer.Option(
         "--device",
+        rich_help_panel=MACHINE_PANEL,
         help="Where to quantize: cpu, cuda (all CUDA devices), cuda:N (one), auto (cuda if there is any).",
         metavar="NAME",
     ),
@@ -102,17 +109,30 @@ Device = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Context = Annotated[int, typer.Option("--context", min=8, help="Tokens of a window.")]
+Context = Annotated[int, typer.Option("--context", min=8, rich_help_panel=CHECK_PANEL, help="Tokens of a window.")]
 Windows = Annotated[
-    int | None, typer.Option("--windows", min=2, help="At most so many windows of each text.", show_default=False)
+    int | None,
+    typer.Option(
+        "--windows",
+        min=2,
+        rich_help_panel=CHECK_PANEL,
+        help="At most this many windows of each text.",
+        show_default=False,
+    ),
 ]
 Library = Annotated[
     Path | None,
     typer.Option(
-        "--libllama", help="A libllama of your own; else RAQ_LIBLLAMA, else the bundled one.", show_default=False
+        "--libllama",
+        rich_help_panel=MACHINE_PANEL,
+        help="A libllama of your own; else RAQ_LIBLLAMA, else the bundled one.",
+        show_default=False,
     ),
 ]
-Effort = Annotated[Literal["fast", "best"], typer.Option("--effort", help="How hard to search for the best scales.")]
+Effort = Annotated[
+    Literal["fast", "best"],
+    typer.Option("--effort", rich_help_panel=MACHINE_PANEL, help="How hard to search for the best scales."),
+]
 
 
 def listed(text: str | None) -> tuple[str, ...]:

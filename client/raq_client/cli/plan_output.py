@@ -6,7 +6,7 @@ from typing import Final
 
 from rich.console import RenderableType
 
-from raq_client.cli.console import OUT, print_json, say
+from raq_client.cli.console import OUT, fail, print_json, say
 from raq_client.planning.plan import Plan
 from raq_client.reports.plan_json import plan_dict
 from raq_solver.errors import Fault, InvalidInput
@@ -39,7 +39,7 @@ def print_plan(plan: Plan, output_format: Format) -> None:
     if output_format is Format.JSON:
         print_json(plan_dict(plan))
     if plan.outcome.allocation is None:
-        say(f"raq-client: {infeasible_text(plan.outcome, plan.budget_text, weights, plan.problem.capacity_bytes)}")
+        fail(f"{infeasible_text(plan.outcome, plan.budget_text, weights, plan.problem.capacity_bytes)}")
         return
     if plan.smallest is not None:
         say(f"smallest size with {plan.budget_text}: proven above {plan.smallest.bound_bytes - 1:,} bytes")

@@ -48,7 +48,7 @@ def profile(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure the error of every tensor of MODEL at every quant type, and save it.
+    """Measure the error of every tensor at every quant type.
 
     The profile holds all that any budget needs, without the weights. An interrupted measurement goes on where it
     stopped. Of a model whose weights are not at hand (MODEL is a table of shapes), the errors are those of Gaussian

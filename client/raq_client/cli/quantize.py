@@ -34,7 +34,7 @@ def quantize(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write MODEL with every tensor in the type that the allocation gives it.
+    """Write a model with the types of an allocation.
 
     The file appears whole or not at all, and its bytes are compared with the account before it does.
 

@@ -1,4 +1,4 @@
-"""`raq-client recipe`: recipes that raq ships or people write, shown, carried out and verified."""
+"""`raq-client recipe`: recipes listed, shown and verified."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,12 @@ Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or 
 
 
 def list_recipes(as_json: options.Json = False) -> None:
-    """List the recipes that raq ships, and the mixtures of llama.cpp's that can be used like recipes."""
+    """List the recipes of raq and the mixtures of llama.cpp.
+
+    Mixtures can be used like recipes.
+
+    Example: raq-client recipe list
+    """
     from raq_client.models.file_types import FILE_TYPES
     from raq_client.recipes.recipe_file import presets
     from raq_client.reports.words import dim, worded
@@ -29,9 +34,9 @@ def list_recipes(as_json: options.Json = False) -> None:
 
 
 def show(recipe: Name, as_json: options.Json = False) -> None:
-    """Show a recipe as it is read: its base and its moves, after those of the recipes it extends.
+    """Show a recipe: its base, its moves, the recipes it extends.
 
-    The JSON is itself a recipe file.
+    The output of --json is a recipe file itself.
 
     Example: raq-client recipe show ra2
     """
@@ -52,13 +57,15 @@ def verify(
     model: Table,
     model_architecture: Architecture = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw the moves into this .svg or .png.", show_default=False)
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw the moves into this .svg or .png.", show_default=False),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Carry a recipe out on MODEL's table and compare the size with what its author says; no weights are needed.
+    """Check a recipe's size on a model's table of tensors.
 
-    Every step is shown with the bytes it frees and spends. Exit code 6 if the sizes differ.
+    The recipe is carried out on the table of MODEL, which needs no weights, and every step is shown with the bytes that
+    it frees and spends. Exit code 6 if a size differs from what the recipe's author says.
 
     Example: raq-client recipe verify ra4 model-f16.gguf
     """

@@ -51,6 +51,7 @@ def run(
         typer.Option(
             "--manifest",
             metavar="FILE",
+            rich_help_panel="Check",
             help="Write command, versions and digests of all files here.",
             show_default=False,
         ),
@@ -63,7 +64,9 @@ def run(
     worst: WorstCaseOptions,
     plot: options.MovesPlot = None,
 ) -> None:
-    """Quantize MODEL to a budget: measure it, solve, try the plan against others, write the file, check it on text.
+    """Quantize a model to a budget and check it on text.
+
+    Measures MODEL, solves, tries the plan against others in memory, writes the file and checks it.
 
     Without --text the file is written but not checked, and without any text the plan is carried out untried.
 
@@ -140,7 +143,7 @@ def _carried_out(
         say("not checked: no --text was given")
         return result
     with followed() as progress:
-        report = pipeline.check(
+        measured = pipeline.measure(
             inputs.model.path,
             target,
             texts,
@@ -150,13 +153,14 @@ def _carried_out(
             library=checks.libllama,
             progress=progress,
         )
+    report = measured.report()
     for warning in report.warnings:
         say(f"note: {warning}")
     _print_check(report, as_json=as_json)
     return (
         result
         | {"check": plain(report)}
-        | against.report(plan, report, inputs, texts, checks.windows, checks.libllama, as_json=as_json)
+        | against.report(plan, measured, inputs, texts, target, checks, as_json=as_json)
     )
 
 

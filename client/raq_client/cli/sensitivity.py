@@ -54,7 +54,9 @@ def sensitivity(
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure MODEL's profile with a sensitivity for every tensor, and save it for solve, sweep and run.
+    """Measure how much each tensor moves the output.
+
+    The profile with a sensitivity for every tensor is for solve, sweep and run.
 
     The model is loaded once; tensors are damaged and restored in memory, and the KL divergence over a little text is
     measured each time. With fewer runs than tensors, groups are damaged together and the rest is estimated, from each

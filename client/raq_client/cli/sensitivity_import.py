@@ -1,4 +1,4 @@
-"""`raq-client sensitivity-import`: sensitivities that somebody else measured and published."""
+"""`raq-client sensitivity-import`: published sensitivities, added to a profile."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,20 +13,25 @@ from raq_client.reports.plain import plain
 
 def sensitivity_import(
     called: typer.Context,
-    table: Annotated[Path, typer.Argument(metavar="TABLE.csv", help="First line QTYPE and tensors, a row per type.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE.csv", help="Table with QTYPE and tensors in its first line, then a row for each type."
+        ),
+    ],
     profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="A saved profile of the same model.")],
     output: options.Output,
     by_role: Annotated[
-        bool, typer.Option("--by-role", help="All tensors of a role get their mean: single values are noisy.")
+        bool, typer.Option("--by-role", help="Give all tensors of a role their mean, as single values are noisy.")
     ] = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
-    """Give a profile the sensitivities of a published table of per-tensor KL divergence.
+    """Add published sensitivities to a profile.
 
-    Reads the tables (kld_results.csv) of Thireus' GGUF Tool Suite: thanks to Thireus and its contributors,
-    https://github.com/Thireus/GGUF-Tool-Suite; the result carries their credit. Failed values (404) are left out, the
-    noise floor is subtracted, and the rest is shrunk towards what role and depth have in common.
+    Reads tables of KL divergence per tensor (kld_results.csv) of Thireus' GGUF Tool Suite: thanks to Thireus and its
+    contributors, https://github.com/Thireus/GGUF-Tool-Suite; the result carries their credit. Failed values (404) are
+    left out, the noise floor is subtracted, and values are shrunk towards the mean of their role and depth.
 
     Example: raq-client sensitivity-import kld_results.csv model.profile.json -o measured.profile.json
     """

@@ -8,7 +8,7 @@ import typer
 
 from raq_client import pipeline
 from raq_client.cli import options
-from raq_client.cli.console import say
+from raq_client.cli.console import fail, say
 from raq_client.cli.follow import followed
 from raq_client.cli.groups import SourceOptions
 from raq_client.cli.option_groups import spread
@@ -51,7 +51,7 @@ def solve(
     worst: WorstCaseOptions,
     plot: options.MovesPlot = None,
 ) -> None:
-    """Find the allocation of least predicted loss within a budget, with proof that none is better.
+    """Find the best allocation within a budget, with proof.
 
     The model is MODEL or a saved --profile, or that of raq.toml in this folder. Patterns are shell globs over tensor
     names. With a --base and no budget the allocation is as large as the base; with --vram the weights get what context
@@ -91,7 +91,7 @@ def solve(
         else:
             plan = plan_for(source, request, posed, settings)
     except LossNotReached as error:
-        say(f"raq-client: {error}")
+        fail(str(error))
         raise typer.Exit(EXIT_CODES[error.termination]) from None
     print_plan(plan, Format.JSON if as_json else output_format)
     draw_moves(plan, plot)

@@ -1,4 +1,4 @@
-"""What a process is given and may lose: its three streams, and signals that ask it to end."""
+"""The streams of the process, which may be closed or fail, and the signals that end it."""
 
 import io
 import os
@@ -12,13 +12,13 @@ from types import FrameType
 from typing import Final
 
 _SECONDS_TO_END: Final = 2.0
-"""Further signals within so many seconds are taken for the same wish: a closing terminal sends SIGHUP twice."""
+"""Seconds in which further signals count as the same one: a closing terminal sends SIGHUP twice."""
 
 
 def open_streams() -> None:
-    """Give the process the streams that it was started without, and let none of them fail for a character.
+    """Open those of the three streams that the process was started without, and make none fail for a character.
 
-    A file opened while standard output is closed would get its number, and whatever prints there would write into it.
+    A file that is opened while standard output is closed would get its number, and prints would go into that file.
     """
     for number in range(3):
         try:
@@ -33,7 +33,7 @@ def open_streams() -> None:
 
 
 def close_streams() -> None:
-    """Write out what is still to be written; what nobody reads any more is dropped in silence."""
+    """Flush the streams; drop what can't be written because the reader has gone."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -59,7 +59,9 @@ def sweep(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Solve many budgets at once: size, loss, proof and the price of the next byte at each, and where it bends.
+    """Solve a range of budgets: the frontier of size and loss.
+
+    For each budget size, loss, proof and the price of the next byte; the knee is marked.
 
     Budgets beyond what --vram leaves for weights are left out.
 

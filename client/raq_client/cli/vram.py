@@ -37,7 +37,9 @@ def vram(
     *,
     memory: MemoryOptions,
 ) -> None:
-    """Compute the largest context that fits beside a model's weights, and what takes how much of the memory.
+    """Find the largest context that fits beside a model.
+
+    And what takes how much of the memory.
 
     Example: raq-client vram model-f16.gguf -a plan.json --vram 24GiB --kv q4_0 --overhead 3GiB --host token_embd.weight
     """

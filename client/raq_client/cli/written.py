@@ -1,4 +1,4 @@
-"""What a command is about to write, held against all that it reads: nothing may be lost, and no work be in vain."""
+"""Check of a command's outputs before any work: they can be written, and none is a file that the command reads."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

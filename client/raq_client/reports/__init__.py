@@ -1,1 +1,1 @@
-"""What people and programs are shown: tables, plain data, pictures."""
+"""Reports: tables, plain data for JSON, and plots."""

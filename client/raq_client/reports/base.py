@@ -1,35 +1,33 @@
-"""What surrounds a plan, for people and programs: memory, moves from the base, prices of knowledge, convergence."""
+"""Memory, moves from the base, prices and agreement of constraints of a plan, as tables and as plain data."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import RenderableType
-from rich.table import Table
+from rich.text import Text
 
-from raq_client.planning.prices import Price
-from raq_client.planning.vram import MemoryBudget
+from raq_client.planning.memory_budget import MemoryBudget
+from raq_client.planning.plan import Plan, Price
 from raq_client.recipes.diff import Agreement, Exchange, Line, Stage
 from raq_client.reports.plan import roles_text
+from raq_client.reports.tables import Column, Field, Table, table_of
 from raq_client.reports.words import dim, worded
 from raq_solver.tensor_names import role_of
 
-if TYPE_CHECKING:
-    from raq_client.planning.plan import Plan
-
 
 def around_dict(plan: "Plan") -> dict[str, Any]:
-    """The same as plain data, with only what the plan has. Sizes in bytes; losses that are not known are null."""
+    """The same as plain data, as far as the plan has it. Sizes in bytes; unknown losses are null."""
     found: dict[str, Any] = {}
-    premises = plan.premises
-    if premises.memory is not None:
-        found["memory"] = memory_dict(premises.memory) | {"on_host": dict(premises.on_host)}
+    spec = plan.spec
+    if spec.memory is not None:
+        found["memory"] = memory_dict(spec.memory) | {"on_host": _on_host(plan)}
     if plan.exchange is not None:
-        found["base"] = {"name": premises.base_name, "allocation": dict(premises.base.types if premises.base else {})}
+        found["base"] = {"name": _base_name(plan), "allocation": dict(spec.base.allocation.types if spec.base else {})}
         found["exchange"] = exchange_dict(plan.exchange) | {"base_loss": _base_loss(plan)}
-    if premises.ratios is not None:
-        found["ratio"] = {"demote": list(premises.ratios.demote), "promote": list(premises.ratios.promote)}
+    if plan.spec.ratios is not None:
+        found["ratio"] = {"demote": list(plan.spec.ratios.demote), "promote": list(plan.spec.ratios.promote)}
     if plan.agreements:
         found["convergence"] = [
             asdict(one) | {"converges": one.converges, "conflicts": one.conflicts} for one in plan.agreements
@@ -40,18 +38,26 @@ def around_dict(plan: "Plan") -> dict[str, Any]:
 
 
 def around_tables(plan: "Plan") -> list[RenderableType]:
-    """Tables for people, one after the other."""
+    """The tables of memory, moves, prices and agreement, as far as the plan has them."""
     found: list[RenderableType] = []
-    premises = plan.premises
-    if premises.memory is not None:
-        found += ["", memory_table(premises.memory, premises.on_host)]
+    if plan.spec.memory is not None:
+        found += ["", memory_table(plan.spec.memory, _on_host(plan))]
     if plan.exchange is not None:
-        found += ["", *exchange_tables(plan.exchange, premises.base_name, _base_loss(plan))]
+        found += ["", *exchange_tables(plan.exchange, _base_name(plan), _base_loss(plan))]
     if plan.prices:
         found += ["", prices_table(plan.prices)]
     if plan.agreements:
         found += ["", *_convergence_lines(plan.agreements)]
     return found
+
+
+def _on_host(plan: "Plan") -> dict[str, int]:
+    """Bytes of each tensor kept on the host; 0 without an allocation."""
+    return dict.fromkeys(plan.spec.on_host, 0) | dict(plan.on_host)
+
+
+def _base_name(plan: "Plan") -> str:
+    return "" if plan.spec.base is None else plan.spec.base.name
 
 
 def memory_dict(memory: MemoryBudget) -> dict[str, Any]:
@@ -64,14 +70,17 @@ def memory_dict(memory: MemoryBudget) -> dict[str, Any]:
 
 
 def memory_table(memory: MemoryBudget, on_host: Mapping[str, int], left: str = "left for weights") -> Table:
-    """What takes how much of the device, and what is left."""
-    table = _table(("memory of the device", "left"), ("bytes", "right"), ("MiB", "right"), ("from", "left"))
+    """The terms of a device's memory, and what is left of it."""
+    columns = (
+        Column("memory of the device"),
+        Column("bytes", figures=True),
+        Column("MiB", figures=True, spare=2),
+        Column("from", spare=1),
+    )
     rows = [(term.name, term.size, term.formula) for term in memory.terms]
     rows.append((left, memory.weights, f"of {memory.memory:,} bytes"))
     rows += [(f"on the host: {name}", size, "takes nothing of the device") for name, size in on_host.items()]
-    for name, size, formula in rows:
-        table.add_row(name, f"{size:,}", f"{size / 2**20:,.1f}", dim(formula))
-    return table
+    return Table(columns, [(name, f"{size:,}", f"{size / 2**20:,.1f}", dim(formula)) for name, size, formula in rows])
 
 
 def exchange_dict(exchange: Exchange) -> dict[str, Any]:
@@ -89,22 +98,28 @@ def exchange_dict(exchange: Exchange) -> dict[str, Any]:
 
 
 def exchange_tables(exchange: Exchange, base: str, base_loss: float | None) -> list[RenderableType]:
-    """The moves from the base, those of one kind in one line, in the order a careful hand would make them."""
+    """The moves from the base in order, those of one stage, role and pair of types in one line."""
     until_then = "" if base_loss is None else f", {base_loss:.4g} before"
     if not exchange.lines:
         return [worded(dim(f"from the base {base}"), ": nothing moves")]
-    columns = (("move", "left"), ("types", "left"), ("bytes", "right"), ("loss", "right"), ("sink", "right"))
-    table = _table(*columns, ("which", "left"))
-    table.add_row(dim(f"base {base}"), "", "", "", f"{exchange.opening:,}", "")
+    columns = (
+        Column("move"),
+        Column("types"),
+        Column("bytes", figures=True),
+        Column("loss", figures=True),
+        Column("sink", figures=True, spare=1),
+        Column("which"),
+    )
+    rows: list[Sequence[str | Text]] = [(dim(f"base {base}"), "", "", "", f"{exchange.opening:,}", "")]
     sink = exchange.opening
     for (stage, _, before, after), lines in _alike(exchange.lines).items():
         size, loss = sum(line.size for line in lines), math.fsum(line.loss for line in lines)
         sink -= size
         which = roles_text(line.tensor for line in lines)
         name = stage.name.lower().replace("_", " ")
-        table.add_row(name, f"{before} → {after}", f"{size:+,}", _loss_text(loss), f"{sink:,}", which)
+        rows.append((name, f"{before} → {after}", f"{size:+,}", _loss_text(loss), f"{sink:,}", which))
     total = f"freed {exchange.freed:,} bytes, spent {exchange.spent:,}, left {exchange.sink:,}"
-    return [table, worded(dim("in all"), f"  {total}; loss {_loss_text(exchange.loss)}{until_then}")]
+    return [Table(columns, rows), worded(dim("in all"), f"  {total}; loss {_loss_text(exchange.loss)}{until_then}")]
 
 
 def _base_loss(plan: "Plan") -> float | None:
@@ -114,13 +129,19 @@ def _base_loss(plan: "Plan") -> float | None:
 
 
 def prices_table(found: tuple[Price, ...]) -> Table:
-    """What each kind of knowledge costs."""
-    columns = (("knowledge", "left"), ("tensors", "right"), ("bytes taken", "right"), ("the rest pays", "right"))
-    table = _table(*columns, ("price in loss", "right"))
-    for price in found:
-        loss = "nothing fits without it" if price.loss is None else f"{price.loss:+.6g}"
-        table.add_row(price.group, str(price.tensors), f"{price.taken:+,}", f"{price.rest:+.6g}", loss)
-    return table
+    """What the constraints of each source cost."""
+    fields = (
+        Field("knowledge", read=lambda price: price.group),
+        Field("tensors", figures=True, spare=2, read=lambda price: str(price.tensors)),
+        Field("bytes taken", figures=True, spare=1, read=lambda price: f"{price.taken:+,}"),
+        Field("the rest pays", figures=True, spare=3, read=lambda price: f"{price.rest:+.6g}"),
+        Field("price in loss", read=_price_text),
+    )
+    return table_of(found, fields)
+
+
+def _price_text(price: Price) -> str:
+    return "nothing fits without it" if price.loss is None else f"{price.loss:+.6g}"
 
 
 def _convergence_lines(agreements: tuple[Agreement, ...]) -> list[RenderableType]:
@@ -137,13 +158,6 @@ def _alike(lines: tuple[Line, ...]) -> dict[tuple[Stage, str, str, str], list[Li
     for line in lines:
         groups.setdefault((line.stage, role_of(line.tensor), line.before, line.after), []).append(line)
     return groups
-
-
-def _table(*columns: tuple[str, str]) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name, justify in columns:
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    return table
 
 
 def _known(loss: float) -> float | None:

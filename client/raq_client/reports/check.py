@@ -1,38 +1,36 @@
-"""What was measured, as tables for people: checks, comparisons, sensitivities."""
+"""Measurements as tables: checks, comparisons, sensitivities."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from rich.console import RenderableType
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from raq_client.evaluation.comparison import Comparison, Difference
 from raq_client.evaluation.report import CheckReport, Summary
 from raq_client.evaluation.statistics import Estimate
+from raq_client.reports.tables import Cell, Column, Field, Table, table_of
 from raq_client.reports.words import dim, worded
-from raq_client.sensitivity.measure import Sensitivities
+
+if TYPE_CHECKING:
+    from raq_client.sensitivity.measure import Sensitivities
 
 USUAL_CONTEXT: Final = 512
 """Tokens of a window in llama-perplexity; in longer ones the divergence may drift, and its course is shown."""
 
 
 def check_table(report: CheckReport) -> RenderableType:
-    """The figures of a check, one column for all texts, for each domain, and for each text when there are several."""
+    """The figures of a check: a column for all texts, and if there are several, one for each domain and each text."""
     columns = {"all texts": report.overall} if len(report.texts) != 1 else {}
     columns |= {f"domain {name}": summary for name, summary in report.domains.items()}
     columns |= report.texts
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("")
-    for name in columns:
-        table.add_column(_short(name), justify="right")
-    for title, read in _CHECK_ROWS:
-        table.add_row(dim(title), *(read(summary) for summary in columns.values()))
+    rows: list[list[Cell]]
+    rows = [[dim(title), *(read(summary) for summary in columns.values())] for title, read in _CHECK_ROWS]
     for part, place in enumerate(report.overall.kl_by_position if report.context > USUAL_CONTEXT else ()):
         title = f"KL at positions {place.first}–{place.last}"
         found = (_with_error(summary.kl_by_position[part].kl, digits=6) for summary in columns.values())
-        table.add_row(dim(title), *found)
-    return table
+        rows.append([dim(title), *found])
+    return Table([Column(), *(Column(_short(name), figures=True) for name in columns)], rows)
 
 
 def _with_error(estimate: Estimate, scale: float = 1, digits: int = 4) -> str:
@@ -55,25 +53,36 @@ _CHECK_ROWS: Final[tuple[tuple[str, Callable[[Summary], str]], ...]] = (
 )
 
 
-def comparison_table(steps: Sequence[Comparison]) -> RenderableType:
-    """Each candidate against the one before it: the differences with their intervals, and the verdict in words."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("second less first")
-    for title in ("KL divergence", "loss, nats/token", "same top, %"):
-        table.add_column(title, justify="right")
-    table.add_column("the second is")
-    table.add_column("windows to settle", justify="right")
-    for step in steps:
-        settle = step.kl.windows_to_settle
-        table.add_row(
-            f"{_short(step.second)} less {_short(step.first)}",
-            _interval(step.kl, 1, 6),
-            _interval(step.loss, 1, 5),
-            _interval(step.top1_agreement, 100, 2),
-            worded(Text(step.verdict.value, style="bold"), f" ({100 * step.confidence:.3g} %)"),
-            "-" if settle is None else f"{settle:,} (of {step.windows})",
-        )
-    return table
+def comparison_report(levels: Sequence[tuple[str, Summary]], steps: Sequence[Comparison]) -> RenderableType:
+    """Each candidate's own figures, then each against the one before it: differences, intervals, the verdict."""
+    fields = (
+        Field("file", read=lambda level: _short(level[0])),
+        Field("KL divergence", figures=True, read=lambda level: _with_error(level[1].kl, digits=6)),
+        Field("perplexity", figures=True, spare=1, read=lambda level: _with_error(level[1].perplexity, digits=3)),
+        Field("same top, %", figures=True, read=lambda level: _with_error(level[1].top1_agreement, 100, 2)),
+    )
+    return Group(table_of(levels, fields), "", comparison_table(steps))
+
+
+def comparison_table(steps: Sequence[Comparison]) -> Table:
+    """Each candidate less the one before it, with confidence intervals, and what that says of it."""
+    fields = (
+        Field("difference", read=lambda step: f"{_short(step.second)} less {_short(step.first)}"),
+        Field("KL divergence", figures=True, read=lambda step: _interval(step.kl, 1, 6)),
+        Field("loss, nats/token", figures=True, spare=1, read=lambda step: _interval(step.loss, 1, 5)),
+        Field("same top, %", figures=True, spare=2, read=lambda step: _interval(step.top1_agreement, 100, 2)),
+        Field("the first named is", read=_verdict),
+        Field("windows to settle", figures=True, spare=3, read=_settle),
+    )
+    return table_of(steps, fields)
+
+
+def _verdict(step: Comparison) -> Text:
+    return worded(Text(step.verdict.value, style="bold"), f" ({100 * step.confidence:.3g} %)")
+
+
+def _settle(step: Comparison) -> str:
+    return "-" if step.kl.windows_to_settle is None else f"{step.kl.windows_to_settle:,} (of {step.windows})"
 
 
 def _interval(difference: Difference, scale: float, digits: int) -> str:
@@ -85,13 +94,12 @@ def _short(path: str) -> str:
     return path.rsplit("/", 1)[-1]
 
 
-def sensitivity_table(found: Sensitivities) -> RenderableType:
+def sensitivity_table(found: "Sensitivities") -> RenderableType:
     """Every tensor, the most sensitive first."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("tensor")
-    table.add_column("nats per unit of relative error", justify="right")
-    table.add_column("measured", justify="right")
     rows = zip(found.tensors, found.fit.values, found.fit.errors, found.fit.information, strict=True)
-    for name, value, error, information in sorted(rows, key=lambda row: -row[1]):
-        table.add_row(name, f"{value:.5f} ± {error:.5f}", f"{100 * information:.0f} %")
-    return table
+    fields = (
+        Field("tensor", read=lambda row: row[0]),
+        Field("nats per unit of relative error", figures=True, read=lambda row: f"{row[1]:.5f} ± {row[2]:.5f}"),
+        Field("measured", figures=True, spare=1, read=lambda row: f"{100 * row[3]:.0f} %"),
+    )
+    return table_of(sorted(rows, key=lambda row: -row[1]), fields)

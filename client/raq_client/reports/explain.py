@@ -1,11 +1,11 @@
-"""Reasons and audits as tables for people and plain data for programs."""
+"""Reasons, costs of constraints, ladders and audits, as tables and as plain data."""
 
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from raq_client.reports.plan import bpw_text
+from raq_client.reports.tables import Column, Field, Table, table_of
 from raq_solver.budget import bits_per_weight
 from raq_solver.losses import LossTable
 from raq_solver.questions.audit import Audit
@@ -16,35 +16,33 @@ CHANGES_SHOWN = 40
 
 
 def reasons_table(reasons: TensorReasons) -> RenderableType:
-    """What every other type of a tensor would cost, the runner-up first."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("instead", "loss of the whole", "rise"):
-        table.add_column(title, justify="right")
-    for other in reasons.alternatives:
-        if other.loss is None or other.rise is None:
-            table.add_row(other.quant_type, "does not fit", "")
-        else:
-            table.add_row(other.quant_type, f"{other.loss:.6g}", f"{other.rise:+.3g}")
+    """What every other type of a tensor would cost, the best of them first."""
+    fields = (
+        Field("instead", read=lambda other: other.quant_type),
+        Field("loss of the whole", figures=True, read=lambda o: "does not fit" if o.loss is None else f"{o.loss:.6g}"),
+        Field("rise", figures=True, read=lambda other: "" if other.rise is None else f"{other.rise:+.3g}"),
+    )
     flips = [f"{flip.before} → {flip.after} at {flip.capacity_bytes:,} bytes" for flip in reasons.flips]
     return Group(
         f"{reasons.tensor} is {reasons.chosen}",
-        table,
+        table_of(reasons.alternatives, fields),
         "over the budgets: " + (", ".join(flips) if flips else "it never changes"),
     )
 
 
 def costs_table(costs: Costs) -> RenderableType:
-    """What the constraints cost, one by one and by whose knowledge they are."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("constraint")
-    table.add_column("source")
-    table.add_column("loss it costs", justify="right")
-    for each in costs.constraints:
-        saved = "?" if each.cost is None else f"{each.cost:.6g}"
-        table.add_row(each.constraint.reason or f"constraint {each.number}", each.constraint.source.value, saved)
-    for source, cost in costs.by_source.items():
-        table.add_row("all of this source", source.value, f"{cost:.6g}")
-    table.add_row("all constraints", "", f"{costs.total:.6g}")
+    """What the constraints cost, one by one and by their source."""
+    rows = [
+        (
+            each.constraint.reason or f"constraint {each.number}",
+            each.constraint.source.value,
+            "?" if each.cost is None else f"{each.cost:.6g}",
+        )
+        for each in costs.constraints
+    ]
+    rows += [("all of this source", source.value, f"{cost:.6g}") for source, cost in costs.by_source.items()]
+    rows.append(("all constraints", "", f"{costs.total:.6g}"))
+    table = Table((Column("constraint"), Column("source"), Column("loss it costs", figures=True)), rows)
     return Group(table, f"the next byte is worth {costs.byte_price:.4g}")
 
 
@@ -62,7 +60,7 @@ def costs_dict(costs: Costs) -> dict[str, Any]:
 
 
 def conflict_text(conflict: Conflict) -> str:
-    """One sentence or two on why nothing fits."""
+    """Why nothing fits, in a sentence or two."""
     names = [constraint.reason or f"constraint {number}" for number, constraint in conflict.constraints]
     why = f"these can't be kept together: {'; '.join(names)}" if names else "the budget alone is too small"
     nearest = conflict.nearest_capacity_bytes
@@ -71,19 +69,25 @@ def conflict_text(conflict: Conflict) -> str:
 
 
 def ladder_table(found: Ladder, weights: int) -> RenderableType:
-    """The rungs of a nested ladder, and what nesting costs at each."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("bpw", "bytes", "loss", "best without nesting", "price of nesting", "promoted"):
-        table.add_column(title, justify="right")
+    """The steps of a nested ladder, and what nesting costs at each."""
+    columns = (
+        Column("bpw", figures=True),
+        Column("bytes", figures=True),
+        Column("loss", figures=True),
+        Column("best without nesting", figures=True, spare=2),
+        Column("price of nesting", figures=True, spare=1),
+        Column("promoted", figures=True, spare=3),
+    )
+    rows = []
     before = None
     for rung in found.rungs:
         types = rung.allocation.types
         promoted = 0 if before is None else sum(types[name] != was for name, was in before.items())
         bits = bpw_text(bits_per_weight(rung.ledger.size, weights)) if weights else ""
         loss, free, price = (f"{value:.6g}" for value in (rung.ledger.loss, rung.free_loss, rung.price))
-        table.add_row(bits, f"{rung.ledger.size:,}", loss, free, price, str(promoted))
+        rows.append((bits, f"{rung.ledger.size:,}", loss, free, price, str(promoted)))
         before = types
-    return Group(table, f"sum of losses {found.loss:.6g}: {found.termination.value}")
+    return Group(Table(columns, rows), f"sum of losses {found.loss:.6g}: {found.termination.value}")
 
 
 def ladder_dict(found: Ladder) -> dict[str, Any]:
@@ -108,28 +112,24 @@ def ladder_dict(found: Ladder) -> dict[str, Any]:
 
 def audit_report(found: Audit, table: LossTable) -> RenderableType:
     """An allocation beside the best one of the same bytes, and the moves between them."""
-    shown = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("", "bytes", "bpw", "predicted loss"):
-        shown.add_column(title, justify="left" if not title else "right")
-    rows = [("audited", found.ledger)]
+    columns = (Column(), *(Column(title, figures=True) for title in ("bytes", "bpw", "predicted loss")))
+    ledgers = [("audited", found.ledger)]
     if found.best.ledger is not None:
-        rows.append(("best of the same bytes", found.best.ledger))
-    for name, ledger in rows:
+        ledgers.append(("best of the same bytes", found.best.ledger))
+    rows = []
+    for name, ledger in ledgers:
         bits = ledger.bits_per_weight
-        shown.add_row(name, f"{ledger.size:,}", "" if bits is None else bpw_text(bits), f"{ledger.loss:.6g}")
+        rows.append((name, f"{ledger.size:,}", "" if bits is None else bpw_text(bits), f"{ledger.loss:.6g}"))
     verdict = "" if found.excess is None else f"{100 * found.excess:.2f} % more loss than the best ({table.source})"
     broken = [f"breaks {fault}" for fault in found.broken]
-    return Group(shown, verdict, *broken, *_changes(found))
+    return Group(Table(columns, rows), verdict, *broken, *_changes(found))
 
 
 def _changes(found: Audit) -> list[RenderableType]:
     """The moves from the audited allocation to the best one; nothing where there are none."""
     if not found.changes:
         return []
-    moves = Table(box=None, header_style="dim", pad_edge=False)
-    for title in ("tensor", "has", "best"):
-        moves.add_column(title)
-    for change in found.changes[:CHANGES_SHOWN]:
-        moves.add_row(change.tensor, change.before, change.after)
+    rows = [(change.tensor, change.before, change.after) for change in found.changes[:CHANGES_SHOWN]]
+    moves = Table((Column("tensor"), Column("has"), Column("best")), rows)
     rest = len(found.changes) - CHANGES_SHOWN
     return ["", moves, *([f"and {rest} more"] if rest > 0 else [])]

@@ -1,23 +1,26 @@
-"""The frontier of a model for people and programs: rows, CSV, a plot, and llama.cpp's mixtures beside it."""
+"""The frontier of size and loss: as a table, CSV and plain data, and as a plot with llama.cpp's mixtures."""
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
-from rich.table import Table
 
 from raq_client.reports.plan import bpw_text
 from raq_client.reports.plots import save_figure
+from raq_client.reports.tables import Column, Table
 from raq_solver.allocation import Allocation, account
 from raq_solver.budget import bits_per_weight
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
 from raq_solver.profile import Profile
 from raq_solver.questions.sweep import Point
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLUMNS = ("capacity_bytes", "bytes", "bits_per_weight", "loss", "bound", "gap", "lambda", "termination", "changes")
 
@@ -58,7 +61,7 @@ def to_csv(points: Sequence[Point], weights: int) -> str:
 
 
 def mixture_landmarks(profile: Profile, table: LossTable) -> Iterator[Landmark]:
-    """llama.cpp's mixtures that the table can price: every tensor's type must be among those offered."""
+    """llama.cpp's mixtures whose types all are in the table."""
     from raq_client.models.file_types import FILE_TYPES
     from raq_client.models.table import ModelTable
     from raq_client.recipes.mixtures import mixture
@@ -71,39 +74,54 @@ def mixture_landmarks(profile: Profile, table: LossTable) -> Iterator[Landmark]:
         try:
             ledger = account(Allocation({t.name: q.name for t, q in types.items()}), table, 0)
         except InvalidInput:
-            continue  # a type that was not looked at
+            continue  # it uses a type that was not measured
         yield Landmark(name, ledger.size, ledger.loss)
 
 
 def frontier_table(points: Sequence[Point], bend: Point | None, table: LossTable, most: int) -> RenderableType:
-    """The frontier, at most so many evenly spread points of it."""
-    shown = Table(box=None, header_style="dim", pad_edge=False)
-    titles = ("bpw", "bytes", "loss", "gap", "price of a byte", "changes")
-    for title in titles:
-        shown.add_column(title, justify="right")
-    shown.add_column("")
+    """The frontier as a table: at most about `most` evenly spread points, the knee and the last one always."""
+    columns = (
+        Column("bpw", figures=True),
+        Column("bytes", figures=True),
+        Column("loss", figures=True),
+        Column("gap", figures=True, spare=3),
+        Column("price of a byte", figures=True, spare=2),
+        Column("changes", figures=True, spare=1),
+        Column(),
+    )
+    rows = []
     step = max(1, -(-len(points) // most))
     for index, point in enumerate(points):
         if index % step and point is not bend and index != len(points) - 1:
             continue
         if point.size is None or point.loss is None:
-            shown.add_row("", f"{point.capacity_bytes:,}", "", "", "", "", point.termination.value)
+            rows.append(("", f"{point.capacity_bytes:,}", "", "", "", "", point.termination.value))
             continue
         bits = bpw_text(bits_per_weight(point.size, table.total_weights)) if table.total_weights else ""
         figures = f"{point.loss:.5g}", f"{point.gap or 0:.1g}", f"{point.multiplier:.3g}", str(len(point.changes))
-        shown.add_row(bits, f"{point.size:,}", *figures, "knee" if point is bend else "")
-    return shown
+        rows.append((bits, f"{point.size:,}", *figures, "knee" if point is bend else ""))
+    return Table(columns, rows)
 
 
 def plot_frontier(
     path: Path, points: Sequence[Point], bend: Point | None, landmarks: Sequence[Landmark], table: LossTable
 ) -> None:
-    """Draw loss over bits per weight (bytes when weights are not known), the knee marked, into an SVG or PNG file.
+    """Draw the frontier into an SVG or PNG file.
 
     Raises InvalidInput when matplotlib is not installed or the name ends otherwise.
     """
     if path.suffix not in (".svg", ".png"):
         raise InvalidInput(Fault(str(path), "a plot's name ends in .svg or .png"))
+    save_figure(frontier_figure(points, bend, landmarks, table), path)
+
+
+def frontier_figure(
+    points: Sequence[Point], bend: Point | None, landmarks: Sequence[Landmark], table: LossTable
+) -> "Figure":
+    """Loss over bits per weight (bytes when weights are not known), the knee marked.
+
+    Raises InvalidInput when matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -125,4 +143,4 @@ def plot_frontier(
     axes.set_ylabel(f"predicted loss ({table.source})")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
-    save_figure(figure, path)
+    return figure

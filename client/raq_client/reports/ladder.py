@@ -1,35 +1,45 @@
-"""Ladders, for people and programs."""
+"""Ladders of steps, as a table and as plain data."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
 from raq_client.refinement.ladder import Rung, StepResult
+from raq_client.reports.tables import Column, Table
 
 
 def ladder_dict(rungs: Sequence[Rung], climbed: Sequence[StepResult]) -> dict[str, Any]:
-    """Every rung with its allocation; those that were climbed with their figures, in nats per token."""
+    """Every step with its allocation; those that were climbed with their figures, in nats per token."""
     measured = {one.rung.name: one for one in climbed}
     return {"steps": [_rung_dict(rung) | _measured_dict(measured.get(rung.name)) for rung in rungs]}
 
 
 def ladder_table(rungs: Sequence[Rung], climbed: Sequence[StepResult]) -> Table:
-    """One line for each rung."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("step")
-    predicted = any(rung.loss is not None for rung in rungs)
-    titles = ["bytes", "bpw", "freed", "spent", *(["predicted"] if predicted else [])]
-    for title in (*titles, *(("KL divergence", "less the one before") if climbed else ())):
-        table.add_column(title, justify="right", no_wrap=True)
-    if climbed:
-        table.add_column("it is")
+    """One line for each step: sizes, and what was measured of those that were climbed."""
+    columns = (
+        Column("step"),
+        Column("bytes", figures=True),
+        Column("bpw", figures=True, spare=2),
+        Column("freed", figures=True, spare=5),
+        Column("spent", figures=True, spare=4),
+        Column("predicted", figures=True, spare=3),
+        Column("KL divergence", figures=True),
+        Column("change from the step before", figures=True, spare=1),
+        Column("it is"),
+    )
     measured = {one.rung.name: one for one in climbed}
-    for rung in rungs:
-        figures = [f"{rung.size:,}", f"{rung.bits_per_weight:.4f}", f"{rung.freed:,}", f"{rung.spent:,}"]
-        figures += [f"{rung.loss or 0:.5g}"] if predicted else []
-        table.add_row(rung.name, *figures, *_measured_cells(measured.get(rung.name)))
-    return table
+    rows = [
+        (
+            rung.name,
+            f"{rung.size:,}",
+            f"{rung.bits_per_weight:.4f}",
+            f"{rung.freed:,}",
+            f"{rung.spent:,}",
+            "" if rung.loss is None else f"{rung.loss:.5g}",
+            *_measured_cells(measured.get(rung.name)),
+        )
+        for rung in rungs
+    ]
+    return Table(columns, rows)
 
 
 def _rung_dict(rung: Rung) -> dict[str, Any]:
@@ -68,7 +78,7 @@ def _measured_dict(one: StepResult | None) -> dict[str, Any]:
 
 def _measured_cells(one: StepResult | None) -> tuple[str, ...]:
     if one is None:
-        return ()
+        return ("", "", "")
     kl = f"{one.summary.kl.value:.6f} ± {one.summary.kl.error:.6f}"
     if one.step is None:
         return (kl, "", "")

@@ -1,4 +1,4 @@
-"""A plan as people and programs read it. Figures only: nothing is computed here but sums and ratios for reading."""
+"""Plans as tables and plain data. Nothing is computed here but sums and ratios for reading."""
 
 import math
 from collections import Counter
@@ -7,9 +7,8 @@ from fractions import Fraction
 from typing import Any, Final
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
-from raq_client.reports.words import dim
+from raq_client.reports.tables import Column, Table, facts_table
 from raq_solver.allocation import Ledger
 from raq_solver.budget import bits_per_weight
 from raq_solver.knapsack import Termination
@@ -87,7 +86,7 @@ def plan_report(outcome: Outcome, source: str, budget: str) -> RenderableType:
 
 
 def size_rows(ledger: Ledger, budget: str) -> tuple[tuple[str, str], ...]:
-    """What was asked for, and what it takes of it."""
+    """The budget, the size that was reached, and what is left of the budget."""
     bits = ledger.bits_per_weight
     return (
         ("budget", f"{budget} = {ledger.capacity:,} bytes"),
@@ -96,29 +95,31 @@ def size_rows(ledger: Ledger, budget: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def facts_table(rows: Iterable[tuple[str, str]]) -> RenderableType:
-    """Names and what there is to say of each."""
-    facts = Table.grid(padding=(0, 2))
-    for name, text in rows:
-        facts.add_row(dim(name), text)
-    return facts
-
-
 def types_table(ledger: Ledger) -> RenderableType:
-    """Which roles got which types: one line for each type, its tensors by role."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for name, justify in (("type", "left"), ("tensors", "right"), ("bytes", "right"), ("share", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("which")
+    """One line for each quant type of an allocation: how many tensors, how many bytes, which roles and blocks."""
+    columns = (
+        Column("type"),
+        Column("tensors", figures=True, spare=1),
+        Column("bytes", figures=True),
+        Column("share", figures=True, spare=2),
+        Column("which"),
+    )
     by_type: dict[str, list[str]] = {}
     sizes: Counter[str] = Counter()
     for entry in ledger.entries:
         by_type.setdefault(entry.quant_type, []).append(entry.tensor)
         sizes[entry.quant_type] += entry.size
-    for name, size in sizes.most_common():
-        share = f"{100 * size / ledger.size:.1f} %"
-        table.add_row(name, str(len(by_type[name])), f"{size:,}", share, roles_text(by_type[name]))
-    return table
+    rows = [
+        (
+            name,
+            str(len(by_type[name])),
+            f"{size:,}",
+            f"{100 * size / ledger.size:.1f} %",
+            roles_text(by_type[name]),
+        )
+        for name, size in sizes.most_common()
+    ]
+    return Table(columns, rows)
 
 
 def roles_text(tensors: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of moves: a waterfall of bytes, and maps of the types that roles and blocks have before and after."""
+"""Plots of moves: a waterfall of bytes, and maps of the types of roles and blocks before and after."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from raq_client.files.atomic_file import atomic_file
 from raq_client.recipes.diff import Exchange
-from raq_client.recipes.steps import Step
+from raq_client.recipes.steps import RecipeStep
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.quant_types import CATALOGUE, QuantType, quant_type
 from raq_solver.tensor_names import block_of, role_of
@@ -20,7 +20,7 @@ _FREED, _SPENT, _SINK = "#3a7d44", "#c8553d", "#577590"
 _KILO_UP_TO: Final = 2_000_000
 """Bytes up to which the sink is drawn in kB."""
 _MOST_BARS: Final = 40
-"""ProgressFactory that can still be read; the smallest beyond are drawn as one."""
+"""Bars that can still be read; the smallest beyond are drawn as one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ def exchange_bars(exchange: Exchange) -> tuple[Bar, ...]:
     return _bars(moves)
 
 
-def step_bars(steps: Sequence[Step]) -> tuple[Bar, ...]:
-    """The moves of a ladder's steps, likewise."""
+def step_bars(steps: Sequence[RecipeStep]) -> tuple[Bar, ...]:
+    """The moves of a ladder's steps, those of one step, role and pair of types in one bar."""
     moves = (
         (step.name, move.tensor, f"{step.name}: {role_of(move.tensor)}\n{move.before}→{move.after}", move.size)
         for step in steps

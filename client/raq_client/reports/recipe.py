@@ -13,7 +13,7 @@ from raq_client.recipes.steps import RecipeStep
 from raq_client.reports.plan import types_table
 from raq_client.reports.tables import Column, Field, Table, table_of
 from raq_client.reports.words import dim, worded
-from raq_solver.allocation import LedgerEntry, Ledger
+from raq_solver.allocation import Ledger, LedgerEntry
 
 GIB = 2**30
 

@@ -1,13 +1,13 @@
-"""Words in styles. Texts are printed as they are: a name with brackets in it is no markup."""
+"""Styled texts. They are never parsed as markup, so that names may have brackets."""
 
 from rich.text import Text
 
 
 def dim(text: str) -> Text:
-    """A text that stands back."""
+    """A text in a dim style."""
     return Text(text, style="dim")
 
 
 def worded(*parts: str | Text) -> Text:
-    """Parts of one line, one after the other."""
+    """Parts joined to one text."""
     return Text.assemble(*parts)

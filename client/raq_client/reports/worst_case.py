@@ -1,22 +1,22 @@
-"""What a worst case over domains came to, for people and programs."""
+"""Plans for the worst case over domains, as tables and as plain data."""
 
 import math
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from raq_client.planning.plan import Plan, WorstCaseDetails
-from raq_client.reports.plan import facts_table, size_rows, types_table
+from raq_client.reports.plan import size_rows, types_table
+from raq_client.reports.tables import Column, Table, facts_table
 from raq_solver.questions.worst_case import DomainOutcome, WorstCase
 
 
-def domains_dict(compromise: WorstCaseDetails) -> dict[str, Any]:
+def domains_dict(details: WorstCaseDetails) -> dict[str, Any]:
     """As plain data for --json. `worst`, `bound` as ratios or nats, as `measure` says; losses in nats per token.
 
     Where there is no allocation, only what each domain alone could have.
     """
-    found = compromise.found
+    found = details.found
     rows = [
         {
             "name": each.name,
@@ -27,7 +27,7 @@ def domains_dict(compromise: WorstCaseDetails) -> dict[str, Any]:
             "reference": each.reference,
             "weight": each.weight,
         }
-        for each, elsewhere in zip(found.domains, compromise.elsewhere, strict=True)
+        for each, elsewhere in zip(found.domains, details.elsewhere, strict=True)
     ]
     measure = "ratio" if _in_ratios(found) else "nats"
     return {"measure": measure, "worst": found.worst, "bound": found.bound, "gap": found.gap, "domains": rows}
@@ -35,40 +35,39 @@ def domains_dict(compromise: WorstCaseDetails) -> dict[str, Any]:
 
 def domain_plan_report(plan: Plan) -> RenderableType:
     """The plan of a worst case that has an allocation."""
-    compromise, ledger = plan.compromise, plan.outcome.ledger
-    assert compromise is not None
+    details, ledger = plan.worst_case, plan.outcome.ledger
+    assert details is not None
     assert ledger is not None
-    found = compromise.found
+    found = details.found
     assert found.worst is not None
     worst = max(found.domains, key=_loss_in_unit)
     unit = " times the loss of a file of its own" if _in_ratios(found) else " nats"
     rows = [
-        *size_rows(ledger, str(plan.budget)),
+        *size_rows(ledger, plan.budget_text),
         ("worst case", f"{found.worst:.6g}{unit}: {worst.name}"),
         ("proven bound", f"{found.bound:.6g}, gap {found.gap or 0:.2g}: {found.termination.value}"),
         ("price of a byte", f"{found.multiplier:.4g}, solved in {found.seconds * 1000:.1f} ms"),
     ]
-    return Group(facts_table(rows), "", domains_table(compromise), "", types_table(ledger))
+    return Group(facts_table(rows), "", domains_table(details), "", types_table(ledger))
 
 
-def domains_table(compromise: WorstCaseDetails) -> Table:
+def domains_table(details: WorstCaseDetails) -> Table:
     """One line for each domain: its loss, what it could have alone, and what it would have in a file of another."""
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    table.add_column("domain", no_wrap=True)
-    for name in ("predicted loss", "its own best", "ratio", "in the best of another", "weight in the proof"):
-        table.add_column(name, justify="right")
-    for each, elsewhere in zip(compromise.found.domains, compromise.elsewhere, strict=True):
+    columns = [
+        Column("domain"),
+        Column("predicted loss", figures=True),
+        Column("its own best", figures=True, spare=2),
+        Column("ratio", figures=True),
+        Column("in the best of another", figures=True, spare=1),
+        Column("weight in the proof", figures=True, spare=3),
+    ]
+    rows = []
+    for each, elsewhere in zip(details.found.domains, details.elsewhere, strict=True):
         assert each.ledger is not None
         assert each.best.ledger is not None
-        table.add_row(
-            each.name,
-            f"{each.ledger.loss:.6g}",
-            f"{each.best.ledger.loss:.6g}",
-            f"{each.ratio:.4f}",
-            f"{elsewhere:.4f}",
-            f"{each.weight:.3f}",
-        )
-    return table
+        losses = f"{each.ledger.loss:.6g}", f"{each.best.ledger.loss:.6g}"
+        rows.append((each.name, *losses, f"{each.ratio:.4f}", f"{elsewhere:.4f}", f"{each.weight:.3f}"))
+    return Table(columns, rows)
 
 
 def _loss_in_unit(domain: DomainOutcome) -> float:

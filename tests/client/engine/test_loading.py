@@ -171,5 +171,5 @@ def test_a_trial_knows_a_broken_model_from_one_that_it_broke(tmp_path: Path, mon
             return found
 
         monkeypatch.setattr(Trial, "_probe", overflowing)
-        with pytest.raises(BrokenByTrialError, match="with these types what it predicts is not finite"):
+        with pytest.raises(BrokenByTrialError, match="with these types its predictions are not finite"):
             trial.run({"blk.0.attn_q.weight": CATALOGUE["Q8_0"]})

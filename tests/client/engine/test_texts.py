@@ -43,8 +43,8 @@ def test_every_bad_line_is_named() -> None:
     assert [fault.where for fault in caught.value.faults] == [f"file.jsonl, line {n}" for n in (3, 4, 5)]
 
 
-def test_gsm8k_as_published(shared_data: Path) -> None:
-    (text,) = read_texts([shared_data / "text" / "gsm8k.train.jsonl"])
+def test_gsm8k_as_published(data: Path) -> None:
+    (text,) = read_texts([data / "gsm8k.train.head.jsonl"])
     assert text.content.startswith("Natalia sold clips to 48 of her friends")
     assert "#### 72\n\n" in text.content
 

@@ -68,5 +68,5 @@ def test_a_candidate_without_numbers_is_compared_with_nothing(measured: tuple[Me
     values = getattr(text.scores, spoiled).copy()
     values[1, 2] = np.nan if spoiled == "kl" else np.inf
     broken = replace(second, texts=(replace(text, scores=replace(text.scores, **{spoiled: values})),))
-    with pytest.raises(InvalidInput, match=r"Q5_0.gguf: gives 1 of \d+ tokens no finite loss or KL divergence"):
+    with pytest.raises(InvalidInput, match=r"Q5_0.gguf: no finite loss or KL divergence for 1 of \d+ tokens"):
         compare(first, broken)

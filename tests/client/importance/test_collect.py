@@ -11,7 +11,7 @@ from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_file import read_importance
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT, write_mixture
-from support.paths import DATA, SHARED
+from support.paths import DATA
 
 CALIBRATION = Text("calibration", (DATA / "gsm8k.calibration.txt").read_text())
 
@@ -42,18 +42,19 @@ def test_added_as_llama_imatrix_adds_every_value_is_its_value() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the larger data beside the repository")
 @pytest.mark.parametrize(("size", "tolerance"), [("4M", 1e-4), ("18M", 5e-4)])
 @pytest.mark.parametrize(("domain", "file"), [("gsm8k", "gsm8k.train.part.txt"), ("wiki", "wikitext2.train.part.txt")])
-def test_both_models_and_texts_against_llama_imatrix(size: str, tolerance: float, domain: str, file: str) -> None:
+def test_both_models_and_texts_against_llama_imatrix(
+    shared_data: Path, size: str, tolerance: float, domain: str, file: str
+) -> None:
     """Added in the same order, what is left are the activations of another build of libllama: more in deeper layers.
 
     On the larger model 18 of 49,152 values are further off than 1e-4.
     """
-    text = Text(file, (SHARED / "text" / file).read_text())
-    model = SHARED / "models" / f"wiki-math-{size}-f16.gguf"
+    text = Text(file, (shared_data / "text" / file).read_text())
+    model = shared_data / "models" / f"wiki-math-{size}-f16.gguf"
     found = collect(model, [text], windows=100, sums="float32", threads=2)
-    witness = read_importance(SHARED / "imatrix" / f"wiki-math-{size}.{domain}.imatrix.gguf")
+    witness = read_importance(shared_data / "imatrix" / f"wiki-math-{size}.{domain}.imatrix.gguf")
     differences = _differences(found, witness)
     assert differences.max() < tolerance
     assert np.quantile(differences, 0.999) < 1e-4

@@ -14,10 +14,10 @@ from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
 from support.gguf_files import MODEL_4M, write
 from support.oracles import ggml
-from support.paths import DATA, SHARED
+from support.paths import DATA
 
 GGUF_4M = DATA / "wiki-math-4M.gsm8k.imatrix.gguf"
-PAIRS = [GGUF_4M, *sorted((SHARED / "imatrix").glob("*.imatrix.gguf"))]
+PAIRS = [GGUF_4M, DATA / "wiki-math-4M.wiki.imatrix.gguf"]
 
 
 def _entry(sums: list[float], counts: list[float]) -> Entry:
@@ -263,7 +263,7 @@ def test_importance_without_zeros_is_what_the_file_says() -> None:
 def test_a_file_of_no_tensor_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "none.gguf"
     write_importance(Importance({}, ("text",), 3), path)
-    with pytest.raises(InvalidInput, match=r"none.gguf: holds the importance of no tensor; collect it anew"):
+    with pytest.raises(InvalidInput, match=r"none.gguf: holds the importance of no tensor; collect it again"):
         read_importance(path)
 
 

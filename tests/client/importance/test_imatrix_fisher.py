@@ -97,12 +97,12 @@ def test_impossible_numbers_are_refused_with_every_tensor(rows: np.ndarray, colu
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:
     ones = {"a.fisher_rows": np.ones(3), "b.fisher_rows": np.ones(3), "b.fisher_columns": np.ones(2)}
-    with pytest.raises(InvalidInput, match="a: has Fisher information of rows or of columns alone"):
+    with pytest.raises(InvalidInput, match="a: has Fisher information of only rows or only columns"):
         read_importance(_written(tmp_path / "rows.gguf", ones))
-    with pytest.raises(InvalidInput, match="rows or of columns alone") as error:
+    with pytest.raises(InvalidInput, match="only rows or only columns") as error:
         read_importance(_written(tmp_path / "both.gguf", {**ones, "c.fisher_columns": np.ones(2)}))
     assert [fault.where for fault in error.value.faults] == ["a", "c"]
-    with pytest.raises(InvalidInput, match="not of how many windows"):
+    with pytest.raises(InvalidInput, match="not its number of windows"):
         read_importance(_written(tmp_path / "none.gguf", {**ones, "a.fisher_columns": np.ones(2)}, windows=None))
     with pytest.raises(InvalidInput, match="b: Fisher information is negative"):
         read_importance(_written(tmp_path / "bad.gguf", {"b.fisher_rows": -np.ones(3), "b.fisher_columns": np.ones(2)}))
@@ -115,11 +115,11 @@ def test_it_belongs_to_its_model() -> None:
     importance = _importance()
     check_against(importance, TENSORS, TENSORS)
     turned = {name: Fisher(each.columns, each.rows) for name, each in importance.fisher.items()}
-    with pytest.raises(InvalidInput, match="is of other shapes: the importance of another model") as error:
+    with pytest.raises(InvalidInput, match="has other shapes: the importance of another model") as error:
         check_against(replace(importance, fisher=turned), TENSORS, TENSORS)
     assert [fault.where for fault in error.value.faults] == [PLAIN, EXPERTS]
     flat = Fisher(importance.fisher[EXPERTS].rows.reshape(1, -1), importance.fisher[EXPERTS].columns[:1])
-    with pytest.raises(InvalidInput, match="is of other shapes"):
+    with pytest.raises(InvalidInput, match="has other shapes"):
         check_against(replace(importance, fisher={EXPERTS: flat}), TENSORS, TENSORS)
     more = {**importance.fisher, "blk.1.of_a_pruned_block": _fisher(2, 2)}
     check_against(replace(importance, fisher=more), TENSORS, TENSORS)

@@ -7,7 +7,7 @@ from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.importance.ratio import Thresholds, Verdict, importance_ratio
 from raq_solver.errors import InvalidInput
-from support.paths import SHARED
+from support.paths import DATA
 
 NAMES = tuple(f"blk.{block}.{role}.weight" for block in range(5) for role in ("attn_q", "ffn_up"))
 
@@ -137,16 +137,14 @@ def test_bad_input_is_refused() -> None:
     narrow = Importance({NAMES[0]: Entry(np.ones(4, np.float32), np.ones(1, np.float32))})
     with pytest.raises(InvalidInput, match="two models"):
         importance_ratio([one], [narrow])
-    with pytest.raises(InvalidInput, match="around 1"):
+    with pytest.raises(InvalidInput, match="1 must lie between them"):
         Thresholds(1.2, 1.1)
 
 
-@pytest.mark.skipif(not (SHARED / "imatrix").exists(), reason="needs the larger data beside the repo")
 def test_math_against_wikipedia_on_a_real_model() -> None:
-    domain, general = (
-        read_importance(SHARED / "imatrix" / f"wiki-math-18M.{text}.imatrix.gguf") for text in ("gsm8k", "wiki")
-    )
+    domain, general = (read_importance(DATA / f"wiki-math-4M.{text}.imatrix.gguf") for text in ("gsm8k", "wiki"))
     report = importance_ratio([domain], [general])
-    assert (len(report.rows), report.inputs) == (42, 24)
-    assert report.demote == ("blk.0.ffn_down.weight",)
+    assert (len(report.rows), report.inputs) == (28, 16)
+    assert report.demote == ("blk.1.ffn_down.weight", "blk.0.ffn_down.weight")
+    assert report.promote == ("blk.3.attn_output.weight",)
     assert np.median([row.ratio for row in report.rows]) == pytest.approx(1, abs=0.02)

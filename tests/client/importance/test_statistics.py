@@ -1,4 +1,6 @@
 import math
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import pytest
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.importance.statistics import entry_statistics, expert_statistics, grouped, tied_groups, zone_of
-from support.paths import DATA, SHARED
+from support.paths import DATA
 
 IMATRIX = DATA / "wiki-math-4M.gsm8k.imatrix.gguf"
 
@@ -93,9 +95,19 @@ def test_zones() -> None:
     assert zone_of("output.weight") == -1
 
 
-@pytest.mark.parametrize("path", sorted((SHARED / "imatrix").glob("*.dat")), ids=lambda path: path.stem)
-def test_real_files_make_sense(path: object) -> None:
-    for one in entry_statistics(read_importance(str(path))):
+def test_real_files_make_sense(data: Path) -> None:
+    _make_sense(data.glob("*.dat"))
+
+
+@pytest.mark.slow
+def test_files_of_larger_models_make_sense(shared_data: Path) -> None:
+    _make_sense((shared_data / "imatrix").glob("*.dat"))
+
+
+def _make_sense(paths: Iterable[Path]) -> None:
+    found = [one for path in paths for one in entry_statistics(read_importance(path))]
+    assert found
+    for one in found:
         assert 0 < one.least <= one.mean <= one.most
         assert 0 < one.entropy_share <= 1
         assert one.similarity is None or 0 < one.similarity <= 1

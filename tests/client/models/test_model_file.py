@@ -153,7 +153,7 @@ def test_tensors_that_lie_over_each_other_are_refused(tmp_path: Path, second: in
     path = tmp_path / "over.gguf"
     infos = [TensorInfo("a.weight", (32,), 0, 0), TensorInfo("b.weight", (32,), 0, second)]
     path.write_bytes(encode_header({}, infos, 32) + bytes(256))
-    with pytest.raises(InvalidInput, match=r"the data of a.weight and b.weight lie over each other"):
+    with pytest.raises(InvalidInput, match=r"the data of a.weight and b.weight overlap"):
         open_model(path)
 
 

@@ -7,7 +7,7 @@ import pytest
 from raq_client.models.read_table import read_table
 from raq_client.planning.memory_shape import Layer, memory_shape
 from raq_solver.errors import InvalidInput
-from support.paths import SHARED
+from support.published_shapes import tensors_of
 
 LLAMA_8B = {
     "model_type": "llama",
@@ -57,14 +57,13 @@ def _published(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {f"{prefix}{NAMES[role]}.weight": shape[::-1]}
 
 
-def _publish(folder: Path, table: str, config: dict[str, object]) -> None:
+def _publish(folder: Path, name: str, config: dict[str, object]) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    tensors = read_table(SHARED / "shapes" / f"{table}_tensors.csv").tensors
     shapes: dict[str, tuple[int, ...]] = {}
-    for tensor in tensors:
-        if tensor.name != "rope_freqs.weight":
-            shapes |= _published(tensor.name, tensor.shape)
+    for tensor, shape in tensors_of(name):
+        if tensor != "rope_freqs.weight":
+            shapes |= _published(tensor, shape)
     names = list(shapes)
     halves = names[: len(names) // 2], names[len(names) // 2 :]
     index = {}
@@ -75,7 +74,6 @@ def _publish(folder: Path, table: str, config: dict[str, object]) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
 
 
-@pytest.mark.skipif(not (SHARED / "shapes").exists(), reason="needs the larger data beside the repo")
 @pytest.mark.parametrize(
     ("name", "config"),
     [
@@ -83,15 +81,16 @@ def _publish(folder: Path, table: str, config: dict[str, object]) -> None:
         ("qwen3_30b_a3b", {"model_type": "qwen3_moe", "num_hidden_layers": 48, "head_dim": 128}),
     ],
 )
-def test_a_published_folder_gives_the_table_of_its_gguf(tmp_path: Path, name: str, config: dict[str, object]) -> None:
+def test_a_published_folder_gives_the_table_of_its_gguf(
+    tmp_path: Path, shapes: Path, name: str, config: dict[str, object]
+) -> None:
     folder = tmp_path / name
     _publish(folder, name, config)
-    table, witness = read_table(folder), read_table(SHARED / "shapes" / f"{name}_tensors.csv")
+    table, witness = read_table(folder), read_table(shapes / f"{name}_tensors.csv")
     assert {t.name: t for t in table.tensors} == {t.name: t for t in witness.tensors}
     assert (table.architecture, table.block_count) == (witness.architecture, witness.block_count)
 
 
-@pytest.mark.skipif(not (SHARED / "shapes").exists(), reason="needs the larger data beside the repo")
 def test_the_configuration_becomes_metadata(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     _publish(folder, "llama31_8b", LLAMA_8B)
@@ -100,7 +99,6 @@ def test_the_configuration_becomes_metadata(tmp_path: Path) -> None:
     assert (shape.vocabulary, shape.longest_context) == (128_256, 131_072)
 
 
-@pytest.mark.skipif(not (SHARED / "shapes").exists(), reason="needs the larger data beside the repo")
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     _publish(folder, "llama31_8b", LLAMA_8B)

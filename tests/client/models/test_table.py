@@ -9,7 +9,6 @@ from raq_client.models.table import ModelTable, table_of
 from raq_solver.errors import InvalidInput
 from raq_solver.tensor_names import block_of, role_of
 from support.gguf_files import MODEL_4M
-from support.paths import SHARED
 
 HEAD = "name,shape,params,role\n"
 
@@ -42,15 +41,19 @@ def test_numbers_of_block_0_stand_for_lists() -> None:
     assert table.number("absent") == 0
 
 
-@pytest.mark.skipif(not (SHARED / "shapes").exists(), reason="needs the larger data beside the repo")
 class TestRealTables:
-    def test_both_formats_of_one_model_agree(self) -> None:
-        shapes = read_table(SHARED / "shapes" / "qwen36_27b_tensors.csv")
-        listing = read_table(SHARED / "shapes" / "qwen36_27b.bf16.map")
-        assert {t.name: t for t in shapes.tensors} == {t.name: t for t in listing.tensors}
-        assert (len(shapes.tensors), shapes.weights) == (851, 26_895_998_464)
-        assert sum(is_quantizable(tensor) for tensor in shapes.tensors) == 498
-        assert (shapes.name, shapes.architecture, shapes.block_count) == ("qwen36_27b", "qwen35", 64)
+    def test_both_formats_of_one_model_agree(self, shapes: Path, data: Path) -> None:
+        table = read_table(shapes / "qwen36_27b_tensors.csv")
+        written, published = (
+            {tensor.name: tensor for tensor in read_table(listing).tensors}
+            for listing in (shapes / "qwen36_27b.bf16.map", data / "qwen36_27b.part.bf16.map")
+        )
+        assert {tensor.name: tensor for tensor in table.tensors} == written
+        assert len(published) == 28
+        assert published.items() <= written.items()
+        assert (len(table.tensors), table.weights) == (851, 26_895_998_464)
+        assert sum(is_quantizable(tensor) for tensor in table.tensors) == 498
+        assert (table.name, table.architecture, table.block_count) == ("qwen36_27b", "qwen35", 64)
 
     @pytest.mark.parametrize(
         ("name", "tensors", "weights", "architecture"),
@@ -64,8 +67,10 @@ class TestRealTables:
             ("deepseek_v4_flash", 1328, 284_334_567_511, ""),
         ],
     )
-    def test_counts_are_the_published_ones(self, name: str, tensors: int, weights: int, architecture: str) -> None:
-        table = read_table(SHARED / "shapes" / f"{name}_tensors.csv")
+    def test_counts_are_the_published_ones(
+        self, shapes: Path, name: str, tensors: int, weights: int, architecture: str
+    ) -> None:
+        table = read_table(shapes / f"{name}_tensors.csv")
         assert (len(table.tensors), table.weights, table.architecture) == (tensors, weights, architecture)
 
 
@@ -80,7 +85,7 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput) as error:
         read_table(_csv(tmp_path, HEAD + "\n".join(lines)))
     assert [fault.where.split(", ")[-1] for fault in error.value.faults[:3]] == ["line 2", "line 3", "line 6"]
-    assert error.value.faults[3].what == "c.weight stands there twice"
+    assert error.value.faults[3].what == "c.weight occurs twice"
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_short_of_memory_the_processor_goes_on_and_says_so_once(machine: Machine
     quantize_model(model, q8_of(MODEL), importance, tmp_path / "b.gguf")
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
     assert said == [
-        "cuda: too little free memory (CUDA: cudaMalloc: out of memory); the processor goes on in its place"
+        "cuda: too little free memory (CUDA: cudaMalloc: out of memory); continuing on the CPU"
     ]
     assert machine.counts().allocations == 0
 
@@ -133,4 +133,4 @@ def test_auto_says_why_a_device_is_not_used(machine: Machine) -> None:
     said: list[str] = []
     machine.fail("cudaSetDevice")
     assert chosen_device("auto", said.append) is raq_client.quantizing.devices.CPU
-    assert said == ["CUDA: cudaSetDevice: an illegal memory access was encountered; the processor does the work"]
+    assert said == ["CUDA: cudaSetDevice: an illegal memory access was encountered; using the CPU"]

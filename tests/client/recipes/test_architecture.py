@@ -12,7 +12,7 @@ from raq_solver.constraints import Ceiling, Constraint, Exclude, Floor, Pin, Sou
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE, QuantType, quant_type
 from raq_solver.tensors import Tensor
-from support.paths import SHARED
+from support.published_shapes import PUBLISHED
 
 HEAD = 'format = "raq-architecture-1"\nname = "mine"\nversion = 3\n'
 ALL = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K")
@@ -104,21 +104,19 @@ def test_the_shipped_rules_name_reasons_and_sources() -> None:
     assert all(rule.reason and rule.source for rule in rules.rules)
 
 
-@pytest.mark.skipif(not (SHARED / "shapes").exists(), reason="needs the larger data beside the repo")
 @pytest.mark.parametrize("types", [ALL, ("Q3_K", "Q2_K"), ("F16",)])
-def test_the_shipped_rules_never_empty_a_row(types: Sequence[str]) -> None:
-    for path in sorted((SHARED / "shapes").glob("*.csv")):
-        table = read_table(path)
+def test_the_shipped_rules_never_empty_a_row(shapes: Path, types: Sequence[str]) -> None:
+    for name in PUBLISHED:
+        table = read_table(shapes / f"{name}_tensors.csv")
         offered = _candidates(table, types)
         for constraint in architecture_constraints(read_rules("default"), table, offered):
             assert isinstance(constraint, Floor)
-            for name in constraint.tensors:
-                assert any(found.bits_per_weight >= constraint.bits for found in offered[name])
+            for tensor in constraint.tensors:
+                assert any(found.bits_per_weight >= constraint.bits for found in offered[tensor])
 
 
-@pytest.mark.skipif(not (SHARED / "shapes").exists(), reason="needs the larger data beside the repo")
-def test_a_hybrid_is_known_by_its_recurrent_parts() -> None:
-    table = read_table(SHARED / "shapes" / "qwen36_27b_tensors.csv")
+def test_a_hybrid_is_known_by_its_recurrent_parts(shapes: Path) -> None:
+    table = read_table(shapes / "qwen36_27b_tensors.csv")
     found = architecture_constraints(read_rules("default"), table, _candidates(table))
     assert {
         constraint.reason.split(":")[1].split(" (")[0].strip(): len(constraint.tensors) for constraint in found

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.solve import solve
-from support.paths import SHARED
 
 TYPES = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K")
 NAMES = tuple(f"blk.{block}.{role}.weight" for block in range(4) for role in ("attn_q", "ffn_up", "ssm_out"))
@@ -102,9 +102,8 @@ def test_types_outside_of_the_table_have_a_size_but_no_loss() -> None:
     assert math.isnan(line.loss)
 
 
-@pytest.mark.skipif(not (SHARED / "shapes").exists(), reason="needs the larger data beside the repo")
-def test_the_articles_big_move_is_found() -> None:
-    model = read_table(SHARED / "shapes" / "qwen36_27b_tensors.csv")
+def test_the_articles_big_move_is_found(shapes: Path) -> None:
+    model = read_table(shapes / "qwen36_27b_tensors.csv")
     steps = carry_out(read_recipe("ra4"), model)
     base, last = (Allocation({t.name: q.name for t, q in step.types.items()}) for step in (steps[0], steps[-1]))
     types = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K")

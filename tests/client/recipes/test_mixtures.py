@@ -1,6 +1,7 @@
 """Published sizes and outputs of `llama-quantize --dry-run` (llama.cpp 0c1e57098) are the witnesses here."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -15,17 +16,10 @@ from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensor_names import block_of
 from raq_solver.tensors import Tensor
 from support.gguf_files import MODEL_4M
-from support.paths import SHARED
+from support.paths import DATA
 
 Q4_K_M = file_type("Q4_K_M")
 F16, F32 = CATALOGUE["F16"], CATALOGUE["F32"]
-needs_shapes = pytest.mark.skipif(
-    not (SHARED / "shapes").exists(), reason="needs the larger data beside the repository"
-)
-
-
-def _shapes(name: str) -> ModelTable:
-    return read_table(SHARED / "shapes" / f"{name}_tensors.csv")
 
 
 def _llama(
@@ -52,16 +46,14 @@ def _size(table: ModelTable, name: str = "Q4_K_M") -> int:
     return tensor_bytes(mixture(table, file_type(name)))
 
 
-@needs_shapes
-def test_q4_k_m_of_qwen36_27b_is_the_published_file_to_the_byte() -> None:
-    table = _shapes("qwen36_27b")
+def test_q4_k_m_of_qwen36_27b_is_the_published_file_to_the_byte(shapes: Path) -> None:
+    table = read_table(shapes / "qwen36_27b_tensors.csv")
     assert _size(table) == 16_536_406_016
     plain_q6 = tensor_bytes(mixture(table, file_type("Q6_K"), pure=True))
     assert round(8 * plain_q6 / table.weights, 4) == 6.5650
 
 
 # GiB and bits per weight as published, or MiB as the dry run prints them.
-@needs_shapes
 @pytest.mark.parametrize(
     ("name", "gib", "bpw"),
     [
@@ -71,8 +63,8 @@ def test_q4_k_m_of_qwen36_27b_is_the_published_file_to_the_byte() -> None:
         ("mixtral_8x7b", 26.494, 4.873),
     ],
 )
-def test_q4_k_m_of_other_models_has_the_published_size(name: str, gib: float, bpw: float) -> None:
-    table = _shapes(name)
+def test_q4_k_m_of_other_models_has_the_published_size(shapes: Path, name: str, gib: float, bpw: float) -> None:
+    table = read_table(shapes / f"{name}_tensors.csv")
     size = _size(table)
     assert (round(size / 2**30, 3), round(8 * size / table.weights, 3)) == (gib, bpw)
 
@@ -98,10 +90,9 @@ def test_overrides_shift_the_extra_bits_of_later_layers() -> None:
     assert shifted == [4, 5, 6, 7, 10, 13, 16, 19, 22, 25, 28, 31]
 
 
-@needs_shapes
-def test_the_witness_recipe_has_both_sizes() -> None:
-    table = _shapes("qwen36_27b")
-    overrides = read_overrides((SHARED / "ra" / "base_195_overrides.txt").read_text())
+def test_the_witness_recipe_has_both_sizes(shapes: Path) -> None:
+    table = read_table(shapes / "qwen36_27b_tensors.csv")
+    overrides = read_overrides((DATA / "ra" / "base_195_overrides.txt").read_text())
     sizes = {
         counting: tensor_bytes(mixture(table, Q4_K_M, overrides=overrides, counting=counting)) for counting in Counting
     }

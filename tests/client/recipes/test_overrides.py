@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import pytest
 
@@ -18,15 +19,15 @@ from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE, quant_type
 from raq_solver.tensors import Tensor
 from support.gguf_files import MODEL_4M
-from support.paths import SHARED
+from support.paths import DATA
+from support.published_shapes import PUBLISHED
 
-TABLES = [MODEL_4M, *sorted((SHARED / "shapes").glob("*.csv"))]
 Q4_K, Q6_K, Q8_0 = (quant_type(name) for name in ("Q4_K", "Q6_K", "Q8_0"))
 
 
-@pytest.fixture(params=TABLES, ids=lambda path: path.stem)
-def table(request: pytest.FixtureRequest) -> ModelTable:
-    return read_table(request.param)
+@pytest.fixture(params=[MODEL_4M.name, *(f"{name}_tensors.csv" for name in PUBLISHED)])
+def table(request: pytest.FixtureRequest, shapes: Path) -> ModelTable:
+    return read_table((DATA if request.param == MODEL_4M.name else shapes) / request.param)
 
 
 def test_each_pattern_matches_exactly_one_tensor(table: ModelTable) -> None:
@@ -56,11 +57,9 @@ def test_the_first_match_wins_anywhere_in_the_name() -> None:
     }
 
 
-def test_the_witness_recipe_names_195_tensors() -> None:
-    path = SHARED / "ra" / "base_195_overrides.txt"
-    if not path.exists():
-        pytest.skip("needs the larger data beside the repository")
-    names = [tensor.name for tensor in read_table(SHARED / "shapes" / "qwen36_27b_tensors.csv").tensors]
+def test_the_witness_recipe_names_195_tensors(shapes: Path) -> None:
+    path = DATA / "ra" / "base_195_overrides.txt"
+    names = [tensor.name for tensor in read_table(shapes / "qwen36_27b_tensors.csv").tensors]
     overrides = read_overrides(path.read_text())
     assert len(overrides) == len(resolve(overrides, names)) == 195
     assert override_text(overrides) == path.read_text()

@@ -15,10 +15,9 @@ from raq_client.recipes.steps import carry_out, types_in, verify
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import quant_type
 from support.gguf_files import MODEL_4M
-from support.paths import DATA, SHARED
+from support.paths import DATA
 
 HEAD = 'format = "raq-recipe-1"\nname = "mine"\n'
-needs_shapes = pytest.mark.skipif(not (SHARED / "shapes").exists(), reason="needs the larger data beside the repo")
 
 
 def _write(folder: Path, text: str, name: str = "mine.toml") -> Path:
@@ -33,11 +32,10 @@ def table() -> ModelTable:
 
 
 @pytest.fixture
-def qwen36() -> ModelTable:
-    return read_table(SHARED / "shapes" / "qwen36_27b_tensors.csv")
+def qwen36(shapes: Path) -> ModelTable:
+    return read_table(shapes / "qwen36_27b_tensors.csv")
 
 
-@needs_shapes
 @pytest.mark.parametrize(
     ("name", "size", "bits", "moves"),
     [
@@ -56,7 +54,6 @@ def test_the_shipped_ladder_is_the_article_recomputed(
     assert (step.size, round(float(step.bits_per_weight), 4), len(step.moves)) == (size, bits, moves)
 
 
-@needs_shapes
 def test_steps_cost_what_the_article_should_have_said(qwen36: ModelTable) -> None:
     steps = carry_out(read_recipe("ra4"), qwen36)
     assert [step.name for step in steps] == ["ra-base", "ra1", "ra2", "ra3", "ra4"]
@@ -66,24 +63,21 @@ def test_steps_cost_what_the_article_should_have_said(qwen36: ModelTable) -> Non
     assert all(two.size - one.size == two.spent - two.freed for one, two in pairwise(steps))
 
 
-@needs_shapes
 def test_as_llama_quantize_lays_it_the_ladder_is_larger(qwen36: ModelTable) -> None:
     recipe = read_recipe("ra-base")
     shifted = recipe.model_copy(update={"base": recipe.base.model_copy(update={"counting": "llama.cpp"})})
     assert carry_out(shifted, qwen36)[-1].size == 18_304_649_216
 
 
-@needs_shapes
 def test_the_shipped_base_is_the_witness(qwen36: ModelTable) -> None:
     names = [tensor.name for tensor in qwen36.tensors]
-    witness = read_overrides((SHARED / "ra" / "base_195_overrides.txt").read_text())
+    witness = read_overrides((DATA / "ra" / "base_195_overrides.txt").read_text())
     shipped = read_overrides("\n".join(read_recipe("ra-base").base.overrides))
     assert resolve(shipped, names) == resolve(witness, names)
 
 
-@needs_shapes
 def test_the_shipped_moves_are_the_witness(qwen36: ModelTable) -> None:
-    rows = list(csv.DictReader((SHARED / "ra" / "ra_steps.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((DATA / "ra" / "ra_steps.csv").read_text().splitlines()))
     moved = [(step.name.upper(), move) for step in carry_out(read_recipe("ra4"), qwen36) for move in step.moves]
     assert {(name, move.tensor, move.after) for name, move in moved} == {
         (row["step"].split("-")[0], row["tensor"], row["to"]) for row in rows

@@ -43,7 +43,7 @@ class _Scripted:
     def run(self, types: Mapping[str, QuantType]) -> _Result:
         self.runs.append(types)
         if math.isinf(level := next(self._levels)):
-            raise BrokenByTrialError(Fault("model.gguf", "what it predicts is not finite"))
+            raise BrokenByTrialError(Fault("model.gguf", "its predictions are not finite"))
         spread = self._noise * np.array([[1.0], [-1.0], [1.0], [-1.0]]) * (-1) ** len(self.runs)
         return _Result(_Scores(level + spread + np.zeros((4, 3))))
 

@@ -24,7 +24,7 @@ from raq_solver.errors import InvalidInput
 from raq_solver.loss_models.role_prior import role_sensitivities
 from raq_solver.quant_types import CATALOGUE
 from support.engine_models import MODEL, TEXT, write_quantized
-from support.paths import DATA, SHARED
+from support.paths import DATA
 
 
 def _bench() -> TrialSetup:
@@ -160,11 +160,10 @@ def test_torn_and_foreign_lines_of_a_journal_are_measured_again(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the larger data beside the repository")
-def test_losses_add_up_on_the_larger_model() -> None:
-    path = SHARED / "models" / "wiki-math-18M-f16.gguf"
-    importance = read_importance(SHARED / "imatrix" / "wiki-math-18M.wiki.imatrix.gguf")
-    text = Text("wiki", (SHARED / "text" / "wikitext2.test.raw.txt").read_text())
+def test_losses_add_up_on_the_larger_model(shared_data: Path) -> None:
+    path = shared_data / "models" / "wiki-math-18M-f16.gguf"
+    importance = read_importance(shared_data / "imatrix" / "wiki-math-18M.wiki.imatrix.gguf")
+    text = Text("wiki", (shared_data / "text" / "wikitext2.test.raw.txt").read_text())
     bench = TrialSetup(open_model(path), path, importance, [text], windows=4, threads=2)
     found = measure_sensitivities(bench)
     assert 0.9 < found.additivity < 1.1

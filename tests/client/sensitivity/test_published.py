@@ -145,10 +145,10 @@ def test_types_of_other_programs_have_errors_by_their_bits() -> None:
     assert error_of_published("q5_made_up") is None
 
 
-def test_a_profile_of_shapes_says_where_its_errors_are_from(shared_data: Path) -> None:
-    table = read_table(shared_data / "shapes" / "qwen36_27b_tensors.csv")
+def test_a_profile_of_shapes_says_where_its_errors_are_from(data: Path, shapes: Path) -> None:
+    table = read_table(shapes / "qwen36_27b_tensors.csv")
     profile = reference_profile(table, TYPES)
-    published = read_published(shared_data / "sensitivity" / "Qwen3.6-27B" / "per_tensor.csv")
+    published = read_published(data / "qwen36_27b.kld.csv")
     found = import_sensitivities(published, profile)
     assert (found.matched, found.filled) == (498, 0)
     assert profile.provenance["errors"] == NOTE

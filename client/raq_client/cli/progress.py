@@ -1,0 +1,173 @@
+"""Progress on stderr: a bar in a terminal, elsewhere a line every 30 seconds, both with the time that is left.
+
+The time left is estimated from all that this run has done, so that it is right for steps of minutes; what an earlier,
+interrupted run had done counts as done but not as work.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from raq_client.cli.console import ERR, Report, is_quiet, say
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+SECONDS_BETWEEN_LINES: Final = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
+MOST_COUNTED: Final = 100_000
+"""Totals up to which units are shown beside the percentage; larger ones are bytes or weights."""
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+Clock = Callable[[], float]
+"""Seconds since some moment."""
+
+
+class Pace:
+    """How far a work of `total` equal units has come, and when it will be done.
+
+    The first report is taken for the state at its start, as of work that goes on where an earlier run ended, unless it
+    says that a single unit is done: then the work began when the pace was made.
+
+    >>> now = 0.0
+    >>> pace = Pace(lambda: now)
+    >>> now = 40.0
+    >>> pace.report(1, 4)
+    >>> pace.left()
+    120.0
+    >>> pace.line("trying")
+    'trying 25 % (1/4), 2 min left'
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._began = self._opened = self._reported = clock()
+        self._first = 0
+        self._is_begun = False
+        self.done = 0
+        self.total = 0
+
+    def report(self, done: int, total: int) -> None:
+        """Take note of `done` of `total` units. Fewer than before begin the work again."""
+        now = self._clock()
+        if done < self.done or not (self._is_begun or done == 1):
+            self._began, self._first = now, done
+        if done != self.done or not self._is_begun:
+            self._reported = now
+        self._is_begun = True
+        self.done, self.total = done, total
+
+    def left(self) -> float | None:
+        """Seconds until all is done; None where this run has not finished a unit yet."""
+        worked = self.done - self._first
+        if worked <= 0 or not self.total:
+            return None
+        per_unit = (self._reported - self._began) / worked
+        since = min(self._clock() - self._reported, per_unit)  # of the unit in progress, which is not done yet
+        return max(0.0, per_unit * (self.total - self.done) - since)
+
+    def line(self, title: str) -> str:
+        """Title, percentage, units and time left, as one line of text."""
+        if not self.total:
+            return f"{title}, {duration(self._clock() - self._opened)} so far"
+        units = f" ({self.done}/{self.total})" if self.total <= MOST_COUNTED else ""
+        return f"{title} {100 * self.done // self.total} %{units}, {self.left_text()}"
+
+    def left_text(self) -> str:
+        """The time left in words; until it is known, the time that has passed."""
+        left = self.left()
+        if left is None:
+            return f"{duration(self._clock() - self._opened)} so far"
+        return f"{duration(left)} left"
+
+    def end_line(self, title: str) -> str:
+        """Title and the time that all of it took."""
+        return f"{title}: done in {duration(self._clock() - self._opened)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, to the precision that one plans by.
+
+    >>> [duration(value) for value in (0.3, 59.4, 125, 5000, 200000)]
+    ['1 s', '59 s', '2 min', '1 h 23 min', '2 d 7 h']
+    """
+    if seconds < 1.5 * MINUTE:
+        return f"{max(1, round(seconds))} s"
+    if seconds < HOUR:
+        return f"{round(seconds / MINUTE)} min"
+    if seconds < DAY:
+        hours, minutes = divmod(round(seconds / MINUTE), 60)
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(int(seconds // HOUR), 24)
+    return f"{days} d {hours} h"
+
+
+class LogLines:
+    """Lines of progress for a log, written while a work goes on."""
+
+    def __init__(self, pace: Pace, title: str, write: Callable[[str], None]) -> None:
+        self._pace, self._title, self._write = pace, title, write
+        self._written = 0
+
+    def run(self, is_over: Callable[[float], bool]) -> None:
+        """Write a line every SECONDS_BETWEEN_LINES; `is_over(seconds)` waits that long, or until the work ends."""
+        while not is_over(SECONDS_BETWEEN_LINES):
+            self._write(self._pace.line(self._title))
+            self._written += 1
+
+    def end(self) -> None:
+        """Write that all is done, if any line was written before."""
+        if self._written:
+            self._write(self._pace.end_line(self._title))
+
+
+@contextmanager
+def shown_progress(title: str) -> Iterator[Report]:
+    """Show what the block reports; nothing where --quiet."""
+    pace = Pace()
+    if is_quiet():
+        yield pace.report
+    elif ERR.console.is_terminal:
+        with _bar(title, pace) as report:
+            yield report
+    else:
+        over, lines = threading.Event(), LogLines(pace, title, say)
+        thread = threading.Thread(target=lines.run, args=(over.wait,), daemon=True)
+        thread.start()
+        try:
+            yield pace.report
+        finally:
+            over.set()
+            thread.join()
+        lines.end()
+
+
+@contextmanager
+def _bar(title: str, pace: Pace) -> Iterator[Report]:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    columns = (TextColumn("{task.description:<22}", markup=False), BarColumn(), TaskProgressColumn(), _state(pace))
+    with Progress(*columns, console=ERR.console) as progress:
+        task = progress.add_task(title, total=None)
+
+        def report(done: int, total: int) -> None:
+            pace.report(done, total)
+            progress.update(task, completed=done, total=total)
+
+        yield report
+
+
+def _state(pace: Pace) -> "ProgressColumn":
+    """A column with units and the time left."""
+    from rich.progress import ProgressColumn, Task
+    from rich.text import Text
+
+    class State(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            counted = 0 < pace.total <= MOST_COUNTED
+            units = f"{pace.done}/{pace.total} " if counted else ""
+            return Text("" if task.finished else units + pace.left_text(), no_wrap=True)
+
+    return State()

@@ -1,0 +1,128 @@
+"""Completion answers what the scripts of Typer ask, in each shell's form."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raq_client.cli import completion
+from raq_client.cli.commands import COMMANDS, Command
+from support.commands import client
+
+VARIABLE = "_RAQ_CLIENT_COMPLETE"
+
+
+@pytest.fixture(autouse=True)
+def _called_raq_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sys.argv", ["raq-client"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def bash(monkeypatch: pytest.MonkeyPatch, line: str) -> str:
+    """What TAB at the end of a line gets."""
+    monkeypatch.setenv(VARIABLE, "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split(" ")) - 1))
+    result = client()
+    assert (result.code, result.err) == (0, "")
+    return result.out
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("raq-client ", [each.name for each in COMMANDS]),
+        ("raq-client s", ["solve", "sweep", "sensitivity", "sensitivity-import"]),
+        ("raq-client -q so", ["solve"]),
+        ("raq-client imatrix ", ["collect", "show", "ratio", "merge", "convert"]),
+        ("raq-client imatrix s", ["show"]),
+        ("raq-client nothing-like-it", []),
+    ],
+)
+def test_names_in_bash(monkeypatch: pytest.MonkeyPatch, line: str, names: list[str]) -> None:
+    assert bash(monkeypatch, line).split() == names
+
+
+def test_options_and_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bash(monkeypatch, "raq-client compare --w").split() == ["--windows"]
+    assert "-m" in bash(monkeypatch, "raq-client compare a.gguf -").split()
+    assert bash(monkeypatch, "raq-client imatrix show --by z").split() == ["zone"]
+    assert bash(monkeypatch, "raq-client imatrix show --by zone ") == "\n"
+    assert bash(monkeypatch, "raq-client compare --context ") == "\n"
+    assert bash(monkeypatch, "raq-client compare mod") == "\n"  # the shell completes files
+
+
+def test_options_of_the_program_are_left_to_typer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--version" in bash(monkeypatch, "raq-client --v").split()
+
+
+def test_options_are_asked_of_a_command_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def counted(command: Command) -> list[Any]:
+        asked.append(command.name)
+        return [{"names": ["--one"], "help": "", "values": None}]
+
+    monkeypatch.setattr(completion, "_asked_of_command", counted)
+    for _ in range(2):
+        assert bash(monkeypatch, "raq-client compare -").split() == ["--one"]
+    assert asked == ["compare"]
+    (file,) = tmp_path.rglob("compare.json")
+    for text in ("", "[1]", file.read_text().replace('"state": [', '"state": ["older", ')):
+        file.write_text(text)
+        assert bash(monkeypatch, "raq-client compare -").split() == ["--one"]
+    assert asked == ["compare"] * 4
+
+
+def test_where_nothing_can_be_kept_the_command_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    assert bash(monkeypatch, "raq-client compare --w").split() == ["--windows"]
+
+
+def test_forms_of_other_shells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "raq-client prof")
+    monkeypatch.setenv(VARIABLE, "complete_zsh")
+    said = "Measure the error of every tensor at every quant type."
+    assert completion.completion() == f"""_arguments '*: :(("profile":"{said.replace("'", "")}"))'"""
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    monkeypatch.setenv(VARIABLE, "complete_fish")
+    assert completion.completion() == f"profile\t{said}"
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "raq-client imatrix ")
+    found = completion.completion()
+    assert found is not None
+    assert [line.split("\t")[0] for line in found.splitlines()] == ["collect", "show", "ratio", "merge", "convert"]
+
+
+def test_zsh_and_fish_are_told_where_files_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "raq-client compare ")
+    monkeypatch.setenv(VARIABLE, "complete_zsh")
+    assert completion.completion() == "_files"
+    monkeypatch.setenv(VARIABLE, "complete_fish")
+    for line, code in (("raq-client compare ", 1), ("raq-client compare --w", 0), ("raq-client ", 0)):
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", line)
+        monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "is-args")
+        assert client().code == code
+
+
+def test_help_in_zsh_can_not_end_its_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [{"names": ["--one"], "help": "a 'b' \"c\" $(d) `e`: f", "values": None}]
+    monkeypatch.setattr(completion, "_asked_of_command", lambda _command: said)
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "raq-client compare -")
+    monkeypatch.setenv(VARIABLE, "complete_zsh")
+    assert completion.completion() == r"""_arguments '*: :(("--one":"a b c (d) e\\: f"))'"""
+
+
+def test_a_program_of_another_name_asks_by_another_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_RAQ_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "raq comp")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert completion.completion() is None
+    monkeypatch.setattr("sys.argv", ["/usr/bin/raq"])
+    assert completion.completion() == "compare"
+
+
+def test_the_script_is_typers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "source_bash")
+    assert completion.completion() is None
+    assert completion.is_asked()
+    assert VARIABLE in client().out

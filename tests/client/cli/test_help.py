@@ -1,0 +1,104 @@
+"""Help of a command: wrapped once, with words for values, and on one screen."""
+
+from typing import Annotated, Any, Literal
+
+import pytest
+import typer
+from typer.main import get_command
+
+from raq_client.cli.help import ONE_SCREEN, command_help
+from raq_client.cli.root import LazyCommand
+
+PANEL = {"rich_help_panel": "Of experts"}
+SECRET = "Of no use to most. " + "It is hard to say what for in a few words. " * 4
+
+
+def paint(
+    house: Annotated[str, typer.Argument(metavar="HOUSE", help="What to paint.")],
+    rooms: Annotated[list[str] | None, typer.Argument(metavar="ROOM...", help="Where.")] = None,
+    coats: Annotated[int, typer.Option("--coats", "-c", min=1, help="Layers.")] = 2,
+    gloss: Annotated[float | None, typer.Option("--gloss", min=0, max=1, help="How much it shines.")] = None,
+    colour: Annotated[Literal["red", "blue"], typer.Option("--colour", help="Which.")] = "red",
+    secret: Annotated[str | None, typer.Option("--secret", **PANEL, help=SECRET)] = None,
+) -> None:
+    """Paint a house.
+
+    A paragraph that is wrapped in the source is
+    wrapped anew for the terminal, once, so that no line of it holds a single
+    word.
+
+    Examples:
+
+    raq-client paint cottage --coats 3 --colour blue --gloss 0.5 --secret something-long --coats 4
+
+    raq-client paint castle
+    """
+
+
+def shown(columns: int, function: Any = paint, *, everything: bool = False) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        app = typer.Typer(add_completion=False)
+        app.command(cls=LazyCommand)(function)
+        context = typer.Context(get_command(app), info_name="raq-client paint")
+        return command_help(context, everything=everything)
+
+
+def test_all_of_a_help() -> None:
+    assert shown(80).splitlines() == [
+        "Usage: raq-client paint [OPTIONS] HOUSE [ROOM...]",
+        "",
+        "Paint a house.",
+        "",
+        "A paragraph that is wrapped in the source is wrapped anew for the terminal,",
+        "once, so that no line of it holds a single word.",
+        "",
+        "Examples:",
+        "  raq-client paint cottage --coats 3 --colour blue --gloss 0.5 --secret \\",
+        "    something-long --coats 4",
+        "  raq-client paint castle",
+        "",
+        "Arguments:",
+        "  HOUSE    What to paint.",
+        "  ROOM...  Where.",
+        "",
+        "Options:",
+        "  -c, --coats N      Layers. [default: 2; at least 1]",
+        "  --gloss NUMBER     How much it shines. [0 to 1]",
+        "  --colour red|blue  Which. [default: red]",
+        "  --help             Show this message and exit.",
+        "",
+        "Of experts:",
+        "  --secret TEXT  Of no use to most. It is hard to say what for in a few words.",
+        "                 It is hard to say what for in a few words. It is hard to say",
+        "                 what for in a few words. It is hard to say what for in a few",
+        "                 words.",
+    ]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 100, 120])
+def test_no_line_is_too_wide(columns: int) -> None:
+    lines = shown(columns).splitlines()
+    assert max(map(len, lines)) <= min(columns, 100)
+    assert " ".join(" ".join(lines).split()).count("wrapped anew for the terminal, once") == 1
+
+
+@pytest.mark.parametrize(("paragraphs", "named"), [(12, "  Of experts  --secret"), (20, "  Of experts")])
+def test_what_does_not_fit_on_a_screen_is_named_only(
+    monkeypatch: pytest.MonkeyPatch, paragraphs: int, named: str
+) -> None:
+    monkeypatch.setattr(paint, "__doc__", "Paint a house.\n\n" + "\n\n".join(["More of it."] * paragraphs))
+    short, full = shown(80), shown(80, everything=True)
+    assert "Of no use to most" not in short
+    assert short.splitlines()[-2:] == ["More options, explained by --help-all:", named]
+    assert "Of no use to most" in full
+    assert len(full.splitlines()) > ONE_SCREEN
+
+
+def test_help_all_is_an_option_of_every_command() -> None:
+    from support.commands import client
+
+    result = client("run", "--help-all")
+    assert result.code == 0
+    assert "--max-loss" in client("solve", "--help-all").out
+    assert all(panel in result.out for panel in ("Options:", "Arguments:"))
