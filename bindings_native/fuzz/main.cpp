@@ -1,9 +1,9 @@
-// Every quant type on bytes and numbers that nobody would write, for a build with sanitizers: `just
-// sanitize`.
+// Every quant type on any bytes and on extreme numbers, in a build with sanitizers: `just sanitize`.
 //
-// Arrays are allocated to the byte, so that a read or write beside one is seen. What must hold: any bytes can
-// be dequantized; finite weights become blocks that are finite again, whatever the importance; a NaN is
-// named.
+// Arrays are allocated to the byte, so that a sanitizer sees every read or write beside one. What must hold:
+// - any bytes can be dequantized;
+// - finite weights become blocks that are finite again, whatever the importance;
+// - the error message names the position of a NaN.
 #include <bit>
 #include <cmath>
 #include <cstdio>
@@ -12,7 +12,7 @@
 #include <random>
 #include <string>
 
-#include "../src/quantizer.hpp"
+#include "quantizer.hpp"
 
 namespace {
 
@@ -91,7 +91,7 @@ void quantize_and_back(const raq::QuantType& type, const Case& given, raq::Effor
     if (!std::isfinite(restored[i])) fail(std::string(type.name) + " made a weight that is not finite");
   for (const raq::ErrorSums& sums : raq::measure_rows({type}, given.view(), options))
     if (!std::isfinite(sums.weighted_squared_error) || sums.weighted_squared_error < 0)
-      fail(std::string(type.name) + " measured an error that is no number");
+      fail(std::string(type.name) + " measured an error that is not a finite number");
 }
 
 void read_any_bytes(const raq::QuantType& type, Random& random, std::int64_t rows, std::int64_t length) {

@@ -1,7 +1,8 @@
 """Block formats of GGUF on arrays: quantize, dequantize, and what that does to the weights.
 
-Everything is native code (bindings_native/src); this package imports nothing of ours. Arrays are never converted:
-weights are C-ordered float32[rows, row length], importance float32[row length], blocks uint8[rows, row bytes].
+Everything is native code (bindings_native/src); this package imports no other package of raq. Arrays are never
+converted: weights are C-ordered float32[rows, row length], importance is float32[row length], blocks are
+uint8[rows, row bytes].
 """
 
 from raq_native._raq_native import QUANT_TYPES as QUANT_TYPES

@@ -47,13 +47,15 @@ class CudaDevice:
 
     @property
     def usable(self) -> bool:
-        """Whether the kernels run there: 7.5 or more."""
+        """Whether the kernels run on it: compute capability 7.5 or more."""
 
     def __repr__(self) -> str: ...
 
 class ErrorSums:
     """
-    Sums over the weights w of a tensor, r what w becomes, h its column's importance (1 where none was given).
+    Sums over the weights w of a tensor, with r the restored weight and h the importance of its column.
+
+    h is 1 where no importance was given.
     """
 
     @property
@@ -64,63 +66,38 @@ class ErrorSums:
     def weighted_energy(self) -> float:
         """Sum of h w^2."""
 
-    @property
-    def squared_error(self) -> float:
-        """Sum of (w - r)^2."""
-
-    @property
-    def energy(self) -> float:
-        """Sum of w^2."""
-
-    @property
-    def restored_energy(self) -> float:
-        """Sum of r^2."""
-
-    @property
-    def product(self) -> float:
-        """Sum of w r."""
-
-    @property
-    def max_error(self) -> float:
-        """Largest |w - r|."""
-
-    @property
-    def cosine(self) -> float:
-        """
-        Cosine of the angle between the tensor before and after; 1 if both are zero, 0 if one is.
-        """
-
 QUANT_TYPES: tuple[QuantType, ...]
 """Every quant type there are kernels for, in the order of ggml's ids."""
 
 cuda_built: bool
-"""Whether this build has CUDA kernels; `cuda_devices` says whether they can run."""
+"""Whether this build has CUDA kernels; `cuda_devices` lists the devices that they can run on."""
 
 def quantize(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', device: str = 'cpu', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C')]:
     """
-    Blocks of each row, uint8[rows, row bytes].
+    Quantize the weights: the blocks of each row, uint8[rows, row bytes].
 
     Importance is per column, not negative, in any unit; without it all columns count alike. The search
-    minimizes the sum of h (w - r)^2. `threads` 0 means one per processor; `effort` is 'fast' or 'best'
-    (wider search, same format); `device` is 'cpu', 'cuda' (all usable ones share the rows) or 'cuda:N'.
-    Neither threads nor device nor `instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a byte.
+    minimizes the sum of h (w - r)^2, with h the importance and r the restored weight. `threads` 0 means
+    one per processor; `effort` is 'fast' or 'best' (wider search, same format); `device` is 'cpu', 'cuda'
+    (all usable devices share the rows) or 'cuda:N'. Neither threads nor device nor `instruction_set`
+    ('automatic', 'baseline', 'v3', 'v4') changes a byte.
 
     Raises ValueError for an unknown name, a row length that the block does not divide, importance of
-    another length or with a negative or non-finite value, and a NaN or infinite weight (its place is
+    another length or with a negative or non-finite value, and a NaN or infinite weight (its position is
     named); RuntimeError if CUDA is asked for and absent, or fails; MemoryError if the device has no room
     for a quarter of a MiB of weights.
     """
 
 def dequantize(quant_type: str, blocks: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)], row_length: int, *, threads: int = 0, device: str = 'cpu', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C')]:
     """
-    Weights of each row, float32[rows, row_length]. Any bytes give some floats.
+    Restore the weights of each row, float32[rows, row_length].
 
-    Raises ValueError if the rows' bytes and row_length do not belong together.
+    Any bytes give some floats. Raises ValueError if the bytes of a row are not those of row_length weights.
     """
 
 def measure_error(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', device: str = 'cpu', instruction_set: str = 'automatic') -> ErrorSums:
     """
-    What `quantize` followed by `dequantize` does to the weights, without keeping either result.
+    The errors of `quantize` followed by `dequantize`, keeping neither result.
 
     Raises as `quantize` does.
     """
@@ -130,14 +107,14 @@ def measure_errors(quant_types: Sequence[str], weights: Annotated[NDArray[numpy.
 
 def measure_rows(quant_types: Sequence[str], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], importance: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.float64], dict(shape=(None, None, None), order='C')]:
     """
-    Sums of h (w - r)^2 and of h w^2 of each row, float64[types, rows, 2], in one pass over the weights.
+    The sums of h (w - r)^2 and of h w^2 of each row, float64[types, rows, 2], as `ErrorSums` has them.
 
-    Raises as `quantize` does.
+    One pass over the weights, on the processor. Raises as `quantize` does.
     """
 
 def instruction_sets() -> list[str]:
     """
-    Names of the instruction sets this build holds and this processor runs, lowest first.
+    Names of the instruction sets that this build has and this processor runs, lowest first.
     """
 
 def cuda_devices() -> list[CudaDevice]:
@@ -145,5 +122,7 @@ def cuda_devices() -> list[CudaDevice]:
 
 def cuda_release() -> None:
     """
-    Give back what calls with a CUDA device keep for the next: some 200 MiB on each, and as much pinned on the host.
+    Free the memory that calls with a CUDA device keep for the next call.
+
+    It is some 200 MiB on each device, and as much pinned on the host.
     """

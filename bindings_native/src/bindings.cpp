@@ -10,7 +10,7 @@
 #include <memory>
 #include <optional>
 
-#include "cuda.hpp"
+#include "cuda/cuda.hpp"
 #include "quantizer.hpp"
 
 namespace nb = nanobind;
@@ -25,11 +25,12 @@ using NewWeights = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
 using NewSums = nb::ndarray<nb::numpy, double, nb::ndim<3>, nb::c_contig>;
 using NewBlocks = nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<2>, nb::c_contig>;
 
+// An array that owns the data.
 template <class Array, class Value>
-Array new_array(std::unique_ptr<Value[]> data, std::int64_t rows, std::int64_t columns) {
+Array new_array(std::unique_ptr<Value[]> data, std::initializer_list<std::size_t> shape) {
   Value* pointer = data.release();
   nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<Value*>(p); });
-  return Array(pointer, {static_cast<std::size_t>(rows), static_cast<std::size_t>(columns)}, owner);
+  return Array(pointer, shape, owner);
 }
 
 raq::Rows rows_of(const Weights& weights, const std::optional<Importance>& importance) {
@@ -73,7 +74,7 @@ NewBlocks quantize(const std::string& quant_type, const Weights& weights,
     else
       raq::quantize(type, rows, options, blocks.get());
   }
-  return new_array<NewBlocks>(std::move(blocks), rows.count, row_bytes);
+  return new_array<NewBlocks>(std::move(blocks), {weights.shape(0), static_cast<std::size_t>(row_bytes)});
 }
 
 NewWeights dequantize(const std::string& quant_type, const Blocks& blocks, std::int64_t row_length,
@@ -96,7 +97,7 @@ NewWeights dequantize(const std::string& quant_type, const Blocks& blocks, std::
     else
       raq::dequantize(type, blocks.data(), count, row_length, options, weights.get());
   }
-  return new_array<NewWeights>(std::move(weights), count, row_length);
+  return new_array<NewWeights>(std::move(weights), {blocks.shape(0), static_cast<std::size_t>(row_length)});
 }
 
 std::vector<raq::ErrorSums> measure_errors(const std::vector<std::string>& quant_types,
@@ -131,9 +132,7 @@ NewSums measure_rows(const std::vector<std::string>& quant_types, const Weights&
       data[2 * i + 1] = sums[i].weighted_energy;
     }
   }
-  double* pointer = data.release();
-  nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<double*>(p); });
-  return NewSums(pointer, {types.size(), static_cast<std::size_t>(rows.count), 2}, owner);
+  return new_array<NewSums>(std::move(data), {types.size(), weights.shape(0), 2});
 }
 
 raq::ErrorSums measure_error(const std::string& quant_type, const Weights& weights,
@@ -142,6 +141,46 @@ raq::ErrorSums measure_error(const std::string& quant_type, const Weights& weigh
                              const std::string& instruction_set) {
   return measure_errors({quant_type}, weights, importance, threads, effort, device, instruction_set).front();
 }
+
+// ---- docstrings ----
+
+constexpr char error_sums_text[] =
+    R"(Sums over the weights w of a tensor, with r the restored weight and h the importance of its column.
+
+h is 1 where no importance was given.)";
+
+constexpr char quantize_text[] = R"(Quantize the weights: the blocks of each row, uint8[rows, row bytes].
+
+Importance is per column, not negative, in any unit; without it all columns count alike. The search
+minimizes the sum of h (w - r)^2, with h the importance and r the restored weight. `threads` 0 means
+one per processor; `effort` is 'fast' or 'best' (wider search, same format); `device` is 'cpu', 'cuda'
+(all usable devices share the rows) or 'cuda:N'. Neither threads nor device nor `instruction_set`
+('automatic', 'baseline', 'v3', 'v4') changes a byte.
+
+Raises ValueError for an unknown name, a row length that the block does not divide, importance of
+another length or with a negative or non-finite value, and a NaN or infinite weight (its position is
+named); RuntimeError if CUDA is asked for and absent, or fails; MemoryError if the device has no room
+for a quarter of a MiB of weights.)";
+
+constexpr char dequantize_text[] = R"(Restore the weights of each row, float32[rows, row_length].
+
+Any bytes give some floats. Raises ValueError if the bytes of a row are not those of row_length weights.)";
+
+constexpr char measure_error_text[] =
+    R"(The errors of `quantize` followed by `dequantize`, keeping neither result.
+
+Raises as `quantize` does.)";
+
+constexpr char measure_rows_text[] =
+    R"(The sums of h (w - r)^2 and of h w^2 of each row, float64[types, rows, 2], as `ErrorSums` has them.
+
+One pass over the weights, on the processor. Raises as `quantize` does.)";
+
+constexpr char cuda_release_text[] = R"(Free the memory that calls with a CUDA device keep for the next call.
+
+It is some 200 MiB on each device, and as much pinned on the host.)";
+
+// ---- the module ----
 
 void bind_records(nb::module_& module) {
   nb::class_<raq::QuantType>(module, "QuantType", "A ggml block format.")
@@ -160,29 +199,15 @@ void bind_records(nb::module_& module) {
           [](const raq::cuda::DeviceInfo& device) { return std::pair(device.major, device.minor); },
           "(9, 0) for 9.0.")
       .def_ro("memory_bytes", &raq::cuda::DeviceInfo::memory_bytes, "All of its memory.")
-      .def_ro("usable", &raq::cuda::DeviceInfo::usable, "Whether the kernels run there: 7.5 or more.")
+      .def_ro("usable", &raq::cuda::DeviceInfo::usable,
+              "Whether the kernels run on it: compute capability 7.5 or more.")
       .def("__repr__", [](const raq::cuda::DeviceInfo& device) {
         return "CudaDevice(" + std::to_string(device.number) + ", " + device.name + ")";
       });
 
-  nb::class_<raq::ErrorSums>(
-      module, "ErrorSums",
-      "Sums over the weights w of a tensor, r what w becomes, h its column's importance (1 where "
-      "none was given).")
+  nb::class_<raq::ErrorSums>(module, "ErrorSums", error_sums_text)
       .def_ro("weighted_squared_error", &raq::ErrorSums::weighted_squared_error, "Sum of h (w - r)^2.")
-      .def_ro("weighted_energy", &raq::ErrorSums::weighted_energy, "Sum of h w^2.")
-      .def_ro("squared_error", &raq::ErrorSums::squared_error, "Sum of (w - r)^2.")
-      .def_ro("energy", &raq::ErrorSums::energy, "Sum of w^2.")
-      .def_ro("restored_energy", &raq::ErrorSums::restored_energy, "Sum of r^2.")
-      .def_ro("product", &raq::ErrorSums::product, "Sum of w r.")
-      .def_ro("max_error", &raq::ErrorSums::max_error, "Largest |w - r|.")
-      .def_prop_ro(
-          "cosine",
-          [](const raq::ErrorSums& sums) {
-            const double scale = std::sqrt(sums.energy) * std::sqrt(sums.restored_energy);
-            return scale > 0 ? sums.product / scale : (sums.energy == sums.restored_energy ? 1.0 : 0.0);
-          },
-          "Cosine of the angle between the tensor before and after; 1 if both are zero, 0 if one is.");
+      .def_ro("weighted_energy", &raq::ErrorSums::weighted_energy, "Sum of h w^2.");
 }
 
 }  // namespace
@@ -195,47 +220,24 @@ NB_MODULE(_raq_native, module) {
   module.attr("QUANT_TYPES") = nb::tuple(types);
   module.attr("cuda_built") = raq::cuda::built();
 
-  module.def(
-      "quantize", &quantize, "quant_type"_a, "weights"_a.noconvert(), "importance"_a.noconvert() = nb::none(),
-      nb::kw_only(), "threads"_a = 0, "effort"_a = "fast", "device"_a = "cpu",
-      "instruction_set"_a = "automatic",
-      "Blocks of each row, uint8[rows, row bytes].\n\n"
-      "Importance is per column, not negative, in any unit; without it all columns count alike. The search\n"
-      "minimizes the sum of h (w - r)^2. `threads` 0 means one per processor; `effort` is 'fast' or 'best'\n"
-      "(wider search, same format); `device` is 'cpu', 'cuda' (all usable ones share the rows) or 'cuda:N'.\n"
-      "Neither threads nor device nor `instruction_set` ('automatic', 'baseline', 'v3', 'v4') changes a "
-      "byte.\n\n"
-      "Raises ValueError for an unknown name, a row length that the block does not divide, importance of\n"
-      "another length or with a negative or non-finite value, and a NaN or infinite weight (its place is\n"
-      "named); RuntimeError if CUDA is asked for and absent, or fails; MemoryError if the device has no "
-      "room\n"
-      "for a quarter of a MiB of weights.");
+  module.def("quantize", &quantize, "quant_type"_a, "weights"_a.noconvert(),
+             "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
+             "device"_a = "cpu", "instruction_set"_a = "automatic", quantize_text);
   module.def("dequantize", &dequantize, "quant_type"_a, "blocks"_a.noconvert(), "row_length"_a, nb::kw_only(),
-             "threads"_a = 0, "device"_a = "cpu", "instruction_set"_a = "automatic",
-             "Weights of each row, float32[rows, row_length]. Any bytes give some floats.\n\n"
-             "Raises ValueError if the rows' bytes and row_length do not belong together.");
-  module.def(
-      "measure_error", &measure_error, "quant_type"_a, "weights"_a.noconvert(),
-      "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
-      "device"_a = "cpu", "instruction_set"_a = "automatic",
-      "What `quantize` followed by `dequantize` does to the weights, without keeping either result.\n\n"
-      "Raises as `quantize` does.");
+             "threads"_a = 0, "device"_a = "cpu", "instruction_set"_a = "automatic", dequantize_text);
+  module.def("measure_error", &measure_error, "quant_type"_a, "weights"_a.noconvert(),
+             "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
+             "device"_a = "cpu", "instruction_set"_a = "automatic", measure_error_text);
   module.def("measure_errors", &measure_errors, "quant_types"_a, "weights"_a.noconvert(),
              "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
              "device"_a = "cpu", "instruction_set"_a = "automatic",
              "`measure_error` for several quant types in one pass over the weights.");
   module.def("measure_rows", &measure_rows, "quant_types"_a, "weights"_a.noconvert(),
              "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
-             "instruction_set"_a = "automatic",
-             "Sums of h (w - r)^2 and of h w^2 of each row, float64[types, rows, 2], in one pass over the "
-             "weights.\n\n"
-             "Raises as `quantize` does.");
+             "instruction_set"_a = "automatic", measure_rows_text);
   module.def("instruction_sets", &raq::instruction_set_names,
-             "Names of the instruction sets this build holds and this processor runs, lowest first.");
+             "Names of the instruction sets that this build has and this processor runs, lowest first.");
   module.def("cuda_devices", &raq::cuda::devices,
              "The CUDA devices; empty without a driver, a device or a CUDA build.");
-  module.def("cuda_release", &raq::cuda::release,
-             "Give back what calls with a CUDA device keep for the next: some 200 MiB on each, and as much "
-             "pinned on "
-             "the host.");
+  module.def("cuda_release", &raq::cuda::release, cuda_release_text);
 }

@@ -1,6 +1,7 @@
-// How rows are cut: by row length alone, never by the number of threads, devices or parts. Sums of errors are
-// added within a chunk block after block, then chunk after chunk, so they are the same wherever they are
-// made.
+// How rows are divided into chunks: by row length alone, never by the number of threads, devices or parts.
+//
+// Sums of errors are added within a chunk block after block, then chunk after chunk, so they are the same to
+// the last bit wherever they are computed.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +9,8 @@
 
 namespace raq {
 
-// A quarter of a megabyte of weights: several types are measured while a chunk is still in the second-level
-// cache.
+// A quarter of a megabyte of weights: small enough that a chunk stays in the second-level cache
+// while several types are measured.
 constexpr std::int64_t chunk_weights = 65536;
 
 struct Chunks {

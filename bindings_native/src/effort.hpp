@@ -3,8 +3,8 @@
 
 namespace raq {
 
-// `plain` is what `fast` becomes where all columns count alike: the simple formats, which llama.cpp then only
-// rounds, are searched less.
+// `plain` replaces `fast` where all columns count alike: the simple formats, which llama.cpp then
+// only rounds, are searched less.
 enum class Effort : int { fast = 0, best = 1, plain = 2 };
 
 }  // namespace raq

@@ -1,5 +1,4 @@
-// The C++ interface: quantize, dequantize and measure whole tensors. It names no CUDA type and no Python
-// type.
+// The C++ interface: quantize, dequantize and measure whole tensors. No type of CUDA or Python occurs in it.
 //
 // A tensor is `count` rows of `length` weights, row after row. Rows are independent of each other, and a
 // result depends neither on the number of threads nor on the instruction set nor on the device.
@@ -10,7 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels.hpp"
+#include "effort.hpp"
+#include "rows.hpp"
 
 namespace raq {
 
@@ -31,18 +31,17 @@ const QuantType& find_quant_type(const std::string& name);
 
 enum class InstructionSet { automatic, baseline, v3, v4 };
 
+// The instruction sets that this build has kernels for and this processor runs, lowest first.
+std::vector<InstructionSet> instruction_sets();
+std::vector<std::string> instruction_set_names();
+// Throws std::invalid_argument for an unknown name.
+InstructionSet find_instruction_set(const std::string& name);
+
 struct Options {
   Effort effort = Effort::fast;
   int threads = 0;  // 0: as many as the machine has
   InstructionSet instruction_set = InstructionSet::automatic;
 };
-
-// Which levels this build holds and this processor runs, lowest first.
-std::vector<InstructionSet> instruction_sets();
-std::vector<std::string> instruction_set_names();
-// Throws std::invalid_argument for a name that is not a level.
-InstructionSet find_instruction_set(const std::string& name);
-const Kernels& cpu_kernels(const QuantType& type, InstructionSet set);
 
 // The processor, or a CUDA device by its number, or all of them together.
 struct Device {
@@ -53,7 +52,7 @@ struct Device {
 // 'cpu', 'cuda' or 'cuda:N'. Throws std::invalid_argument for another name.
 Device find_device(const std::string& name);
 
-// `fast` becomes `plain` for rows whose columns all count alike, whether by equal importance or by none.
+// `fast` becomes `plain` for rows whose columns all count alike, by equal importance or by none.
 Effort effort_for(const Rows& rows, Effort asked);
 
 // A weight that is NaN or infinite: quantizing it has no meaning.
@@ -61,13 +60,18 @@ struct NonFiniteWeight : std::invalid_argument {
   NonFiniteWeight(std::int64_t row, std::int64_t column);
 };
 
+// On the processor; cuda/cuda.hpp has the same for CUDA devices. The caller owns the memory of every result.
 void quantize(const QuantType& type, const Rows& rows, const Options& options, std::uint8_t* blocks);
 void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t row_length,
                 const Options& options, float* weights);
-// One pass over the tensor for all types. The sums of each row, type after type; or of the tensor for each
-// type.
+// One pass over the tensor for all types: the sums of each row, type after type.
 std::vector<ErrorSums> measure_rows(const std::vector<QuantType>& types, const Rows& rows,
                                     const Options& options);
+// The sums of the whole tensor, one for each type.
 std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, const Options& options);
+
+// Adds up what `measure_rows` returns, row after row: the one order of addition on every device.
+std::vector<ErrorSums> totals_of(const std::vector<ErrorSums>& sums_of_rows, std::size_t types,
+                                 std::int64_t rows);
 
 }  // namespace raq

@@ -100,7 +100,7 @@ def test_rows_of_any_length(machine: Machine, length: int) -> None:
 
 def test_nothing_is_done_for_nothing(machine: Machine) -> None:
     assert machine.quantize("Q8_0", np.zeros((0, 32), np.float32)).shape == (0, 34)
-    assert machine.measure_errors(["Q8_0"], np.zeros((3, 0), np.float32))[0].energy == 0
+    assert machine.measure_errors(["Q8_0"], np.zeros((3, 0), np.float32))[0].weighted_energy == 0
     assert machine.measure_errors([], ordinary(3)[0]) == []
 
 

@@ -111,7 +111,7 @@ def test_no_rows_and_no_columns(name: str) -> None:
         assert blocks.shape == (shape[0], row_bytes(BY_NAME[name], shape[1]))
         assert raq_native.dequantize(name, blocks, shape[1]).shape == shape
         found = raq_native.measure_error(name, np.zeros(shape, np.float32))
-        assert (found.squared_error, found.energy, found.cosine) == (0.0, 0.0, 1.0)
+        assert (found.weighted_squared_error, found.weighted_energy) == (0.0, 0.0)
 
 
 def test_without_a_device_cuda_is_refused_in_words() -> None:

@@ -81,7 +81,7 @@ def test_threads_change_nothing(name: str, seed: int) -> None:
     assert np.array_equal(one, two)
     sums = [measure_error(name, weights, importance, threads=threads) for threads in (1, 2)]
     assert sums[0].weighted_squared_error == sums[1].weighted_squared_error
-    assert sums[0].product == sums[1].product
+    assert sums[0].weighted_energy == sums[1].weighted_energy
 
 
 @given(seed=seeds, kind=kinds, rows=st.integers(0, 9))

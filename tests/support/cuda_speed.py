@@ -12,7 +12,7 @@ from support.emulated_cuda import Machine
 
 BF16_BYTES = 2
 Native = ModuleType | Machine
-"""raq_native, or what stands in for it where there is no device."""
+"""raq_native, or its emulation where there is no device."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,6 @@ def speeds(
 def table_seconds(
     native: Native, names: Sequence[str], weights: np.ndarray, importance: np.ndarray, device: str, billions: float
 ) -> float:
-    """Seconds that the error table of a model of so many billion weights would take, from one tensor."""
+    """Seconds for the error table of a model of this many billion weights, extrapolated from one tensor."""
     taken = seconds(lambda: native.measure_errors(names, weights, importance, device=device), 1)
     return taken * billions * 1e9 / weights.size

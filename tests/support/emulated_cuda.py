@@ -1,7 +1,7 @@
 """The CUDA sources, built for this processor and run on emulated devices (tests/support/cuda_host).
 
-Build with `library()`; what comes out is kept in build/ and named by everything it was made from. `Machine` has the
-functions of `raq_native` for `device="cuda…"`, and what tests do to the devices.
+`library()` builds them; the result is kept in build/, in a folder named by the digest of its sources. `Machine` has the
+functions of `raq_native` for `device="cuda…"`, and controls the devices.
 """
 
 import ctypes
@@ -23,18 +23,16 @@ from support.paths import ROOT
 NATIVE = ROOT / "bindings_native"
 HOST = ROOT / "tests" / "support" / "cuda_host"
 SOURCES = (
-    *(NATIVE / "src" / f"{name}_cuda.cu" for name in ("kernels", "pipeline", "quantize")),
-    *(NATIVE / "src" / name for name in ("dispatch.cpp", "quantize_cpu.cpp")),
+    *(NATIVE / "src" / "cuda" / f"{name}.cu" for name in ("kernels", "pipeline", "quantize")),
+    NATIVE / "src" / "quantizer.cpp",
     *(HOST / name for name in ("runtime.cpp", "fibers.cpp", "exports.cpp")),
 )
 FLAGS = ("-std=c++20", "-fPIC", "-ffp-contract=off", "-pthread")
-SLOW = "kernels_cuda.cu"
-"""What is worth optimizing; the rest builds faster without."""
+SLOW = "kernels.cu"
+"""The source worth optimizing; the others build faster without."""
 DEFINES = ("-DRAQ_LEVEL=cuda_level", "-DRAQ_LANES=1")
 MIB = 2**20
 OUT_OF_MEMORY, ILLEGAL_ADDRESS = 2, 700
-_FIELDS = ("weighted_squared_error", "weighted_energy", "squared_error", "energy", "restored_energy", "product")
-FIELDS = (*_FIELDS, "max_error")
 
 
 def compiler() -> str | None:
@@ -105,16 +103,11 @@ class Sums:
 
     weighted_squared_error: float
     weighted_energy: float
-    squared_error: float
-    energy: float
-    restored_energy: float
-    product: float
-    max_error: float
 
 
 def sums_of(found: raq_native.ErrorSums) -> Sums:
     """The fields of native sums."""
-    return Sums(*(getattr(found, name) for name in FIELDS))
+    return Sums(found.weighted_squared_error, found.weighted_energy)
 
 
 @dataclass(frozen=True)
@@ -210,7 +203,7 @@ class Machine:
         threads: int = 0,
     ) -> list[Sums]:
         """As in raq_native."""
-        sums = np.empty((len(quant_types), len(FIELDS)))
+        sums = np.empty((len(quant_types), 2))
         self._call("measure", " ".join(quant_types), *_rows(weights, importance), _effort(effort), device, sums)
         return [Sums(*row) for row in sums.tolist()]
 

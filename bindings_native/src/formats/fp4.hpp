@@ -1,13 +1,16 @@
-// MXFP4 and NVFP4: codes are 4-bit floats, 0 0.5 1 1.5 2 3 4 6 and their negatives; kept here doubled, as
-// whole numbers.
+// MXFP4 and NVFP4: codes are 4-bit floats, 0 0.5 1 1.5 2 3 4 6 and their negatives,
+// here doubled to whole numbers.
 //
-// MXFP4: 32 weights, w = 2^(e - 128) * doubled value; 4.25 bits per weight. Bytes: 0 e, 1..16 codes as in
-// Q4_0. Source: OCP Microscaling Formats 1.0. NVFP4: 64 weights in 4 sub-blocks of 16, w = scale / 2 *
-// doubled value, scale an unsigned float of 4 exponent and 3 mantissa bits; 4.5 bits per weight. Bytes: 0..3
-// scales, 4..35 codes: 8 bytes per sub-block, low nibble weight j, high nibble weight j + 8.
+// MXFP4: 32 weights, w = 2^(e - 128) * doubled value; 4.25 bits per weight.
+// Bytes: 0 e, 1..16 codes as in Q4_0.
+// Source: OCP Microscaling Formats 1.0.
+//
+// NVFP4: 64 weights in 4 sub-blocks of 16, w = scale / 2 * doubled value, scale an unsigned float of 4
+// exponent and 3 mantissa bits; 4.5 bits per weight.
+// Bytes: 0..3 scales, 4..35 codes: 8 bytes per sub-block, low nibble weight j, high nibble weight j + 8.
 #pragma once
 
-#include "q4_0.hpp"
+#include "formats/q4_0.hpp"
 
 namespace raq::RAQ_LEVEL {
 
@@ -57,7 +60,7 @@ RAQ_INLINE Float fp4_error(const Float* x, const Float* h, Float scale) {
 struct MXFP4 {
   static constexpr int weights = 32, bytes = 17;
 
-  // 2^(e - 128); the two smallest are subnormal floats.
+  // 2^(e - 128). As floats, those of e = 0 and 1 are subnormal.
   RAQ_INLINE static Float scale_of(Int e) {
     return float_of_bits(select(e < splat(2), splat(0x00200000) << e, (e - 1) << 23));
   }
@@ -68,7 +71,7 @@ struct MXFP4 {
     const Int unit_exponent = float_bits(unit.scale) >> 23;
     Int best_e = splat(0);
     Float best_error = splat(1e30f), best_scale = zero;
-    // The largest weight is in [1, 2) units: scales from 1/16, which clips it, to 1/4, which has room for 3.
+    // The largest weight is in [1, 2) units. A scale of 1/16 reaches 0.75 and so clips it, 1/4 reaches 3.
     for (int offset = -3; offset <= -1; ++offset) {
       const Float scale = splat(offset == -3 ? 0.0625f : offset == -2 ? 0.125f : 0.25f);
       const Float error = fp4_error<weights>(x, h, scale);
@@ -95,7 +98,7 @@ struct NVFP4 {
   static constexpr int weights = 64, bytes = 36;
   static constexpr int largest_scale = 0x7e;  // 448; 0x7f means zero
 
-  // Half of the scale that a byte stands for; its top bit is ignored.
+  // Half of the scale that a byte encodes; its top bit is ignored.
   RAQ_INLINE static Float half_scale(Int code) {
     const Int exponent = (code >> 3) & 15, mantissa = code & 7;
     const Float subnormal = to_float(mantissa) * 0x1p-10f;
@@ -117,6 +120,7 @@ struct NVFP4 {
     for (int j = 0; j < 4; ++j) {
       const Float *xj = x + 16 * j, *hj = h + 16 * j;
       const Float top = largest_of<16>(xj);
+      // Scales next to the one at which the largest weight meets the largest code; zero if none is better.
       const Int middle = code_of_half_scale(top * (1.0f / DoubledFp4::largest) * unit.scale);
       Int best_code = splat(0);
       Float best_error = fp4_error<16>(xj, hj, splat(0.0f));

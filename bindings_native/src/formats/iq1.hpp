@@ -1,15 +1,17 @@
 // IQ1_S and IQ1_M: 256 weights; groups of 8 name a vector v of -1, 0, 1; w = d * (2 l + 1) * (v + delta),
 // delta 1/8 or -1/8; 1.5625 and 1.75 bits per weight.
 //
-// IQ1_S: l and the sign of delta per 32 weights. Bytes: 0 d; 2..33 low eight bits of the vectors; 34..49 per
-// sub-block a pair: upper three bits of its four vectors, l at bit 12, bit 15 set for a negative delta.
-// IQ1_M: l per 16 weights, the sign of delta per group. Bytes: 0..31 low eight bits; 32..47 four bits per
-// group: three upper bits, then the sign; 48..55 four pairs: four l of three bits each, and on top four bits
-// of d, lowest pair first.
+// IQ1_S: l and the sign of delta per 32 weights.
+// Bytes: 0 d; 2..33 low eight bits of the vectors; 34..49 per sub-block a pair: upper three bits of its four
+// vectors, l at bit 12, bit 15 set for a negative delta.
+//
+// IQ1_M: l per 16 weights, the sign of delta per group.
+// Bytes: 0..31 low eight bits of the vectors; 32..47 four bits per group: three upper bits, then the sign;
+// 48..55 four pairs: four l of three bits each, and on top four bits of d, lowest pair first.
 #pragma once
 
-#include "../search_codebook.hpp"
-#include "iq2.hpp"
+#include "formats/iq2.hpp"
+#include "search/codebook.hpp"
 
 namespace raq::RAQ_LEVEL {
 

@@ -1,18 +1,25 @@
-// IQ2_XXS, IQ2_XS, IQ2_S: 256 weights; groups of 8 name a vector of the magnitudes 8, 25, 43; signs apart;
-// w = d / 8 * (2 l + 1) * magnitude * sign; 2.0625, 2.3125 and 2.5625 bits per weight.
+// IQ2_XXS, IQ2_XS, IQ2_S: 256 weights; groups of 8 name a vector of the magnitudes 8, 25, 43; signs
+// are stored apart; w = d / 8 * (2 l + 1) * magnitude * sign; 2.0625, 2.3125 and 2.5625 bits per
+// weight. In IQ2_XXS and IQ2_XS a sign code has the signs of seven weights, and the eighth sign makes
+// the number of negative ones even.
 //
-// IQ2_XXS: sub-blocks of 32. Bytes: 0 d; then per sub-block 4 vectors (one byte each) and a word: four 7-bit
-// sign codes, l in the top four bits. IQ2_XS: sub-blocks of 16. Bytes: 0 d; 2..65 per group a pair: 9 bits
-// vector, 7 bits sign code; 66..73 l, four bits per sub-block. In both a sign code has the signs of seven
-// weights, and the eighth makes the number of negative ones even. IQ2_S: sub-blocks of 16. Bytes: 0 d; 2..33
-// low eight bits of the vectors; 34..65 signs; 66..73 upper two bits of the vectors; 74..81 l.
+// IQ2_XXS: sub-blocks of 32.
+// Bytes: 0 d; then per sub-block 4 vectors (one byte each) and a word: four 7-bit sign
+// codes, l in the top four bits.
+//
+// IQ2_XS: sub-blocks of 16.
+// Bytes: 0 d; 2..65 per group a pair: 9 bits vector, 7 bits sign code; 66..73 l, four bits per sub-block.
+//
+// IQ2_S: sub-blocks of 16.
+// Bytes: 0 d; 2..33 low eight bits of the vectors; 34..65 signs; 66..73 upper two
+// bits of the vectors; 74..81 l.
 #pragma once
 
-#include "../search_codebook.hpp"
+#include "search/codebook.hpp"
 
 namespace raq::RAQ_LEVEL {
 
-// Signs of groups of 8, and magnitudes as the search is to see them.
+// The signs of groups of 8, and the magnitudes to search vectors for.
 struct Signs {
   Float sizes[256];
   Int bits[32];
@@ -27,8 +34,8 @@ struct Signs {
     }
   }
 
-  // Where the number of negative weights is odd, the sign whose loss costs least is turned; the search then
-  // sees a negative magnitude and prefers a small level there.
+  // Where the number of negative weights is odd, the sign that costs least is turned. The search gets a
+  // negative magnitude there, and so prefers a small level.
   RAQ_HD void make_even(const Float* h) {
     for (int g = 0; g < 32; ++g) {
       Int cheapest = splat(0);

@@ -1,13 +1,16 @@
-// IQ3_XXS and IQ3_S: 256 weights, sub-blocks of 32; groups of 4 name a vector of eight magnitudes; signs
-// apart; 3.0625 and 3.4375 bits per weight.
+// IQ3_XXS and IQ3_S: 256 weights in sub-blocks of 32; groups of 4 name a vector of eight magnitudes; signs
+// are stored apart; 3.0625 and 3.4375 bits per weight.
 //
-// IQ3_XXS: w = d / 4 * (2 l + 1) * magnitude * sign. Bytes: 0 d; 2..65 vectors; 66..97 a word per sub-block:
-// four 7-bit sign codes (as in IQ2_XXS), l in the top four bits. IQ3_S: w = d * (2 l + 1) * magnitude * sign.
-// Bytes: 0 d; 2..65 low eight bits of the vectors; 66..73 their ninth bits; 74..105 signs; 106..109 l, four
-// bits per sub-block.
+// IQ3_XXS: w = d / 4 * (2 l + 1) * magnitude * sign.
+// Bytes: 0 d; 2..65 vectors; 66..97 a word per sub-block: four 7-bit sign codes (as in
+// IQ2_XXS), l in the top four bits.
+//
+// IQ3_S: w = d * (2 l + 1) * magnitude * sign.
+// Bytes: 0 d; 2..65 low eight bits of the vectors; 66..73 their ninth bits; 74..105 signs;
+// 106..109 l, four bits per sub-block.
 #pragma once
 
-#include "iq2.hpp"
+#include "formats/iq2.hpp"
 
 namespace raq::RAQ_LEVEL {
 

@@ -1,13 +1,15 @@
 // IQ4_NL and IQ4_XS: codes name one of 16 uneven values, -127 to 113, denser near zero; 4.5 and 4.25 bits per
 // weight.
 //
-// IQ4_NL: 32 weights, w = d * value. Bytes: 0 d, 2..17 codes as in Q4_0.
-// IQ4_XS: 256 weights, 8 sub-blocks of 32, w = d * scale * value, scale -32..31. Bytes: 0 d, 2..3 upper two
-// bits of scale + 32 (sub-block j at bit 2 j), 4..7 lower four bits (j even low nibble), 8..135 codes, 16
-// bytes per sub-block.
+// IQ4_NL: 32 weights, w = d * value.
+// Bytes: 0 d, 2..17 codes as in Q4_0.
+//
+// IQ4_XS: 256 weights, 8 sub-blocks of 32, w = d * scale * value, scale -32..31.
+// Bytes: 0 d, 2..3 upper two bits of scale + 32 (sub-block j at bit 2 j), 4..7 lower four bits (j even low
+// nibble), 8..135 codes, 16 bytes per sub-block.
 #pragma once
 
-#include "q4_0.hpp"
+#include "formats/q4_0.hpp"
 
 namespace raq::RAQ_LEVEL {
 

@@ -1,10 +1,10 @@
-// F32, F16, BF16: a weight is stored by itself; 32, 16, 16 bits per weight. Importance has no say.
+// F32, F16, BF16: every weight is stored by itself, whatever its importance; 32, 16 and 16 bits per weight.
 //
 // A weight beyond the largest finite value of the type is stored as that value (half.hpp says why).
 #pragma once
 
-#include "../effort.hpp"
-#include "../half.hpp"
+#include "common/half.hpp"
+#include "effort.hpp"
 
 namespace raq::RAQ_LEVEL {
 

@@ -5,8 +5,8 @@
 // Codes: each half of 128 weights has 32 bytes; bit pair p of byte l is weight 32 p + l of the half.
 #pragma once
 
-#include "../effort.hpp"
-#include "../search_affine.hpp"
+#include "effort.hpp"
+#include "search/affine.hpp"
 
 namespace raq::RAQ_LEVEL {
 

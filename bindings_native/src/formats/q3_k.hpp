@@ -1,13 +1,13 @@
 // Q3_K: 256 weights, 16 sub-blocks of 16; w = d * scale * code; code -4..3, scale -32..31; 3.4375 bits per
 // weight.
 //
-// Bytes: 0..31 third bits (byte l, bit b: weight 32 b + l; SET means code >= 0); 32..95 low two bits of code
-// + 4, laid as in Q2_K; 96..107 scales + 32: low nibbles of 0..7 and, in the high nibbles, of 8..15 in bytes
-// 0..7; their upper two bits in byte 8 + j % 4 at bit 2 (j / 4); 108 d.
+// Bytes: 0..31 third bits (byte l, bit b: weight 32 b + l; SET means code >= 0); 32..95 low two bits of
+// code + 4, laid out as in Q2_K; 96..107 scales + 32: low nibbles of 0..7 and, in the high nibbles, of 8..15
+// in bytes 0..7; their upper two bits in byte 8 + j % 4 at bit 2 (j / 4); 108 d.
 #pragma once
 
-#include "../search_symmetric.hpp"
-#include "q2_k.hpp"
+#include "formats/q2_k.hpp"
+#include "search/symmetric.hpp"
 
 namespace raq::RAQ_LEVEL {
 

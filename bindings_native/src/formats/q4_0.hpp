@@ -1,12 +1,13 @@
-// Q4_0 and Q5_0: 32 weights share one half-precision scale; w = d * (code - middle), middle 8 or 16; 4.5
-// and 5.5 bits per weight.
+// Q4_0 and Q5_0: 32 weights share one half-precision scale; w = d * (code - middle), middle 8 or 16; 4.5 and
+// 5.5 bits per weight.
 //
 // Bytes of Q4_0: 0 d, 2..17 low four bits (byte j: weight j low nibble, weight j + 16 high nibble).
+//
 // Bytes of Q5_0: 0 d, 2..5 fifth bits (bit k: weight k), 6..21 low four bits as in Q4_0.
 #pragma once
 
-#include "../effort.hpp"
-#include "../search_symmetric.hpp"
+#include "effort.hpp"
+#include "search/symmetric.hpp"
 
 namespace raq::RAQ_LEVEL {
 

@@ -1,11 +1,12 @@
 // Q4_1 and Q5_1: 32 weights share a half-precision scale and base; w = d * code + m; 5 and 6 bits per weight.
 //
-// Bytes of Q4_1: 0 d, 2 m, 4..19 low four bits as in Q4_0. Bytes of Q5_1: 0 d, 2 m, 4..7 fifth bits, 8..23
-// low bits.
+// Bytes of Q4_1: 0 d, 2 m, 4..19 low four bits as in Q4_0.
+//
+// Bytes of Q5_1: 0 d, 2 m, 4..7 fifth bits, 8..23 low four bits.
 #pragma once
 
-#include "../search_affine.hpp"
-#include "q4_0.hpp"
+#include "formats/q4_0.hpp"
+#include "search/affine.hpp"
 
 namespace raq::RAQ_LEVEL {
 

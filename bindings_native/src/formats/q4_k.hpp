@@ -3,12 +3,14 @@
 //
 // Bytes of both: 0 d, 2 dmin, 4..15 scales and offsets of six bits. Sub-blocks 0..3 have theirs in the low
 // six bits of bytes 0..3 and 4..7 of those twelve; sub-blocks 4..7 have the low four bits in the nibbles of
-// bytes 8..11 and the upper two on top of bytes 0..3 (scale) and 4..7 (offset). Then Q4_K: 16..143 codes: 32
-// bytes per 64 weights, low nibbles the first 32, high nibbles the second. Q5_K: 16..47 fifth bits (byte l,
-// bit j: weight l of sub-block j), 48..175 low four bits as in Q4_K.
+// bytes 8..11 and the upper two on top of bytes 0..3 (scale) and 4..7 (offset).
+//
+// Then Q4_K: 16..143 codes: 32 bytes per 64 weights, low nibbles the first 32, high nibbles the second.
+//
+// Or Q5_K: 16..47 fifth bits (byte l, bit j: weight l of sub-block j), 48..175 low four bits as in Q4_K.
 #pragma once
 
-#include "q2_k.hpp"
+#include "formats/q2_k.hpp"
 
 namespace raq::RAQ_LEVEL {
 

@@ -6,8 +6,8 @@
 // l + 96; bit pairs of upper byte l belong to l, l + 32, l + 64, l + 96.
 #pragma once
 
-#include "../search_symmetric.hpp"
-#include "q2_k.hpp"
+#include "formats/q2_k.hpp"
+#include "search/symmetric.hpp"
 
 namespace raq::RAQ_LEVEL {
 

@@ -3,8 +3,8 @@
 // Bytes: 0 d, 2..33 codes. Codes are rounded with the scale as stored, not as computed.
 #pragma once
 
-#include "../search_symmetric.hpp"
-#include "../effort.hpp"
+#include "effort.hpp"
+#include "search/symmetric.hpp"
 
 namespace raq::RAQ_LEVEL {
 

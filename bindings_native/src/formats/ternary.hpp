@@ -1,22 +1,28 @@
 // TQ1_0, TQ2_0, Q1_0, Q2_0: one half-precision scale and codes of two, three or four values.
 //
-// TQ1_0: 256 weights, w = d * (trit - 1); 1.6875 bits per weight. Bytes: 0..31 five trits each, of weights j,
-// j + 32 .. j + 128; 32..47 five trits each, of 160 + j, 160 + j + 16 ..; 48..51 four trits each, of 240 + j,
-// 240 + j + 4 ..; 52 d. Five trits t0..t4 are the fraction (81 t0 + 27 t1 + 9 t2 + 3 t3 + t4) / 243 in
-// 256ths, rounded up. TQ2_0: 256 weights, w = d * (code - 1), code 0..2; 2.0625 bits. Bytes: 0..63 codes laid
-// as in Q2_K, 64 d. Q1_0: 128 weights, w = d or -d; 1.125 bits. Bytes: 0 d, 2..17 one bit each in order, set
-// for d. Q2_0: 64 weights, w = d * (code - 1), code 0..3; 2.25 bits. Bytes: 0 d, 2..17 codes in order, lowest
-// bits first.
+// TQ1_0: 256 weights, w = d * (trit - 1); 1.6875 bits per weight.
+// Bytes: 0..31 five trits each, of weights j, j + 32 .. j + 128; 32..47 five trits each, of 160 + j,
+// 160 + j + 16 ..; 48..51 four trits each, of 240 + j, 240 + j + 4 ..; 52 d. Five trits t0..t4 are the
+// fraction (81 t0 + 27 t1 + 9 t2 + 3 t3 + t4) / 243 in 256ths, rounded up.
+//
+// TQ2_0: 256 weights, w = d * (code - 1), code 0..2; 2.0625 bits.
+// Bytes: 0..63 codes laid out as in Q2_K, 64 d.
+//
+// Q1_0: 128 weights, w = d or -d; 1.125 bits.
+// Bytes: 0 d, 2..17 one bit each in order, set for d.
+//
+// Q2_0: 64 weights, w = d * (code - 1), code 0..3; 2.25 bits.
+// Bytes: 0 d, 2..17 codes in order, lowest bits first.
 #pragma once
 
-#include "q2_k.hpp"
+#include "formats/q2_k.hpp"
 
 namespace raq::RAQ_LEVEL {
 
-// Scale of codes that are few: the extreme weight may lie far beyond them. One candidate puts it at the last
-// code, which is exact for models trained to be ternary; another puts the mean magnitude at 0.7, near the
-// best for weights in a bell, and fitting again goes on from there. Effort `best` also puts the extreme
-// weight at up to 5 times the last code.
+// The scale where codes are few: the best one may leave the extreme weight far beyond the last code. One
+// candidate puts it at the last code, which is exact for models trained to be ternary; another puts the mean
+// magnitude at 0.7, near the best for normally distributed weights, and refitting goes on from there. Effort
+// `best` also puts the extreme weight at up to 5 times the last code.
 template <class Codes, int N>
 RAQ_INLINE StoredScale fit_few_codes(const Float* x, const Float* h, Unit unit, Effort effort) {
   ScaleFit best{splat(0.0f), splat(0.0f), splat(0.0f)};
@@ -25,6 +31,7 @@ RAQ_INLINE StoredScale fit_few_codes(const Float* x, const Float* h, Unit unit, 
   const int steps = effort == Effort::best ? 64 : 0;
   RAQ_ROLLED
   for (int step = 0; step <= steps; ++step) {
+    // Both ends of the range are tried where it is not symmetric.
     const Float inverse = (Codes::low * (1.0f + 0.0625f * static_cast<float>(step))) * inverse_extreme;
     try_inverse(inverse);
     if constexpr (-Codes::low != Codes::high) try_inverse(inverse * (Codes::high / Codes::low));
@@ -69,7 +76,8 @@ struct TQ1_0 {
       sums[byte] += (truncate(Codes::round(x[k] * inverse)) + 1) * power_of_3(4 - place);
     });
     block.clear();
-    // ceil(256 v / 243): 4316 / 2^20 is a little over 1 / 243, exact up to 242 * 256 + 242.
+    // ceil(256 v / 243) without a division, which no vector unit has: 4316 / 2^20 is a little over 1 / 243,
+    // and the result is exact for every v up to 242.
     for (int i = 0; i < 52; ++i) block.put(i, ((sums[i] * 256 + 242) * 4316) >> 20);
     block.put_pair(52, d.bits);
   }

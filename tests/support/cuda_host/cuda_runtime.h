@@ -1,6 +1,6 @@
-// Stands in for NVIDIA's header of this name, so that a C++ compiler builds the .cu files for the processor:
-// the part of the CUDA runtime that they use, with devices made of ordinary memory (runtime.cpp). Names and
-// meanings are those of NVIDIA's documentation of the runtime API.
+// Replaces NVIDIA's header of this name, so that a C++ compiler builds the .cu files for the processor. It
+// declares the part of the CUDA runtime that they use; devices are made of ordinary memory (runtime.cpp).
+// Names and meanings are those of NVIDIA's documentation of the runtime API.
 #pragma once
 
 #include <cstddef>
@@ -74,7 +74,7 @@ inline void atomicMin(unsigned long long* place, unsigned long long value) {
 
 namespace emulated {
 
-// One argument of a kernel, to be looked through for addresses.
+// One argument of a kernel, to be searched for addresses.
 struct Argument {
   const void* data;
   std::size_t size;

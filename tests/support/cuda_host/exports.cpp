@@ -1,20 +1,18 @@
 // The CUDA half of the native code, built for this processor, as plain functions for ctypes.
-#include <cstdlib>
+#include <cstdio>
 #include <sstream>
 
-#include "cuda.hpp"
+#include "cuda/cuda.hpp"
 #include "runtime.hpp"
-
-// Only the CUDA kernels are built in.
-const raq::Kernels* raq::kernels_baseline() { std::abort(); }
 
 namespace {
 
 enum Result { done, value_error, runtime_error, memory_error };
 
+// Does the work; an exception becomes its kind, and its text the message.
 template <class Work>
-int told(char* message, std::size_t size, Work work) {
-  const auto say = [&](const std::exception& error, Result result) {
+int result_of(char* message, std::size_t size, Work work) {
+  const auto report = [&](const std::exception& error, Result result) {
     std::snprintf(message, size, "%s", error.what());
     return result;
   };
@@ -22,11 +20,11 @@ int told(char* message, std::size_t size, Work work) {
     work();
     return done;
   } catch (const std::bad_alloc& error) {
-    return say(error, memory_error);
+    return report(error, memory_error);
   } catch (const std::invalid_argument& error) {
-    return say(error, value_error);
+    return report(error, value_error);
   } catch (const std::exception& error) {
-    return say(error, runtime_error);
+    return report(error, runtime_error);
   }
 }
 
@@ -39,7 +37,7 @@ extern "C" {
 int raq_quantize(const char* type, const float* weights, const float* importance, std::int64_t rows,
                  std::int64_t length, int effort, const char* device, std::uint8_t* blocks, char* message,
                  std::size_t size) {
-  return told(message, size, [&] {
+  return result_of(message, size, [&] {
     raq::cuda::quantize(raq::find_quant_type(type), {weights, importance, rows, length},
                         static_cast<raq::Effort>(effort), number_of(device), blocks);
   });
@@ -47,16 +45,16 @@ int raq_quantize(const char* type, const float* weights, const float* importance
 
 int raq_dequantize(const char* type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t length,
                    const char* device, float* weights, char* message, std::size_t size) {
-  return told(message, size, [&] {
+  return result_of(message, size, [&] {
     raq::cuda::dequantize(raq::find_quant_type(type), blocks, rows, length, number_of(device), weights);
   });
 }
 
-// Types with spaces between; seven sums of each.
+// Types with spaces between; two sums of each.
 int raq_measure(const char* types, const float* weights, const float* importance, std::int64_t rows,
                 std::int64_t length, int effort, const char* device, raq::ErrorSums* sums, char* message,
                 std::size_t size) {
-  return told(message, size, [&] {
+  return result_of(message, size, [&] {
     std::vector<raq::QuantType> wanted;
     std::istringstream names(types);
     for (std::string name; names >> name;) wanted.push_back(raq::find_quant_type(name));

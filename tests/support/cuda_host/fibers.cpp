@@ -21,7 +21,7 @@ struct Fiber {
   unsigned thread = 0;
 };
 
-// A fiber takes one thread after the other; only where a thread waits, another fiber goes on with the rest.
+// A fiber runs one thread after the other; where a thread waits, another fiber goes on with the rest.
 class Group {
  public:
   Group(std::vector<unsigned> order, const std::function<void()>& body)

@@ -1,13 +1,11 @@
-// Devices made of ordinary memory, with a scheduler that does no more than streams promise.
+// Devices made of ordinary memory, with a scheduler that guarantees no more than CUDA's streams do.
 //
-// - A stream's work runs in its order, and otherwise whenever chance wants: at the next call of anything, or
-// not before
+// - The work of a stream runs in its order, but at a random time: at the next call of anything, or only when
 //   the stream is waited for. A missing wait therefore shows as wrong bytes, for some seeds.
-// - Memory of a device can be touched only while that device runs something (else: a segmentation fault), and
-// kernels
-//   are handed addresses of their own device only.
-// - Copies are from and to pinned memory. New memory holds noise, and none may be freed while something is
-// queued.
+// - Memory of a device can be touched only while that device runs something (otherwise: a segmentation
+//   fault), and the arguments of kernels may hold addresses of their own device only.
+// - Copies are from and to pinned memory. New memory holds noise. Freeing memory while something is queued is
+//   counted as a fault.
 #include <sys/mman.h>
 
 #include <condition_variable>
@@ -82,8 +80,8 @@ void progress() {
   if (!found.empty()) run_one(*found[machine.chance() % found.size()]);
 }
 
-// What every call begins with: devices may get on with their work meanwhile, and the call may be told to
-// fail.
+// The beginning of every call: devices may go on with their work meanwhile, and a test may have arranged that
+// this call fails.
 cudaError_t enter(const char* name) {
   ++machine.counts.calls;
   while (chances(machine.eagerness) && !busy().empty()) progress();
@@ -143,8 +141,8 @@ cudaError_t queue(const char* call, Stream* stream, bool sound, std::function<vo
   return cudaSuccess;
 }
 
-// Whether every word that looks like an address is one in the device's memory. Numbers stay far below 2^44;
-// addresses of a 64-bit Linux process lie above.
+// Whether every word that looks like an address is one in the device's memory. Numbers stay far below 2^44,
+// and addresses of a 64-bit Linux process are above it.
 bool own_addresses(std::initializer_list<Argument> arguments, int device) {
   for (const Argument& argument : arguments)
     for (std::size_t at = 0; at + sizeof(std::uint64_t) <= argument.size; at += sizeof(std::uint64_t)) {

@@ -1,4 +1,4 @@
-// What tests do to the emulated machine.
+// How tests control the emulated machine.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,8 +22,8 @@ struct Counts {
   long allocations = 0, streams = 0, queued = 0;  // now
 };
 
-// A machine with these devices. Eagerness is how likely devices get on with queued work at each call.
-// Together: none copies anything before each has something to copy.
+// Makes a machine with these devices. `eagerness` is the probability that devices go on with queued work at
+// each call. `together`: none copies anything before each has something to copy.
 void reset(std::vector<DeviceModel> devices, std::uint64_t seed, double eagerness, bool together);
 // The n-th call of this name ("any": of anything) from now on fails with the code.
 void fail(const std::string& call, long n, cudaError_t code);

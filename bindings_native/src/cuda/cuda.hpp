@@ -1,4 +1,5 @@
-// The CUDA half of the C++ interface. It names no CUDA type; without a CUDA build, cuda_absent.cpp stands in.
+// The CUDA half of the C++ interface. No type of CUDA occurs in it; absent.cpp implements it in a build without
+// CUDA.
 #pragma once
 
 #include "quantizer.hpp"
@@ -16,7 +17,7 @@ struct DeviceInfo {
 bool built();
 // Empty if there is no driver or no device; never throws.
 std::vector<DeviceInfo> devices();
-// Memory that calls keep for the next one, on all devices and pinned on the host.
+// Frees the memory that calls keep for the next one, on all devices and pinned on the host.
 void release();
 
 // As in quantizer.hpp, on the device of this number or on all usable ones (Device::all), which share the

@@ -1,17 +1,17 @@
 // Search for the scale of a format without a base: x ~ scale * code.
 //
-// `Codes` says which codes there are: `round` gives the one nearest to a number, `low` is the end further
-// from zero.
+// `Codes` defines the codes: `round` gives the one nearest to a number, `low` is the end further from zero.
 //
-// For given codes the best scale is s = sum(h x c) / sum(h c^2) and explains sum(h x c)^2 / sum(h c^2) of the
-// energy sum(h x^2): what is not explained is the error. So a candidate is only judged by its two sums.
+// For given codes the best scale is s = sum(h x c) / sum(h c^2). It explains sum(h x c)^2 / sum(h c^2) of the
+// energy sum(h x^2), and what is not explained is the error. So a candidate is judged by its two sums alone.
+//
 // Candidates put the weight of largest magnitude at, near and beyond the end of the code range; each is
 // followed by its best scale. h is the importance: exactly the weight of each column in the error this
-// project reports, nothing mixed in.
+// project reports (DECISIONS 17).
 #pragma once
 
+#include "common/half.hpp"
 #include "effort.hpp"
-#include "half.hpp"
 
 namespace raq::RAQ_LEVEL {
 
@@ -43,7 +43,7 @@ RAQ_INLINE CodeSums code_sums(const Float* x, const Float* h, Float inverse) {
 struct ScaleFit {
   Float scale;
   Float gain;    // energy explained by that scale
-  Float square;  // sum(h c c) of its codes: how much an error in the scale costs
+  Float square;  // sum(h c c) of its codes: what an error in the scale costs
 };
 
 RAQ_INLINE void keep_better(ScaleFit& best, CodeSums sums) {
@@ -55,12 +55,17 @@ RAQ_INLINE void keep_better(ScaleFit& best, CodeSums sums) {
   best.gain = select(better, gain, best.gain);
 }
 
-// What a block's scales are multiplied with at the very end. A least-squares scale shrinks: sum(h x r) falls
-// short of sum(h x^2) by the error. Errors of single weights average out in a product with activations, being
-// smaller all over does not: at 2 to 3 bits a model is measurably nearer to its original with the scale that
-// restores sum(h x r). The price in squared error grows with the square of the way there and the gain does
-// too, from the other end: 0.7 of the way takes nine tenths of the gain for half the price. `explained` is
-// sum(h x r), `way` how much of the way is gone.
+// Bias correction: what a block's final scale is multiplied with.
+//
+// Least squares shrinks a block: sum(h x r) falls short of sum(h x^2) by the error. Errors of single weights
+// average out in a product with activations, but a block that is smaller as a whole does not: at 2 to 3 bits
+// a model is measurably nearer to its original with the scale that restores sum(h x r) to sum(h x^2).
+//
+// `energy` is sum(h x^2), `explained` is sum(h x r), and `way` is the part of the correction that is
+// applied. The added squared error grows with the square of `way`, the benefit still missing with the
+// square of 1 - `way`: the default, half, takes three quarters of the benefit at a quarter of the price.
+// The bound of 1.25 keeps blocks of which little is explained from growing without limit. Measured:
+// DECISIONS 17 and docs/native.md.
 RAQ_INLINE Float restoring_gain(Float energy, Float explained, float way = 0.5f) {
   return 1.0f + way * (clamp(quotient_or_zero(energy, explained), 1.0f, 1.25f) - 1.0f);
 }
@@ -82,18 +87,18 @@ struct ScaleSearch {
   int refinements;  // rounds of rounding to the best scale so far and fitting again
   int rounds;       // of choosing whole scales of sub-blocks and fitting the super-block to them
 };
-// `unit` is what one step of the codes is near their end.
+// `unit` is the distance of neighbouring codes near their end.
 RAQ_INLINE ScaleSearch scale_search(Effort effort, float unit = 1.0f) {
   if (effort == Effort::best) return {18, 0.1f * unit, true, 3, 3};
   return {9, 0.1f * unit, false, 1, 1};
 }
-// Of a block that stands by itself.
+// For a block that is not part of a super-block.
 RAQ_INLINE ScaleSearch simple_scale_search(Effort effort) {
   if (effort == Effort::plain) return {1, 0.7f, false, 1, 0};
   return scale_search(effort);
 }
 
-// Its magnitude.
+// The largest magnitude of a weight.
 template <int N>
 RAQ_INLINE Float largest_of(const Float* x) {
   Float largest = splat(0.0f);
@@ -139,6 +144,8 @@ struct SymmetricSuperBlock {
       wanted[j] = fit.scale;
       stakes[j] = fit.square;
     }
+    // The scales of the sub-blocks are themselves rounded to whole multiples of d. So d is fitted to them
+    // like a scale to weights, each counted by what an error in it costs.
     const ScaleFit fit =
         fit_scale<Whole<s.scale_low, s.scale_high>, s.sub_blocks>(wanted, stakes, scale_search(Effort::fast));
     d = store_scale(fit.scale, unit);
@@ -154,6 +161,7 @@ struct SymmetricSuperBlock {
     Float cross = splat(0.0f), square = splat(0.0f);
     RAQ_ROLLED
     for (int j = 0; j < s.sub_blocks; ++j) {
+      // One step from either end of the range, so that both neighbours exist.
       const Float middle = nearest(clamp(wanted[j] * inverse, s.scale_low + 1, s.scale_high - 1));
       scales[j] = splat(0.0f);
       Float best_gain = splat(-1e30f), best_cross = splat(0.0f), best_square = splat(0.0f);
@@ -163,6 +171,7 @@ struct SymmetricSuperBlock {
         const Float scale = d.value * candidate;
         const CodeSums sums =
             code_sums<Codes, s.length>(x + j * s.length, h + j * s.length, inverse_or_zero(scale));
+        // sum(h x^2) - sum(h (x - scale c)^2)
         const Float gain = scale * (2.0f * sums.cross - scale * sums.square);
         const Mask better = gain > best_gain;
         best_gain = select(better, gain, best_gain);

@@ -1,5 +1,5 @@
-// Threads over chunks of rows. Their sums are added in order: so a result does not depend on how many threads
-// there were.
+// Threads over chunks of rows. Their sums are added in order, so a result does not
+// depend on the number of threads.
 #include <algorithm>
 #include <atomic>
 #include <exception>
@@ -8,12 +8,13 @@
 #include <thread>
 
 #include "chunks.hpp"
-#include "quantizer.hpp"
+#include "cpu/instruction_sets.hpp"
 
 namespace raq {
 namespace {
 
-// Runs work(chunk) for every chunk. The first exception (by chunk number) is thrown again here.
+// Runs work(chunk) for every chunk. Of several exceptions the one of the first chunk is thrown again
+// here, whichever thread is faster.
 void for_each_chunk(std::int64_t count, int threads, const std::function<void(std::int64_t)>& work) {
   if (threads <= 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   std::atomic<std::int64_t> next{0}, failed_chunk{count};
@@ -49,10 +50,6 @@ void require_finite(std::int64_t position, const Rows& rows, std::int64_t first_
 }
 
 }  // namespace
-
-NonFiniteWeight::NonFiniteWeight(std::int64_t row, std::int64_t column)
-    : std::invalid_argument("weight [" + std::to_string(row) + ", " + std::to_string(column) +
-                            "] is NaN or infinite") {}
 
 void quantize(const QuantType& type, const Rows& rows, const Options& options, std::uint8_t* blocks) {
   const std::int64_t row_bytes = type.row_bytes(rows.length);
@@ -96,10 +93,7 @@ std::vector<ErrorSums> measure_rows(const std::vector<QuantType>& types, const R
 
 std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows,
                                const Options& options) {
-  const std::vector<ErrorSums> sums = measure_rows(types, rows, options);
-  std::vector<ErrorSums> totals(types.size());
-  for (std::size_t i = 0; i < sums.size(); ++i) totals[i / rows.count].add(sums[i]);
-  return totals;
+  return totals_of(measure_rows(types, rows, options), types.size(), rows.count);
 }
 
 }  // namespace raq

@@ -26,7 +26,7 @@ struct OutOfMemory : std::bad_alloc {
 
 inline void check(cudaError_t code, const char* call) {
   if (code == cudaSuccess) return;
-  cudaGetLastError();  // reported once, here
+  cudaGetLastError();  // clear it: it is reported once, here
   if (code == cudaErrorMemoryAllocation) throw OutOfMemory(call);
   throw CudaError(call, code);
 }

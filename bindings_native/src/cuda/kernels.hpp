@@ -7,8 +7,8 @@
 
 namespace raq::cuda {
 
-// Where the first weight that is not finite stands, counted from the first of `rows`; `no_position` if there
-// is none.
+// Position of the first weight that is not finite, counted from the first of `rows`;
+// `no_position` if there is none.
 using Position = unsigned long long;
 constexpr Position no_position = ~0ull;
 
@@ -17,9 +17,9 @@ struct Kernels {
   void (*quantize)(Rows rows, Effort effort, std::uint8_t* blocks, Position* first_bad, cudaStream_t stream);
   void (*dequantize)(const std::uint8_t* blocks, std::int64_t block_count, float* weights,
                      cudaStream_t stream);
-  // One ErrorSums for each so many rows, added up block after block; a chunk holds whole sums.
-  void (*measure)(Rows rows, std::int64_t rows_per_chunk, std::int64_t rows_per_sum, Effort effort,
-                  ErrorSums* sums, Position* first_bad, cudaStream_t stream);
+  // One ErrorSums for each row, added up block after block.
+  void (*measure)(Rows rows, std::int64_t rows_per_chunk, Effort effort, ErrorSums* sums_of_rows,
+                  Position* first_bad, cudaStream_t stream);
 };
 
 const Kernels& kernels(const QuantType& type);

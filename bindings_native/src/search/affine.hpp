@@ -2,12 +2,12 @@
 //
 // For given codes the best (scale, base) solves a 2 x 2 system in the sums below and explains
 // scale * sum(h x c) + base * sum(h x) of the energy; candidates are judged by that. They spread the codes
-// over the block's range a little narrower and a little wider than it is. In the K formats the base is
-// -offset with a stored offset >= 0, so a positive base is replaced by zero and the scale refitted.
+// over the block's range, a little less and a little more. In the K formats the base is -offset with a stored
+// offset >= 0, so a positive base is replaced by zero and the scale fitted again.
 #pragma once
 
 #include "effort.hpp"
-#include "search_symmetric.hpp"
+#include "search/symmetric.hpp"
 
 namespace raq::RAQ_LEVEL {
 
@@ -44,7 +44,7 @@ template <bool base_is_free>
 RAQ_INLINE void keep_better(AffineFit& best, const AffineSums& sums) {
   const Float zero = splat(0.0f);
   const Float determinant = sums.weight * sums.square - sums.code * sums.code;
-  // Codes that are all alike leave the system singular; rounding may leave a crumb.
+  // The system is singular where all codes are alike; rounding may leave a tiny determinant then.
   const Mask solvable = determinant > 1e-6f * (sums.weight * sums.square);
   const Float inverse = splat(1.0f) / select(solvable, determinant, splat(1.0f));
   Float scale = (sums.weight * sums.cross - sums.plain * sums.code) * inverse;
@@ -62,9 +62,9 @@ RAQ_INLINE void keep_better(AffineFit& best, const AffineSums& sums) {
   best.gain = select(better, gain, best.gain);
 }
 
-// Candidates: scales that spread the codes over the block's range, a little narrower and wider than it is;
-// for each, bases from a little below the smallest weight to a little above, all in steps of codes. Both ends
-// count: trying scales alone leaves 2 to 6 % more error.
+// Candidates: scales that spread the codes over the block's range, a little less and a little more; for each,
+// bases from a little below the smallest weight to a little above. Steps are fractions of a code. Bases are
+// worth trying: with scales alone 2 to 6 % more error is left.
 struct AffineSearch {
   int scale_steps;
   float scale_spacing;
@@ -77,8 +77,8 @@ RAQ_INLINE AffineSearch affine_search(Effort effort) {
   if (effort == Effort::best) return {12, 0.1f, -2, 4, 0.25f, 3, 3};
   return {4, 0.225f, -1, 2, 0.35f, 1, 1};
 }
-// Of a block that stands by itself. Without importance ggml rounds Q4_1 faster than anything else: a refit of
-// its codes, 3 % less error, would leave no speed over it.
+// For a block that is not part of a super-block. Without importance ggml only rounds, and Q4_1 fastest of all
+// types: a refit of its codes would save 3 % of the error and make us no faster than ggml.
 RAQ_INLINE AffineSearch simple_affine_search(Effort effort, float high) {
   if (effort == Effort::plain) return {0, 0.0f, 0, 0, 0.0f, high > 15 ? 1 : 0, 0};
   return affine_search(effort);
@@ -97,7 +97,7 @@ RAQ_INLINE AffineFit fit_affine(const Float* x, const Float* h, float high, cons
     sums.plain += h[k] * x[k];
   }
   weight = sums.weight;
-  // To begin with: one value for all, the mean (of the allowed sign).
+  // The first candidate: all weights become one value, their mean (if its sign is allowed).
   const Float mean = quotient_or_zero(sums.plain, sums.weight);
   AffineFit best{splat(0.0f), base_is_free ? mean : smaller(mean, splat(0.0f)), splat(0.0f), splat(0.0f)};
   best.gain = best.base * sums.plain;
@@ -157,13 +157,14 @@ struct AffineSuperBlock {
   }
 
  private:
-  // Sums over a super-block of h times products of a = sub_scale * code, b = sub_offset and x, for refitting
-  // d, dmin.
+  // Sums over a super-block of h times products of a = sub_scale * code, b = sub_offset and x:
+  // what refitting d and dmin needs.
   struct SuperSums {
     Float aa, ab, bb, ax, bx;
   };
 
-  // One scale for numbers that are all positive: the largest goes near the end of the whole numbers' range.
+  // One scale for numbers that are all positive: candidates put the largest of them
+  // near the end of the range.
   template <int N>
   RAQ_INLINE static ScaleFit fit_positive(const Float* x, const Float* h, int steps) {
     using Codes = Whole<0, s.scale_high>;
@@ -197,6 +198,7 @@ struct AffineSuperBlock {
       for (int delta = -1; delta <= 1; ++delta) {
         const Float candidate = middle + static_cast<float>(delta);
         const Float scale = d.value * candidate, inverse = inverse_or_zero(scale);
+        // Round 0: the offset that the sub-block wanted. Round 1: the one that suits the codes this led to.
         Float offset = first_offset;
         RAQ_ROLLED
         for (int round = 0; round < 2; ++round) {
@@ -232,6 +234,8 @@ struct AffineSuperBlock {
     const Float inverse = splat(1.0f) / select(solvable, determinant, splat(1.0f));
     const Float new_d = (t.ax * t.bb - t.ab * t.bx) * inverse;
     const Float new_dmin = (t.ab * t.ax - t.aa * t.bx) * inverse;
+    // A negative d or dmin would turn scales or offsets around, so the old ones stay. Without any offset dmin
+    // cancels out, and d is fitted alone.
     const Mask sound = solvable & (new_d > splat(0.0f)) & (new_dmin > splat(0.0f));
     const Mask no_offsets = t.bb == splat(0.0f);
     const Float alone = quotient_or_zero(t.ax, t.aa);

@@ -1,9 +1,9 @@
-// A tile: RAQ_LANES consecutive blocks, turned so that lane i of the k-th Float is weight k of block i.
+// A tile: RAQ_LANES consecutive blocks, transposed so that lane i of the k-th Float is weight k of block i.
 #pragma once
 
-#include "half.hpp"
-#include "kernels.hpp"
-#include "transpose.hpp"
+#include "common/half.hpp"
+#include "common/transpose.hpp"
+#include "rows.hpp"
 
 namespace raq::RAQ_LEVEL {
 
@@ -14,8 +14,8 @@ struct Tile {
   Float weights[K];
   Float importance[K];
   Unit unit;              // weights[k] * unit.scale is the weight itself
-  Int top;                // the bits of the largest magnitude, before that
-  Float importance_unit;  // likewise; 0 where a block has no importance at all
+  Int top;                // bits of the largest magnitude, before dividing by the unit
+  Float importance_unit;  // the same for importance; 0 where that of a whole block is zero
 
   RAQ_HD void load(const Rows& rows, std::int64_t block, int count) {
     load_weights(rows.weights + block * K, count);
@@ -23,7 +23,7 @@ struct Tile {
   }
 
  private:
-  bool alike = false;  // the importance is all ones
+  bool alike = false;  // `importance` already holds ones, from the tile before
 
   RAQ_HD void load_weights(const float* source, int count) {
     const float* rows[lanes];
@@ -67,10 +67,9 @@ struct Tile {
   }
 };
 
-// ErrorSums of each lane's block, added up in double precision, weight after weight.
+// The ErrorSums of each lane's block, added up in double precision, weight after weight.
 struct LaneErrors {
-  double weighted_squared_error[lanes], weighted_energy[lanes], squared_error[lanes], energy[lanes],
-      restored_energy[lanes], product[lanes], max_error[lanes];
+  double weighted_squared_error[lanes], weighted_energy[lanes];
 };
 
 template <int K>
@@ -86,14 +85,9 @@ RAQ_HD LaneErrors errors_of(const Tile<K>& tile, const Float* restored) {
     for (int i = 0; i < lanes; ++i) {
       const double w = static_cast<double>(weights[i]) * unit[i], r = values[i];
       const double h = static_cast<double>(importance[i]) * importance_unit[i];
-      const double difference = w - r, size = difference < 0 ? -difference : difference;
+      const double difference = w - r;
       sums.weighted_squared_error[i] += h * (difference * difference);
       sums.weighted_energy[i] += h * (w * w);
-      sums.squared_error[i] += difference * difference;
-      sums.energy[i] += w * w;
-      sums.restored_energy[i] += r * r;
-      sums.product[i] += w * r;
-      sums.max_error[i] = size > sums.max_error[i] ? size : sums.max_error[i];
     }
   }
   return sums;

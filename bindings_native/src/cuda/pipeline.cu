@@ -7,8 +7,8 @@
 #include <optional>
 #include <thread>
 
-#include "cuda_lanes.hpp"
-#include "cuda_pipeline.hpp"
+#include "cuda/lanes.hpp"
+#include "cuda/pipeline.hpp"
 
 namespace raq::cuda {
 namespace {
@@ -16,8 +16,8 @@ namespace {
 // One copies in, one computes, one copies out.
 constexpr std::int64_t lanes_per_device = 3;
 
-// The lanes of a device, kept from call to call: pinning memory takes longer than quantizing as much. One
-// call has them at a time.
+// The lanes of a device, kept from call to call: pinning memory takes longer than quantizing what fits into
+// it. Only one call uses them at a time.
 struct DeviceLanes {
   std::mutex busy;
   std::array<std::unique_ptr<Lane>, lanes_per_device> lanes;
@@ -52,7 +52,8 @@ class Parts {
     return Part{first, std::min(chunks_.first(next_), chunks_.rows) - first};
   }
 
-  // Nothing after this part matters any more.
+  // Keeps the current exception if its part is the first that failed. Later parts are then
+  // neither handed out nor collected.
   void failed(std::int64_t first_row) {
     const std::lock_guard lock(guard_);
     const std::int64_t chunk = first_row / chunks_.rows_per_chunk;
@@ -77,8 +78,8 @@ class Parts {
   std::exception_ptr failure_;
 };
 
-// Makes room in every lane for parts of at most so many chunks, fewer if the device is short of memory.
-// Returns how many.
+// Makes room in every lane for parts of at most `chunk_count` chunks, or of a half, a quarter … of that if
+// the device is short of memory. Returns the number of chunks there is room for.
 std::int64_t prepare(DeviceLanes& device, const Work& work, std::int64_t chunk_count) {
   for (;; chunk_count /= 2) try {
       const std::int64_t rows = std::min(chunk_count * work.chunks.rows_per_chunk, work.chunks.rows);
@@ -105,7 +106,7 @@ void start(const Work& work, Lane& lane, const Part& part) {
 // Takes parts until none is left. Every lane is idle afterwards, whatever happened.
 void work_through(DeviceLanes& device, const Work& work, std::int64_t chunks_per_part, Parts& parts) {
   std::array<std::optional<Part>, lanes_per_device> underway;
-  bool sound = true;
+  bool sound = true;  // false after a failure of CUDA, which may leave lanes in any state
   const auto attempt = [&](const Part& part, auto&& step) {
     try {
       step();
@@ -136,6 +137,7 @@ void work_through(DeviceLanes& device, const Work& work, std::int64_t chunks_per
   }
   for (std::int64_t i = 0; i < lanes_per_device; ++i) finish((turn + i) % lanes_per_device);
   if (sound) return;
+  // Lanes are given up, not kept for the next call. First each must be idle: memory in use may not be freed.
   for (std::unique_ptr<Lane>& lane : device.lanes) {
     cudaStreamSynchronize(lane->stream);
     lane.reset();
@@ -147,6 +149,7 @@ void work_through(DeviceLanes& device, const Work& work, std::int64_t chunks_per
 
 void run(const Work& work, std::int64_t most_chunks_per_part, const std::vector<int>& devices) {
   const auto shares = static_cast<std::int64_t>(devices.size()) * lanes_per_device;
+  // Small work is divided among all lanes, so that they overlap.
   const std::int64_t wanted =
       std::clamp<std::int64_t>((work.chunks.count + shares - 1) / shares, 1, most_chunks_per_part);
   Parts parts(work.chunks);
@@ -160,6 +163,7 @@ void run(const Work& work, std::int64_t most_chunks_per_part, const std::vector<
       const std::lock_guard lock(device.busy);
       work_through(device, work, prepare(device, work, wanted), parts);
     } catch (const OutOfMemory&) {
+      // The other devices take its parts; it is an error only if all are short of memory.
       const std::lock_guard lock(guard);
       starved = std::current_exception();
       ++starved_count;

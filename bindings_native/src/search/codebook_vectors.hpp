@@ -1,11 +1,9 @@
-// Search for the formats whose codes name a vector of a codebook: x ~ s * v, v one of 256 to 2048 vectors of
-// 8 or 4.
+// Search for the vectors of a codebook format: x ~ s * v, v one of 256 to 2048 vectors of 8 or 4 levels.
 //
 // At a scale s a vector explains s * (2 sum(h x v) - s sum(h v v)) of the energy. Both sums split into those
-// of the two halves of the vector, and a half has few patterns (81 or 64): so each pattern's share is
+// of the two halves of the vector, and a half has few patterns (81 or 64). So the share of each pattern is
 // computed once, and a vector costs one addition and one comparison. The best vector at a scale is therefore
-// found exactly, without a list of neighbours. Scales of sub-blocks are s = d * Book::step * (2 l + 1), l a
-// small whole number.
+// found exactly, without a list of neighbours.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -15,11 +13,11 @@
 #endif
 
 #include "codebooks.hpp"
-#include "portable.hpp"
+#include "common/portable.hpp"
 
 namespace raq::RAQ_LEVEL {
 
-// What a codebook format says of itself, on top of the generated tables of its vectors.
+// A codebook as a type: the generated tables of its vectors behind functions.
 #define RAQ_BOOK(name, tables)                                               \
   struct name {                                                              \
     static constexpr int entries = tables::entries;                          \
@@ -39,7 +37,7 @@ RAQ_BOOK(BookIq3S, iq3_s)
 RAQ_BOOK(BookIq1, iq1_s)
 #undef RAQ_BOOK
 
-// Weight k of the vector that each lane's code names.
+// Level k of the vector that each lane's code names.
 template <class Book>
 RAQ_INLINE Float book_value(Int code, int k) {
   Float found;
@@ -92,7 +90,7 @@ struct BookChoice {
   Float cross, square;
 };
 
-// The vectors for one group of Book::length weights.
+// The search for one group of Book::length weights.
 template <class Book>
 struct GroupSearch {
   static constexpr int half = Book::length / 2, patterns = pattern_count<Book>();
@@ -110,7 +108,8 @@ struct GroupSearch {
     return scan<false>(scale, best_first);
   }
 
-  // That vector. After its first half is known, each lane looks through the few second halves by itself.
+  // That vector. `scan` finds its first half for all lanes at once; then each lane goes through the
+  // few vectors that begin with it.
   RAQ_HD BookChoice find(Float scale) {
     Int best_first = splat(0);
     scan<true>(scale, best_first);
@@ -129,6 +128,8 @@ struct GroupSearch {
   }
 
  private:
+  // The largest share of any vector. Vectors are sorted by their first half, so that each half is added once
+  // for all vectors that share it.
   template <bool keep_first>
   RAQ_INLINE Float scan(Float scale, Int& best_first) {
     first.explain(scale, first_share);
@@ -139,7 +140,7 @@ struct GroupSearch {
       const int end = Book::start(p + 1);
       int e = Book::start(p);
       if (e == end) continue;
-      // Two maxima in turn, so that one does not wait for the other.
+      // Two maxima, of even and odd places, so that an instruction need not wait for the one before.
       Float even = second_share[Book::second(e)], odd = even;
       for (++e; e + 1 < end; e += 2) {
         even = larger(second_share[Book::second(e)], even);

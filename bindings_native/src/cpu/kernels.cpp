@@ -1,12 +1,12 @@
-// Compiled once per instruction-set level (RAQ_LEVEL, RAQ_LANES, -march differ); dispatch.cpp picks at run
-// time.
+// Compiled once per instruction set (RAQ_LEVEL, RAQ_LANES and -march differ);
+// instruction_sets.cpp chooses at run time.
 //
-// Rule: no function of the standard library that the linker could share with a copy compiled for another
-// level.
-#include "kernels.hpp"
+// Rule: no function of the standard library. The linker keeps one copy of an inline function, and it could be
+// the one compiled for a newer processor than this one.
+#include "cpu/kernels.hpp"
 
+#include "common/tiles.hpp"
 #include "formats/all.hpp"
-#include "tiles.hpp"
 
 namespace raq::RAQ_LEVEL {
 namespace {
@@ -31,7 +31,7 @@ bool any_non_finite(Int top) {
   return found != 0;
 }
 
-// `first` is the number of the first lane's block within the rows.
+// Adds what was found of each lane's block to the sums of its row. `first` is the number of the first block.
 void add_lanes(const LaneErrors& found, std::int64_t first, int count, std::int64_t blocks_per_row,
                ErrorSums* sums_of_rows) {
   ErrorSums* sums = sums_of_rows + first / blocks_per_row;
@@ -41,8 +41,7 @@ void add_lanes(const LaneErrors& found, std::int64_t first, int count, std::int6
       ++sums;
       left = blocks_per_row;
     }
-    sums->add({found.weighted_squared_error[i], found.weighted_energy[i], found.squared_error[i],
-               found.energy[i], found.restored_energy[i], found.product[i], found.max_error[i]});
+    sums->add({found.weighted_squared_error[i], found.weighted_energy[i]});
   }
 }
 
@@ -71,7 +70,7 @@ std::int64_t for_each_tile(const Rows& rows, Effort effort, Use use) {
 
 template <class Format>
 std::int64_t quantize(Rows rows, Effort effort, std::uint8_t* out) {
-  if constexpr (Format::weights == 1) rows.importance = nullptr;  // nothing to choose: spare the loading
+  if constexpr (Format::weights == 1) rows.importance = nullptr;  // nothing to choose, so do not load it
   return for_each_tile<Format>(rows, effort,
                                [&](const auto&, const auto& block, std::int64_t first, int count) {
                                  store_blocks(block, count, out + first * Format::bytes);

@@ -1,5 +1,5 @@
-// Stands in for quantize_cuda.cu in a build without CUDA.
-#include "cuda.hpp"
+// cuda.hpp in a build without CUDA: no devices, and every call is refused.
+#include "cuda/cuda.hpp"
 
 namespace raq::cuda {
 namespace {

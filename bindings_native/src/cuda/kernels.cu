@@ -1,9 +1,10 @@
-// The kernels: a thread quantizes one block with the very lines the CPU runs (RAQ_LANES = 1). Everything
-// around them is in quantize_cuda.cu.
-#include "cuda_check.hpp"
-#include "cuda_kernels.hpp"
+// The kernels: a thread quantizes one block with the very lines that the processor runs (RAQ_LANES = 1).
+// Everything around them is in quantize.cu.
+#include "cuda/kernels.hpp"
+
+#include "common/tiles.hpp"
+#include "cuda/check.hpp"
 #include "formats/all.hpp"
-#include "tiles.hpp"
 
 namespace raq::RAQ_LEVEL {
 namespace {
@@ -13,9 +14,6 @@ using cuda::Position;
 constexpr int threads_per_group = 64;
 // A chunk has at most 256 blocks of 256 weights, unless a row is longer: one group measures it at once.
 constexpr int measuring_threads = 256;
-constexpr int fields = 7;
-static_assert(sizeof(ErrorSums) == fields * sizeof(double) && sizeof(LaneErrors) == sizeof(ErrorSums));
-constexpr int max_field = 6;
 
 // ---- kernels ----
 
@@ -68,43 +66,36 @@ __device__ LaneErrors errors_of_block(const Rows& rows, std::int64_t b, Effort e
   return errors_of(tile, restored);
 }
 
-// A group of threads measures the blocks of one chunk, and adds them up in the CPU's order: one thread for
-// each sum and field, block after block. Blocks of a sum follow each other.
+// A group of threads measures the blocks of one chunk, a batch of 256 at a time: first every
+// thread one block, then one thread for each row adds up what was found of it, block after
+// block. That is the processor's order, so the sums are equal to the last bit; a tree of partial
+// sums would be faster and differ.
 template <class Format>
 __global__ void __launch_bounds__(measuring_threads)
-    measure_chunks(Rows rows, std::int64_t rows_per_chunk, std::int64_t rows_per_sum, Effort effort,
-                   ErrorSums* out, Position* first_bad) {
-  __shared__ double found[measuring_threads][fields];
-  const std::int64_t blocks_per_row = rows.length / Format::weights,
-                     blocks_per_sum = rows_per_sum * blocks_per_row;
+    measure_chunks(Rows rows, std::int64_t rows_per_chunk, Effort effort, ErrorSums* sums_of_rows,
+                   Position* first_bad) {
+  __shared__ LaneErrors found[measuring_threads];
+  const std::int64_t blocks_per_row = rows.length / Format::weights;
   const std::int64_t first_row = blockIdx.x * rows_per_chunk, left = rows.count - first_row;
   const std::int64_t first = first_row * blocks_per_row;
   const std::int64_t end = first + (left < rows_per_chunk ? left : rows_per_chunk) * blocks_per_row;
   const int thread = static_cast<int>(threadIdx.x);
   for (std::int64_t base = first; base < end; base += measuring_threads) {
     const std::int64_t stop = base + measuring_threads < end ? base + measuring_threads : end;
-    if (base + thread < stop) {
-      const LaneErrors errors = errors_of_block<Format>(rows, base + thread, effort, first_bad);
-      memcpy(found[thread], &errors, sizeof errors);
-    }
-    __syncthreads();
-    const std::int64_t first_sum = base / blocks_per_sum,
-                       sum_count = (stop - 1) / blocks_per_sum + 1 - first_sum;
-    for (std::int64_t i = thread; i < sum_count * fields; i += measuring_threads) {
-      const std::int64_t sum = first_sum + i / fields, start = sum * blocks_per_sum;
-      const int field = static_cast<int>(i % fields);
-      double& total = reinterpret_cast<double*>(out + sum)[field];
-      double here = start < base ? total : 0;
-      for (std::int64_t b = start < base ? base : start; b < start + blocks_per_sum && b < stop; ++b) {
-        const double value = found[b - base][field];
-        if (field == max_field)
-          here = value > here ? value : here;
-        else
-          here += value;
+    if (base + thread < stop) found[thread] = errors_of_block<Format>(rows, base + thread, effort, first_bad);
+    __syncthreads();  // every block of the batch is measured
+    // A batch has at most as many rows as blocks, so there is a thread for each.
+    const std::int64_t row = base / blocks_per_row + thread, start = row * blocks_per_row;
+    if (start < stop) {
+      // A row that began in an earlier batch goes on from its sums so far.
+      ErrorSums sums = start < base ? sums_of_rows[row] : ErrorSums{};
+      for (std::int64_t b = start < base ? base : start; b < start + blocks_per_row && b < stop; ++b) {
+        sums.weighted_squared_error += found[b - base].weighted_squared_error[0];
+        sums.weighted_energy += found[b - base].weighted_energy[0];
       }
-      total = here;
+      sums_of_rows[row] = sums;
     }
-    __syncthreads();
+    __syncthreads();  // the sums of the batch are read before the next one overwrites them
   }
 }
 
@@ -136,10 +127,10 @@ constexpr cuda::Kernels kernels_of() {
             launch(dequantize_blocks<Format>, groups_of(count, threads_per_group), threads_per_group, stream,
                    blocks, count, weights);
           },
-          [](Rows rows, std::int64_t rows_per_chunk, std::int64_t rows_per_sum, Effort effort,
-             ErrorSums* sums, Position* first_bad, cudaStream_t stream) {
+          [](Rows rows, std::int64_t rows_per_chunk, Effort effort, ErrorSums* sums_of_rows,
+             Position* first_bad, cudaStream_t stream) {
             launch(measure_chunks<Format>, groups_of(rows.count, rows_per_chunk), measuring_threads, stream,
-                   rows, rows_per_chunk, rows_per_sum, effort, sums, first_bad);
+                   rows, rows_per_chunk, effort, sums_of_rows, first_bad);
           }};
 }
 

@@ -1,17 +1,17 @@
 // Search for the scales of a super-block whose codes name vectors of a codebook.
 //
-// A sub-block's scale is s = d * step * (2 l + 1), l a small whole number. First the scale each sub-block
-// wants, then d, then for each sub-block the best of three neighbouring l and its vectors, then d again for
-// what they became.
+// A sub-block's scale is s = d * step * (2 l + 1), l a small whole number. First the scale that each
+// sub-block would like, then d, then for each sub-block the best of three neighbouring l and its vectors,
+// then d again for what they became.
 #pragma once
 
-#include "codebook.hpp"
 #include "effort.hpp"
-#include "search_symmetric.hpp"
+#include "search/codebook_vectors.hpp"
+#include "search/symmetric.hpp"
 
 namespace raq::RAQ_LEVEL {
 
-// Odd numbers 1, 3 .. top: what 2 l + 1 can be.
+// The odd numbers 1, 3 .. top, which are the values of 2 l + 1.
 template <int top>
 struct Odd {
   static constexpr float low = top;
@@ -22,8 +22,8 @@ struct Odd {
 
 enum class Shift { none, per_sub_block, per_group };
 
-// Shape of a super-block of 256 weights: sub-blocks with a scale each, candidates for it from `reach_low`
-// to 1.1 of the one at which the largest weight meets the largest level.
+// Shape of a super-block of 256 weights in sub-blocks with a scale each. Candidates for a scale range from
+// `reach_low` to 1.1 times the one at which the largest weight meets the largest level.
 struct BookShape {
   int length;  // weights per sub-block
   int scale_top;
@@ -31,7 +31,7 @@ struct BookShape {
   Shift shift;
   float level_top;
   float reach_low;
-  float evenness = 0.0f;  // see Emphasis; 0: vectors are chosen by importance itself
+  float evenness = 0.0f;  // see CodebookSuperBlock::search; 0: vectors are chosen by importance itself
   float way = 0.5f;       // see restoring_gain
 };
 
@@ -46,9 +46,9 @@ struct CodebookSuperBlock {
   StoredScale d;
 
   // With an evenness e, vectors and scales are chosen by h * sqrt(e * mean(x^2) + x^2) and only d by h. Where
-  // vectors are few, least squares by h alone gives up the large weights: a model is nearer to its original
-  // with some more squared error and those kept. (ggml weighs so everywhere; the more codes there are, the
-  // less it matters.)
+  // a codebook has few vectors, least squares by h alone sacrifices the large weights; a model is nearer to
+  // its original with a little more squared error and those kept. (ggml weights so in all formats; the more
+  // codes there are, the less it matters.)
   RAQ_HD void search(const Float* x, const Float* h, Unit unit, Effort effort) {
     if constexpr (s.evenness > 0.0f) {
       Float emphasis[256], even = splat(0.0f);
@@ -67,7 +67,7 @@ struct CodebookSuperBlock {
   }
 
  private:
-  Float cross, square;  // sums of h x r and h r r, r what the weights become at d * step = 1
+  Float cross, square;  // sums of h x r and h r r, with r the restored weights at d * step = 1
 
   RAQ_HD void choose_all(const Float* x, const Float* h, Unit unit, Effort effort) {
     Float wanted[sub_blocks], stakes[sub_blocks];
@@ -87,7 +87,7 @@ struct CodebookSuperBlock {
     for (int j = 0; j < sub_blocks; ++j) choose(j, x + j * s.length, h + j * s.length, wanted[j]);
   }
 
-  // The sums, of what was chosen, by another importance.
+  // The sums of what was chosen, by another importance than it was chosen by.
   RAQ_HD void sum_up(const Float* x, const Float* h) {
     cross = square = splat(0.0f);
     RAQ_ROLLED
@@ -108,8 +108,8 @@ struct CodebookSuperBlock {
     return select(negative == splat(1), splat(-shift_size), splat(shift_size));
   }
 
-  // Energy explained if every weight could take the level it likes, without a codebook: an upper bound,
-  // cheap, and greatest at nearly the same scale.
+  // Energy explained if every weight could take its nearest level, without a codebook: cheap, an upper bound,
+  // and largest at nearly the same scale.
   RAQ_HD static Float relaxed_gain(const Float* x, const Float* h, Float scale, Float shift) {
     const Float inverse = inverse_or_zero(scale);
     Float gain = splat(0.0f);
@@ -127,7 +127,7 @@ struct CodebookSuperBlock {
     return gain;
   }
 
-  // The scale that explains most of sub-block j, among `count`; sets its shifts.
+  // The one of `count` candidate scales that explains most of sub-block j; sets its shifts.
   template <bool exact, int count>
   RAQ_HD Float wanted_scale(int j, const Float* x, const Float* h) {
     const Float top = largest_of<s.length>(x) * (1.0f / s.level_top);
@@ -200,6 +200,7 @@ struct CodebookSuperBlock {
   // The best of three neighbouring whole scales for sub-block j, and its vectors.
   RAQ_HD void choose(int j, const Float* x, const Float* h, Float wanted) {
     const Float step = d.value * s.step;
+    // 3 .. top - 2, so that both neighbours exist.
     const Float middle = Odd<s.scale_top - 4>::round(wanted * inverse_or_zero(step) - 2.0f) + 2.0f;
     GroupSearch<Book> group;
     Float gain[3] = {splat(0.0f), splat(0.0f), splat(0.0f)};
@@ -216,6 +217,8 @@ struct CodebookSuperBlock {
       scales[j] = select(gain[c] > best, middle + static_cast<float>(2 * c - 2), scales[j]);
       best = larger(gain[c], best);
     }
+    // Sums are built again for each group: keeping those of all groups would take a
+    // stack many times as large.
     RAQ_ROLLED
     for (int g = 0; g < groups; ++g) {
       const int place = j * groups + g;

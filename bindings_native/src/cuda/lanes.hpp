@@ -1,14 +1,14 @@
-// What one part of a tensor travels through: pinned memory, device memory, and a stream that keeps copy,
-// kernel and copy in order. Several lanes per device overlap: while one computes, others copy.
+// A lane: pinned memory, device memory and a stream, for one part of a tensor at a time. The stream keeps
+// copy, kernel and copy in order; several lanes per device overlap, so that one computes while others copy.
 #pragma once
 
 #include <cstddef>
 
-#include "cuda_check.hpp"
+#include "cuda/check.hpp"
 
 namespace raq::cuda {
 
-// Memory of one owner that only grows.
+// Memory of one owner that only grows: allocating and pinning are slow.
 template <cudaError_t (*Allocate)(void**, std::size_t), cudaError_t (*Release)(void*)>
 class Memory {
  public:

@@ -1,16 +1,16 @@
-// CUDA without kernels: which devices there are, and what of a tensor travels to them and back.
+// The host's side of CUDA: which devices there are, and what of a tensor is copied to them and back.
 #include <algorithm>
 #include <cstring>
 
-#include "cuda.hpp"
-#include "cuda_check.hpp"
-#include "cuda_kernels.hpp"
-#include "cuda_pipeline.hpp"
+#include "cuda/check.hpp"
+#include "cuda/cuda.hpp"
+#include "cuda/kernels.hpp"
+#include "cuda/pipeline.hpp"
 
 namespace raq::cuda {
 namespace {
 
-// 32 MiB as floats: what it takes to start a copy or a kernel does not count beside it.
+// 32 MiB as floats: beside that the time to start a copy or a kernel is negligible.
 constexpr std::int64_t part_weights = std::int64_t{1} << 23;
 constexpr int least_capability = 75;  // Turing: CUDA 13 builds for nothing older
 
@@ -65,7 +65,7 @@ std::int64_t chunks_per_part(const Chunks& chunks, std::int64_t row_length) {
 
 std::size_t aligned(std::size_t size) { return (size + 15) / 16 * 16; }
 
-// A part on its way in: its weights, then the importance of their columns.
+// A part on its way to the device: its weights, then the importance of their columns.
 struct WeightsIn {
   const Rows& rows;
 
@@ -85,7 +85,7 @@ struct WeightsIn {
   }
 };
 
-// On its way out: what was made of it, then the place of the first weight that is not finite.
+// A part on its way back: its results, then the position of the first weight that is not finite.
 struct FlaggedOut {
   std::size_t payload;
 
@@ -175,11 +175,9 @@ std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& 
   const Chunks chunks(rows.count, rows.length);
   if (rows.length == 0) return std::vector<ErrorSums>(types.size());
   const WeightsIn weights{rows};
-  const std::int64_t rows_per_sum = 1;  // as the CPU adds them up
-  const auto sums_of = [=](std::int64_t count) { return (count + rows_per_sum - 1) / rows_per_sum; };
-  std::vector<std::vector<ErrorSums>> found(types.size(), std::vector<ErrorSums>(sums_of(rows.count)));
+  std::vector<ErrorSums> sums_of_rows(types.size() * rows.count);  // type after type, as from measure_rows
   const auto flagged = [=, &types](std::int64_t count) {
-    return FlaggedOut{types.size() * sums_of(count) * sizeof(ErrorSums)};
+    return FlaggedOut{types.size() * count * sizeof(ErrorSums)};
   };
   run({chunks, [=](std::int64_t count) { return weights.bytes(count); },
        [=](std::int64_t count) { return flagged(count).bytes(); },
@@ -187,23 +185,19 @@ std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& 
        [=, &types](Part part, std::byte* in, std::byte* out, cudaStream_t stream) {
          Position* flag = flagged(part.count).cleared_flag(out, stream);
          auto* sums = reinterpret_cast<ErrorSums*>(out);
-         for (std::size_t t = 0; t < types.size(); ++t, sums += sums_of(part.count))
-           kernels(types[t]).measure(weights.on_device(part, in), chunks.rows_per_chunk, rows_per_sum, effort,
-                                     sums, flag, stream);
+         for (std::size_t t = 0; t < types.size(); ++t)
+           kernels(types[t]).measure(weights.on_device(part, in), chunks.rows_per_chunk, effort,
+                                     sums + t * part.count, flag, stream);
        },
-       [=, &found](Part part, const std::byte* out) {
+       [=, &types, &sums_of_rows](Part part, const std::byte* out) {
          flagged(part.count).require_finite(part, weights.rows.length, out);
          const auto* sums = reinterpret_cast<const ErrorSums*>(out);
-         for (std::vector<ErrorSums>& of_type : found) {
-           std::copy_n(sums, sums_of(part.count), of_type.begin() + part.first / rows_per_sum);
-           sums += sums_of(part.count);
-         }
+         for (std::size_t t = 0; t < types.size(); ++t)
+           std::copy_n(sums + t * part.count, part.count,
+                       sums_of_rows.begin() + t * weights.rows.count + part.first);
        }},
       chunks_per_part(chunks, rows.length), numbers);
-  std::vector<ErrorSums> totals(types.size());
-  for (std::size_t t = 0; t < types.size(); ++t)
-    for (const ErrorSums& sums : found[t]) totals[t].add(sums);
-  return totals;
+  return totals_of(sums_of_rows, types.size(), rows.count);
 }
 
 }  // namespace raq::cuda

@@ -1,22 +1,10 @@
-// The list of quant types, which copy of the kernels this processor runs, and names of devices.
+// What processor and CUDA share: the list of quant types, names of devices, efforts, totals of errors.
+#include "quantizer.hpp"
+
 #include <algorithm>
 #include <charconv>
 
-#include "quantizer.hpp"
-
 namespace raq {
-namespace {
-
-struct Level {
-  const char* name;
-  InstructionSet set;
-};
-constexpr Level levels[] = {{"automatic", InstructionSet::automatic},
-                            {"baseline", InstructionSet::baseline},
-                            {"v3", InstructionSet::v3},
-                            {"v4", InstructionSet::v4}};
-
-}  // namespace
 
 std::int64_t QuantType::row_bytes(std::int64_t row_length) const {
   if (row_length % weights_per_block != 0)
@@ -47,30 +35,6 @@ const QuantType& find_quant_type(const std::string& name) {
   return *found;
 }
 
-std::vector<InstructionSet> instruction_sets() {
-  std::vector<InstructionSet> sets = {InstructionSet::baseline};
-#if defined(RAQ_X86)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v3")) sets.push_back(InstructionSet::v3);
-  if (__builtin_cpu_supports("x86-64-v4")) sets.push_back(InstructionSet::v4);
-#endif
-  return sets;
-}
-
-std::vector<std::string> instruction_set_names() {
-  std::vector<std::string> names;
-  for (const InstructionSet set : instruction_sets())
-    for (const Level& level : levels)
-      if (level.set == set) names.emplace_back(level.name);
-  return names;
-}
-
-InstructionSet find_instruction_set(const std::string& name) {
-  for (const Level& level : levels)
-    if (name == level.name) return level.set;
-  throw std::invalid_argument("unknown instruction set '" + name + "'");
-}
-
 Device find_device(const std::string& name) {
   if (name == "cpu") return {};
   if (name == "cuda") return {true, Device::all};
@@ -91,16 +55,15 @@ Effort effort_for(const Rows& rows, Effort asked) {
   return alike ? Effort::plain : Effort::fast;
 }
 
-const Kernels& cpu_kernels(const QuantType& type, InstructionSet set) {
-  static const std::vector<InstructionSet> available = instruction_sets();
-  if (set == InstructionSet::automatic) set = available.back();
-  if (std::find(available.begin(), available.end(), set) == available.end())
-    throw std::invalid_argument("this processor or build does not have the asked instruction set");
-#if defined(RAQ_X86)
-  if (set == InstructionSet::v3) return kernels_v3()[type.index];
-  if (set == InstructionSet::v4) return kernels_v4()[type.index];
-#endif
-  return kernels_baseline()[type.index];
+NonFiniteWeight::NonFiniteWeight(std::int64_t row, std::int64_t column)
+    : std::invalid_argument("weight [" + std::to_string(row) + ", " + std::to_string(column) +
+                            "] is NaN or infinite") {}
+
+std::vector<ErrorSums> totals_of(const std::vector<ErrorSums>& sums_of_rows, std::size_t types,
+                                 std::int64_t rows) {
+  std::vector<ErrorSums> totals(types);
+  for (std::size_t i = 0; i < sums_of_rows.size(); ++i) totals[i / rows].add(sums_of_rows[i]);
+  return totals;
 }
 
 }  // namespace raq

@@ -1,9 +1,9 @@
-// Between rows in memory, one per lane, and Floats that hold one number of every row.
+// Transposition: from rows in memory, one per lane, to Floats that hold one number of every row, and back.
 #pragma once
 
 #include <utility>
 
-#include "portable.hpp"
+#include "common/portable.hpp"
 
 namespace raq::RAQ_LEVEL {
 
@@ -14,8 +14,8 @@ namespace raq::RAQ_LEVEL {
 #endif
 
 #if defined(RAQ_SHUFFLES)
-// Of two rows of a square whose places differ by `step`: exchanges the upper half of each pair of groups of
-// `step` lanes in `a` with the lower half in `b`.
+// One step of a transposition by halves. Rows `a` and `b` of a square are `step` apart. In each pair of
+// groups of `step` lanes, the upper group of `a` is exchanged with the lower group of `b`.
 template <int step, int... place>
 RAQ_INLINE void exchange(Float& a, Float& b, std::integer_sequence<int, place...>) {
   const Float low = __builtin_shufflevector(a, b, ((place & step) != 0 ? lanes + place - step : place)...);
@@ -35,7 +35,7 @@ RAQ_INLINE void transpose_from(Float* square) {
 }
 #endif
 
-// values[k], lane i: rows[i][k] for i below `count`, else 0. K is 1 or a multiple of the lanes.
+// Sets lane i of values[k] to rows[i][k] for i below `count`, else to 0. K is 1 or a multiple of the lanes.
 template <int K>
 RAQ_INLINE void turn(const float* const* rows, int count, Float* values) {
   if (count < lanes) {
@@ -62,7 +62,7 @@ RAQ_INLINE void turn(const float* const* rows, int count, Float* values) {
   for (int k = 0; k < K; ++k) lane(values[k], i) = rows[i][k];
 }
 
-// The way back, to `count` rows that follow each other in memory.
+// The inverse, to `count` rows that follow each other in memory.
 template <int K>
 RAQ_INLINE void turn_back(const Float* values, int count, float* out) {
 #if defined(RAQ_SHUFFLES)

@@ -4,7 +4,7 @@
 // because one infinite scale makes a whole block unusable (llama.cpp refuses such a row).
 #pragma once
 
-#include "portable.hpp"
+#include "common/portable.hpp"
 
 namespace raq::RAQ_LEVEL {
 
@@ -41,7 +41,7 @@ RAQ_INLINE Int bfloat_from_float(Float value) {
 RAQ_INLINE Float bfloat_to_float(Int bits) { return float_of_bits(bits << 16); }
 
 // A power of two and its inverse. Blocks are searched with their largest weight in [1, 2), so that no square
-// in a search overflows or vanishes; dividing by a power of two loses nothing.
+// in a search overflows or underflows; dividing by a power of two is exact.
 struct Unit {
   Float scale;
   Float inverse;
@@ -54,7 +54,7 @@ RAQ_INLINE Unit unit_of(Float largest) {
   return {float_of_bits(exponent << 23), float_of_bits((254 - exponent) << 23)};
 }
 
-// A stored scale: the half's bits, and what they mean in the block's unit.
+// A stored scale: the bits of the half, and its value in the block's unit.
 struct StoredScale {
   Int bits;
   Float value;

@@ -1,14 +1,16 @@
 // One source for every target: what differs between an x86 level, another CPU and a GPU.
 //
 // A format is written for ONE block. `Float` and `Int` hold a value of each of RAQ_LANES independent blocks:
-// on a CPU a vector register's worth, on a GPU (RAQ_LANES = 1) a thread's own. Rules that keep bytes equal
-// everywhere:
-//   - lanes never meet: no operation here reads another lane, so the number of lanes cannot change a result;
-//   - only +, -, *, /, sqrt, comparison and integer operations, each correctly rounded by IEEE 754, never
-//     contracted (-ffp-contract=off, --fmad=false) and never reordered (no -ffast-math);
-//   - no branch on a value: `select` computes both sides.
-// RAQ_LEVEL names the target; every header lives in its namespace, so that a linker cannot pick a function
-// compiled for a newer processor on behalf of an older one.
+// on a CPU a vector register's worth, on a GPU (RAQ_LANES = 1) that of one thread.
+//
+// Rules that keep bytes equal everywhere:
+// - lanes are independent: no operation here reads another lane, so the number of lanes changes no result;
+// - only +, -, *, /, sqrt, comparison and integer operations, each correctly rounded by IEEE 754, never
+//   contracted (-ffp-contract=off, --fmad=false) and never reordered (no -ffast-math);
+// - no branch on a value: `select` computes both sides.
+//
+// RAQ_LEVEL names the target, and everything here is in a namespace of that name: otherwise the linker could
+// give an older processor a function that was compiled for a newer one.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +24,11 @@
 #define RAQ_HD __device__
 #define RAQ_INLINE __device__ __forceinline__
 #define RAQ_NOINLINE __device__ __noinline__
+// Loops over the weights of a block: unrolled whole, as by default, stacks grow and
+// registers spill (docs/native.md).
 #define RAQ_UNROLL _Pragma("unroll 8")
-#define RAQ_ROLLED \
-  _Pragma("unroll 1")  // an outer loop: a copy of its body per step costs minutes of compiling
+// Outer loops: a copy of the body for each step costs minutes of compiling.
+#define RAQ_ROLLED _Pragma("unroll 1")
 #else
 #define RAQ_HD inline
 #define RAQ_INLINE inline __attribute__((always_inline))
@@ -75,8 +79,9 @@ RAQ_INLINE Int splat(std::int32_t value) { return Int{} + value; }
 RAQ_INLINE Float select(Mask mask, Float yes, Float no) { return mask ? yes : no; }
 RAQ_INLINE Int select(Mask mask, Int yes, Int no) { return mask ? yes : no; }
 
-// A NaN in `a` gives `b`: whatever is clamped is a number afterwards, and converts alike everywhere. The
-// instructions named here do just that; compilers do not find them by themselves.
+// A NaN in `a` gives `b`, so a clamped value is always a number and converts to the same
+// integer on every target. The instructions named here do exactly that, but compilers do not
+// choose them for the expression below.
 #if defined(__AVX512F__) && RAQ_LANES == 16
 RAQ_INLINE Float smaller(Float a, Float b) { return _mm512_min_ps(a, b); }
 RAQ_INLINE Float larger(Float a, Float b) { return _mm512_max_ps(a, b); }
@@ -106,8 +111,8 @@ RAQ_INLINE Float clamp(Float value, float low, float high) {
 }
 RAQ_INLINE Float magnitude(Float value) { return float_of_bits(float_bits(value) & 0x7fffffff); }
 
-// Nearest whole number, ties to even. Exact for |value| < 2^22: at 1.5 * 2^23 the unit in the last place
-// is 1.
+// Nearest whole number, ties to even. Exact for |value| < 2^22: at 1.5 * 2^23 the unit in
+// the last place is 1.
 RAQ_INLINE Float nearest(Float value) { return (value + 12582912.0f) - 12582912.0f; }
 
 RAQ_INLINE Float inverse_or_zero(Float value) {

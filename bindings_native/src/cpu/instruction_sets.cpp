@@ -1,0 +1,55 @@
+#include "cpu/instruction_sets.hpp"
+
+#include <algorithm>
+
+namespace raq {
+namespace {
+
+struct Level {
+  const char* name;
+  InstructionSet set;
+};
+constexpr Level levels[] = {{"automatic", InstructionSet::automatic},
+                            {"baseline", InstructionSet::baseline},
+                            {"v3", InstructionSet::v3},
+                            {"v4", InstructionSet::v4}};
+
+}  // namespace
+
+std::vector<InstructionSet> instruction_sets() {
+  std::vector<InstructionSet> sets = {InstructionSet::baseline};
+#if defined(RAQ_X86)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("x86-64-v3")) sets.push_back(InstructionSet::v3);
+  if (__builtin_cpu_supports("x86-64-v4")) sets.push_back(InstructionSet::v4);
+#endif
+  return sets;
+}
+
+std::vector<std::string> instruction_set_names() {
+  std::vector<std::string> names;
+  for (const InstructionSet set : instruction_sets())
+    for (const Level& level : levels)
+      if (level.set == set) names.emplace_back(level.name);
+  return names;
+}
+
+InstructionSet find_instruction_set(const std::string& name) {
+  for (const Level& level : levels)
+    if (name == level.name) return level.set;
+  throw std::invalid_argument("unknown instruction set '" + name + "'");
+}
+
+const Kernels& cpu_kernels(const QuantType& type, InstructionSet set) {
+  static const std::vector<InstructionSet> available = instruction_sets();
+  if (set == InstructionSet::automatic) set = available.back();
+  if (std::find(available.begin(), available.end(), set) == available.end())
+    throw std::invalid_argument("this processor or build does not have the asked instruction set");
+#if defined(RAQ_X86)
+  if (set == InstructionSet::v3) return kernels_v3()[type.index];
+  if (set == InstructionSet::v4) return kernels_v4()[type.index];
+#endif
+  return kernels_baseline()[type.index];
+}
+
+}  // namespace raq

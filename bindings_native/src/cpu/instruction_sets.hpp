@@ -1,0 +1,12 @@
+// Which copy of the kernels this processor runs.
+#pragma once
+
+#include "cpu/kernels.hpp"
+#include "quantizer.hpp"
+
+namespace raq {
+
+// Throws std::invalid_argument if the build or the processor lacks the instruction set.
+const Kernels& cpu_kernels(const QuantType& type, InstructionSet set);
+
+}  // namespace raq
