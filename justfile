@@ -1,6 +1,8 @@
 # The project's verbs. `just` alone checks and tests, as CI does.
 
 python := env("PYTHON", ".venv/bin/python")
+export PATH := if python =~ '/' { parent_directory(python) + ":" + env("PATH") } else { env("PATH") }
+native := "find bindings_native/src bindings_native/fuzz bindings_native/checks tests/support/cuda_host -name '*.[ch]pp' -o -name '*.cu' -o -name '*.h' | xargs clang-format --style=file:bindings_native/.clang-format"
 
 default: check test
 
@@ -9,22 +11,46 @@ setup:
     python3 -m venv .venv
     .venv/bin/pip install -e '.[dev]'
 
-# Format, lint, types, floors, generated code.
+# Format, lint, types, layers of imports, generated code, workflows.
 check:
     {{python}} -m ruff format --check .
     {{python}} -m ruff check .
     {{python}} -m mypy
     {{python}} -c "from importlinter.cli import lint_imports_command as run; run()"
     {{python}} .ci/sources.py
-    find bindings_native/src bindings_native/fuzz bindings_native/checks tests/support/cuda_host -name '*.[ch]pp' -o -name '*.cu' -o -name '*.h' | xargs clang-format --style=file:bindings_native/.clang-format --dry-run --Werror
+    {{native}} --dry-run --Werror
     {{python}} .ci/generate.py --check
+    {{python}} .ci/unasync.py --check
+    {{python}} .ci/cli_reference.py --check
+    {{python}} -m pre_commit validate-config
+    zizmor --offline --no-progress --quiet .github
 
+# Correct what can be corrected without thought: lint, imports, format.
+fix:
+    {{python}} -m ruff check --fix .
+    {{python}} -m ruff format .
+    {{native}} -i
+
+# Run the quick checks at every commit, mypy before a push.
+hooks:
+    {{python}} -m pre_commit install --hook-type pre-commit --hook-type pre-push
+
+# The documentation site, with warnings as errors; open build/docs/index.html.
+docs:
+    {{python}} -m sphinx --fail-on-warning --fresh-env --quiet docs build/docs
+    ! grep -rE '(src|href)="(https?:)?//[^"]+[.](js|css|woff2?)"' --include='*.html' build/docs  # readable offline
+
+# The fast tests, in random order; `-p no:randomly` for the order of the files.
 test *arguments:
     {{python}} -m pytest {{arguments}}
 
+# The same with the share of lines and branches that they run, also in the processes that they start.
+coverage *arguments:
+    {{python}} -m pytest --cov --cov-report=term --cov-report=html:build/coverage {{arguments}}
+
 # What needs a GPU: bytes, sums, a hundred million weights of every type, then the figures.
 test-gpu:
-    {{python}} -m pytest -m "" -s tests/gpu tests/bench/bench_cuda.py
+    {{python}} -m pytest -m "" -p no:randomly -s tests/gpu tests/bench/bench_cuda.py
 
 # Build the extension with the kernels for GPUs into a folder, and import it; needs nvcc, no GPU.
 cuda-build folder:
@@ -42,9 +68,11 @@ sanitize folder rounds="2" seed="0":
     cmake --build {{folder}} --target raq_fuzz --parallel 2
     {{folder}}/raq_fuzz {{rounds}} {{seed}}
 
-# Generated code: messages and the native stubs.
+# What is generated and committed: messages, the blocking client, the reference of the commands, the native stubs.
 generate:
     {{python}} .ci/generate.py
+    {{python}} .ci/unasync.py
+    {{python}} .ci/cli_reference.py
     {{python}} -m nanobind.stubgen -m raq_native._raq_native -p bindings_native/stub.patterns -o bindings_native/raq_native/_raq_native.pyi
     {{python}} -m nanobind.stubgen -m raq_solver.backends._knapsack -o solver/raq_solver/backends/_knapsack.pyi
 
@@ -58,4 +86,4 @@ bench-real *arguments:
 
 # Figures; each bench prints a table.
 bench *arguments:
-    {{python}} -m pytest -m bench --benchmark-enable -s tests/bench {{arguments}}
+    {{python}} -m pytest -m bench -p no:randomly --benchmark-enable -s tests/bench {{arguments}}

@@ -1,6 +1,6 @@
-"""Import a CUDA build of the extension and ask it for what this machine has.
+"""Import a CUDA build of the extension, and quantize on the CUDA devices of this machine.
 
-Usage: python .ci/cuda_import.py FOLDER, which holds _raq_native of a CUDA build. Where there is a device it is used.
+Usage: python .ci/cuda_import.py FOLDER, which contains _raq_native of a CUDA build.
 """
 
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def main() -> int:
-    """0 if the extension imports, and does on the device what the processor does, or refuses in a sentence."""
+    """0 if the extension imports and writes the processor's bytes, or fails with one sentence if there is no device."""
     (path,) = Path(sys.argv[1]).glob("_raq_native.*.so")
     spec = spec_from_file_location("_raq_native", path)
     assert spec is not None
@@ -30,7 +30,7 @@ def main() -> int:
     try:
         native.quantize("Q4_K", weights, device="cuda")
     except RuntimeError as error:
-        print(f"no device here, and it says: {error}")
+        print(f"no device on this machine; the call failed with: {error}")
         return 0 if str(error).startswith("no CUDA device") else 1
     return 1
 

@@ -1,5 +1,6 @@
 """Shared by all tests: profiles, data, and a server."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,26 @@ from support.paths import DATA, SHARED
 if TYPE_CHECKING:
     from support.services import Certificates, Postgres
 
-# A shell that starts this in the background has Ctrl-C ignored, and tests that press it would wait for ever.
+# A shell that starts this in the background has Ctrl-C ignored, nohup the end of the terminal: tests that send these
+# signals would wait for ever.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# As raq does for libllama: whatever test loads libgomp first, its threads sleep when they wait. Spinning, an evaluation
+# takes ten times as long where other programs hold the cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 settings.register_profile("default", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=1000)
 settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a test of the default run that reads data outside of the repository."""
+    for item in items:
+        apart = any(item.get_closest_marker(name) for name in ("slow", "bench"))
+        if "shared_data" in getattr(item, "fixturenames", ()) and not apart:
+            raise pytest.UsageError(f"{item.nodeid} needs shared_data: mark it slow, or put its data into tests/data")
 
 
 @pytest.fixture(scope="session")
@@ -47,10 +62,18 @@ def fisher_path() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The larger data beside a developer's checkout; tests that need it are skipped where it is not."""
+    """The larger data beside a developer's checkout, for slow tests and benchmarks; skips where there is none."""
     if not SHARED.is_dir():
         pytest.skip("the larger data is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tables of published models' tensors."""
+    from support.published_shapes import write_tables
+
+    return write_tables(tmp_path_factory.mktemp("shapes"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The whole road as functions over objects: profile, plan, try, quantize, check. The commands and `import raq` call it.
+"""The pipeline as functions: profile, plan, try, quantize, check. Used by the commands and by `import raq`.
 
 Nothing here prints or reads flags. Progress and remarks go to callbacks (`raq_client.progress`).
 """
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from raq_client.refinement.refine import Refined
 
 REFINING_WINDOWS: Final = 16
-"""Windows of text that each round of refining is measured on."""
+"""Number of text windows for each round of refinement."""
 TRIAL_WINDOWS: Final = 12
-"""Windows of text that candidates are tried on."""
+"""Number of text windows for trying candidates."""
 
 
 def pose(
@@ -45,10 +45,10 @@ def pose(
     progress: Progress | None = None,
     notes: Notes = silent,
 ) -> ProblemSpec:
-    """WorstCaseMeasure or load the profile, and build the problem that the request poses of it.
+    """Measure or load the profile, and build the problem for the request.
 
-    Every question about a model (solve, sweep, explain, audit, a ladder) goes through here. The types of a base are
-    measured too, so that it has a price.
+    Every question about a model (solve, sweep, explain, audit, a ladder) uses this function. The types of a base are
+    measured too, so that its loss is known.
     """
     base = _base(inputs, request)
     more = types_in(base, inputs.table_of_model()) if base is not None else ()
@@ -57,7 +57,7 @@ def pose(
 
 
 def _base(inputs: ModelInputs, request: Request) -> ResolvedBase | None:
-    """The base, where there is a model to resolve it on before anything is measured."""
+    """The base resolved before measuring, if there is a model; else None."""
     if request.base.base is None or not inputs.has_weights:
         return None
     return resolve_base(request.base, inputs.table_of_model(), has_importance=bool(inputs.imatrix))
@@ -72,7 +72,7 @@ def plan(
     progress: Progress | None = None,
     notes: Notes = silent,
 ) -> Plan:
-    """The allocation of least predicted loss, with proof; or the reason why there is none (`plan.outcome`).
+    """Find the allocation of least predicted loss, with proof, or the reason why there is none (`plan.outcome`).
 
     Raises InvalidInput with the faults of inputs and request.
     """
@@ -94,9 +94,9 @@ def worst_case_plan(
     progress: Progress | None = None,
     notes: Notes = silent,
 ) -> tuple[Plan, ModelInputs]:
-    """The allocation whose worst domain loses least, and the inputs to write it from.
+    """The plan with the smallest worst-domain loss, and the inputs for writing its file.
 
-    Each importance file of `inputs` is a domain, or each of `profiles`.
+    Each importance file of `inputs`, or each of `profiles`, is a domain.
     """
     domains = domains_of(inputs, profiles)
     base = None if profiles else _base(next(iter(domains.values())), request)
@@ -116,9 +116,9 @@ def refine_plan(
     rounds: int,
     progress: Progress | None = None,
 ) -> "tuple[Plan, Refined]":
-    """The plan after at most `rounds` rounds of trying, correcting the losses and solving again.
+    """Refine a plan in at most `rounds` rounds of trying, correcting the losses and solving again.
 
-    It never measures worse on the texts of `setup` than the plan it began with.
+    On the texts of `setup` the result is never worse than the given plan.
     """
     from raq_client.evaluation.in_memory import Trial
     from raq_client.refinement.refine import refine
@@ -148,10 +148,10 @@ def try_plan(
     progress: Progress | None = None,
     notes: Notes = silent,
 ) -> "tuple[Plan, Comparison]":
-    """The plan, or what measured better beyond noise when tried in memory, and all that was tried.
+    """Try a plan and its alternatives in memory; return the plan or a significantly better one, and all results.
 
-    No other trial is begun that would end after `seconds`. Raises InvalidInput if the model can't be tried in memory
-    or the time allows no comparison, NotFiniteError and BrokenByTrialError if what it predicts is not finite.
+    No trial is begun that would end after `seconds`. Raises InvalidInput if the model can't be tried in memory or the
+    time does not suffice for a comparison, NotFiniteError and BrokenByTrialError if predictions are not finite.
     """
     from raq_client.evaluation.in_memory import Trial
     from raq_client.refinement.candidates import candidates, compare_candidates
@@ -179,7 +179,7 @@ def trial_setup(
     context: int = DEFAULT_CONTEXT,
     library: Path | None = None,
 ) -> "TrialSetup":
-    """What allocations of the model are tried on in memory. Raises InvalidInput without any text."""
+    """The setup for trying allocations of the model in memory. Raises InvalidInput if there is no text."""
     from raq_client.evaluation.in_memory import TrialSetup
 
     model = inputs.model
@@ -191,9 +191,9 @@ def trial_setup(
 def quantize(
     found: Plan, inputs: ModelInputs, output: Path, *, force: bool = False, progress: Progress | None = None
 ) -> "WrittenModel":
-    """Write the model with the types of the plan; the file appears whole or not at all.
+    """Write the model with the types of the plan; the file appears complete or not at all.
 
-    Raises InvalidInput if the plan has no allocation, or `output` exists and not `force`.
+    Raises InvalidInput if the plan has no allocation, or if `output` exists without `force`.
     """
     from raq_client.quantizing.quantize import quantize_model
 
@@ -253,7 +253,7 @@ def against_mixture(
     library: Path | None = None,
     progress: Progress | None = None,
 ) -> "Against":
-    """Measure llama.cpp's mixture of that name as the plan's file was measured (`ours`), and compare.
+    """Measure llama.cpp's mixture `name` in the same way as the plan's file (`ours`), and compare the two.
 
     The mixture is written to a temporary file in `folder`. Raises InvalidInput if there is no such mixture.
     """

@@ -19,7 +19,7 @@ from raq_client.models.read_table import read_table
 from raq_client.models.table import ModelTable
 from raq_client.recipes.diff import exchange
 from raq_client.recipes.recipe_file import read_recipe
-from raq_client.recipes.steps import Step, carry_out
+from raq_client.recipes.steps import RecipeStep, carry_out
 from raq_solver.allocation import Allocation, account
 from raq_solver.budget import bits_per_weight
 from raq_solver.loss_models import measured
@@ -78,13 +78,13 @@ def published(shared_data: Path) -> Published:
 
 
 @pytest.fixture(scope="module")
-def ladder(published: Published) -> tuple[Step, ...]:
+def ladder(published: Published) -> tuple[RecipeStep, ...]:
     return carry_out(read_recipe("ra4"), published.table)
 
 
 @pytest.mark.parametrize("names", [RECIPE_TYPES, MORE_TYPES], ids=["types of the recipe", "more types"])
 def test_every_rung_against_the_optimum_of_its_bytes(
-    published: Published, ladder: tuple[Step, ...], names: tuple[str, ...]
+    published: Published, ladder: tuple[RecipeStep, ...], names: tuple[str, ...]
 ) -> None:
     losses = published.losses(names)
     header(f"Qwen3.6-27B, rungs against optima; types {', '.join(names)}")
@@ -110,7 +110,7 @@ def test_every_rung_against_the_optimum_of_its_bytes(
         )
 
 
-def test_what_each_step_buys(published: Published, ladder: tuple[Step, ...]) -> None:
+def test_what_each_step_buys(published: Published, ladder: tuple[RecipeStep, ...]) -> None:
     losses = published.losses(RECIPE_TYPES)
     header("Qwen3.6-27B, what each step buys, and how much the optimum falls between the same sizes")
     print("| step | bytes | loss by hand, change | nats per GB | at best, change | nats per GB |")
@@ -130,7 +130,7 @@ def test_what_each_step_buys(published: Published, ladder: tuple[Step, ...]) -> 
         )
 
 
-def test_where_hand_and_optimum_differ(published: Published, ladder: tuple[Step, ...]) -> None:
+def test_where_hand_and_optimum_differ(published: Published, ladder: tuple[RecipeStep, ...]) -> None:
     losses = published.losses(RECIPE_TYPES)
     step = ladder[3]
     base = Allocation({t.name: q.name for t, q in step.types.items()})

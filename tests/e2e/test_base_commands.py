@@ -173,7 +173,7 @@ def test_a_project_may_have_a_base(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "Give a --budget, a --base to stay as large as, or a device's memory"),
+        ((), "Give a --budget, a --base whose size is kept, or a device's memory"),
         (("--base", "Q4_KM"), "did you mean Q4_K_M"),
         (("--base", "no.gguf"), "no.gguf"),
         (("--base", "ra1"), "is for a model with architecture qwen35"),
@@ -181,9 +181,9 @@ def test_a_project_may_have_a_base(
         (("-b", "5", "--moves", "ratio", "--domain", "{i}", "--general", "{i}"), "moves need a --base"),
         (("-b", "5", "--exo", "blk.9.*"), "blk.9.* matches no tensor"),
         (("-b", "5", "--architecture", "no.toml"), "no.toml"),
-        (("-b", "5", "--overrides", "{i}"), "Give a --base, such as Q4_K_M"),
-        (("-b", "5", "--vram-context", "8k"), "give that too, with --vram"),
-        (("--vram", "24"), "write its unit, as in 24GiB"),
+        (("-b", "5", "--overrides", "{i}"), "give a --base, such as Q4_K_M"),
+        (("-b", "5", "--vram-context", "8k"), "give --vram too"),
+        (("--vram", "24"), "write it with a unit, such as 24GiB"),
         (("--vram", "1MiB"), "shorten the context"),
         ((*MEMORY[:4], "--kv", "q9_0"), "did you mean Q8_0"),
         ((*MEMORY[:4], "--kv", "f16,f16,f16"), "give one type, or two"),

@@ -101,11 +101,11 @@ def test_importance_is_collected(model_path: Path, data: Path, tmp_path: Path) -
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_killed_collection_goes_on(model_path: Path, data: Path, tmp_path: Path, how: signal.Signals) -> None:
     text, out, partial = tmp_path / "text.txt", tmp_path / "i.gguf", tmp_path / "i.partial.gguf"
-    text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:30_000], encoding="utf-8")
+    text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:20_000], encoding="utf-8")
     arguments = ["imatrix", "collect", str(model_path), "-t", str(text), "--context", "64", "--fisher", "0"]
     command = [sys.executable, "-c", "from raq_client.cli.app import main; main()", *arguments, "-o", str(out)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
-        while not partial.exists():  # then a third is done
+        while not partial.exists():  # then half is done
             assert running.poll() is None
             time.sleep(0.01)
         running.send_signal(how)

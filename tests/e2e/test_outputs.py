@@ -141,4 +141,4 @@ def test_no_cache_can_be_had(folder: Path) -> None:
     line = '"$@" profile m.gguf --types Q4_0 -o q.json'
     done = ended(line, XDG_CACHE_HOME=str(folder / "t.txt"))
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(b"going on without it") == 1
+    assert done.stderr.count(b"continuing without it") == 1

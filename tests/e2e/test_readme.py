@@ -41,7 +41,12 @@ def test_the_service_from_python(server_address: str, tmp_path: Path, monkeypatc
 
 
 def test_the_road_from_python(
-    server_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_path: Path, fisher_path: Path, data: Path
+    server_address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model_path: Path,
+    fisher_path: Path,
+    data: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model-f16.gguf").symlink_to(model_path)

@@ -107,7 +107,7 @@ def test_a_context_is_never_longer_than_the_model_was_made_for(model_path: Path)
         (("base", "Q4_K_X", "{m}"), "did you mean Q4_K_S, Q4_K_M"),
         (("base", "Q4_K_M", "no.gguf"), "no.gguf: can't be opened"),
         (("base", "Q4_K_M", "model.bin"), "not a table of tensors"),
-        (("base", "ra1", "{m}", "--pure"), "laid over a mixture only"),
+        (("base", "ra1", "{m}", "--pure"), "applied to a mixture only"),
         (("recipe", "show", "ra9"), "no recipe of that name and no such file (did you mean ra4"),
         (("vram", "{m}"), "how much memory is there"),
         (("vram", "{m}", "--vram", "1GiB", "--host", "nothing"), "nothing matches no tensor"),

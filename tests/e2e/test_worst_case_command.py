@@ -65,12 +65,12 @@ def test_too_small_a_budget_is_said(domains: tuple[Path, Path]) -> None:
     ("arguments", "sentence"),
     [
         (("--worst-case",), "needs two domains or more"),
-        (("--worst-case", "--max-loss", "0.1"), "can't be had together with --worst-case"),
+        (("--worst-case", "--max-loss", "0.1"), "can't be used together with --worst-case"),
         (
             ("--worst-case", "--monotone", "blk.*.ffn_up.weight", "-p", "{1}"),
             "can't be kept together with a worst case",
         ),
-        (("-p", "{1}"), "several are for the domains of solve --worst-case"),
+        (("-p", "{1}"), "several are only for the domains of solve --worst-case"),
     ],
 )
 def test_what_does_not_go_together(domains: tuple[Path, Path], arguments: tuple[str, ...], sentence: str) -> None:
@@ -84,7 +84,7 @@ def test_weights_and_domains_are_two_things(model_path: Path, imatrix_path: Path
     files = ("-i", f"{imatrix_path}:0.5", "-i", f"{imatrix_path}:0.7")
     result = client("solve", "-b", "4.5", "-m", model_path, "--worst-case", *files)
     assert result.code == 2
-    assert result.err.count("a weight blends domains") == 2
+    assert result.err.count("weights are for blending domains") == 2
 
 
 def test_run_writes_the_file(tmp_path: Path, model_path: Path, imatrix_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `run` reports after its check: how good the prediction was, and whether a plain mixture would do better."""
+"""Report of `run` after its check: the quality of the prediction, and a comparison with a plain mixture."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AgainstOptions:
-    """What to hold a finished file against. Raises InvalidInput if there is no such mixture."""
+    """The mixture to compare a finished file with. Raises InvalidInput if there is no such mixture."""
 
     against: Annotated[
         str | None,
         typer.Option(
             "--against",
             metavar="MIXTURE",
-            help="After the check, measure llama.cpp's mixture (Q4_K_M) too, and say which is better.",
+            help="After the check, measure llama.cpp's mixture (e.g. Q4_K_M) too, and compare.",
             show_default=False,
         ),
     ] = None

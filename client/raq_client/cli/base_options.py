@@ -1,4 +1,4 @@
-"""Options of a base and its moves, of architecture rules, and of the memory that the model runs in."""
+"""Options for a base and its moves, for architecture rules, and for the memory in which the model runs."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -25,7 +25,7 @@ class Moves(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
 
 
 class Counting(str, Enum):  # noqa: UP042
-    """What overrides do to the tensors that they do not name."""
+    """How overrides affect the tensors that they do not match."""
 
     LLAMA_CPP = "llama.cpp"
     RESOLVED = "resolved"
@@ -41,18 +41,18 @@ def _option(panel: dict[str, Any], *names: str, help_text: str, **more: Any) -> 
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """How a model is to run, on how much memory."""
+    """The memory for a model, and the settings with which it will run."""
 
     vram: Annotated[
         str | None,
         _option(
-            _MEMORY, "--vram", metavar="SIZE", help_text="Memory of the device, as 24GiB; the weights get what is left."
+            _MEMORY, "--vram", metavar="SIZE", help_text="Device memory, e.g. 24GiB; the weights get what is left."
         ),
     ] = None
     vram_context: Annotated[
         str | None,
         _option(
-            _MEMORY, "--vram-context", metavar="TOKENS", help_text="Context to hold there, as 184k; 4096 unless given."
+            _MEMORY, "--vram-context", metavar="TOKENS", help_text="Context to hold there, e.g. 184k; default: 4096."
         ),
     ] = None
     kv: Annotated[
@@ -61,7 +61,7 @@ class MemoryOptions:
             _MEMORY,
             "--kv",
             metavar="TYPE[,TYPE]",
-            help_text="Type of the key-value cache, as q8_0, or of keys and of values; f16 unless given.",
+            help_text="Type of the key-value cache, e.g. q8_0, or of keys and values; default: f16.",
         ),
     ] = None
     overhead: Annotated[
@@ -70,15 +70,15 @@ class MemoryOptions:
             _MEMORY,
             "--overhead",
             metavar="SIZE",
-            help_text="What else takes memory there (driver, desktop, vision), as 3GiB.",
+            help_text="Other memory use there (driver, desktop, vision), e.g. 3GiB.",
         ),
     ] = None
     parallel: Annotated[
-        int | None, _option(_MEMORY, "--parallel", min=1, help_text="Sequences at once; 1 unless given.")
+        int | None, _option(_MEMORY, "--parallel", min=1, help_text="Sequences at once; default: 1.")
     ] = None
     batch: Annotated[
         int | None,
-        _option(_MEMORY, "--ubatch", min=1, help_text="Tokens computed at once (n_ubatch); 512 unless given."),
+        _option(_MEMORY, "--ubatch", min=1, help_text="Tokens computed at once (n_ubatch); default: 512."),
     ] = None
     host: Annotated[
         list[str] | None,
@@ -90,7 +90,7 @@ class MemoryOptions:
             _MEMORY,
             "--host-memory",
             metavar="SIZE",
-            help_text="What --host tensors may take, as 8GiB; else they are pinned.",
+            help_text="Memory for the --host tensors, e.g. 8GiB; else they are pinned.",
         ),
     ] = None
 
@@ -110,7 +110,7 @@ class MemoryOptions:
                 "--host": self.host,
                 "--host-memory": self.host_memory,
             }
-            what = "says how a device's memory is used: give that too, with --vram"
+            what = "is only used with a device's memory; give --vram too"
             raise_faults([Fault(flag, what) for flag, value in others.items() if value is not None])
             return None
         host, on_host = tuple(self.host or known.host), self.host_memory or known.host_memory
@@ -120,7 +120,7 @@ class MemoryOptions:
         return MemoryTarget(memory, self.serving(settings), host, None if on_host is None else parse_size(on_host))
 
     def serving(self, settings: Settings) -> Serving:
-        """How the model runs."""
+        """The settings with which the model will run."""
         known = settings.memory
         keys, values = _cache_types(self.kv or known.kv or "f16")
         return Serving(
@@ -134,7 +134,7 @@ class MemoryOptions:
 
 
 def _cache_types(text: str) -> tuple[QuantType, QuantType]:
-    """Types of keys and values."""
+    """The types of keys and values."""
     names = options.listed(text)
     if len(names) not in (1, 2):
         raise InvalidInput(Fault("--kv", f"{text!r}; give one type, or two with a comma: keys, values"))
@@ -143,7 +143,7 @@ def _cache_types(text: str) -> tuple[QuantType, QuantType]:
 
 @dataclass(frozen=True)
 class BaseOptions:
-    """A base, and what may leave it."""
+    """A base, and which tensors may move from it."""
 
     base: Annotated[
         str | None,
@@ -157,7 +157,7 @@ class BaseOptions:
     overrides: Annotated[
         Path | None,
         _option(
-            _BASE, "--overrides", metavar="FILE", help_text="A --tensor-type-file laid over the mixture of --base."
+            _BASE, "--overrides", metavar="FILE", help_text="A --tensor-type-file applied to the mixture of --base."
         ),
     ] = None
     counting: Annotated[
@@ -190,7 +190,7 @@ class BaseOptions:
     promote_above: options.PromoteAbove = 1.10
     exo: Annotated[
         list[str] | None,
-        _option(_BASE, "--exo", metavar="PATTERN", help_text="Tensors held at F16; shows what the rest pays."),
+        _option(_BASE, "--exo", metavar="PATTERN", help_text="Tensors kept at F16; the price for the rest is shown."),
     ] = None
     architecture: Annotated[
         str | None,
@@ -200,7 +200,7 @@ class BaseOptions:
     ] = None
 
     def base_spec(self, settings: Settings) -> BaseSpec:
-        """What is asked for, the project's settings where the flags are silent."""
+        """The base spec from the flags; settings replace missing flags."""
         return BaseSpec(
             base=self.base or settings.base,
             overrides=self.overrides,

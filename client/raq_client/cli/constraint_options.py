@@ -1,4 +1,4 @@
-"""Options that constrain tensors, each by itself or several together."""
+"""Options for constraints on single tensors and on several together."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ def _together(name: str, help_text: str, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class ConstraintOptions:
-    """Constraints on tensors; those of the second panel go to the solver's general path."""
+    """Constraints on tensors; those of the second panel need the solver's general path."""
 
     pin: Annotated[list[str] | None, _option("--pin", "These tensors get this type.", metavar="PATTERN=TYPE")] = None
     floor: Annotated[
@@ -54,16 +54,14 @@ class ConstraintOptions:
 
     active_bytes: Annotated[
         str | None,
-        _together(
-            "--active-bytes", "Most that is read per token, as 3GiB; experts count as far as used.", metavar="SIZE"
-        ),
+        _together("--active-bytes", "Most bytes read per token, e.g. 3GiB; of experts the share used.", metavar="SIZE"),
     ] = None
     experts_used: Annotated[
-        int | None, _together("--experts-used", "Experts that a token uses, where the model does not say.", min=1)
+        int | None, _together("--experts-used", "Experts per token, if the model does not state it.", min=1)
     ] = None
 
     def constraints(self, settings: Settings) -> ConstraintSpec:
-        """The constraints of the project's settings, and after them those of the flags."""
+        """The constraints of the settings, followed by those of the flags."""
         return ConstraintSpec(
             pin=(*settings.pin, *(self.pin or ())),
             floor=(*settings.floor, *(self.floor or ())),

@@ -1,4 +1,4 @@
-"""`raq-client explain` and `audit`: why this, what it costs, and how far a given file is from the best."""
+"""`raq-client explain` and `audit`: reasons for a tensor's type, costs of constraints, distance from the optimum."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,9 +35,9 @@ def explain(
 ) -> None:
     """Say why a tensor has its type, or what constraints cost.
 
-    Or why nothing fits.
+    If nothing fits, explains why.
 
-    Takes the options of solve, so that it explains the very problem that solve solves.
+    Takes the options of solve, and explains the same problem.
 
     Examples:
 
@@ -82,10 +82,10 @@ def audit(
 ) -> None:
     """Say how far an allocation is from the best of its size.
 
-    And which changes lead there.
+    Lists the changes that lead to the best one.
 
-    The original's facts come from MODEL or --profile. Constraints (also those of raq.toml) hold for the best; what the
-    file breaks of them is listed.
+    The original is MODEL or --profile. The best allocation satisfies the constraints (also those of raq.toml); those
+    that the file violates are listed.
 
     Example: raq-client audit downloaded-Q4_K_M.gguf model-f16.gguf --imatrix imatrix.gguf
     """
@@ -96,7 +96,7 @@ def audit(
     from raq_solver.allocation import Allocation
 
     if posed.vram is not None:
-        raise InvalidInput(Fault("--vram", "limits a size; an audit compares at the size of the file"))
+        raise InvalidInput(Fault("--vram", "limits the size, but an audit compares at the size of the file"))
     settings = read_settings(Path.cwd()).model_copy(update={"budget": None})
     inputs = source.inputs(settings)
     with followed() as progress:

@@ -9,7 +9,7 @@ from raq_client.progress import Progress, Step
 
 @contextmanager
 def followed() -> Iterator[Progress]:
-    """A callback that shows each step; the bar of a stage ends when the next stage begins, or with the block."""
+    """A progress callback; the bar of a stage ends when the next stage begins or the block ends."""
     with ExitStack() as bars:
         stage: str | None = None
         report: Callable[[int, int], None]

@@ -1,4 +1,4 @@
-"""Groups of options that several commands take: where a model's facts come from, and how a file is checked."""
+"""Groups of options for several commands: the model and how it is measured, and how a file is checked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class CarryOutOptions:
     device: options.Device = "cpu"
 
     def inputs_of(self, model: Path | None, settings: Settings, *, cached: bool = True) -> ModelInputs:
-        """The inputs of a model that is named, or else of the project's; settings where the flags are silent.
+        """The inputs for `model`, or for the settings' model; settings replace missing flags.
 
         Raises InvalidInput without a model.
         """
@@ -37,7 +37,7 @@ class CarryOutOptions:
     def _inputs(
         self, settings: Settings, path: Path | None, profile: Path | None = None, *, cached: bool = True
     ) -> ModelInputs:
-        # The project's importance is that of the project's model, if it names one.
+        # The settings' importance belongs to the settings' model, if one is given there.
         of_project = profile is None and (settings.model is None or path in {None, settings.model})
         return ModelInputs(
             path=path,
@@ -52,7 +52,7 @@ class CarryOutOptions:
         )
 
     def _types(self, settings: Settings) -> tuple[str, ...]:
-        """Types to choose from; where nothing is chosen, none."""
+        """The types to choose from; none for commands without a choice."""
         return settings.types
 
 
@@ -76,7 +76,7 @@ class MeasureOptions(CarryOutOptions):
 
 @dataclass(frozen=True)
 class SourceOptions(MeasureOptions):
-    """Where the facts of a model come from."""
+    """The source of a plan's data: a model or saved profiles."""
 
     model: options.OptionalModel = None
     model_option: options.Model = None
@@ -92,17 +92,17 @@ class SourceOptions(MeasureOptions):
     ] = None
 
     def inputs(self, settings: Settings) -> ModelInputs:
-        """The flags, and where they name neither a model nor a profile, the project's settings.
+        """The inputs from the flags, or from the settings if the flags give neither a model nor a profile.
 
-        Raises InvalidInput for several profiles, and for a model beside a profile.
+        Raises InvalidInput for several profiles, and for a model together with a profile.
         """
         if len(self.profile or ()) > 1:
-            what = f"{len(self.profile or ())} profiles; several are for the domains of solve --worst-case"
+            what = f"{len(self.profile or ())} profiles; several are only for the domains of solve --worst-case"
             raise InvalidInput(Fault("--profile", what))
         model, profile = self.named_model, self.profile[0] if self.profile else None
         if profile is not None:
             given = {"a model": model is not None, "--imatrix": bool(self.imatrix), "--types": self.types is not None}
-            what = "can't be had beside a saved profile: what it would change was measured already"
+            what = "can't be used with a saved profile, which is already measured"
             raise_faults([Fault(name, what) for name, there in given.items() if there])
             return self._inputs(settings, None, profile)
         if model is not None:
@@ -110,18 +110,18 @@ class SourceOptions(MeasureOptions):
         return self._inputs(settings, settings.model, settings.profile)
 
     def refuse_all(self, flag: str) -> None:
-        """Raises InvalidInput for each source of facts that is named beside `flag`, which takes their place."""
+        """Raise InvalidInput for each source given together with `flag`, which replaces them."""
         given = {
             "a model": self.named_model is not None,
             "--profile": bool(self.profile),
             "--imatrix": bool(self.imatrix),
             "--types": self.types is not None,
         }
-        raise_faults([Fault(name, f"can't be had together with {flag}") for name, there in given.items() if there])
+        raise_faults([Fault(name, f"can't be used together with {flag}") for name, there in given.items() if there])
 
     @property
     def named_model(self) -> Path | None:
-        """The model that a flag or argument names. Raises InvalidInput if two differ."""
+        """The model given by flag or argument. Raises InvalidInput if the two differ."""
         if self.model is not None and self.model_option not in {None, self.model}:
             raise InvalidInput(Fault("--model", f"names {self.model_option}, but MODEL is {self.model}: give one"))
         return self.model or self.model_option
@@ -137,5 +137,5 @@ class CheckOptions:
     libllama: options.Library = None
 
     def texts(self, settings: Settings) -> list[Path]:
-        """Files of text to check on; the project's where none is named."""
+        """The files of text to check on; those of the settings if none is given."""
         return self.text or list(settings.text)

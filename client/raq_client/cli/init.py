@@ -44,21 +44,21 @@ EXAMPLES: Final = {
     "host": '["token_embd.weight"]',
     "host_memory": '"8GiB"',
 }
-"""A value for every key, which shows how it is written."""
+"""An example value for every key."""
 
 
 def init(
     model: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[MODEL]", help="The model to name in it; else the only .gguf file here.", show_default=False
+            metavar="[MODEL]", help="The model to write into it; else the only .gguf file here.", show_default=False
         ),
     ] = None,
     force: options.Force = False,
 ) -> None:
     """Write a commented raq.toml into this folder.
 
-    All commands use what stands in it where a flag is missing.
+    All commands use its values where a flag is missing.
 
     Example: raq-client init model-f16.gguf
     """
@@ -73,14 +73,14 @@ def init(
         file.write(settings_text(named).encode())
     say(
         f"{FILE_NAME}: "
-        + (f"model {named}" if named else "name your model in it")
+        + (f"model {named}" if named else "write your model into it")
         + "; then raq-client run -b 5.0 -o FILE"
     )
 
 
 def settings_text(model: Path | None) -> str:
-    """A raq.toml with every key, commented out but for the model."""
-    lines = ["# What raq-client takes for granted in this folder. Flags win over this file.", ""]
+    """The text of a raq.toml with every key, commented out except the model."""
+    lines = ["# Default options of raq-client in this folder. Flags override this file.", ""]
     for name, field in Settings.model_fields.items():
         if name == "memory":
             continue

@@ -1,4 +1,4 @@
-"""`raq-client ladder`: several steps, each quantized and checked against the one before."""
+"""`raq-client ladder`: several steps, each quantized and checked against the previous one."""
 
 import sys
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def ladder(
     ] = None,
     budget: Annotated[
         list[str] | None,
-        typer.Option("--budget", "-b", help="Or solve for this budget; one for each step.", show_default=False),
+        typer.Option("--budget", "-b", help="Or solve for this budget; repeat it for each step.", show_default=False),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", "-o", help="Write the steps here, and ladder.json.", show_default=False)
@@ -46,17 +46,17 @@ def ladder(
     nested: Annotated[
         bool, typer.Option("--nested", help="Budgets: no tensor gets fewer bytes than in the step before.")
     ] = False,
-    climb_all: Annotated[bool, typer.Option("--all", help="Go on after a step that gains nothing.")] = False,
+    climb_all: Annotated[bool, typer.Option("--all", help="Continue after a step that gains nothing.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Quantize several steps and check each against the last.
 
-    Stops where a step gains nothing.
+    Stops at the first step that gains nothing.
 
-    Steps are those of a recipe (and of the recipes it extends), or the optimum of each budget. Without --folder they
-    are only shown. A step gains when its KL divergence is lower than the one before beyond noise (paired bootstrap;
-    all verdicts together with 95 % confidence).
+    The steps are those of a recipe (and of the recipes it extends), or the optimum of each budget. Without --folder
+    they are only shown. A step gains if its KL divergence is significantly lower than that of the previous step (paired
+    bootstrap; all verdicts together with 95 % confidence).
 
     Examples:
 
@@ -74,7 +74,7 @@ def ladder(
     if bool(recipe) == bool(budget):
         raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
     if recipe and nested:
-        raise InvalidInput(Fault("--nested", "is for budgets; a recipe says its steps itself"))
+        raise InvalidInput(Fault("--nested", "is for budgets; a recipe defines its own steps"))
     named = model or (None if settings.model is None else str(settings.model))
     if named is None:
         raise InvalidInput(Fault("", "which model? Name MODEL, or model in raq.toml"))
@@ -125,13 +125,13 @@ def _check_folder(called: typer.Context, folder: Path | None, settings: Settings
             folder.mkdir(parents=True, exist_ok=True)
         there = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
         if not there.is_dir():
-            raise InvalidInput(Fault(str(there), "is no folder; name another to write the steps into"))
+            raise InvalidInput(Fault(str(there), "is not a folder; give another one for the steps"))
         written = {"folder": there / "ladder.json"} | steps  # by the name of its parameter, as it is not read
         check_written(called, {}, written, force=False, also=settings.files())
 
 
 def _say_end(climbed: "list[StepResult]") -> None:
-    """Why the ladder ends where it does, if its last step gained nothing."""
+    """Print why the ladder ends, if its last step gained nothing."""
     if climbed and climbed[-1].step is not None and not climbed[-1].gains:
         step, before = climbed[-1].step, climbed[-2].rung.name
         say(f"{climbed[-1].rung.name} against {before}: {step.verdict.value}; the ladder ends here")
@@ -140,7 +140,7 @@ def _say_end(climbed: "list[StepResult]") -> None:
 def _solved(
     inputs: "ModelInputs", budgets: list[str], posed: ProblemOptions, settings: Settings, *, nested: bool
 ) -> "tuple[Rung, ...]":
-    """The optimum of each budget, from one profile."""
+    """The rungs with the optimum of each budget, from one profile."""
     from raq_client.planning.build_problem import build_problem
     from raq_client.planning.plan import solve_plan
     from raq_client.refinement.ladder import solved_rungs
@@ -158,7 +158,7 @@ def _solved(
 
 
 def _climbed(rungs: "tuple[Rung, ...]", setup: "LadderSetup", *, climb_all: bool) -> "list[StepResult]":
-    """The rungs as far as they gain something, each behind two progress bars."""
+    """Quantize and measure rungs until one gains nothing, with two progress bars for each."""
     from raq_client.refinement.ladder import climb
 
     found: list[StepResult] = []

@@ -1,4 +1,4 @@
-"""Options that several commands share, spelled once."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -56,8 +56,8 @@ Loss = Annotated[
         "--loss",
         metavar="MODEL",
         rich_help_panel="Solver",
-        help="Loss model: fisher, measured, residual, prior, relative, activation; else what the facts allow. "
-        "prior rests on measurements by Thireus, GGUF Tool Suite and its contributors.",
+        help="Loss model: fisher, measured, residual, prior, relative, activation; else the best one for the data. "
+        "prior uses measurements by Thireus, GGUF Tool Suite and its contributors.",
         show_default=False,
     ),
 ]
@@ -83,13 +83,13 @@ RATIO_PANEL = "Base and moves"
 DemoteBelow = Annotated[
     float,
     typer.Option(
-        "--demote-below", min=0, max=1, rich_help_panel=RATIO_PANEL, help="Ratios below make candidates for fewer bits."
+        "--demote-below", min=0, max=1, rich_help_panel=RATIO_PANEL, help="Tensors below this ratio may get fewer bits."
     ),
 ]
 PromoteAbove = Annotated[
     float,
     typer.Option(
-        "--promote-above", min=1, rich_help_panel=RATIO_PANEL, help="Ratios above make candidates for more bits."
+        "--promote-above", min=1, rich_help_panel=RATIO_PANEL, help="Tensors above this ratio may get more bits."
     ),
 ]
 MACHINE_PANEL = "Machine"
@@ -136,5 +136,9 @@ Effort = Annotated[
 
 
 def listed(text: str | None) -> tuple[str, ...]:
-    """The names in a text with commas between them."""
+    """The names in a comma-separated text.
+
+    >>> listed("Q4_K, Q6_K")
+    ('Q4_K', 'Q6_K')
+    """
     return tuple(part.strip() for part in text.split(",") if part.strip()) if text else ()

@@ -1,4 +1,4 @@
-"""Plans on stdout: as a table, JSON, llama.cpp's overrides or a recipe; and the exit code of a solve."""
+"""Print plans as a table, JSON, llama.cpp's overrides or a recipe; exit codes of a solve."""
 
 from enum import Enum
 from pathlib import Path
@@ -31,7 +31,7 @@ class Format(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
 
 
 def print_plan(plan: Plan, output_format: Format) -> None:
-    """Print a plan, or say why there is none."""
+    """Print a plan, or the reason why there is none."""
     from raq_client.reports.base import around_tables
     from raq_client.reports.plan import generous_text, infeasible_text
 
@@ -66,7 +66,7 @@ def _report(plan: Plan) -> RenderableType:
 
 
 def draw_moves(plan: Plan, path: Path | None) -> None:
-    """Draw the moves from the base, if a picture is asked for and there is an allocation."""
+    """Draw the moves from the base to `path`, if it is given and there is an allocation."""
     if path is None or plan.outcome.allocation is None:
         return
     if plan.exchange is None or plan.spec.base is None:

@@ -1,4 +1,4 @@
-"""The options that pose a problem: one group for every command that solves something of a model."""
+"""The options that define a problem, as one group for every command that solves for a model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ _SOLVER = "Solver"
 
 @dataclass(frozen=True)
 class SolverOptions:
-    """How losses are predicted, and who solves."""
+    """How losses are predicted, and where problems are solved."""
 
     loss: options.Loss = None
     server: Annotated[
@@ -28,42 +28,40 @@ class SolverOptions:
         typer.Option(
             "--server",
             metavar="ADDRESS",
-            help="HOST:PORT of a raq-server; else RAQ_SERVER, else solved in this process.",
+            help="HOST:PORT of a raq-server; else RAQ_SERVER, else solve in this process.",
             rich_help_panel=_SOLVER,
             show_default=False,
         ),
     ] = None
     seconds: Annotated[
         float | None,
-        typer.Option(
-            "--seconds", min=0, help="Most time a search may take.", rich_help_panel=_SOLVER, show_default=False
-        ),
+        typer.Option("--seconds", min=0, help="Time limit of a search.", rich_help_panel=_SOLVER, show_default=False),
     ] = None
 
     @property
     def limits(self) -> Limits:
-        """Limits of every search."""
+        """The limits of every search."""
         return Limits(self.seconds)
 
     @contextmanager
     def solver(self, settings: Settings) -> Iterator[SolverClient]:
-        """Who solves: a server by flag, environment or settings, else this process."""
+        """The solver client: a server by flag, environment or settings, else this process."""
         with open_solver(chosen_server(self.server, settings.server)) as solver:
             yield solver
 
 
 @dataclass(frozen=True)
 class ProblemOptions(MemoryOptions, BaseOptions, ConstraintOptions, SolverOptions):
-    """Everything but the budget that a problem depends on: constraints, base, rules, memory, losses."""
+    """All options of a problem except the budget: constraints, base, rules, memory, losses."""
 
     def request(self, settings: Settings, budget: str | None, *, max_loss: float | None = None) -> Request:
-        """What is asked for, the project's settings where the flags are silent.
+        """The request from the flags; settings replace missing flags.
 
-        The settings' budget counts where nothing else limits the size. Raises InvalidInput with the faults of the
+        The settings' budget is used if nothing else limits the size. Raises InvalidInput with the faults of the
         options.
         """
         memory = self.memory_target(settings)
-        # A flag that limits the size takes the place of the project's budget.
+        # A flag that limits the size replaces the settings' budget.
         limited = self.base is not None or self.vram is not None or max_loss is not None
         return Request(
             budget=budget or (None if limited else settings.budget),

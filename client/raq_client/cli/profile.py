@@ -28,7 +28,7 @@ def profile(
         Path | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="GGUF model file; or without weights a .csv of shapes, a .map, a safetensors folder.",
+            help="GGUF model file; or, without weights, a .csv of shapes, a .map, or a safetensors folder.",
             show_default=False,
         ),
     ] = None,
@@ -40,22 +40,22 @@ def profile(
         typer.Option(
             "--rows",
             min=2,
-            help="Measure this many rows of each matrix instead of all; errors of that are stated.",
+            help="Measure this many rows of each matrix instead of all, with standard errors.",
             show_default=False,
         ),
     ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Measure anew, and remember nothing.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write cached measurements.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure the error of every tensor at every quant type.
 
-    The profile holds all that any budget needs, without the weights. An interrupted measurement goes on where it
-    stopped. Of a model whose weights are not at hand (MODEL is a table of shapes), the errors are those of Gaussian
-    rows at each type, and every plan made from it says so.
+    With the profile any budget can be solved without the weights. An interrupted measurement continues where it
+    stopped. If MODEL is a table of shapes without weights, the errors are those of Gaussian rows at each type, and
+    plans made from the profile state this.
 
-    With --rows, the errors are estimates from a sample, which of a large model takes a fraction of the time; the
-    profile holds their standard errors.
+    With --rows, the errors are estimates from a sample, which takes a fraction of the time for a large model; the
+    profile contains their standard errors.
 
     Example: raq-client profile model-f16.gguf --imatrix imatrix.gguf -o model.profile.json
     """
@@ -65,7 +65,7 @@ def profile(
     check_written(called, {"output": output}, force=force, also=settings.files())
     if model is not None and (model.is_dir() or model.suffix in WITHOUT_WEIGHTS):
         if rows is not None:
-            raise InvalidInput(Fault("--rows", f"there are no rows to measure: {model} is a table of shapes"))
+            raise InvalidInput(Fault("--rows", f"needs a model with weights; {model} is a table of shapes"))
         measured = _referenced(model, measure)
     else:
         inputs = measure.inputs_of(model, settings, cached=not no_cache)
@@ -92,7 +92,7 @@ def profile(
 
 
 def _sampling(profile: "Profile") -> dict[str, Any] | None:
-    """Where the standard error of a sample of rows is largest, as a share of the error; None without a sample."""
+    """The largest standard error of a sample of rows as a share of the error, and its place; None without a sample."""
     if profile.sampling_errors is None:
         return None
     row, column = divmod(int(profile.sampling_shares.argmax()), len(profile.quant_types))
@@ -105,12 +105,12 @@ def _sampling(profile: "Profile") -> dict[str, Any] | None:
 
 
 def _referenced(model: Path, measure: MeasureOptions) -> "Profile":
-    """The profile of a table of shapes."""
+    """The profile for a table of shapes, with reference errors."""
     from raq_client.models.read_table import read_table
     from raq_client.models.type_choice import chosen_types
     from raq_client.quantizing.reference_errors import NOTE, reference_profile
 
     if measure.imatrix:
-        raise InvalidInput(Fault("--imatrix", f"has no weights to count the columns of: {model} is a table of shapes"))
+        raise InvalidInput(Fault("--imatrix", f"needs a model with weights; {model} is a table of shapes"))
     say(f"note: the errors are {NOTE}")
     return reference_profile(read_table(model), chosen_types(options.listed(measure.types)))

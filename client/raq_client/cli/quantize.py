@@ -1,4 +1,4 @@
-"""`raq-client quantize`: carry an allocation out."""
+"""`raq-client quantize`: write a model with the types of an allocation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ def quantize(
             "--allocation",
             "-a",
             metavar="FILE",
-            help="What `solve --json` printed, or a llama.cpp --tensor-type-file.",
+            help="Output of `solve --json`, or a llama.cpp --tensor-type-file.",
             show_default=False,
         ),
     ],
@@ -36,7 +36,7 @@ def quantize(
 ) -> None:
     """Write a model with the types of an allocation.
 
-    The file appears whole or not at all, and its bytes are compared with the account before it does.
+    The file appears complete or not at all, after its layout has been compared with the expected one.
 
     Example: raq-client quantize model-f16.gguf -a plan.json -i imatrix.gguf -o model-raq.gguf
     """

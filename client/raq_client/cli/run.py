@@ -1,4 +1,4 @@
-"""`raq-client run`: the whole road in one command."""
+"""`raq-client run`: measure, plan, quantize and check a model in one command."""
 
 import sys
 from pathlib import Path
@@ -68,7 +68,7 @@ def run(
 
     Measures MODEL, solves, tries the plan against others in memory, writes the file and checks it.
 
-    Without --text the file is written but not checked, and without any text the plan is carried out untried.
+    Without --text the file is written but not checked; without any text the plan is not tried either.
 
     Example: raq-client run model-f16.gguf --budget 5.0 -i imatrix.gguf -t held-out.txt -o model-5bpw.gguf
     """
@@ -105,7 +105,7 @@ def run(
 def _planned(
     inputs: ModelInputs, request: Request, posed: ProblemOptions, worst: WorstCaseOptions, settings: Settings
 ) -> tuple[Plan, ModelInputs]:
-    """The plan, and the inputs that it is carried out from."""
+    """The plan, and the inputs for writing its file."""
     if worst.worst_case:
         return worst.plan(inputs, (), request, posed, settings)
     with followed() as progress, posed.solver(settings) as solver:
@@ -113,7 +113,7 @@ def _planned(
 
 
 def _texts(inputs: ModelInputs, files: list[Path], trial: TrialOptions) -> tuple[list[Text], list[Text]]:
-    """Texts to check on and to try on. Raises InvalidInput at once where the model can't be evaluated on them."""
+    """Texts to check on and to try on. Raises InvalidInput at once if the model can't be evaluated on them."""
     from raq_client.engine.loading import evaluable
 
     texts, tried_on = read_texts(files), trial.texts()
@@ -133,7 +133,7 @@ def _carried_out(
     force: bool,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Write the file and check it; the parts of the JSON result."""
+    """Write the file and check it; return the parts of the JSON result."""
     with followed() as progress:
         written = pipeline.quantize(plan, inputs, target, force=force, progress=progress)
     if not as_json:
@@ -175,7 +175,7 @@ def _print_check(report: "CheckReport", *, as_json: bool) -> None:
 def _keep_manifest(
     path: Path, inputs: ModelInputs, texts: list[Path], target: Path | None, result: dict[str, Any]
 ) -> None:
-    """Write what the run was made from and what it made."""
+    """Write the manifest of the run: its inputs and outputs."""
     from raq_client.files.manifest import make_manifest, write_manifest
     from raq_client.importance.domains import named_file
 
@@ -186,9 +186,9 @@ def _keep_manifest(
 
 
 def _target(output: Path | None, *, plan_only: bool) -> Path | None:
-    """Where to write, or None for a plan only. Raises InvalidInput for neither."""
+    """The file to write, or None with `plan_only`. Raises InvalidInput if neither is given."""
     if plan_only:
         return None
     if output is None:
-        raise InvalidInput(Fault("", "nowhere to write: name a file with --output, or ask for --plan-only"))
+        raise InvalidInput(Fault("", "nowhere to write: give --output FILE, or --plan-only"))
     return output

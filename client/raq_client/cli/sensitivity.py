@@ -1,4 +1,4 @@
-"""`raq-client sensitivity`: measure how much the model's output moves when each tensor is damaged."""
+"""`raq-client sensitivity`: measure how much the model's output changes when each tensor is perturbed."""
 
 from enum import Enum
 from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Design(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
-    """Where runs of the model go."""
+    """The order of perturbations; see `raq_client.sensitivity.design.planned_groups`."""
 
     ADAPTIVE = "adaptive"
     SINGLE = "single"
@@ -40,15 +40,15 @@ def sensitivity(
     text: options.Texts = None,
     measure: MeasureOptions,
     evaluations: Annotated[
-        int | None, typer.Option("--evaluations", min=1, help="Most runs of the model; one per tensor when not given.")
+        int | None, typer.Option("--evaluations", min=1, help="Most runs of the model; default: one per tensor.")
     ] = None,
     design: Annotated[
-        Design, typer.Option("--design", help="Tensors damaged first: alone, by role, in random groups, or as fits.")
+        Design, typer.Option("--design", help="Order of perturbations: adaptive, single, by role, or random groups.")
     ] = Design.ADAPTIVE,
     budget: options.Budget = None,
     posed: ProblemOptions,
     windows: Annotated[int, typer.Option("--windows", min=2, help="Windows of text in each run.")] = 16,
-    probe: Annotated[str, typer.Option("--probe", help="Quant type that damages.")] = "Q3_K",
+    probe: Annotated[str, typer.Option("--probe", help="Quant type of the perturbation.")] = "Q3_K",
     context: options.Context = 512,
     libllama: options.Library = None,
     force: options.Force = False,
@@ -56,14 +56,14 @@ def sensitivity(
 ) -> None:
     """Measure how much each tensor moves the output.
 
-    The profile with a sensitivity for every tensor is for solve, sweep and run.
+    Writes a profile with a sensitivity for every tensor, for solve, sweep and run.
 
-    The model is loaded once; tensors are damaged and restored in memory, and the KL divergence over a little text is
-    measured each time. With fewer runs than tensors, groups are damaged together and the rest is estimated, from each
-    tensor's share of the residual stream where importance tells it, else from its role and place in models measured by
-    Thireus, GGUF Tool Suite and its contributors; each further run goes to the tensor that is worth most to know for
-    the sizes asked for (--budget; usual ones when not given). An interrupted measurement goes on where it stopped.
-    Calibrate on text like the model's use, not on the text that the result is checked on.
+    The model is loaded once; tensors are perturbed and restored in memory, and the KL divergence over a little text is
+    measured each time. With fewer runs than tensors, groups are perturbed together and the rest is estimated: from each
+    tensor's share of the residual stream if there is importance, else from its role and depth in models measured by
+    Thireus, GGUF Tool Suite and its contributors. Each further run goes to the tensor that improves allocations of the
+    wanted sizes (--budget; default: usual ones) most. An interrupted measurement continues where it stopped. Use text
+    that is similar to the model's use, but not the text on which the result is checked.
 
     Example: raq-client sensitivity model-f16.gguf -i imatrix.gguf -t calibration.txt -o model.profile.json
     """

@@ -32,7 +32,7 @@ def solve(
     max_loss: Annotated[
         float | None,
         typer.Option(
-            "--max-loss", min=0, metavar="LOSS", help="The smallest size that keeps this loss.", show_default=False
+            "--max-loss", min=0, metavar="LOSS", help="Find the smallest size within this loss.", show_default=False
         ),
     ] = None,
     posed: ProblemOptions,
@@ -54,8 +54,9 @@ def solve(
     """Find the best allocation within a budget, with proof.
 
     The model is MODEL or a saved --profile, or that of raq.toml in this folder. Patterns are shell globs over tensor
-    names. With a --base and no budget the allocation is as large as the base; with --vram the weights get what context
-    and overhead leave. Exit code 0: proven optimal; 3: a limit stopped the search; 4: the budget is too small.
+    names. With a --base and no budget the allocation is as large as the base; with --vram the weights get the memory
+    that context and overhead leave. Exit code 0: proven optimal; 3: a limit stopped the search; 4: the budget is too
+    small.
 
     Examples:
 
@@ -99,7 +100,7 @@ def solve(
 
 
 def plan_for(source: SourceOptions, request: Request, posed: ProblemOptions, settings: Settings) -> Plan:
-    """The plan for a model or a saved profile, measured behind a progress bar."""
+    """The plan for a model or a saved profile, with a progress bar."""
     with followed() as progress, posed.solver(settings) as solver:
         return pipeline.plan(source.inputs(settings), request, solver, posed.limits, progress=progress, notes=say)
 
@@ -113,12 +114,12 @@ def _of_plain(
     settings: Settings,
     max_loss: float | None,
 ) -> Plan:
-    """The plan of a plain problem, which has no model: raq.toml's is left aside."""
+    """The plan for a plain problem, which has no model: that of raq.toml is ignored."""
     from raq_client.files.problem_file import read_plain_problem
 
     source.refuse_all("--problem")
     if capacity is not None and budget is not None:
-        raise InvalidInput(Fault(str(file), "name either --capacity-bytes or --budget"))
+        raise InvalidInput(Fault(str(file), "give either --capacity-bytes or --budget, not both"))
     own = Settings(server=settings.server)
     read = read_plain_problem(file, capacity if budget is None and max_loss is None else capacity or 0)
     spec = build_problem(posed.request(own, budget, max_loss=max_loss), read, needs_budget=max_loss is None)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from raq_solver.questions.sweep import Point
 
 LINES_SHOWN = 40
-"""Points printed as a table; of more, evenly spread ones."""
+"""Most points in the printed table; of more, evenly spread ones are shown."""
 
 
 @spread
@@ -48,22 +48,22 @@ def sweep(
         typer.Option(
             "--ladder",
             metavar="BUDGET,BUDGET…",
-            help="Instead of a range: budgets with commas, each only promoting the one before.",
+            help="Instead of a range: these budgets, each only promoting tensors of the one before.",
             show_default=False,
         ),
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the frontier as CSV.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw it into this file (.svg or .png).", show_default=False),
+        typer.Option("--plot", metavar="FILE", help="Draw the frontier into this .svg or .png.", show_default=False),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Solve a range of budgets: the frontier of size and loss.
 
-    For each budget size, loss, proof and the price of the next byte; the knee is marked.
+    Prints size, loss, proof and the price of the next byte for each budget; the knee is marked.
 
-    Budgets beyond what --vram leaves for weights are left out.
+    Budgets above the memory that --vram leaves for weights are left out.
 
     Examples:
 
@@ -77,7 +77,7 @@ def sweep(
     settings = read_settings(Path.cwd())
     check_written(called, {}, {"plot": plot}, force=False, also=settings.files())
     if ladder is None and (first is None or last is None):
-        raise InvalidInput(Fault("", "name the range, --from and --to, or the rungs of a --ladder"))
+        raise InvalidInput(Fault("", "give the range with --from and --to, or the budgets of a --ladder"))
     with followed() as progress:
         request = posed.request(settings.model_copy(update={"budget": None}), None)
         spec = pipeline.pose(source.inputs(settings), request, needs_budget=False, progress=progress, notes=say)
@@ -103,7 +103,7 @@ def sweep(
 def _solved(
     spec: "ProblemSpec", ends: tuple[str, str], points: int, posed: ProblemOptions, settings: Settings
 ) -> "list[Point]":
-    """The optimum of each budget of the range that memory allows."""
+    """The optimum of each budget in the range that fits the memory."""
     from raq_solver.questions.sweep import spaced
 
     least, most = (capacity_in(spec.problem.table, parse_budget(text)) for text in ends)

@@ -1,4 +1,4 @@
-"""What `run` does between solving and writing: refining, or trying the plan and its rivals in memory."""
+"""Options and output of the trials that `run` makes in memory between solving and writing, or of refinement."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ PANEL: Final = "Trial in memory"
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """Whether and how long allocations are tried before one is carried out, and on which text."""
+    """Whether, how long and on which text allocations are tried before a file is written."""
 
     calibration: Annotated[
         list[Path] | None,
@@ -40,12 +40,12 @@ class TrialOptions:
     ] = None
     no_trial: Annotated[
         bool,
-        typer.Option("--no-trial", rich_help_panel=PANEL, help="Carry the plan out without trying it against others."),
+        typer.Option("--no-trial", rich_help_panel=PANEL, help="Write the plan without trying it against others."),
     ] = False
     trial_minutes: Annotated[
         float,
         typer.Option(
-            "--trial-minutes", min=0, rich_help_panel=PANEL, help="Begin no other trial that would end after this."
+            "--trial-minutes", min=0, rich_help_panel=PANEL, help="Begin no trial that would end after this time."
         ),
     ] = 15.0
     refine: Annotated[
@@ -55,12 +55,12 @@ class TrialOptions:
             min=0,
             metavar="ROUNDS",
             rich_help_panel=PANEL,
-            help="Instead: most rounds of trying, correcting and solving again; needs --calibration.",
+            help="Instead: refine the plan in at most this many rounds; needs --calibration.",
         ),
     ] = 0
 
     def texts(self) -> list[Text]:
-        """The text to try on. Raises InvalidInput where there is none to refine on."""
+        """The text to try on. Raises InvalidInput if there is none for --refine."""
         if self.refine and not self.calibration:
             what = "needs --calibration: text to try allocations on, not the one to check on"
             raise InvalidInput(Fault("--refine", what))
@@ -77,7 +77,7 @@ class TrialOptions:
         *,
         as_json: bool,
     ) -> tuple[Plan, dict[str, Any]]:
-        """The plan refined, or tried against others, and what the JSON result says of that."""
+        """The plan after refinement or trials, and the parts of the JSON result about them."""
         if plan.worst_case is not None:
             return plan, {}
         if self.refine:
@@ -90,7 +90,7 @@ class TrialOptions:
             try:
                 return self._tried(plan, inputs, texts, library, solver, limits, as_json=as_json)
             except (NotFiniteError, BrokenByTrialError):
-                raise  # a file that nothing could be said of is not written
+                raise  # a file whose plan could not be evaluated is not written
             except InvalidInput as error:
                 reason = "; ".join(str(fault) for fault in error.faults)
         say(f"no other allocation was tried: {reason}")
@@ -134,15 +134,15 @@ class TrialOptions:
         if not as_json:
             OUT.print(trial_table(found))
         if found.broken:
-            say(f"not taken, since what the model then predicts is not finite: {', '.join(found.broken)}")
+            say(f"rejected, because the model's predictions are then not finite: {', '.join(found.broken)}")
         if found.left_out:
-            say(f"not tried for want of time (--trial-minutes {self.trial_minutes:g}): {', '.join(found.left_out)}")
+            say(f"not tried for lack of time (--trial-minutes {self.trial_minutes:g}): {', '.join(found.left_out)}")
         if found.best is not found.tried[0]:
-            say(f"better than the plan beyond noise, and taken in its place: {found.best.candidate.name}")
+            say(f"significantly better than the plan, and used instead: {found.best.candidate.name}")
         return chosen, {"trial": trial_dict(found)}
 
     def _reason(self, plan: Plan, texts: list[Text]) -> str | None:
-        """Why nothing is tried; None if it is."""
+        """The reason for trying nothing; None if there is none."""
         if self.no_trial:
             return "--no-trial"
         if plan.outcome.allocation is None:
@@ -155,7 +155,7 @@ class TrialOptions:
 
 
 def trial_table(found: "Comparison") -> Table:
-    """What was tried, the best marked."""
+    """A table of the tried allocations, with the best one marked."""
     windows = len(found.tried[0].per_window)
     table = Table(title=f"Tried in memory on {windows} windows", title_justify="left")
     for name in ("allocation", "bytes", "mean KL divergence", "seconds", ""):
@@ -168,7 +168,7 @@ def trial_table(found: "Comparison") -> Table:
 
 
 def trial_dict(found: "Comparison") -> dict[str, Any]:
-    """The same as plain data."""
+    """The tried allocations as plain data for JSON."""
     return {
         "windows": len(found.tried[0].per_window),
         "tried": [

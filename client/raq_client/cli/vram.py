@@ -25,7 +25,7 @@ def vram(
         typer.Option(
             "--allocation",
             "-a",
-            help="What `solve --json` printed, or overrides; else MODEL's own types.",
+            help="Output of `solve --json`, or overrides; else MODEL's own types.",
             show_default=False,
         ),
     ] = None,
@@ -39,7 +39,7 @@ def vram(
 ) -> None:
     """Find the largest context that fits beside a model.
 
-    And what takes how much of the memory.
+    Also shows what uses how much of the memory.
 
     Example: raq-client vram model-f16.gguf -a plan.json --vram 24GiB --kv q4_0 --overhead 3GiB --host token_embd.weight
     """
@@ -52,12 +52,12 @@ def vram(
 
     settings = read_settings(Path.cwd())
     if memory.vram_context is not None:
-        raise InvalidInput(Fault("--vram-context", "is what this command finds; leave it out"))
+        raise InvalidInput(Fault("--vram-context", "is what this command computes; leave it out"))
     target = memory.memory_target(settings)
     if target is None:
-        raise InvalidInput(Fault("", "how much memory is there? Give --vram, as in --vram 24GiB"))
+        raise InvalidInput(Fault("", "how much memory is there? Give --vram, e.g. --vram 24GiB"))
     if memory.host_memory is not None:
-        raise InvalidInput(Fault("--host-memory", "says what to solve for; here the weights are given"))
+        raise InvalidInput(Fault("--host-memory", "is for solving; here the weights are given"))
     table = read_table(model, model_architecture or "")
     on_device, on_host = _weights(table, allocation, base, target.host)
     shape = memory_shape(table)
@@ -77,7 +77,7 @@ def vram(
 def _weights(
     table: "ModelTable", allocation: Path | None, base: str | None, host: tuple[str, ...]
 ) -> tuple[int, dict[str, int]]:
-    """Bytes of weights on the device, and of each tensor on the host."""
+    """The bytes of weights on the device, and of each tensor on the host."""
     from raq_client.planning.memory_budget import device_bytes
     from raq_client.recipes.bases import base_recipe
     from raq_client.recipes.patterns import matching

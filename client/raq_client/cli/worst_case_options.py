@@ -1,4 +1,4 @@
-"""The options of a worst case over domains."""
+"""Options for minimizing the worst case over domains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _PANEL: Final = "Several domains"
 
 
 class MeasureName(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
-    """What is compared between domains."""
+    """The measure in which domains are compared."""
 
     RATIO = "ratio"
     NATS = "nats"
@@ -31,13 +31,13 @@ class MeasureName(str, Enum):  # noqa: UP042  # Typer shows the values of a str 
 
 @dataclass(frozen=True)
 class WorstCaseOptions:
-    """Whether each importance file is a domain by itself, of which the worst is to lose least."""
+    """Whether each importance file is its own domain, and the worst of them is to be optimized."""
 
     worst_case: Annotated[
         bool,
         typer.Option(
             "--worst-case",
-            help="Each --imatrix (or --profile) is a domain; make the worst of them as good as can be.",
+            help="Each --imatrix (or --profile) is a domain; optimize the worst of them.",
             rich_help_panel=_PANEL,
         ),
     ] = False
@@ -45,7 +45,7 @@ class WorstCaseOptions:
         MeasureName,
         typer.Option(
             "--worst-in",
-            help="Compare domains by loss over that of a file of their own, or in nats.",
+            help="Compare domains by loss relative to their own best file, or in nats.",
             rich_help_panel=_PANEL,
         ),
     ] = MeasureName.RATIO
@@ -66,7 +66,7 @@ class WorstCaseOptions:
             )
 
     def refuse(self, given: dict[str, bool]) -> None:
-        """Raises InvalidInput for each of these options that was given beside --worst-case."""
-        faults = [Fault(name, "can't be had together with --worst-case") for name, there in given.items() if there]
+        """Raise InvalidInput for each of these options that was given together with --worst-case."""
+        faults = [Fault(name, "can't be used together with --worst-case") for name, there in given.items() if there]
         if self.worst_case and faults:
             raise InvalidInput(faults)

@@ -1,5 +1,5 @@
-"""How much a model's output moves with each of its weights: the Fisher information, from one pass back through it.
+"""Fisher information: how much a model's output changes with each of its weights, from one backward pass.
 
-`shapes` reads what a model's layers are, `layers` computes them, `network` puts them together, `fisher` passes back
-through them and keeps a row and a column of numbers for each matrix.
+`shapes` reads the layers of a model from its metadata, `layers` computes them, `network` connects them, `fisher` runs
+the backward pass and keeps row and column sums for each matrix.
 """

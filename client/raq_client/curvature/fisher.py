@@ -1,16 +1,16 @@
-"""The Fisher information of a model's weights on text: how much its output moves with each of them.
+"""Collect the Fisher information of a model's weights on text: how much its output changes with each of them.
 
 Theory. For labels y drawn from the model's own output and the gradient G of -Σ_t ln p(y_t) over a window of T tokens,
 E[<G, ΔW>²] / (2 T) is the KL divergence per token that a change ΔW of the weights costs, to second order: the Fisher
-information is the Hessian of the KL divergence (Amari; Martens, arXiv 1412.1193). The errors of rounding one weight and
-another have hardly anything to do with each other, so that
+information is the Hessian of the KL divergence (Amari; Martens, arXiv 1412.1193). The rounding errors of different
+weights are nearly uncorrelated, so that
 
     KL ≈ Σ_ij F_ij ΔW_ij² / (2 T)      with F_ij = E[G_ij²]
 
-and F is kept as what its rows and its columns add up to: F_ij ≈ r_i c_j / Σ r. Over a window G = Δᵀ X with the
-gradients Δ [tokens, rows] at the outputs and the inputs X [tokens, columns] of the product, so r_i = δ_iᵀ (X Xᵀ) δ_i
-and c_j = x_jᵀ (Δ Δᵀ) x_j, without G where that is cheaper. Of the output head the expectation over labels is taken
-exactly.
+and F is stored as its row sums r and column sums c: F_ij ≈ r_i c_j / Σ r. Over a window G = Δᵀ X with the gradients
+Δ [tokens, rows] at the outputs and the inputs X [tokens, columns] of the product, so r_i = δ_iᵀ (X Xᵀ) δ_i and
+c_j = x_jᵀ (Δ Δᵀ) x_j, without forming G where that is cheaper. For the output head the expectation over labels is
+computed exactly.
 """
 
 import math
@@ -30,22 +30,25 @@ from raq_client.models.model_file import ModelFile
 from raq_solver.errors import Fault, InvalidInput
 
 KEPT_BYTES: Final = 1 << 30
-"""Most memory for the streams that are kept between the blocks."""
+"""Memory limit for the residual streams that are kept between the blocks."""
 WINDOWS_AT_ONCE: Final = 4
-"""Windows for which a block's weights are read once; what an interrupted run loses at most."""
+"""Windows per reading of a block's weights; also the most work that an interrupted run loses."""
 SEED: Final = 1
 LARGEST_DIFFERENCE: Final = 1e-3
-"""Mean KL divergence, nats per token, by which the computation here may differ from libllama's on a model of plain
-floats. It is 1e-6 to 1e-7; one fact of a layer taken wrongly gives 0.02 to 3
+"""Tolerated mean KL divergence, nats per token, between the logits computed here and libllama's for a model stored as
+plain floats. Usual values are 1e-7 to 1e-6; a single wrong layer parameter gives 0.02 to 3
 (tests/client/curvature/test_network.py)."""
 LARGEST_DIFFERENCE_QUANTIZED: Final = 0.01
-"""The same on a model whose weights come in blocks: libllama rounds their inputs to 8 bits."""
+"""The same for a model with quantized weights: libllama rounds their inputs to 8 bits."""
 
 Progress = Callable[[int, int], None]
 
 
 class FisherSums:
-    """Squared gradients of every matrix, added up over windows of so many tokens; `windows` of them are in `start`."""
+    """Sums of squared gradients of every matrix over windows of `tokens` tokens.
+
+    `start` holds the means of the first `windows` windows, which need not be run again.
+    """
 
     def __init__(self, model: ModelFile, tokens: int, start: Mapping[str, Fisher], windows: int) -> None:
         self._tokens, self.windows = tokens, windows
@@ -59,7 +62,7 @@ class FisherSums:
                 self._columns[tensor.name] = np.zeros(shape[::2]) if known is None else known.columns * float(windows)
 
     def watch_of(self, name: str, matrix: int) -> Watch:
-        """A watcher that adds one product's share."""
+        """A watcher that adds the squared gradients of one product."""
 
         def watch(inputs: np.ndarray, gradient: np.ndarray) -> None:
             self._add(name, matrix, *_sums_of_squares(inputs, gradient))
@@ -73,11 +76,12 @@ class FisherSums:
         shares: Float32[np.ndarray, "tokens vocabulary"],
         slope: Float32[np.ndarray, "tokens vocabulary"] | None,
     ) -> None:
-        """The output head's share, in expectation over labels.
+        """Add the output head's squared gradients, as the exact expectation over labels.
 
-        It is p (1 - p) of each token, times the squared `slope` of what is done to the product's outputs.
+        The expectation of the squared gradient at a logit is p (1 - p); `slope` is the derivative of the logits with
+        respect to the product's outputs (None: 1).
         """
-        spread = shares - shares * shares
+        spread = shares - shares * shares  # variance of each label indicator
         if slope is not None:
             spread *= slope * slope
         squares = np.square(inputs)
@@ -86,7 +90,8 @@ class FisherSums:
     def add_lookup(
         self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]
     ) -> None:
-        """The embedding's share as it is looked up in."""
+        """Add the embedding's squared gradients from its use as a lookup table."""
+        # A token that occurs several times uses the same row: its gradients must be summed before squaring.
         distinct, places = np.unique(tokens, return_inverse=True)
         summed = np.zeros((distinct.size, gradient.shape[1]))
         np.add.at(summed, places, gradient)
@@ -95,14 +100,14 @@ class FisherSums:
         self._add(name, 0, rows, np.square(summed).sum(axis=0))
 
     def _add(self, name: str, matrix: int, rows: np.ndarray, columns: np.ndarray) -> None:
-        # The tokens are those of the window, however few of them an expert got.
+        # Divided by all tokens of the window, also for an expert that got only some of them: losses are per token.
         if not (math.isfinite(float(rows.sum())) and math.isfinite(float(columns.sum()))):
             raise InvalidInput(Fault(name, "its gradient is not finite: a weight or an activation is NaN or infinite"))
         self._rows[name][matrix] += rows / (2 * self._tokens)
         self._columns[name][matrix] += columns / (2 * self._tokens)
 
     def found(self) -> dict[str, Fisher]:
-        """The means over windows, of every tensor that a gradient reached."""
+        """The means over windows, for every tensor with a gradient."""
         windows = max(1, self.windows)
         return {
             name: Fisher((rows / windows).astype(np.float32), (self._columns[name] / windows).astype(np.float32))
@@ -114,8 +119,9 @@ class FisherSums:
 def _sums_of_squares(
     inputs: Float32[np.ndarray, "tokens columns"], gradient: Float32[np.ndarray, "tokens rows"]
 ) -> tuple[Float64[np.ndarray, " rows"], Float64[np.ndarray, " columns"]]:
-    """Σ G² along each row and each column of G = gradientᵀ inputs, made or not as is cheaper."""
+    """Σ G² along each row and each column of G = gradientᵀ inputs."""
     tokens, rows, columns = len(inputs), gradient.shape[1], inputs.shape[1]
+    # Forming G costs tokens * rows * columns; the two Gram matrices cost tokens² * (rows + columns), twice each.
     if rows * columns < 2 * tokens * (rows + columns):
         squares = np.square(gradient.T @ inputs)
         return squares.sum(axis=1, dtype=np.float64), squares.sum(axis=0, dtype=np.float64)
@@ -124,7 +130,7 @@ def _sums_of_squares(
 
 
 def _dots(a: Float32[np.ndarray, "tokens n"], b: Float32[np.ndarray, "tokens n"]) -> Float64[np.ndarray, " n"]:
-    """a_iᵀ b_i of every column; never below 0, which rounding could make of a sum of squares."""
+    """a_iᵀ b_i of every column, at least 0: rounding could make a sum of squares negative."""
     found: Float64[np.ndarray, " n"] = np.maximum(np.einsum("tn,tn->n", a, b, dtype=np.float64), 0.0)
     return found
 
@@ -140,10 +146,11 @@ def collect_fisher(
 ) -> dict[str, Fisher]:
     """The Fisher information of every matrix of `model` on these windows.
 
-    `engine` has the same model loaded: its logits say whether the computation here is right. `start` holds what the
-    first so many windows gave; `save` is given what was found so far, with the number of windows.
+    `engine` must have the same model loaded; its logits verify the forward pass computed here. `start` is the result
+    of the first windows and their number; `save` is called with the result so far and its number of windows.
 
-    Raises InvalidInput if the architecture is not known, the logits differ from libllama's, or a number is not finite.
+    Raises InvalidInput if the architecture is not supported, the logits differ from libllama's, or a number is not
+    finite.
     """
     windows = windows.copy()
     if engine.begin_token is not None:
@@ -171,14 +178,14 @@ def collect_fisher(
 
 
 def require_agreement(network: Network, engine: Engine, window: Int32[np.ndarray, " context"]) -> None:
-    """See that this computation gives libllama's logits on one window. Raises InvalidInput if it does not."""
+    """Raise InvalidInput if the logits computed here differ from libllama's on one window."""
     ours = _log_shares(network.logits(window, scored_positions(len(window))))
     theirs = _log_shares(next(iter(engine.score_windows(window[None]))))
     difference = float((np.exp(theirs) * (theirs - ours)).sum(axis=1).mean())
     if not difference <= (LARGEST_DIFFERENCE if network.has_plain_weights else LARGEST_DIFFERENCE_QUANTIZED):
         what = (
             f"its output computed here differs from libllama's by {difference:.3g} nats per token: this model has "
-            "something that raq does not know, and its Fisher information would be wrong"
+            "a feature that raq does not support, and its Fisher information would be wrong"
         )
         raise InvalidInput(Fault(str(engine.path), what))
 
@@ -201,11 +208,13 @@ def add_windows(
     first: int = 0,
     passed: Callable[[], None] = lambda: None,
 ) -> None:
-    """Pass back through these windows, which are numbers `first` and following; labels depend on the number alone.
+    """Run the forward and backward pass on these windows, numbered from `first`; the number seeds the drawn labels.
 
-    `passed` is called for each block and window, on the way there and on the way back.
+    `passed` is called for each block and window, in the forward and in the backward pass.
     """
     blocks = network.shape.blocks
+    # Only the stream before each block is kept. The backward pass computes each block again from it, so that one
+    # block's activations are in memory at a time.
     streams: list[list[Float32[np.ndarray, "tokens width"]]] = [[network.embed(window)] for window in windows]
     for block in range(blocks):
         weights = network.block_weights(block)
@@ -226,13 +235,14 @@ def add_windows(
 def _head_gradients(
     network: Network, streams: Sequence[Float32[np.ndarray, "tokens width"]], sums: FisherSums, first: int
 ) -> list[Float32[np.ndarray, "tokens width"]]:
-    """The gradient of each window's labels at the end of the stream; labels are drawn from the model's own output."""
+    """The loss gradient of each window at the end of the residual stream, for labels drawn from the model's output."""
     matrix, gain = network.head_weights()
     found = []
     for number, stream in enumerate(streams, start=first):
         back, inputs = make_vjp(lambda x: network.final(x, gain))(stream)
         logits_back, logits = make_vjp(lambda z: capped(z, network.shape))(inputs @ matrix.T)
         gradient, shares = _label_gradient(logits, number)
+        # Scaling and capping act on each logit alone, so their derivatives are the product of their Jacobian with ones.
         slope = None if network.shape.has_plain_logits else logits_back(np.ones_like(shares))
         sums.add_head(network.head, inputs, shares, slope)
         found.append(back(logits_back(gradient) @ matrix))
@@ -242,11 +252,12 @@ def _head_gradients(
 def _label_gradient(
     logits: Float32[np.ndarray, "tokens vocabulary"], number: int
 ) -> tuple[Float32[np.ndarray, "tokens vocabulary"], Float32[np.ndarray, "tokens vocabulary"]]:
-    """The gradient of -ln p(label) at the logits, for one label drawn for each token, and the shares p."""
+    """The gradient of -ln p(label) at the logits, for one label drawn per token, and the probabilities p."""
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     gradient = shares.copy()
     for row, aim in zip(gradient, np.random.default_rng((SEED, number)).random(len(shares)), strict=True):
+        # Inverse transform sampling; the gradient of -ln p(label) is p minus the indicator of the label.
         cumulative = np.cumsum(row, dtype=np.float64)
         row[min(int(np.searchsorted(cumulative, aim * cumulative[-1])), row.size - 1)] -= 1
     return gradient, shares

@@ -1,9 +1,9 @@
-"""Fisher information as an importance file keeps it: how much the model's output moves with each weight of a tensor.
+"""Fisher information as stored in an importance file: how much the model's output changes with a tensor's weights.
 
 Rules
-- The numbers are those of KL divergence: Σ_ij r_i c_j ΔW_ij² / Σ r is what a change ΔW of the tensor's weights costs,
-  in nats per token, to second order. `raq_client.curvature` has the theory, and makes them.
-- A matrix that nothing was seen of (an expert that no token reached) has zeros: it cost nothing on that text.
+- The unit is KL divergence: Σ_ij r_i c_j ΔW_ij² / Σ r is the cost of a change ΔW of the tensor's weights in nats per
+  token, to second order. It is computed in `curvature.fisher`, which also has the theory.
+- A matrix without inputs (an expert that no token reached) has zeros: it had no effect on that text.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from raq_solver.errors import Fault, InvalidInput
 
 @dataclass(frozen=True, eq=False)
 class Fisher:
-    """What each row and each column of every matrix of one tensor adds up to, in nats per token and squared weight."""
+    """Row and column sums for every matrix of one tensor, in nats per token and squared weight."""
 
     rows: Float32[np.ndarray, "matrices rows"]
     columns: Float32[np.ndarray, "matrices columns"]
@@ -27,29 +27,29 @@ class Fisher:
         self.columns.setflags(write=False)
 
     def faults(self, name: str) -> list[Fault]:
-        """What can't be right with these numbers."""
+        """The faults of these numbers; `name` is the tensor's."""
         if self.rows.ndim != 2 or self.columns.ndim != 2 or len(self.rows) != len(self.columns):
             shapes = f"{self.rows.shape} rows and {self.columns.shape} columns"
             return [Fault(name, f"Fisher information of {shapes} does not fit together")]
         if any(not np.isfinite(each).all() or (each < 0).any() for each in (self.rows, self.columns)):
-            return [Fault(name, "Fisher information is negative or not finite; collect the importance anew")]
+            return [Fault(name, "Fisher information is negative or not finite; collect the importance again")]
         return []
 
     def row_costs(
         self, matrix: int, rows: Sequence[int] | slice, squares: Float32[np.ndarray, "rows columns"]
     ) -> Float64[np.ndarray, " rows"]:
-        """Nats per token that squared changes of these rows of one matrix cost, row by row."""
+        """The cost in nats per token of the squared changes `squares` of these rows of one matrix, by row."""
         weights = self.rows[matrix].astype(np.float64)
         total = float(weights.sum())
         if total <= 0:
             return np.zeros(len(squares))
-        # Sums of squares in float32 are good to 1e-6, and a matrix product is what a processor does fastest.
+        # A float32 matrix product is fast, and sums of squares in it have a relative error of only 1e-6.
         found: Float64[np.ndarray, " rows"] = (weights[rows] / total) * (squares @ self.columns[matrix])
         return found
 
 
 def averaged(parts: Sequence[tuple[Fisher, float]]) -> Fisher:
-    """The mean of several, by weight. Raises InvalidInput if their shapes differ."""
+    """The weighted mean of several. Raises InvalidInput if their shapes differ."""
     first = parts[0][0]
     if any(p.rows.shape != first.rows.shape or p.columns.shape != first.columns.shape for p, _ in parts):
         raise InvalidInput(Fault("Fisher information", "is of tensors of different shapes: of different models?"))

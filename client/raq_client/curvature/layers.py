@@ -1,7 +1,6 @@
-"""The layers of language models in NumPy, written for autograd: a product of each weight matrix can be watched on the
-way back.
+"""The layers of language models in NumPy for autograd; the backward pass can watch the products of weight matrices.
 
-Arrays are float32. `tokens` is the length of one window; nothing here knows of a batch or a cache.
+Arrays are float32. `tokens` is the length of one window; there is no batch axis and no cache.
 """
 
 from collections.abc import Callable
@@ -16,25 +15,26 @@ from jaxtyping import Float32
 Array = Any
 """A NumPy array, or autograd's box around one."""
 Watch = Callable[[np.ndarray, np.ndarray], None]
-"""Gets the inputs [tokens, columns] of a product and the gradient at its outputs [tokens, rows]."""
+"""Called with the inputs [tokens, columns] of a product and the gradient at its outputs [tokens, rows]."""
 LARGE_NEGATIVE: Final = -1e30
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def primitive(function: Function) -> Function:
-    """A function whose way back is written by hand; autograd's own decorator says nothing of types."""
+    """A function with a hand-written gradient; a typed wrapper of autograd's own decorator."""
     recorded: Function = untyped_primitive(function)
     return recorded
 
 
 @primitive
 def product(inputs: Array, weights: Float32[np.ndarray, "rows columns"], watch: Watch) -> Array:
-    """`inputs` [tokens, columns] times the transposed weights; on the way back `watch` sees inputs and gradient."""
+    """`inputs` [tokens, columns] times the transposed weights; the backward pass calls `watch`."""
     del watch
     return inputs @ weights.T
 
 
 def _product_vjp(_: Array, inputs: Array, weights: Array, watch: Watch) -> Callable[[Array], Array]:
+    # The weights' own gradient is never formed here: `watch` needs only sums of its squares.
     def back(gradient: Array) -> Array:
         watch(inputs, gradient)
         return gradient @ weights
@@ -46,7 +46,7 @@ defvjp(product, _product_vjp, argnums=(0,))
 
 
 def rms_norm(x: Array, gain: Array, epsilon: float) -> Array:
-    """Values over their root mean square along the last axis, times `gain`."""
+    """Values divided by their root mean square along the last axis, times `gain`."""
     return x / anp.sqrt(anp.mean(x * x, axis=-1, keepdims=True) + epsilon) * gain
 
 
@@ -61,17 +61,17 @@ def sigmoid(x: Array) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    """The tanh form that ggml computes."""
+    """GELU in the tanh approximation that ggml computes."""
     return 0.5 * x * (1.0 + anp.tanh(0.7978845608028654 * x * (1.0 + 0.044715 * x * x)))
 
 
 def soft_cap(x: Array, cap: float) -> Array:
-    """Squeezed smoothly into ±cap; as it is where cap is 0."""
+    """Values limited smoothly to ±cap; unchanged if `cap` is 0."""
     return x if not cap else cap * anp.tanh(x / cap)
 
 
 def softmax(x: Array) -> Array:
-    """Along the last axis."""
+    """Softmax along the last axis."""
     e = anp.exp(x - anp.max(x, axis=-1, keepdims=True))
     return e / anp.sum(e, axis=-1, keepdims=True)
 
@@ -95,7 +95,10 @@ Angles = tuple[Float32[np.ndarray, "tokens pairs"], Float32[np.ndarray, "tokens 
 
 @primitive
 def rotate(x: Array, angles: Angles, interleaved: bool) -> Array:  # noqa: FBT001 - autograd passes by position
-    """Rotary embedding of x [tokens, heads, head size]: pairs are neighbours, or lie half the rotated size apart."""
+    """Rotary embedding of x [tokens, heads, head size].
+
+    `interleaved` pairs neighbouring values, else values half the rotated size apart.
+    """
     cos, sin = (each[:, None, :] for each in angles)
     rotated = 2 * cos.shape[-1]
     first, second = (
@@ -118,7 +121,7 @@ defvjp(rotate, _rotate_vjp, argnums=(0,))
 
 
 def causal_mask(tokens: int, window: int) -> np.ndarray:
-    """0 where a token (row) may look, a large negative number elsewhere; `window` 0 means any distance back."""
+    """0 where a token (row) may attend, a large negative number elsewhere; `window` 0 means no limit."""
     distance = np.arange(tokens)[:, None] - np.arange(tokens)[None, :]
     seen = (distance >= 0) & ((distance < window) if window else True)
     return np.where(seen, np.float32(0), np.float32(LARGE_NEGATIVE))
@@ -128,13 +131,13 @@ def causal_mask(tokens: int, window: int) -> np.ndarray:
 def attention(q: Array, k: Array, v: Array, mask: np.ndarray, scale: float, cap: float) -> Array:
     """Causal attention with grouped heads: q [tokens, heads, size], k and v [tokens, groups, size].
 
-    Gives [tokens, heads × size of v].
+    Returns [tokens, heads × size of v].
     """
     return _attended(_attention_shares(q, k, mask, scale, cap)[0], v)
 
 
 def _grouped(x: np.ndarray, groups: int) -> np.ndarray:
-    """[tokens, heads, size] as [groups, heads of the group × tokens, size]."""
+    """Reshape [tokens, heads, size] to [groups, heads of the group × tokens, size]."""
     return np.ascontiguousarray(x.transpose(1, 0, 2)).reshape(groups, -1, x.shape[2])
 
 
@@ -146,7 +149,7 @@ def _ungrouped(x: np.ndarray, tokens: int) -> np.ndarray:
 def _attention_shares(
     q: np.ndarray, k: np.ndarray, mask: np.ndarray, scale: float, cap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What share of each token's attention goes where [groups, heads × tokens, tokens], and the slope of the cap."""
+    """Attention probabilities [groups, heads × tokens, tokens], and the derivative of the cap at the scores."""
     tokens, groups = k.shape[:2]
     scores = np.matmul(_grouped(q, groups), k.transpose(1, 2, 0))
     scores *= np.float32(scale)
@@ -154,6 +157,7 @@ def _attention_shares(
     if cap:
         bent = np.tanh(scores / cap)
         scores, slope = cap * bent, 1 - bent * bent
+    # In place: this is by far the largest array of a layer.
     shares = scores.reshape(-1, tokens, tokens)
     shares += mask
     shares -= shares.max(axis=-1, keepdims=True)
@@ -175,10 +179,12 @@ def _attention_vjps(
     groups, tokens = k.shape[1], k.shape[0]
 
     def back(gradient: Array) -> list[Array]:
+        # Computed again rather than kept: it grows with the square of the tokens.
         shares, slope = _attention_shares(q, k, mask, scale, cap)
         mixed = _grouped(gradient.reshape(tokens, q.shape[1], -1), groups)
         at_v = np.matmul(shares.transpose(0, 2, 1), mixed).transpose(1, 0, 2)
         at_shares = np.matmul(mixed, v.transpose(1, 2, 0))
+        # Softmax backward: (g - Σ g p) p, then through cap and scale to the scores.
         at_shares -= np.einsum("gst,gst->gs", at_shares, shares)[..., None]
         at_scores = at_shares * shares * slope * np.float32(scale)
         at_q = _ungrouped(np.matmul(at_scores, k.transpose(1, 0, 2)), tokens)
@@ -192,15 +198,15 @@ defvjp_argnums(attention, _attention_vjps)
 
 
 KEPT_EVERY: Final = 32
-"""Tokens between two states of the recurrence that are kept; those between are computed again on the way back."""
+"""Every 32nd state of the recurrence is kept; those between are computed again in the backward pass."""
 
 
 @primitive
 def gated_delta(q: Array, k: Array, v: Array, decay: Array, rate: Array) -> Array:
-    """The gated delta rule (Yang et al., arXiv 2412.06464), token after token from an empty state.
+    """The gated delta rule (Yang et al., arXiv 2412.06464), token by token from a state of zeros.
 
-    q and k [tokens, heads, size], v [tokens, heads, size of v], decay (ln of what is kept) and rate [tokens, heads].
-    Gives [tokens, heads, size of v].
+    q and k [tokens, heads, size], v [tokens, heads, size of v], decay (logarithm of the kept share) and rate
+    [tokens, heads]. Returns [tokens, heads, size of v].
 
         S' = e^decay S        u = rate (v - S'ᵀ k)        S = S' + k uᵀ        out = Sᵀ q
     """
@@ -221,7 +227,7 @@ def _read(state: np.ndarray, by: np.ndarray) -> np.ndarray:
 def _delta_step(
     state: np.ndarray, k: np.ndarray, v: np.ndarray, decay: np.ndarray, rate: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """State after a token, state after its decay, and what v differed by."""
+    """The state after a token, the state after only its decay, and v - S'ᵀ k."""
     kept = state * np.exp(decay)[:, None, None]
     missing = v - _read(kept, k)
     return kept + k[:, :, None] * (rate[:, None] * missing)[:, None, :], kept, missing
@@ -256,17 +262,23 @@ def _delta_part_back(
     at: list[np.ndarray],
     at_state: np.ndarray,
 ) -> np.ndarray:
-    """Back through the tokens from `first` on until the next kept state; gradients go to `at`."""
+    """Backward pass through the tokens from `first` to the next kept state; adds to the gradients `at`.
+
+    `at_state` is the gradient at the state after these tokens; returns the one at the state before them.
+    """
     q, k, v, decay, rate = arguments
     tokens = range(first, min(len(q), first + KEPT_EVERY))
     steps = []
+    # Forward again from the kept state, because each step's gradient needs the state before and after it.
     for t in tokens:
         before = state
         state, faded, missing = _delta_step(before, k[t], v[t], decay[t], rate[t])
         steps.append((before, faded, missing, state))
     for t, (before, faded, missing, after) in zip(reversed(tokens), reversed(steps), strict=True):
+        # out = Sᵀ q
         at[0][t] = np.matmul(after, gradient[t][:, :, None])[:, :, 0]
         at_state = at_state + q[t][:, :, None] * gradient[t][:, None, :]
+        # S = S' + k uᵀ with u = rate · missing and missing = v - S'ᵀ k
         at_change = _read(at_state, k[t])
         at[4][t] = (at_change * missing).sum(axis=1)
         at_missing = rate[t][:, None] * at_change
@@ -275,6 +287,7 @@ def _delta_part_back(
             np.matmul(at_state, (rate[t][:, None] * missing)[:, :, None]) - np.matmul(faded, at_missing[:, :, None])
         )[:, :, 0]
         at_faded = at_state - k[t][:, :, None] * at_missing[:, None, :]
+        # S' = e^decay S
         keep = np.exp(decay[t])
         at[3][t] = keep * (at_faded * before).sum(axis=(1, 2))
         at_state = at_faded * keep[:, None, None]
@@ -292,5 +305,5 @@ def short_convolution(x: Array, kernel: np.ndarray) -> Array:
 
 
 def unit(x: Array, epsilon: float) -> Array:
-    """Values over their length along the last axis."""
+    """Values divided by their Euclidean norm along the last axis."""
     return x / anp.sqrt(anp.sum(x * x, axis=-1, keepdims=True) + epsilon)

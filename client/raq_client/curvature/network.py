@@ -1,6 +1,6 @@
-"""A model's forward pass on one window of tokens, block by block, with each product of a weight matrix in sight.
+"""A model's forward pass on one window of tokens, block by block, with a watcher for each product of a weight matrix.
 
-Weights are read when a block is computed and let go after it: at most one block's are held, as float32.
+Weights are read when a block is computed and freed after it: at most one block is in memory, as float32.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ from raq_client.models.model_file import ModelFile
 from raq_solver.errors import Fault, InvalidInput
 
 WatchOf = Callable[[str, int], Watch]
-"""The watcher of a tensor's matrix: its name, and the number of the matrix (0 but for experts)."""
+"""Returns the watcher for a matrix, given the tensor's name and the matrix number (0 except for experts)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class BlockWeights:
         """The tensor of that role. Raises InvalidInput if the block has none."""
         found = self.values.get(role)
         if found is None:
-            what = "is not in the file: a form of this architecture that raq does not know"
+            what = "is not in the file: a variant of this architecture that raq does not support"
             raise InvalidInput(Fault(self.name(role), what))
         return found
 
@@ -62,7 +62,7 @@ class BlockWeights:
 
 
 class Network:
-    """The forward pass of a model of known shape."""
+    """The forward pass of a model with the given shape, on windows of `tokens` tokens."""
 
     def __init__(self, model: ModelFile, shape: Shape, tokens: int) -> None:
         self._model, self.shape, self._tokens = model, shape, tokens
@@ -72,16 +72,16 @@ class Network:
 
     @property
     def has_plain_weights(self) -> bool:
-        """Whether no weights are stored in blocks."""
+        """Whether no weights are quantized."""
         return all(tensor.source_type.weights_per_block == 1 for tensor in self._tensors.values())
 
     @property
     def head(self) -> str:
-        """Name of the tensor that serves as output head."""
+        """The name of the tensor used as output head."""
         return "output.weight" if "output.weight" in self._tensors else "token_embd.weight"
 
     def embed(self, tokens: Int32[np.ndarray, " tokens"]) -> Float32[np.ndarray, "tokens width"]:
-        """The stream at the start."""
+        """The residual stream before the first block."""
         tensor = self._tensors["token_embd.weight"]
         distinct, places = np.unique(tokens, return_inverse=True)
         rows = np.concatenate([self._model.weights(tensor, int(token), int(token) + 1) for token in distinct])
@@ -95,14 +95,14 @@ class Network:
         return BlockWeights(block, {name.removeprefix(start): self._need(name) for name in names})
 
     def head_weights(self) -> tuple[Float32[np.ndarray, "vocabulary width"], Float32[np.ndarray, " width"]]:
-        """The output head and the gain of the norm before it."""
+        """The output head's matrix and the gain of the norm before it."""
         return self._need(self.head), self._need("output_norm.weight").ravel()
 
     def block(self, stream: Array, weights: BlockWeights, watch_of: WatchOf) -> Array:
-        """The stream after a block."""
+        """The residual stream after a block."""
         mixer = self._recurrent if weights.get("ssm_out.weight") is not None else self._attention
-        # Where the feed-forward's output has a norm, the norm after attention is one of an output too (gemma, olmo2);
-        # else it is what the feed-forward reads through (qwen35).
+        # post_attention_norm has two meanings. With a norm at the feed-forward's output it normalizes attention's
+        # output (gemma, olmo2); without one it normalizes the feed-forward's input (qwen35).
         after = weights.get("post_ffw_norm.weight") is not None
         mixed = mixer(self._norm(stream, weights, "attn_norm.weight"), weights, watch_of)
         stream = self._added(stream, self._norm(mixed, weights, "post_attention_norm.weight") if after else mixed)
@@ -112,13 +112,13 @@ class Network:
         return self._added(stream, self._norm(feed_forward(x, weights, watch_of), weights, "post_ffw_norm.weight"))
 
     def final(self, stream: Array, gain: Float32[np.ndarray, " width"]) -> Array:
-        """What the output head multiplies."""
+        """The input of the output head."""
         return rms_norm(stream, gain, self.shape.epsilon)
 
     def logits(
         self, tokens: Int32[np.ndarray, " tokens"], positions: slice
     ) -> Float32[np.ndarray, "positions vocabulary"]:
-        """What the model says at these positions of a window."""
+        """The model's logits at these positions of a window."""
         stream = self.embed(tokens)
         for block in range(self.shape.blocks):
             stream = self.block(stream, self.block_weights(block), unwatched)
@@ -137,7 +137,7 @@ class Network:
         return x if gain is None else rms_norm(x, gain, self.shape.epsilon)
 
     def _head_norm(self, x: Array, weights: BlockWeights, role: str) -> Array:
-        """The norm of queries or keys [tokens, heads, size]: of each head, or of all of them together."""
+        """The norm of queries or keys [tokens, heads, size], per head or over all heads together."""
         gain = weights.get(role)
         if gain is None or gain.size == x.shape[2]:
             return self._norm(x, weights, role)
@@ -163,7 +163,7 @@ class Network:
         return self._multiply(mixed, weights, "attn_output", watch_of)
 
     def _queries(self, x: Array, weights: BlockWeights, watch_of: WatchOf) -> list[Array]:
-        """Queries, keys and values [tokens, heads, size], by three products or by one."""
+        """Queries, keys and values [tokens, heads, size], from three matrices or one."""
         shape = self.shape
         if weights.get("attn_qkv.weight") is None:
             parts = [self._multiply(x, weights, role, watch_of) for role in ("attn_q", "attn_k", "attn_v")]
@@ -183,11 +183,12 @@ class Network:
         q = anp.reshape(mixed[:, :keys], (tokens, sizes.key_heads, -1))
         k = anp.reshape(mixed[:, keys : 2 * keys], (tokens, sizes.key_heads, -1))
         v = anp.reshape(mixed[:, 2 * keys :], (tokens, sizes.value_heads, -1))
+        # Key heads are tiled, not repeated one by one: value head i reads key head i mod key_heads, as in llama.cpp.
         repeats = sizes.value_heads // sizes.key_heads
         q, k = (anp.concatenate([unit(each, self.shape.epsilon)] * repeats, axis=1) for each in (q, k))
         rate = sigmoid(self._multiply(x, weights, "ssm_beta", watch_of))
         alpha = self._multiply(x, weights, "ssm_alpha", watch_of) + weights.need("ssm_dt.bias")
-        decay = anp.logaddexp(alpha, 0.0) * weights.need("ssm_a")
+        decay = anp.logaddexp(alpha, 0.0) * weights.need("ssm_a")  # softplus times -exp(A_log), as stored
         found = gated_delta(q * sizes.key_size**-0.5, k, v, decay, rate)
         gate = anp.reshape(self._multiply(x, weights, "attn_gate", watch_of), found.shape)
         found = rms_norm(found, weights.need("ssm_norm.weight"), self.shape.epsilon) * silu(gate)
@@ -197,7 +198,7 @@ class Network:
         return self._gated(x, lambda y, role: self._multiply(y, weights, role, watch_of), weights, "")
 
     def _gated(self, x: Array, multiply: Callable[[Array, str], Array], weights: BlockWeights, suffix: str) -> Array:
-        """A feed-forward layer with a gate, whose first two matrices may lie one above the other in one tensor."""
+        """A gated feed-forward layer; gate and up may be stacked in one tensor."""
         if weights.get(f"ffn_gate{suffix}.weight") is not None:
             gate, up = multiply(x, f"ffn_gate{suffix}"), multiply(x, f"ffn_up{suffix}")
         else:
@@ -207,7 +208,7 @@ class Network:
         return multiply(active * up, f"ffn_down{suffix}")
 
     def _experts(self, x: Array, weights: BlockWeights, watch_of: WatchOf) -> Array:
-        """The chosen experts of each token, weighted; and the shared expert, where there is one."""
+        """The weighted sum of each token's chosen experts, plus the shared expert if there is one."""
         used = self.shape.experts_used
         shares = softmax(anp.matmul(x, weights.need("ffn_gate_inp.weight").T))
         chosen = np.argsort(-_value(shares), axis=1, kind="stable")[:, :used]
@@ -215,7 +216,8 @@ class Network:
         picked = shares[tokens, chosen]
         if self.shape.traits.normed_experts:
             picked = picked / anp.sum(picked, axis=1, keepdims=True)
-        order = np.argsort(chosen.ravel(), kind="stable")  # choices, expert after expert
+        # One product per expert over all its tokens; `back` restores the order of tokens and choices.
+        order = np.argsort(chosen.ravel(), kind="stable")
         outputs = [
             self._expert(x[np.nonzero(chosen == expert)[0]], int(expert), weights, watch_of)
             for expert in np.unique(chosen)
@@ -260,17 +262,17 @@ def _require_finite(name: str, values: np.ndarray) -> None:
 
 
 def unwatched(_name: str, _matrix: int) -> Watch:
-    """A watcher that sees nothing."""
+    """A watcher that does nothing."""
     return lambda _inputs, _gradient: None
 
 
 def capped(logits: Array, shape: Shape) -> Array:
-    """Logits as the model gives them."""
+    """The output head's product, scaled and capped to the model's logits."""
     return soft_cap(logits if shape.logit_scale == 1 else logits / shape.logit_scale, shape.final_cap)
 
 
 def _value(box: Array) -> np.ndarray:
-    """The plain array in a box of autograd's."""
+    """The plain array inside autograd's boxes."""
     while hasattr(box, "_value"):
         box = box._value  # noqa: SLF001 - autograd's own way (tracer.getval)
     return np.asarray(box)

@@ -1,7 +1,7 @@
-"""What the layers of a model are, read from its metadata: the facts that `network` computes by.
+"""The layer parameters that `network` needs, read from a model's metadata.
 
-Only architectures whose computation is written down here have a shape; whether it is right is not believed but seen:
-`fisher` compares the logits with libllama's before it uses any.
+Only the architectures listed here are supported. Whether the parameters are right is verified at run time: `fisher`
+compares the logits with libllama's before it uses them.
 Source of the facts: src/models and src/llama-model.cpp of llama.cpp 0c1e57098.
 """
 
@@ -15,27 +15,27 @@ from raq_solver.errors import Fault, InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is the same for all models of an architecture."""
+    """The properties shared by all models of an architecture."""
 
     interleaved: bool = False
-    """Whether rotary embedding turns neighbouring values (else values half a head apart)."""
+    """Whether rotary embedding pairs neighbouring values (else values half a head apart)."""
     activation: Literal["silu", "gelu"] = "silu"
     scaled_embedding: bool = False
-    """Whether embeddings are multiplied by the root of the width."""
+    """Whether embeddings are multiplied by the square root of the width."""
     window: int = 0
-    """The sliding window, in tokens, where the file does not say."""
+    """Default sliding window in tokens, for files without one."""
     window_pattern: int = 0
-    """Every so many blocks one looks back without limit, the others through the sliding window; 0: all without."""
+    """With n > 0, every n-th block has global attention and the others a sliding window; 0: all global."""
     local_rope: Literal["as elsewhere", "unscaled", "own base"] = "as elsewhere"
-    """Rotary embedding behind a sliding window: positions may be unscaled, the base may be one of its own."""
+    """Rotary embedding in blocks with a sliding window: like the others, with unscaled positions, or its own base."""
     plain_every: int = 0
-    """Every so many blocks one goes without rotary embedding; 0: none."""
+    """With n > 0, every n-th block has no rotary embedding; 0: all have it."""
     scaled: bool = False
     """Whether the file has factors for embeddings, residuals, attention and logits."""
     gated_attention: bool = False
-    """Whether the query product holds a gate for attention's output beside each query."""
+    """Whether the query product also contains a gate for attention's output, after each head's query."""
     normed_experts: bool = True
-    """Whether the weights of the chosen experts are made to add up to 1."""
+    """Whether the weights of the chosen experts are normalized to a sum of 1."""
 
 
 ARCHITECTURES: Final = MappingProxyType(
@@ -58,15 +58,15 @@ ARCHITECTURES: Final = MappingProxyType(
         "granitemoe": Traits(interleaved=True, scaled=True),
     }
 )
-"""By the name in general.architecture."""
+"""Supported architectures by the name in general.architecture."""
 GLOBAL_SCALE_27B: Final = MappingProxyType({"gemma2": 46, "gemma3": 62})
-"""Gemma's largest models scale attention by width over heads; they are told by their number of blocks."""
+"""Gemma's largest models scale attention by width over heads; they are recognised by their number of blocks."""
 DEFAULT_ROPE_BASE: Final = 10000.0
 
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """Sizes of a gated delta net: heads of keys and of values, and the size of both kinds of head."""
+    """Sizes of a gated delta net: number and size of key heads and value heads."""
 
     key_heads: int
     value_heads: int
@@ -76,9 +76,9 @@ class Recurrence:
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary embedding of the first `size` values of a head: its base, and what positions are multiplied by.
+    """Parameters of rotary embedding for the first `size` values of a head.
 
-    What it gives is multiplied by `magnitude`; `original` is the context the model was first trained for.
+    Positions are multiplied by `scale`, the result by `magnitude`; `original` is the context of the first training.
     """
 
     size: int
@@ -90,10 +90,10 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a model's layers are. Sizes are numbers of values.
+    """The layer parameters of a model; sizes are numbers of values.
 
-    `rope` and `local_rope` describe rotary embedding, elsewhere and behind the sliding `window`; `local` tells the
-    blocks with one. What is added to the stream is multiplied by `residual_scale`, logits are divided by `logit_scale`.
+    `local` marks the blocks with a sliding `window`; they use `local_rope`, the others `rope`. Additions to the
+    residual stream are multiplied by `residual_scale`, logits are divided by `logit_scale`.
     """
 
     traits: Traits
@@ -117,13 +117,13 @@ class Shape:
     recurrence: Recurrence | None
 
     def is_rotated(self, block: int) -> bool:
-        """Whether queries and keys of the block get rotary embedding."""
+        """Whether queries and keys of the block have rotary embedding."""
         every = self.traits.plain_every
         return every == 0 or (block + 1) % every != 0
 
     @property
     def has_plain_logits(self) -> bool:
-        """Whether the output head's product is the logits, with nothing done to it."""
+        """Whether the logits are the output head's product, neither scaled nor capped."""
         return self.final_cap == 0 and self.logit_scale == 1
 
 
@@ -132,7 +132,7 @@ def shape_of(model: ModelFile) -> Shape:
     traits = ARCHITECTURES.get(model.architecture)
     if traits is None:
         known = ", ".join(ARCHITECTURES)
-        what = f"the architecture {model.architecture or '(none)'} is not among those that can be passed back: {known}"
+        what = f"Fisher information needs one of the architectures {known}; this is {model.architecture or '(none)'}"
         raise InvalidInput(Fault(str(model.path), what))
     width, heads = _whole(model, "embedding_length"), _whole(model, "attention.head_count")
     blocks = _whole(model, "block_count") - _whole(model, "nextn_predict_layers", 0)
@@ -176,7 +176,7 @@ def _rope(model: ModelFile, head_size: int) -> Rope:
 
 
 def _local_rope(model: ModelFile, rope: Rope, traits: Traits) -> Rope:
-    """Rotary embedding of blocks behind a sliding window."""
+    """Rotary embedding of blocks with a sliding window."""
     if traits.local_rope == "as elsewhere":
         return rope
     if traits.local_rope == "unscaled":
@@ -185,18 +185,18 @@ def _local_rope(model: ModelFile, rope: Rope, traits: Traits) -> Rope:
 
 
 def _local_blocks(model: ModelFile, traits: Traits, blocks: int) -> tuple[bool, ...]:
-    """Which blocks look back through the sliding window only."""
-    told = model.architecture_value("attention.sliding_window_pattern")
+    """For each block whether its attention is limited to the sliding window."""
+    pattern = model.architecture_value("attention.sliding_window_pattern")
     if traits.window_pattern == 0:
         return (False,) * blocks
-    if isinstance(told, list):
-        return tuple(map(bool, told[:blocks]))
-    every = told if isinstance(told, int) else traits.window_pattern
+    if isinstance(pattern, list):
+        return tuple(map(bool, pattern[:blocks]))
+    every = pattern if isinstance(pattern, int) else traits.window_pattern
     return tuple(every == 0 or block % every < every - 1 for block in range(blocks))
 
 
 def _scale(model: ModelFile, key: str, default: float) -> float:
-    """A factor of an architecture that has some in its file; 0 stands for none."""
+    """A factor from the metadata of an architecture that has such factors; 0 or missing gives `default`."""
     return (ARCHITECTURES[model.architecture].scaled and _number(model, key, 0.0)) or default
 
 
@@ -213,7 +213,7 @@ def _whole(model: ModelFile, key: str, default: int | None = None) -> int:
 
 def _number(model: ModelFile, key: str, default: float | None = None) -> float:
     found = model.architecture_value(key)
-    if isinstance(found, list) and len(set(found)) == 1:  # one number for each block, all alike
+    if isinstance(found, list) and len(set(found)) == 1:  # one number per block, all equal
         found = found[0]
     if found is None and default is not None:
         return default

@@ -1,4 +1,4 @@
-"""The evaluation engine: the only package that knows libllama."""
+"""The evaluation engine: loads models in libllama and runs them. No other package calls libllama."""
 
 from raq_client.engine.library import ENVIRONMENT_VARIABLE, find_library
 from raq_client.engine.model import DEFAULT_CONTEXT, SMALLEST_CONTEXT, Engine, load, scored_positions

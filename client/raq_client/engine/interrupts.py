@@ -1,4 +1,4 @@
-"""Ctrl-C, and other signals that end a command, while C code runs that calls back into Python."""
+"""Handling of Ctrl-C and other terminating signals while C code runs that calls back into Python."""
 
 import signal
 import threading
@@ -10,11 +10,11 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Hold back a Ctrl-C, and other signals to end, until the block is over.
+    """Delay SIGINT, SIGTERM and SIGHUP until the end of the block.
 
-    Python raises KeyboardInterrupt in whatever Python code runs next. Inside a call to libllama that would be
+    Python raises KeyboardInterrupt in the Python code that runs next. Inside a call to libllama that would be
     one of our callbacks, where ctypes prints the exception and drops it: the interrupt would be lost.
-    Does nothing outside the main thread, where Python never raises it, nor for signals that Python does not handle.
+    Does nothing outside the main thread (Python never raises it there) and for signals without a Python handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

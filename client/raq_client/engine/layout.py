@@ -1,9 +1,9 @@
-"""The C structs of libllama that the engine touches, and the proof that a library uses them as we do.
+"""The C structs of libllama that the engine uses, and a check that a loaded library has the same layout.
 
-Only prefixes are described. Parameter structs are fetched from the library, changed at a few offsets and handed
-back by value; what lies behind the described prefix stays as the library made it, so a release that appends or
-moves fields there needs no change here. What the prefix holds is checked field by field against the defaults
-that the library itself returns: a release that inserts a field into the prefix is refused, never misread.
+Only a prefix of each struct is described. Parameter structs are fetched from the library, changed at a few offsets
+and passed back by value; bytes behind the prefix stay as the library made them, so a release that appends or moves
+fields there needs no change here. The prefix is checked field by field against the defaults that the library itself
+returns: a release that inserts a field into the prefix is refused, never misread.
 
 Source of the layouts: include/llama.h and ggml/include/ggml.h of llama.cpp commit 0c1e57098 (0.5.0-dev);
 the same offsets hold in 0.4.1-dev (b11063) and 0.6.0-dev (b11549).
@@ -13,11 +13,11 @@ import ctypes
 import struct
 
 OPAQUE_BYTES = 256
-"""Room for a parameter struct; the largest known one has 168 bytes."""
+"""Space reserved for a parameter struct; the largest known one has 168 bytes."""
 
 
 class OpaqueParams(ctypes.Structure):
-    """A parameter struct as bytes: larger than any release's own, so that it can be passed by value to all.
+    """A parameter struct as raw bytes, larger than the struct of any release, so that it fits all of them.
 
     C passes structs above 16 bytes in memory on x86-64 and aarch64, and the callee reads only its own part.
     """
@@ -26,7 +26,7 @@ class OpaqueParams(ctypes.Structure):
 
 
 class Batch(ctypes.Structure):
-    """`llama_batch`: tokens with position, sequence and whether their logits are wanted."""
+    """`llama_batch`: tokens with their position, sequence and a flag whether to compute their logits."""
 
     _fields_ = (
         ("n_tokens", ctypes.c_int32),
@@ -80,7 +80,7 @@ def read_field(params: OpaqueParams, field: tuple[int, str, float]) -> float:
 
 
 def unexpected_fields(params: OpaqueParams, layout: dict[str, tuple[int, str, float]]) -> list[str]:
-    """Names of the fields whose value in a library's default `params` is not the one this layout knows."""
+    """Names of the fields whose value in a library's default `params` differs from the default in `layout`."""
     return [name for name, field in layout.items() if read_field(params, field) != field[2]]
 
 

@@ -1,4 +1,4 @@
-"""libllama, found and loaded into this process: by default the one inside the `xllamacpp` wheel.
+"""Find libllama and load it into this process; by default the one inside the `xllamacpp` wheel.
 
 The wheel's extension module exports the whole C API of llama.cpp. It is opened with ctypes as a plain shared
 library; the Python package around it is never imported. Any other build (with CUDA, Metal, newer) can be named
@@ -22,7 +22,7 @@ ENVIRONMENT_VARIABLE = "RAQ_LIBLLAMA"
 KNOWN_RELEASES = "0.4 to 0.6"  # tried: 0.4.1-dev (b11063) and 0.6.0-dev (b11549); 0.2.0-dev (b10566) is refused
 LOG_LINES_KEPT = 200
 LOG_LEVEL_ERROR = 4  # ggml.h: GGML_LOG_LEVEL_ERROR
-LOG_LEVEL_CONTINUED = 5  # ggml.h: GGML_LOG_LEVEL_CONT, goes on with the line before
+LOG_LEVEL_CONTINUED = 5  # ggml.h: GGML_LOG_LEVEL_CONT, continues the previous line
 
 _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -60,7 +60,7 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
 
 
 class Log:
-    """What libllama had to say lately: it would print to stderr, here it is kept for error sentences."""
+    """The last log lines of libllama, kept for error messages instead of being printed to stderr."""
 
     def __init__(self) -> None:
         self._lines: deque[tuple[int, str]] = deque(maxlen=LOG_LINES_KEPT)
@@ -75,7 +75,7 @@ class Log:
             self._lines.append((level, line))
 
     def clear(self) -> None:
-        """Forget everything, before a call whose errors are of interest."""
+        """Drop all lines; called before a call whose errors will be reported."""
         self._lines.clear()
 
     def errors(self) -> str:
@@ -99,7 +99,7 @@ class Library:
 def find_library(library: Path | str | None = None) -> Path:
     """Path of the libllama to use: `library`, else RAQ_LIBLLAMA, else the one in the `xllamacpp` wheel.
 
-    A folder stands for the `libllama` in it. Raises InvalidInput if there is none.
+    For a folder, the `libllama` in it is used. Raises InvalidInput if there is none.
     """
     named = library or os.environ.get(ENVIRONMENT_VARIABLE)
     if named:
@@ -130,9 +130,9 @@ def _in_folder(path: Path) -> Path:
 
 
 def open_library(library: Path | str | None = None) -> Library:
-    """Open a libllama, silence it, verify its layouts, and initialise it; once per path and process.
+    """Open a libllama, redirect its log, check its struct layouts and initialise it; once per path and process.
 
-    Raises InvalidInput if there is none, if it isn't libllama, or if it is a release whose structs we don't know.
+    Raises InvalidInput if there is none, if it isn't libllama, or if it is a release with unknown structs.
     """
     return _open(find_library(library).resolve())
 
@@ -157,19 +157,19 @@ def _open(path: Path) -> Library:
 
 @contextmanager
 def _patient_threads() -> Iterator[None]:
-    """Let libgomp, if it is loaded now, put waiting threads to sleep early, unless the user has said otherwise.
+    """Make libgomp, if it is loaded in this block, put waiting threads to sleep early, unless the user has set it.
 
-    libggml's threads meet after every operation. libgomp lets them spin there for about a millisecond, and when
-    another program holds a core, that millisecond passes at every meeting: the same evaluation took 7 times as long
-    beside a busy neighbour on 2 cores. 1000 is libgomp's own count for more threads than cores.
+    libggml's threads synchronise after every operation. libgomp lets them spin there for about a millisecond. When
+    another program occupies a core, that millisecond is lost at every barrier: the same evaluation took 7 times as
+    long beside another busy process on 2 cores. 1000 is libgomp's own count for more threads than cores.
     """
-    said = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
-    if not said:
+    set_by_user = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ)
+    if not set_by_user:
         os.environ["GOMP_SPINCOUNT"] = "1000"
     try:
         yield
     finally:
-        if not said:
+        if not set_by_user:
             del os.environ["GOMP_SPINCOUNT"]
 
 
@@ -183,7 +183,7 @@ def _declare(calls: ctypes.CDLL, path: Path) -> None:
 
 
 def _version(calls: ctypes.CDLL) -> str:
-    if not hasattr(calls, "llama_version"):  # the call is younger than the library's versions
+    if not hasattr(calls, "llama_version"):  # older releases lack this call
         return "without a version"
     calls.llama_version.restype = ctypes.c_char_p
     version: bytes = calls.llama_version()

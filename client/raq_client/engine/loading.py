@@ -1,4 +1,4 @@
-"""Models loaded to be evaluated on text: what libllama would end the process over is asked of the header first."""
+"""Load models for evaluation on text; the header is checked first for faults on which libllama would abort."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,15 +17,15 @@ ENCODERS: Final = (
     "bert modern-bert neo-bert nomic-bert nomic-bert-moe jina-bert-v2 jina-bert-v3 eurobert gemma-embedding t5encoder "
     "clip wavtokenizer-dec"
 )
-"""Architectures of llama.cpp without a next token to predict."""
+"""Architectures of llama.cpp that do not predict a next token."""
 _U32: Final = 4
 _NO_TOKENIZER: Final = ("", "none", "no_vocab")
 
 
 def evaluable(path: Path | str) -> Path:
-    """The file to give to libllama so that text can be evaluated: of a split model the first shard.
+    """The file to pass to libllama for evaluating text: the first shard of a split model.
 
-    Raises InvalidInput with everything that makes the model unfit for it.
+    Raises InvalidInput with every reason why no text can be evaluated with this model.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,7 +40,7 @@ def evaluable(path: Path | str) -> Path:
 
 
 def _unfit(header: Header) -> Iterator[str]:
-    """Why no text can be evaluated with this model."""
+    """The reasons why no text can be evaluated with this model."""
     architecture = str(_value(header, "general.architecture") or "")
     if not header.tensors and "split.count" not in header.metadata:
         yield NO_TENSORS
@@ -69,10 +69,10 @@ def loaded(
     library: Path | str | None = None,
     editable: bool = False,
 ) -> Iterator[Engine]:
-    """`engine.load` for any shard of a model that text can be evaluated with; freed at the end of the block.
+    """`engine.load` for any shard of a model that `evaluable` accepts; the model is freed at the end of the block.
 
-    Raises InvalidInput as `engine.load` and `evaluable` do. NotFiniteError that comes of this model names the first
-    weight of its file that is not finite, if one is.
+    Raises InvalidInput as `engine.load` and `evaluable` do. A NotFiniteError of this model names the first weight in
+    its file that is not finite, if there is one.
     """
     found = evaluable(path)
     with engine.load(found, context=context, threads=threads, library=library, editable=editable) as model:
@@ -82,14 +82,14 @@ def loaded(
             culprit = not_finite(model.path) if error.faults[0].where == str(model.path) else None
             if culprit is None:
                 raise
-            what = f"what it predicts is not finite, because {culprit}; get or make the file again"
+            what = f"its predictions are not finite, because {culprit}; get or make the file again"
             raise NotFiniteError(Fault(str(model.path), what)) from error
 
 
 def not_finite(path: Path) -> str | None:
-    """The first weight of a model file that is NaN or infinite, in words; None where all are finite."""
+    """A description of the first weight of a model file that is NaN or infinite; None if all are finite."""
     model = open_model(path)
-    # Vectors first: they are read at once, and no quantizer ever looks at them.
+    # Vectors first: they are quick to read, and no quantizer has checked them.
     for tensor in sorted(model.tensors, key=lambda each: each.rows > 1):
         try:
             for _, first, last in row_chunks(tensor):

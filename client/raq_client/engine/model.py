@@ -1,4 +1,4 @@
-"""A model loaded in libllama: text to tokens, windows of tokens to logits, and a look inside."""
+"""A model loaded in libllama: tokenize text, compute logits of token windows, observe products, edit weights."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,14 +20,17 @@ from raq_solver.errors import Fault, InvalidInput
 
 DEFAULT_CONTEXT = 512
 SMALLEST_CONTEXT = 8
-ADD_SPECIAL, PARSE_SPECIAL = True, False  # what llama-perplexity asks of llama_tokenize
+ADD_SPECIAL, PARSE_SPECIAL = True, False  # arguments of llama_tokenize, as llama-perplexity sets them
 LOAD_INTO_MEMORY = 0  # llama.h: LLAMA_LOAD_MODE_NONE
 
 
 def scored_positions(context: int) -> slice:
-    """Positions of a window whose logits are scored: each predicts the token after it.
+    """Positions of a window whose logits are scored; each predicts the token after it.
 
-    The second half, as llama-perplexity does: the first half only gives the model something to read.
+    The second half, as in llama-perplexity: the first half only serves as context.
+
+    >>> scored_positions(512)
+    slice(256, 511, None)
     """
     return slice(context // 2, context - 1)
 
@@ -35,7 +38,7 @@ def scored_positions(context: int) -> slice:
 class Engine:
     """One model in libllama with an evaluation context; made by `load`, freed by `close` or `with`.
 
-    Not for use by two threads at once. Arrays handed out by `score_windows` are libllama's own memory.
+    Not thread-safe. Arrays yielded by `score_windows` are libllama's own memory.
     """
 
     def __init__(self, model: Loaded, context: int, threads: int, *, editable: bool) -> None:
@@ -54,9 +57,9 @@ class Engine:
         self._closed = False
 
     def tokenize(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Tokens of `text`, with the special tokens that the vocabulary adds by itself, as llama-perplexity does.
+        """Tokens of `text`, with the special tokens that the vocabulary adds by itself, as in llama-perplexity.
 
-        Special tokens written out in the text stay text.
+        Special tokens spelled out in the text are treated as plain text.
         """
         data = text.encode()
         tokens = np.empty(len(data) + 8, np.int32)
@@ -71,8 +74,8 @@ class Engine:
     ) -> Iterator[Float32[np.ndarray, "positions vocabulary"]]:
         """Logits of every window at `scored_positions`, one array per window, in order.
 
-        Each window is read from an empty memory, its first token replaced by the begin token if the vocabulary
-        adds one. An array is only valid until the next one is asked for, unless it is copied.
+        Each window starts with an empty KV cache; its first token is replaced by the begin token if the vocabulary
+        adds one. An array is valid only until the next one is requested; copy it to keep it.
 
         Raises InvalidInput if libllama fails to evaluate.
         """
@@ -85,10 +88,10 @@ class Engine:
         visit: Callable[[Product], None],
         least_tokens: int = 1,
     ) -> Iterator[int]:
-        """Run the windows one by one, and show `visit` each product of a `wanted` weight.
+        """Run the windows one by one and call `visit` with each product of a `wanted` weight.
 
-        Yields the number of windows done, after each. All positions of the last layer are computed too.
-        Raises InvalidInput if libllama fails or can't be watched, and what `visit` raises.
+        Yields the number of windows done after each window. The last layer is computed at all positions.
+        Raises InvalidInput if libllama fails or can't be observed, and whatever `visit` raises.
         """
         watcher = watch_products(self._model.library, wanted, least_tokens, visit)
         everywhere = slice(0, self.context)
@@ -97,7 +100,7 @@ class Engine:
                 yield done
 
     def weights(self) -> Weights:
-        """The weights of an engine that was loaded as editable, to be read and replaced in place."""
+        """The weights of an engine loaded with `editable=True`; they can be read and replaced in place."""
         assert self._editable, "only an engine loaded with editable=True has weights that can be written"
         if self._weights is None:
             self._weights = find_weights(self._model, self.threads)
@@ -134,9 +137,9 @@ def load(
     library: Path | str | None = None,
     editable: bool = False,
 ) -> Engine:
-    """Load a model to be evaluated in windows of `context` tokens on `threads` threads (0: all this process has).
+    """Load a model for evaluation in windows of `context` tokens on `threads` threads (0: all cores of this process).
 
-    `library` names another libllama than the installed one (see `library.find_library`). A build with GPU support
+    `library` selects another libllama than the installed one (see `library.find_library`). A build with GPU support
     puts the whole model on the GPU, as llama.cpp does by default. `editable` copies the weights into memory, as they
     are in the file, so that `Engine.weights` can change them; without it they may be mapped or rearranged.
 

@@ -1,4 +1,4 @@
-"""Watching a model compute: libllama's scheduler shows each operation before and after it runs."""
+"""Observe the operations of a running model: libllama's scheduler calls back before and after each one."""
 
 import ctypes
 from collections.abc import Callable
@@ -14,9 +14,9 @@ EvalCallback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, c
 
 
 class Watcher:
-    """A callback for libllama's scheduler: `visit` gets each operation for which `wants` says so, once computed.
+    """A callback for libllama's scheduler: `visit` is called with each computed operation that `wants` accepts.
 
-    An exception does not cross libllama: it is kept, nothing more is visited, and `reraise` raises it after the call.
+    An exception can't pass through libllama: it is kept, further operations are skipped, `reraise` raises it later.
     """
 
     def __init__(self, wants: Callable[[TensorStruct], bool], visit: Callable[[TensorStruct], None]) -> None:
@@ -25,7 +25,7 @@ class Watcher:
         self.callback = EvalCallback(self._called)
 
     def reraise(self) -> None:
-        """Raise what `wants` or `visit` raised, if they did."""
+        """Raise the exception that `wants` or `visit` raised, if any."""
         if self._error is not None:
             raise self._error
 
@@ -46,9 +46,9 @@ class Product:
     """One multiplication of a weight matrix, or of a stack of matrices, with its inputs.
 
     `stack` is the number of matrices along the two outer axes of the weight. `inputs` of a plain product has the axes
-    (outer, inner, token, column), where matrix (outer mod stack[0], inner mod stack[1]) meets them. With `experts`,
-    the ones chosen by each token, the axes are (1, token, choice, column); one choice stands for all where they
-    share their input.
+    (outer, inner, token, column) and belong to matrix (outer mod stack[0], inner mod stack[1]). With `experts` (the
+    experts chosen by each token) the axes are (1, token, choice, column); the choice axis has length 1 where all
+    chosen experts share one input.
     """
 
     name: str
@@ -60,9 +60,9 @@ class Product:
 def watch_products(
     library: Library, wanted: Callable[[str], bool], least_tokens: int, visit: Callable[[Product], None]
 ) -> Watcher:
-    """A watcher of all products whose weight's name is `wanted` and that have float32 inputs.
+    """A watcher of all products with float32 inputs whose weight has a `wanted` name.
 
-    Plain products of fewer than `least_tokens` inputs are passed over; those of experts never are.
+    Plain products of fewer than `least_tokens` inputs are skipped; products of experts never are.
     """
     operations = find_operations(library)
 
@@ -85,5 +85,5 @@ def watch_products(
 
 
 def source_name(tensor: TensorStruct) -> str:
-    """Name of an operation's first source: the weight, where it has one."""
+    """The name of an operation's first source, which is the weight if it has one."""
     return clean_name(TensorStruct.from_address(tensor.src[0]).name)

@@ -17,17 +17,17 @@ from raq_solver.errors import Fault, InvalidInput
 BATCH_TOKENS = 2048
 """Tokens per call of `llama_decode` when windows are shorter than that: llama-perplexity's default."""
 LOGIT_BYTES = 256 << 20
-"""Most memory for the logits of one call; a large vocabulary gets fewer windows per call."""
+"""Memory limit for the logits of one call; with a large vocabulary a call takes fewer windows."""
 NOT_FINITE = (
-    "what it predicts is not finite (NaN or infinite): a weight in the file is, or its numbers grow too large on the "
-    "way; get or make the file again"
+    "its predictions are not finite (NaN or infinite): a weight in the file is not finite, or values overflow during "
+    "evaluation; get or make the file again"
 )
 CLEAR_DATA = True  # llama_memory_clear: the cache's data too, not only its index
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in libllama: its handle, where it came from, and the size of its vocabulary."""
+    """A model loaded in libllama: its library, file, handle and vocabulary size."""
 
     library: Library
     path: Path
@@ -36,13 +36,13 @@ class Loaded:
 
 
 class NotFiniteError(InvalidInput):
-    """What a model predicts is NaN or infinite: nothing can be measured with it."""
+    """The predictions of a model are NaN or infinite, so nothing can be measured with it."""
 
 
 class Session:
-    """Evaluates windows of `context` tokens, each from an empty memory, giving logits at positions `outputs`.
+    """An evaluation context for windows of `context` tokens, each from an empty cache; logits at positions `outputs`.
 
-    Freed by `close`, before the model. Raises InvalidInput if libllama can't make a context, for want of memory say.
+    Must be closed before the model. Raises InvalidInput if libllama can't make a context, e.g. for lack of memory.
     """
 
     def __init__(
@@ -79,15 +79,15 @@ class Session:
             raise InvalidInput(Fault(str(model.path), what))
 
     def run(self, windows: Int32[np.ndarray, "windows context"]) -> Iterator[Float32[np.ndarray, "outputs vocabulary"]]:
-        """Logits of each window in turn; an array is libllama's own memory, valid until the next is asked for.
+        """Logits of each window in turn; an array is libllama's own memory, valid until the next is requested.
 
-        Raises InvalidInput if libllama fails, NotFiniteError if a prediction is, and whatever the watcher raised.
+        Raises InvalidInput if libllama fails, NotFiniteError if logits are not finite, and what the watcher raised.
         """
         count = self._outputs.stop - self._outputs.start
         for first in range(0, len(windows), self._windows_per_call):
             group = windows[first : first + self._windows_per_call]
             logits = self._decode(group, len(group) * count)
-            # A token may be ruled out by minus infinity; all of them, NaN or plus infinity are no prediction.
+            # Minus infinity may exclude single tokens; all of them, NaN or plus infinity are no prediction.
             if not np.isfinite(logits.max(axis=1)).all():
                 raise NotFiniteError(Fault(str(self._model.path), NOT_FINITE))
             for index in range(len(group)):
@@ -120,7 +120,7 @@ class Session:
 
 
 class _WindowBatch:
-    """The arrays behind a `llama_batch`: each window is a sequence of its own."""
+    """The arrays of a `llama_batch` in which each window is its own sequence."""
 
     def __init__(self, windows: int, context: int, outputs: slice) -> None:
         self._token = np.zeros((windows, context), np.int32)
@@ -132,7 +132,7 @@ class _WindowBatch:
         self._wanted[:, outputs] = 1
 
     def fill(self, group: Int32[np.ndarray, "windows context"]) -> Batch:
-        """A batch of these windows; valid until the next call."""
+        """A batch of these windows, valid until the next call."""
         self._token[: len(group)] = group
         return Batch(
             group.size,

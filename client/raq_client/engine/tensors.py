@@ -1,7 +1,7 @@
-"""ggml tensors seen from Python: the struct, proven at run time, and copies of what a tensor holds.
+"""ggml tensors in Python: their C struct, checked at run time, and copies of their values.
 
-Source of the layout: ggml/include/ggml.h of llama.cpp commit 0c1e57098; the same in 0.6.0-dev. It is not trusted:
-`find_operations` builds tensors through ggml's own calls and reads them back through the struct.
+Source of the layout: ggml/include/ggml.h of llama.cpp commit 0c1e57098; the same in 0.6.0-dev. It is checked, not
+assumed: `find_operations` builds tensors through ggml's own calls and reads them back through the struct.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from raq_client.engine.library import KNOWN_RELEASES, Library
 from raq_solver.errors import Fault, InvalidInput
 
 MAX_DIMENSIONS, MAX_SOURCES, MAX_NAME = 4, 10, 64  # ggml.h: GGML_MAX_DIMS, GGML_MAX_SRC, GGML_MAX_NAME
-_OPERATIONS_TRIED = 64  # the wanted ones have numbers around 30; ggml has about 100, and reads past a table
+_OPERATIONS_TRIED = 64  # the wanted ones are near 30; ggml has about 100 and does not check the bounds of its table
 F32, F16, I32, BF16 = 0, 1, 26, 30  # ggml.h: enum ggml_type
 
 
@@ -43,7 +43,7 @@ class _InitParams(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """Numbers of the ggml operations that read weight matrices; they change between releases."""
+    """Numbers of the ggml operations that read weight matrices; they differ between releases."""
 
     multiply: int
     multiply_experts: int
@@ -52,9 +52,9 @@ class Operations:
 
 @functools.cache
 def find_operations(library: Library) -> Operations:
-    """Ask the library which number each operation has, after proving that its tensors have the layout above.
+    """Look up the library's operation numbers and check that its tensors have the layout above.
 
-    Raises InvalidInput if they have not.
+    Raises InvalidInput if they do not.
     """
     names = [library.calls.ggml_op_name(number) for number in range(_OPERATIONS_TRIED)]
     wanted = (b"MUL_MAT", b"MUL_MAT_ID", b"GET_ROWS")
@@ -111,13 +111,17 @@ def _declare_makers(calls: ctypes.CDLL) -> None:
 
 
 def clean_name(raw: bytes) -> str:
-    """A tensor's name without what a GPU scheduler wraps around copies: `CUDA0#blk.0.attn_k.weight#0`."""
+    """A tensor's name without the prefix and suffix that a GPU scheduler gives to copies.
+
+    >>> clean_name(b"CUDA0#blk.0.attn_k.weight#0")
+    'blk.0.attn_k.weight'
+    """
     parts = raw.decode(errors="replace").split("#")
     return parts[1] if len(parts) > 1 else parts[0]
 
 
 def copy_values(library: Library, address: int, dtype: np.dtype[np.generic]) -> np.ndarray:
-    """What a tensor holds, copied from wherever it lives; four axes in NumPy order (the reverse of ggml's)."""
+    """A copy of a tensor's values from CPU or GPU memory; four axes in NumPy order (the reverse of ggml's)."""
     tensor = TensorStruct.from_address(address)
     raw = np.empty(library.calls.ggml_nbytes(address), np.uint8)
     library.calls.ggml_backend_tensor_get(address, raw.ctypes.data, 0, raw.nbytes)

@@ -1,9 +1,9 @@
-"""Text from files: plain, or records of chats and completions (.jsonl), rendered as the model would see them.
+"""Read texts from files: plain text, or records of chats and completions (.jsonl) rendered as text.
 
-A record is one line of JSON in one of the forms in use: `messages` (role, content, reasoning_content, tool_calls),
+A record is one line of JSON in one of the common forms: `messages` (role, content, reasoning_content, tool_calls),
 `conversations` (from, value), `prompt`/`completion`, `question`/`answer`, `instruction`/`input`/`output`, `text`.
-Prompts stay: a completion without what it answers drives other activations. Reasoning stands in <think> tags before
-the answer, a tool call as JSON in <tool_call> tags.
+Prompts are kept: a completion without its prompt causes different activations. Reasoning is put in <think> tags
+before the answer, a tool call as JSON in <tool_call> tags.
 """
 
 import json
@@ -19,7 +19,7 @@ FORMS: Final = "messages, conversations, prompt and completion, question and ans
 
 
 def read_texts(paths: Sequence[Path]) -> list[Text]:
-    """The texts in these files, each named by its path; `DOMAIN=FILE` also says what domain it belongs to.
+    """The texts in these files, each named by its path; `DOMAIN=FILE` also gives its domain.
 
     Raises InvalidInput with the faults of all files.
     """
@@ -50,7 +50,11 @@ def _content(path: Path) -> str:
 
 
 def render_records(lines: str, where: str) -> str:
-    """The records of a .jsonl file as text, an empty line between them. Raises InvalidInput with every bad line."""
+    r"""The records of a .jsonl file as text, separated by empty lines. Raises InvalidInput with every bad line.
+
+    >>> render_records('{"prompt": "2+2?", "completion": "4"}\n{"text": "Hi."}', "chats.jsonl")
+    '2+2?\n4\n\nHi.\n'
+    """
     rendered: list[str] = []
     faults: list[Fault] = []
     for number, line in enumerate(lines.splitlines(), start=1):
@@ -86,15 +90,15 @@ def _record(record: dict[str, Any]) -> str | None:
 def _turn(turn: dict[str, Any]) -> str:
     role = turn.get("role", turn.get("from")) or ""
     content = turn.get("content", turn.get("value"))
-    if isinstance(content, list):  # parts of several kinds; only text drives a text model
+    if isinstance(content, list):  # parts of several kinds; a text model only gets the text
         content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    said = _with_reasoning(turn, content if isinstance(content, str) else "")
+    text = _with_reasoning(turn, content if isinstance(content, str) else "")
     for call in turn.get("tool_calls") or ():
         function = call.get("function", call) if isinstance(call, dict) else call
-        said = f"{said}\n<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>".lstrip()
-    return f"{role}: {said}" if role and said else said
+        text = f"{text}\n<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>".lstrip()
+    return f"{role}: {text}" if role and text else text
 
 
-def _with_reasoning(holder: dict[str, Any], said: str) -> str:
+def _with_reasoning(holder: dict[str, Any], text: str) -> str:
     reasoning = holder.get("reasoning_content", holder.get("reasoning"))
-    return f"<think>\n{reasoning}\n</think>\n{said}" if isinstance(reasoning, str) and reasoning else said
+    return f"<think>\n{reasoning}\n</think>\n{text}" if isinstance(reasoning, str) and reasoning else text

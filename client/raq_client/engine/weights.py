@@ -1,9 +1,9 @@
-"""The weights of a loaded model, read and replaced in place: no file, no reload.
+"""The weights of a loaded model, read and replaced in place without files or reloading.
 
-A model must have been loaded into memory of its own and unarranged (`load(..., editable=True)`): mapped files can't
-be written, and the rearranged copies that libllama makes for some kernels have another layout than they say.
-Source: llama.cpp's scheduler shows each operation's weight tensor (`cb_eval`), and `ggml_backend_tensor_set` writes
-it wherever it lives, on a GPU too.
+The model must be loaded with `load(..., editable=True)`, i.e. copied into memory and not rearranged: mapped files
+can't be written, and the rearranged copies that libllama makes for some kernels don't have the layout they declare.
+Source: llama.cpp's scheduler passes each operation's weight tensor to `cb_eval`, and `ggml_backend_tensor_set` writes
+it in CPU or GPU memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,16 +22,16 @@ Replacements = (
     Mapping[str, Float32[np.ndarray, "matrices rows length"]]
     | Iterable[tuple[str, Float32[np.ndarray, "matrices rows length"]]]
 )
-"""New values of some tensors, at hand or made one by one."""
+"""New values of some tensors, as a mapping or produced one by one."""
 PROBE_TOKENS = 32
-"""Length of the nonsense that is run once to see every weight; more than 16 leaves no kernel unused."""
+"""Length of the dummy input that is run once to see every weight; above 16, batched kernels are used too."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightTensor:
-    """A weight matrix, or stack of them, inside libllama: `shape` in NumPy order, (matrices, rows, row length).
+    """A weight matrix, or a stack of them, in libllama; `shape` is (matrices, rows, row length).
 
-    It has two `addresses` where libllama keeps a copy: an embedding that is the output head too.
+    It has two `addresses` where libllama keeps a copy: an embedding that is also the output head.
     """
 
     name: str
@@ -41,12 +41,12 @@ class WeightTensor:
 
     @property
     def writable(self) -> bool:
-        """Whether it is stored as plain floats, so that any values can be written into it."""
+        """Whether it is stored as plain floats, so that any values can be written."""
         return self.type_number in {F32, F16, BF16}
 
 
 class Weights(Mapping[str, WeightTensor]):
-    """All weight matrices that the model uses, by name."""
+    """All weight matrices of a loaded model, by name."""
 
     def __init__(self, library: Library, tensors: Mapping[str, WeightTensor]) -> None:
         self._library, self._tensors = library, dict(tensors)
@@ -61,23 +61,23 @@ class Weights(Mapping[str, WeightTensor]):
         return len(self._tensors)
 
     def stored(self, name: str) -> UInt8[np.ndarray, " size"]:
-        """A copy of the bytes of one tensor, as libllama holds them."""
+        """A copy of the bytes of one tensor as libllama stores them."""
         address = self._tensors[name].addresses[0]
         raw = np.empty(self._library.calls.ggml_nbytes(address), np.uint8)
         self._library.calls.ggml_backend_tensor_get(address, raw.ctypes.data, 0, raw.nbytes)
         return raw
 
     def read(self, name: str) -> Float32[np.ndarray, "matrices rows length"]:
-        """The values of one tensor that is stored as plain floats."""
+        """The values of one tensor, which must be stored as plain floats."""
         tensor = self._tensors[name]
         return _to_floats(self.stored(name), tensor.type_number).reshape(tensor.shape)
 
     @contextmanager
     def replaced(self, values: Replacements, original: Callable[[str], np.ndarray] | None = None) -> Iterator[None]:
-        """Let the named tensors hold `values`, rounded to the type they are stored in; afterwards all is as before.
+        """Replace the named tensors by `values`, rounded to their stored type, and restore them after the block.
 
-        The old bytes are put back exactly, also after an error, so that runs do not drift. They are copied first,
-        or asked of `original`: with it, and with `values` that are made one by one, no second model is ever held.
+        The old bytes are restored exactly, also after an error, so that runs do not drift. They are copied first,
+        or taken from `original`: with it and with `values` produced one by one, no second model is held in memory.
         """
         before: dict[str, np.ndarray | None] = {}
         try:
@@ -127,7 +127,7 @@ def _from_floats(values: Float32[np.ndarray, "..."], type_number: int) -> UInt8[
 
 
 def find_weights(model: Loaded, threads: int) -> Weights:
-    """Run a few tokens and note every weight matrix that takes part.
+    """Run a few tokens and record every weight matrix that is used.
 
     Raises InvalidInput if libllama's tensors have a layout that isn't known.
     """

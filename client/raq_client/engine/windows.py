@@ -1,4 +1,4 @@
-"""Texts cut into windows of tokens, as llama-perplexity cuts them (tools/perplexity of llama.cpp)."""
+"""Split texts into windows of tokens as llama-perplexity does (tools/perplexity of llama.cpp)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from raq_client.engine.model import Engine
 from raq_solver.errors import Fault, raise_faults
 
 LEAST_WINDOWS = 2
-"""Fewer windows have no spread between them, hence no error to report."""
+"""Fewer windows have no variance, so no standard error could be reported."""
 
 Progress = Callable[[int, int], None]
-"""Told after each window: windows done, windows in all."""
+"""Called after each window with the number of windows done and the total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Text:
 
 
 def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list[Int32[np.ndarray, "windows context"]]:
-    """Tokens of each text in windows of the engine's context, at most `limit` of each text.
+    """Tokens of each text in windows of the engine's context length, at most `limit` windows per text.
 
     Raises InvalidInput naming every text that has fewer than two windows.
     """
@@ -49,7 +49,7 @@ def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list
 
 
 def spread_windows(model: Engine, texts: Sequence[Text], count: int) -> Int32[np.ndarray, "windows context"]:
-    """At most `count` windows, evenly spread over all texts. Raises InvalidInput if one is shorter than two windows."""
+    """At most `count` windows, evenly spread over all texts. Raises InvalidInput if a text has fewer than two."""
     everything = np.concatenate(cut_windows(model, texts, None))
     if len(everything) <= count:
         return everything

@@ -1,1 +1,1 @@
-"""The model run on text: perplexity, KL divergence, importance, comparisons, allocations tried in memory."""
+"""Evaluate models on text: perplexity, KL divergence, paired comparisons, allocations tried in memory."""

@@ -1,9 +1,9 @@
-"""Is one quantization better than another, or is it noise? Paired on the same tokens, bootstrapped over windows.
+"""Paired comparison of two quantizations on the same tokens, with a bootstrap over windows.
 
-Both candidates were measured against one baseline on the same windows. What is compared is the difference window by
-window, so what makes a window hard for every model cancels out. Windows are the blocks that are resampled: tokens in
-one are not independent. The interval is the bootstrap-t (Efron & Tibshirani, An Introduction to the Bootstrap, 12.5),
-which keeps its promise for few windows and skewed differences, where plain percentiles are too narrow.
+Both candidates are measured against one baseline on the same windows. The differences are taken window by window, so
+that the difficulty of a window, which is common to all models, cancels out. Whole windows are resampled, because the
+tokens of one window are not independent. The interval is the bootstrap-t (Efron & Tibshirani, An Introduction to the
+Bootstrap, 12.5): its coverage is right for few windows and skewed differences, where plain percentiles are too narrow.
 """
 
 import math
@@ -23,13 +23,13 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 RESAMPLES = 5000
 CONFIDENCE = 0.95
 POWER_QUANTILE = 0.8416
-"""Normal quantile of the 80 % chance with which `windows_to_settle` windows would show the difference."""
+"""Normal quantile of 0.8, the probability with which `windows_to_settle` windows would show the difference."""
 BATCH = 1 << 20
-"""Resampled windows held at once."""
+"""Number of resampled windows in memory at once."""
 
 
 class Verdict(Enum):
-    """What the second candidate is, compared with the first."""
+    """The second candidate compared with the first."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -38,11 +38,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Second less first, as a mean over all tokens.
+    """Second minus first, as a mean over all tokens.
 
-    `low` and `high` bound it with the comparison's confidence, `error` is its standard error over windows.
-    `windows_to_settle` is how many windows would tell a difference of this size from noise with a chance of 80 %;
-    None if there is none to tell.
+    `low` and `high` are the interval at the comparison's confidence, `error` is the standard error over windows.
+    `windows_to_settle` is the number of windows with which a difference of this size would be significant with a
+    probability of 80 %; None if the difference is 0.
     """
 
     value: float
@@ -55,11 +55,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two candidates on the same tokens.
+    """The differences between two candidates on the same tokens.
 
     `kl` is the difference of mean KL divergence from the baseline, `loss` that of the mean negative log-likelihood
-    (nats per token both, less is better), `top1_agreement` that of the share of agreeing tokens (more is better).
-    The verdict of the whole is that of `kl`: it sees the whole distribution and has the least noise.
+    (both nats per token, less is better), `top1_agreement` that of the share of agreeing tokens (more is better).
+    The overall verdict is that of `kl`, which uses the whole distribution and has the least noise.
     """
 
     first: str
@@ -73,14 +73,14 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the second candidate is better or worse than the first, or can't be told from it."""
+        """Whether the second candidate is better or worse than the first, or not significantly different."""
         return self.kl.verdict
 
 
 def compare(first: Measurement, second: Measurement, *, confidence: float = CONFIDENCE, seed: int = 0) -> Comparison:
     """Compare two candidates that were measured against one baseline on the same windows.
 
-    Raises InvalidInput if the baselines or the windows differ, or a model predicted what is not finite.
+    Raises InvalidInput if the baselines or the windows differ, or if a prediction is not finite.
     """
     _require_same_tokens(first, second)
     raise_faults([fault for each in (first, second) for fault in _not_finite(each)])
@@ -103,9 +103,9 @@ def compare(first: Measurement, second: Measurement, *, confidence: float = CONF
 
 
 def compare_all(measurements: Sequence[Measurement], *, confidence: float = CONFIDENCE) -> tuple[Comparison, ...]:
-    """Compare every candidate with the one before it, as on a ladder of steps.
+    """Compare every candidate with the one before it.
 
-    All verdicts hold together with the given confidence: each alone has a higher one (Bonferroni).
+    All verdicts together hold with the given confidence; each alone has a higher one (Bonferroni).
     Raises InvalidInput if baselines or windows differ.
     """
     steps = list(pairwise(measurements))
@@ -120,12 +120,17 @@ def bootstrap_difference(
     less_is_better: bool = True,
     seed: int = 0,
 ) -> Difference:
-    """What differences per window (second less first) say of their mean."""
+    """The mean of differences per window (second minus first), with its bootstrap-t interval and verdict.
+
+    >>> bootstrap_difference(np.array([-0.1, -0.2, -0.15, -0.12])).verdict.name
+    'BETTER'
+    """
     count = len(per_window)
     mean, error = float(per_window.mean()), float(per_window.std(ddof=1)) / math.sqrt(count)
     if error == 0:
         low = high = mean
     else:
+        # Bootstrap-t: the quantiles of the studentized mean are subtracted, so the upper one gives the lower end.
         lower, upper = np.quantile(_student_resamples(per_window, seed), [(1 - confidence) / 2, (1 + confidence) / 2])
         low, high = mean - float(upper) * error, mean - float(lower) * error
     settle = _windows_to_settle(mean, error, count, confidence)
@@ -136,7 +141,7 @@ def bootstrap_difference(
 
 
 def _student_resamples(values: Float64[np.ndarray, " windows"], seed: int) -> Float64[np.ndarray, " resamples"]:
-    """(mean* - mean) / error* of resampled windows; a resample without any spread says nothing and is left out."""
+    """(mean* - mean) / error* of resampled windows; resamples without variance are left out."""
     random, count, centred = np.random.default_rng(seed), len(values), values - values.mean()
     found = []
     rows = max(1, BATCH // count)
@@ -151,17 +156,18 @@ def _student_resamples(values: Float64[np.ndarray, " windows"], seed: int) -> Fl
 def _windows_to_settle(mean: float, error: float, count: int, confidence: float) -> int | None:
     if mean == 0:
         return None
+    # Sample size for a two-sided test: the error must shrink to |mean| / (z of the confidence + z of the power).
     needed = NormalDist().inv_cdf((1 + confidence) / 2) + POWER_QUANTILE
     return max(2, math.ceil(count * (needed * error / mean) ** 2))
 
 
 def _not_finite(measured: Measurement) -> list[Fault]:
-    """What there is to say of a candidate with tokens that it, or the baseline, can't predict."""
+    """A fault if the candidate or the baseline has no finite loss for some tokens."""
     scores = measured.scores()
     finite = np.isfinite(scores.kl) & np.isfinite(scores.candidate_nll)
     if finite.all():
         return []
-    what = f"gives {int((~finite).sum())} of {scores.tokens} tokens no finite loss or KL divergence; nothing to compare"
+    what = f"no finite loss or KL divergence for {int((~finite).sum())} of {scores.tokens} tokens; can't be compared"
     return [Fault(measured.candidate, what)]
 
 

@@ -1,6 +1,6 @@
-"""A loaded model whose tensors are replaced by their quantized selves, in place, and what that costs.
+"""Try allocations in memory: replace tensors of a loaded model by their quantized values and measure the loss.
 
-The model is loaded when it is first needed: a measurement that is in the journal already needs none.
+The model is loaded when it is first needed; a measurement that is already in the journal does not need it.
 """
 
 import tempfile
@@ -31,9 +31,9 @@ from raq_solver.tensors import Tensor
 
 @dataclass(frozen=True, eq=False)
 class TrialSetup:
-    """What a trial runs on: the model, the importance its quantizer sees, the texts, and how many windows of them.
+    """The setup of a trial: the model, the importance for quantizing it, the texts, and the number of their windows.
 
-    Raises InvalidInput without any text.
+    Raises InvalidInput if there is no text.
     """
 
     model: ModelFile
@@ -53,14 +53,14 @@ class TrialSetup:
 
 @dataclass(frozen=True, eq=False)
 class TrialResult:
-    """Scores against the untouched model, and the relative output error of every tensor that was replaced."""
+    """Scores against the unchanged model, and the relative output error of every replaced tensor."""
 
     scores: TokenScores
     errors: Mapping[str, float]
 
 
 class BrokenByTrialError(InvalidInput):
-    """With these tensors quantized the model predicts NaN or infinity; untouched it does not."""
+    """With these tensors quantized the model predicts NaN or infinity; unchanged it does not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class Probe:
 
 
 def probe_type(wanted: QuantType, tensor: Tensor, *, has_importance: bool) -> QuantType:
-    """The type to probe a tensor with: `wanted` where it fits and may be used, else llama.cpp's substitute or Q8_0."""
+    """The type to probe a tensor with: `wanted` if it fits and may be used, else llama.cpp's substitute or Q8_0."""
     fitting = fitting_type(wanted, tensor.row_length)
     if fitting is None or (needs_importance(fitting, tensor.name) and not has_importance):
         fitting = fitting_type(CATALOGUE["Q4_0"], tensor.row_length)
@@ -91,9 +91,9 @@ def make_probe(
 ) -> Probe:
     """Quantize and dequantize every matrix with the kernels that write files.
 
-    Columns count as `rounding` says when they are quantized, and as `importance` says in the error.
+    Columns are weighted by `rounding` for quantizing, and by `importance` in the error.
 
-    Raises ValueError if the rows do not divide into blocks, or a weight or importance is not finite.
+    Raises ValueError if the row length is not a multiple of the block length, or a weight or importance is not finite.
     """
     values = np.empty_like(weights)
     squared = energy = 0.0
@@ -109,11 +109,11 @@ def make_probe(
 
 
 MEMORY_BYTES = 1 << 30
-"""Logits beyond this size go to a temporary file, which is mapped."""
+"""Logits above this size are stored in a temporary file, which is mapped."""
 
 
 class RecordedLogits:
-    """What `model` says on `windows`, bit for bit: nothing is rounded, so an unchanged model differs by exactly 0.
+    """The logits of `model` on `windows`, stored unrounded, so that an unchanged model differs by exactly 0.
 
     Raises InvalidInput if libllama fails.
     """
@@ -128,15 +128,15 @@ class RecordedLogits:
         for index, logits in enumerate(model.score_windows(windows)):
             self._logits[index] = logits
         self.seconds = time.monotonic() - started
-        """Seconds that running the model on all windows took."""
+        """Seconds for running the model on all windows."""
 
     @property
     def tokens(self) -> int:
-        """Number of scored tokens."""
+        """The number of scored tokens."""
         return self._following.size
 
     def compare(self, other: Engine | None = None) -> TokenScores:
-        """Scores of the model as it is now, or of another with its vocabulary, against what was recorded."""
+        """Scores of the model in its present state, or of another one with its vocabulary, against the recording."""
         return join_scores(list(self._compared(other or self._model)))
 
     def _compared(self, model: Engine) -> Iterator[TokenScores]:
@@ -153,20 +153,20 @@ def _room(shape: tuple[int, int, int]) -> Float32[np.ndarray, "windows positions
 
 
 class Trial:
-    """Tries allocations on a model in memory; made with `with`, which frees the model."""
+    """Tries allocations on a model in memory; a context manager that frees the model."""
 
-    def __init__(self, bench: TrialSetup) -> None:
-        self._bench = bench
+    def __init__(self, setup: TrialSetup) -> None:
+        self._setup = setup
         self._stack = ExitStack()
         self._loaded: tuple[Engine, RecordedLogits] | None = None
 
     def run(self, types: Mapping[str, QuantType]) -> TrialResult:
-        """Quantize these tensors as these types, each with its importance, and compare with the untouched model.
+        """Quantize these tensors to these types, each with its importance, and compare with the unchanged model.
 
-        A type that does not fit a tensor gives way to llama.cpp's substitute. Nothing stays changed.
+        A type that does not fit a tensor is replaced by llama.cpp's substitute. Afterwards the weights are restored.
 
-        Raises InvalidInput if the model can't be loaded or evaluated, a text is too short, or a tensor named here is
-        not used by the model or stored in blocks already; BrokenByTrialError if what the changed model predicts is not
+        Raises InvalidInput if the model can't be loaded or evaluated, a text is too short, or a tensor in `types` is
+        not used by the model or already quantized; BrokenByTrialError if the changed model's predictions are not
         finite.
         """
         model, recorded = self._ready()
@@ -184,12 +184,12 @@ class Trial:
             try:
                 scores = recorded.compare()
             except NotFiniteError as error:
-                what = "with these types what it predicts is not finite (NaN or infinite)"
-                raise BrokenByTrialError(Fault(str(self._bench.path), what)) from error
+                what = "with these types its predictions are not finite (NaN or infinite)"
+                raise BrokenByTrialError(Fault(str(self._setup.path), what)) from error
         return TrialResult(scores, errors)
 
     def prepare(self) -> float:
-        """Load the model and record what it says, untouched; gives the seconds that running the windows took.
+        """Load the model, record its logits unchanged, and return the seconds for running the windows.
 
         Raises InvalidInput if the model can't be loaded or evaluated, or a text is too short.
         """
@@ -197,25 +197,25 @@ class Trial:
         return recorded.seconds
 
     def compare(self, other: Engine) -> TokenScores:
-        """Scores of another model with this one's vocabulary, a quantized file say, against the untouched model."""
+        """Scores of another model with this one's vocabulary, e.g. a quantized file, against the unchanged model."""
         return self._ready()[1].compare(other)
 
     def writable(self) -> frozenset[str]:
-        """Names of the tensors that can be tried: used by the model and stored as plain floats."""
+        """The names of the tensors that can be tried: used by the model and stored as plain floats."""
         model, _ = self._ready()
         return frozenset(name for name, tensor in model.weights().items() if tensor.writable)
 
     def _probe(self, name: str, quant_type: QuantType) -> Probe:
-        bench = self._bench
-        tensor = bench.model.tensor(name)
-        rows = None if bench.importance is None else bench.importance.rows(tensor)
-        rounding = None if bench.importance is None else bench.importance.rounding(tensor)
+        setup = self._setup
+        tensor = setup.model.tensor(name)
+        rows = None if setup.importance is None else setup.importance.rows(tensor)
+        rounding = None if setup.importance is None else setup.importance.rounding(tensor)
         fitting = probe_type(quant_type, tensor, has_importance=rows is not None)
         weights = self._ready()[0].weights().read(name)
-        return make_probe(weights, fitting, rounding, rows, effort=bench.effort, threads=bench.threads)
+        return make_probe(weights, fitting, rounding, rows, effort=setup.effort, threads=setup.threads)
 
     def _original(self, name: str) -> UInt8[np.ndarray, "rows size"]:
-        model = self._bench.model
+        model = self._setup.model
         return model.stored(model.tensor(name))
 
     def _require_writable(self, types: Mapping[str, QuantType]) -> None:
@@ -223,15 +223,15 @@ class Trial:
         if stuck:
             names = ", ".join(stuck[:5]) + (" and others" if len(stuck) > 5 else "")
             what = f"can't be tried in memory: {names} (a trial needs F16, BF16 or F32 weights that the model uses)"
-            raise InvalidInput(Fault(str(self._bench.path), what))
+            raise InvalidInput(Fault(str(self._setup.path), what))
 
     def _ready(self) -> tuple[Engine, RecordedLogits]:
         if self._loaded is None:
-            bench = self._bench
+            setup = self._setup
             model = self._stack.enter_context(
-                loaded(bench.path, context=bench.context, threads=bench.threads, library=bench.library, editable=True)
+                loaded(setup.path, context=setup.context, threads=setup.threads, library=setup.library, editable=True)
             )
-            self._loaded = model, RecordedLogits(model, spread_windows(model, bench.texts, bench.windows))
+            self._loaded = model, RecordedLogits(model, spread_windows(model, setup.texts, setup.windows))
         return self._loaded
 
     def __enter__(self) -> Self:
@@ -240,4 +240,4 @@ class Trial:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.__exit__(kind, error, trace)  # which names the weight, if one is not finite
+        self._stack.__exit__(kind, error, trace)  # adds the name of a weight that is not finite to the error

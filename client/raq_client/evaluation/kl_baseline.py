@@ -1,11 +1,11 @@
-"""A baseline on disk: llama.cpp's `--kl-divergence-base` files, written and read.
+"""Baselines on disk: read and write llama.cpp's `--kl-divergence-base` files.
 
 Layout (little-endian): "_logits_", then int32 context, vocabulary, windows; the tokens of all windows as int32, their
 first tokens not replaced; then for each window and scored position a row of uint16: two float32 {scale, least} in the
 first four, the codes of all tokens, and one code of padding if their number is odd. log p = scale * code + least.
-Codes reach 16 nats below the likeliest token; what lies lower has code 0. Source: tools/perplexity of llama.cpp.
+Codes reach 16 nats below the likeliest token; lower values have code 0. Source: tools/perplexity of llama.cpp.
 
-Rounding to 16 bits and the cut at 16 nats are the format's: comparing two loaded models has neither.
+The rounding to 16 bits and the cut at 16 nats belong to the format; a comparison of two loaded models has neither.
 """
 
 import struct
@@ -28,13 +28,13 @@ from raq_solver.errors import Fault, InvalidInput
 MAGIC = b"_logits_"
 HEADER = struct.Struct("<8siii")
 REACH = 16.0
-"""Nats below the likeliest token that codes reach, and log-probability below which llama-perplexity counts nothing."""
+"""Range of the codes in nats below the likeliest token; llama-perplexity also ignores probabilities below exp(-16)."""
 LARGEST_CODE = 65535
 
 
 @dataclass(frozen=True, eq=False)
 class StoredBaseline:
-    """What a model said of some windows, as a file holds it; made by `open_baseline`. Rows are read when asked for."""
+    """A model's stored log-probabilities on some windows, made by `open_baseline`; rows are read on demand."""
 
     path: Path
     context: int
@@ -43,7 +43,7 @@ class StoredBaseline:
     rows: UInt16[np.ndarray, "windows positions codes"]
 
     def log_probabilities(self, window: int) -> Float32[np.ndarray, "positions vocabulary"]:
-        """Log-probabilities of one window at its scored positions; what was cut off has the least of its row."""
+        """Log-probabilities of one window at its scored positions; values cut off have the least of their row."""
         rows = np.array(self.rows[window])
         scale, least = rows[:, :2].copy().view(np.float32), rows[:, 2:4].copy().view(np.float32)
         found: np.ndarray = rows[:, 4 : 4 + self.vocabulary].astype(np.float32)
@@ -55,7 +55,7 @@ class StoredBaseline:
 def open_baseline(path: Path | str) -> StoredBaseline:
     """Open a file written by `write_baseline` or by llama-perplexity; the rows are mapped, not read.
 
-    Raises InvalidInput if there is no such file, or it is something else or cut short.
+    Raises InvalidInput if there is no such file, or if it is something else or cut short.
     """
     path = Path(path)
     try:
@@ -68,7 +68,7 @@ def open_baseline(path: Path | str) -> StoredBaseline:
         raise InvalidInput(Fault(str(path), "is not a file of log-probabilities (llama-perplexity's or raq's)"))
     _, context, vocabulary, windows = HEADER.unpack(head)
     if context < SMALLEST_CONTEXT or vocabulary < 1 or windows < 1:
-        what = f"says that it holds {windows} windows of {context} tokens of a vocabulary of {vocabulary}"
+        what = f"claims to hold {windows} windows of {context} tokens of a vocabulary of {vocabulary}"
         raise InvalidInput(Fault(str(path), what))
     shape = (windows, _positions(context), _row_codes(vocabulary))
     start = HEADER.size + 4 * windows * context
@@ -92,10 +92,10 @@ def write_baseline(
     force: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Write what `model` says of `texts` (at most `windows` of each) for later checks, here or by llama-perplexity.
+    """Write the logits of `model` on `texts` (at most `windows` of each) for later checks, also with llama-perplexity.
 
-    About 2 bytes per scored token and entry of the vocabulary. Raises InvalidInput if there is no text, one is
-    shorter than two windows, the model can't be loaded, or the file can't be written or exists and not `force`.
+    The file has about 2 bytes per scored token and entry of the vocabulary. Raises InvalidInput if there is no text, a
+    text has fewer than two windows, the model can't be loaded, or the file can't be written or exists without `force`.
     """
     if not texts:
         raise InvalidInput(Fault("text", "there is none to evaluate; name at least one text file"))
@@ -115,7 +115,7 @@ def write_baseline(
 
 
 def encode_rows(logits: Float32[np.ndarray, "positions vocabulary"]) -> UInt16[np.ndarray, "positions codes"]:
-    """Rows of the file for these logits."""
+    """The rows of a baseline file for these logits."""
     top = logits.max(axis=1, keepdims=True)
     low = np.maximum(logits.min(axis=1, keepdims=True), top - np.float32(REACH))
     log_sum = np.log(np.exp(logits - top).sum(axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
@@ -139,8 +139,8 @@ def measure_against_stored(
 ) -> Measurement:
     """Score a candidate on the windows of a stored baseline (at most `windows`), by llama-perplexity's definitions.
 
-    Raises InvalidInput if the candidate can't be loaded or has another vocabulary, there are fewer than two windows, or
-    a number is not finite on either side.
+    Raises InvalidInput if the candidate can't be loaded or has another vocabulary, if there are fewer than two windows,
+    or if a number is not finite on either side.
     """
     kept = baseline.windows[:windows]
     if len(kept) < LEAST_WINDOWS:
@@ -160,7 +160,7 @@ def measure_against_stored(
             following = kept[index, scored_positions(baseline.context).start + 1 :]
             stored = baseline.log_probabilities(index)
             if not np.isfinite(stored).all():
-                what = f"holds numbers that are not finite in window {index}: save it anew, from a sound model"
+                what = f"holds numbers that are not finite in window {index}: save it again, from an intact model"
                 raise NotFiniteError(Fault(str(baseline.path), what))
             parts.append(score_stored(stored, logits, following))
             if progress is not None:
@@ -176,12 +176,12 @@ def score_stored(
 ) -> TokenScores:
     """Compare stored log-probabilities with a candidate's logits as llama-perplexity does.
 
-    Tokens that the baseline gives less than exp(-16) are left out of the KL divergence, nothing is normalized again.
+    Tokens with a baseline probability below exp(-16) are left out of the KL divergence, without normalizing the rest.
     """
     likely = np.where(stored > -REACH, stored, np.float32(-np.inf))
     scores = score_window(likely, candidate, targets)
     kept = np.exp(likely).sum(axis=1, dtype=np.float64)
-    # score_window normalizes: its KL is sum (p/S) log(p/(S q)), and S (KL + log S) is sum p log(p/q).
+    # score_window normalizes p to p/S: its KL is sum (p/S) log(p/(S q)), so sum p log(p/q) is S (KL + log S).
     baseline_nll = -stored[np.arange(len(targets)), targets].astype(np.float64)
     return replace(
         scores,

@@ -1,9 +1,9 @@
-"""The check: how far a quantized model is from its original, on text.
+"""Check a quantized model: perplexity, and KL divergence from its original, on text.
 
-Definitions are llama-perplexity's: a text is tokenized once, cut into windows of `context` tokens without overlap,
-a rest is dropped; the first token of a window gives way to the begin token if the vocabulary adds one; the second
-half of each window is scored. Both models are held in memory and read the same window one after the other, so
-that the logits of no more than a few windows ever exist. Source: tools/perplexity of llama.cpp.
+Definitions are llama-perplexity's: a text is tokenized once and cut into windows of `context` tokens without overlap,
+the remainder is dropped; the first token of a window is replaced by the begin token if the vocabulary adds one; the
+second half of each window is scored. Both models are in memory and evaluate the same window one after the other, so
+that only the logits of a few windows exist at a time. Source: tools/perplexity of llama.cpp.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 @dataclass(frozen=True, eq=False)
 class TextScores:
-    """The scores of one text, and the tokens they belong to."""
+    """The scores of one text and its tokens."""
 
     name: str
     domain: str
@@ -34,7 +34,7 @@ class TextScores:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Two models compared token by token on some texts: what a report or a paired comparison is made from."""
+    """Two models compared token by token on some texts; the data for a report or a paired comparison."""
 
     baseline: str
     candidate: str
@@ -43,11 +43,11 @@ class Measurement:
     warnings: tuple[str, ...]
 
     def scores(self) -> TokenScores:
-        """All texts' scores, one after the other."""
+        """The scores of all texts, concatenated."""
         return join_scores([text.scores for text in self.texts])
 
     def report(self) -> CheckReport:
-        """The figures of all texts together, of each text and of each domain."""
+        """The report with a summary of all texts, of each text and of each domain."""
         parts = [(text.name, text.domain, text.scores) for text in self.texts]
         return make_report(self.baseline, self.candidate, self.context, parts, self.warnings)
 
@@ -116,13 +116,13 @@ def measure_all(
     library: Path | str | None = None,
     progress: Progress | None = None,
 ) -> tuple[Measurement, ...]:
-    """Score every window of `texts` with all models; at most `windows` of each text, from its beginning.
+    """Score the first `windows` windows of each text (None: all) with all models.
 
-    All models are held in memory at once, and the baseline reads each window once. Models are loaded and freed here
-    unless they come as engines, which must have been loaded for `context`. An interrupt between windows frees them.
+    All models are in memory at once, and the baseline evaluates each window once. Models are loaded and freed here
+    unless given as engines, which must have been loaded for `context`. An interrupt between windows frees them.
 
-    Raises InvalidInput if there is no text, a text is shorter than two windows, a model can't be loaded or predicts
-    what is not finite, or a candidate has another vocabulary than the baseline.
+    Raises InvalidInput if there is no text, a text has fewer than two windows, a model can't be loaded, predictions are
+    not finite, or a candidate has another vocabulary than the baseline.
     """
     _require_texts(texts, windows)
     with ExitStack() as stack:
@@ -164,7 +164,7 @@ def _measure_engines(
 def _score_side_by_side(
     base: Engine, others: Sequence[Engine], windows: Int32[np.ndarray, "windows context"]
 ) -> Iterator[list[TokenScores]]:
-    """Per window the scores of each other model; no more logits exist than each model's own of a few windows."""
+    """Yield the scores of each other model, window by window; each model keeps the logits of a few windows only."""
     following = windows[:, scored_positions(base.context).start + 1 :]
     streams = [other.score_windows(windows) for other in others]
     for targets, base_logits, *logits in zip(following, base.score_windows(windows), *streams, strict=True):

@@ -1,7 +1,7 @@
-"""Is the prediction good, and is the file better than a plain mixture of llama.cpp's?
+"""Prediction check: compare the predicted loss with the measured one, and a file with one of llama.cpp's mixtures.
 
-Loss tables assume moderate errors. Where that does not hold, the measured KL divergence is not the predicted one, and
-an allocation that is optimal on paper may lose to a mixture of llama.cpp: so both are measured.
+Loss tables assume moderate errors. For larger ones the measured KL divergence differs from the predicted one, and an
+allocation that is optimal for the table may be worse than a mixture of llama.cpp, so both are measured.
 """
 
 from dataclasses import dataclass

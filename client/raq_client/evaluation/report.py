@@ -1,4 +1,4 @@
-"""What a check found, as numbers with their errors: the summary of many scored tokens."""
+"""The report of a check: summaries of many scored tokens, with standard errors."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,14 +18,14 @@ from raq_client.evaluation.statistics import (
 )
 
 KL_FRACTIONS = (0.0, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
-"""Fractions whose quantiles are reported; 0 is the least value and 1 the largest."""
+"""Fractions whose quantiles are reported; 0 is the smallest value and 1 the largest."""
 POSITION_BINS = 8
-"""Parts of a window's scored half over which KL divergence is reported, so that drift is seen."""
+"""Number of parts of a window's scored half for which KL divergence is reported, to show drift."""
 
 
 @dataclass(frozen=True, slots=True)
 class PositionRange:
-    """Mean KL divergence over the window positions `first` to `last`, both included."""
+    """Mean KL divergence over the window positions `first` to `last`, inclusive."""
 
     first: int
     last: int
@@ -34,11 +34,11 @@ class PositionRange:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Figures over some windows; every name is llama-perplexity's figure of the same meaning, in nats.
+    """Figures over some windows, defined as in llama-perplexity, in nats.
 
     `log_ratio` is ln(perplexity / baseline_perplexity), its error that of paired tokens. `top1_agreement` is the
-    share of tokens on whose likeliest continuation both models agree. `probability_change` is the candidate's
-    probability of the true next token less the baseline's: its mean, and its root mean square.
+    share of tokens for which both models find the same next token likeliest. `probability_change` is the candidate's
+    probability of the true next token minus the baseline's: its mean, and its root mean square.
     """
 
     windows: int
@@ -59,7 +59,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """A finished check: all texts together, each text, and each domain that was named."""
+    """The result of a check: all texts together, each text, and each named domain."""
 
     baseline: str
     candidate: str
@@ -70,7 +70,7 @@ class CheckReport:
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain dicts, lists and numbers, ready for JSON (NaN marks an error that isn't known)."""
+        """The report as plain dicts, lists and numbers, ready for JSON (NaN marks an unknown error)."""
         return asdict(self)
 
 
@@ -81,13 +81,13 @@ def make_report(
     parts: Sequence[tuple[str, str, TokenScores]],
     warnings: Sequence[str] = (),
 ) -> CheckReport:
-    """Summarize the scores of some texts, each given as (name, domain, scores)."""
+    """The report for the scores of some texts, each given as (name, domain, scores)."""
     overall = join_scores([scores for _, _, scores in parts])
     broken = overall.broken_tokens()
     if broken:
         warnings = (
             *warnings,
-            f"{broken} of {overall.tokens} tokens are ruled out by a model, which makes its perplexity infinite",
+            f"{broken} of {overall.tokens} tokens have probability 0 for a model, which makes its perplexity infinite",
         )
     by_domain: dict[str, list[TokenScores]] = {}
     for _, domain, scores in parts:
@@ -106,10 +106,10 @@ def make_report(
 
 def summarize(scores: TokenScores, context: int) -> Summary:
     """All figures over the given windows of `context` tokens."""
-    with np.errstate(all="ignore"):  # a token that a model rules out has an infinite loss: said in a warning
+    with np.errstate(all="ignore"):  # a token with probability 0 has an infinite loss: make_report adds a warning
         baseline_perplexity = estimate_exp_mean(scores.baseline_nll)
         perplexity = estimate_exp_mean(scores.candidate_nll)
-        # The difference's slope towards each negative log-likelihood is that side's perplexity.
+        # Delta method: the derivative of exp(mean nll) with respect to each token's nll is that side's perplexity.
         slopes = perplexity.value * scores.candidate_nll - baseline_perplexity.value * scores.baseline_nll
         rise = scores.candidate_nll - scores.baseline_nll
         return Summary(

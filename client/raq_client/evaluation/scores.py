@@ -1,4 +1,4 @@
-"""What two models say about the same tokens: one number of each kind per scored token."""
+"""Scores of two models on the same tokens: one number of each kind per scored token."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,16 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32
 
 BLOCK_LOGITS = 1 << 18
-"""Logits worked on at once: a block of rows and its scratch should stay in a core's cache."""
+"""Number of logits per block: a block of rows and its scratch array should fit in a core's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class TokenScores:
-    """Per window and scored position; logarithms are natural.
+    """Scores per window and scored position; logarithms are natural.
 
-    `baseline_nll`, `candidate_nll`: negative log-likelihood of the token that follows.
+    `baseline_nll`, `candidate_nll`: negative log-likelihood of the next token.
     `kl`: KL divergence of the candidate's distribution from the baseline's, nats.
-    `probability_change`: the candidate's probability of the token that follows, less the baseline's.
+    `probability_change`: the candidate's probability of the next token minus the baseline's.
     `same_top`: whether both find the same token most likely.
     """
 
@@ -46,7 +46,7 @@ class TokenScores:
 
 
 def join_scores(parts: "list[TokenScores]") -> TokenScores:
-    """The windows of all `parts` under each other."""
+    """The scores of all windows of `parts`, concatenated."""
     names = TokenScores.__dataclass_fields__
     return TokenScores(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
@@ -56,10 +56,10 @@ def score_window(
     candidate: Float32[np.ndarray, "positions vocabulary"],
     targets: Int32[np.ndarray, " positions"],
 ) -> TokenScores:
-    """Compare the logits of two models over one window; `targets` are the tokens that really follow.
+    """Compare the logits of two models over one window; `targets` are the true next tokens.
 
     Nothing is rounded or clamped: logits stay float32, sums are float64. (llama-perplexity stores the baseline
-    in 16 bits and ignores what lies 16 nats below the top, which puts a floor under small divergences.)
+    in 16 bits and ignores values 16 nats below the top, which limits how small a divergence it can measure.)
     """
     rows = max(1, BLOCK_LOGITS // baseline.shape[1])
     parts = [
@@ -76,7 +76,7 @@ def _score_rows(
     targets: Int32[np.ndarray, " rows"],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     row = np.arange(len(targets))
-    with np.errstate(all="ignore"):  # a broken model's NaN and infinities are counted, not warned about
+    with np.errstate(all="ignore"):  # NaN and infinities of a broken model are counted later
         scratch = np.empty_like(baseline)
         baseline_sum = _log_sum_exp(baseline, scratch)
         kl = _mean_difference(baseline, candidate, scratch)
@@ -92,7 +92,7 @@ def _score_rows(
 def _log_sum_exp(
     logits: Float32[np.ndarray, "rows vocabulary"], exponentials: Float32[np.ndarray, "rows vocabulary"]
 ) -> Float64[np.ndarray, " rows"]:
-    """Logarithm of the sum of exp of each row; `exponentials` receives exp(logit - largest of the row)."""
+    """The logarithm of the sum of exp of each row; exp(logit - largest of the row) is written to `exponentials`."""
     top = logits.max(axis=1, keepdims=True)
     np.subtract(logits, top, out=exponentials)
     np.exp(exponentials, out=exponentials)
@@ -105,9 +105,9 @@ def _mean_difference(
     candidate: Float32[np.ndarray, "rows vocabulary"],
     exponentials: Float32[np.ndarray, "rows vocabulary"],
 ) -> Float64[np.ndarray, " rows"]:
-    """Mean over each row of baseline - candidate, weighted by the baseline's `exponentials`.
+    """The mean over each row of baseline - candidate, weighted by the baseline's `exponentials`.
 
-    A token that the baseline rules out (a logit of minus infinity) has no weight, whatever the candidate says.
+    A token with probability 0 in the baseline (a logit of minus infinity) has no weight, whatever the candidate's is.
     """
     difference = baseline - candidate
     if not np.isfinite(baseline.min()):

@@ -1,1 +1,1 @@
-"""Files of users, read and written: profiles, settings, plain problems, manifests; every writing is atomic."""
+"""Read and write files of users: profiles, settings, plain problems, manifests; all writes are atomic."""

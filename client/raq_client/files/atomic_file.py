@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: files that appear complete or not at all."""
 
 import errno
 import os
@@ -14,11 +14,11 @@ from raq_solver.errors import InvalidInput
 
 @contextmanager
 def atomic_file(path: Path, *, force: bool = False, needed: int = 0) -> Iterator[BinaryIO]:
-    """A new file open for writing, which takes the name `path` when the block ends without an error.
+    """A new file open for writing, renamed to `path` when the block ends without an error.
 
-    Until then it lies beside it under another name, and any error or interrupt removes it; what a killed process left
-    there is removed now. Where `path` is a link, the file that it leads to is written, and the link stays. `needed`
-    bytes are looked for before anything is written. Raises InvalidInput as `check_output` does.
+    Until then it has a temporary name in the same folder; an error or interrupt removes it, and leftovers of killed
+    processes are removed now. If `path` is a link, its target is written and the link is kept. `needed` bytes must be
+    free on the disk before anything is written. Raises InvalidInput as `check_output` does.
     """
     check_output(path, force=force, needed=needed)
     target = target_of(path)
@@ -30,9 +30,9 @@ def atomic_file(path: Path, *, force: bool = False, needed: int = 0) -> Iterator
             yield file
             file.flush()
             os.fsync(file.fileno())
-            # Somebody may have written there meanwhile.
+            # Another process may have written the file meanwhile.
             check_output(path, force=force)
-            partial.replace(target)  # before it is closed: a partial file that nobody holds open is stale
+            partial.replace(target)  # before closing: a partial file that is not held open counts as stale
         _sync_folder(target.parent)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -43,7 +43,7 @@ def atomic_file(path: Path, *, force: bool = False, needed: int = 0) -> Iterator
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name as durable as the bytes, where the file system can."""
+    """Sync the folder, so that the new name is durable too, if the file system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

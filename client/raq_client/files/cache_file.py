@@ -1,4 +1,4 @@
-"""Files of the cache folder: lines that are remembered if that can be done, for work that goes on without them too."""
+"""Files of the cache folder: JSON lines, for work that can continue without them if they can't be read or written."""
 
 import json
 import logging
@@ -11,16 +11,16 @@ _LOG = logging.getLogger(__name__)
 
 
 class CacheFile:
-    """Objects of JSON, one a line; in no file where `path` is None.
+    """JSON objects, one per line; without a file if `path` is None.
 
-    Where the file can't be read or written, nothing is remembered, and that is said once.
+    If the file can't be read or written, nothing is stored, and a warning is logged once.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def objects(self) -> Iterator[dict[str, Any]]:
-        """What was remembered, in order; a line that is cut short or damaged is left out."""
+        """The stored objects in order, without lines that are cut short or damaged."""
         if self._path is None:
             return
         try:
@@ -37,7 +37,7 @@ class CacheFile:
                 yield found
 
     def add(self, found: dict[str, Any]) -> None:
-        """Remember an object at once."""
+        """Append an object to the file immediately."""
         if self._path is None:
             return
         try:
@@ -55,6 +55,4 @@ class CacheFile:
 
 @cache
 def _say_once(folder: Path, reason: str) -> None:
-    _LOG.warning(
-        "note: the cache %s can't be used (%s): going on without it, and nothing is remembered", folder, reason
-    )
+    _LOG.warning("note: the cache %s can't be used (%s): continuing without it, nothing is stored", folder, reason)

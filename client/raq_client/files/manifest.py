@@ -1,4 +1,4 @@
-"""Manifests: what a run was made from and what it made, so that it can be repeated and checked."""
+"""Manifests: inputs, outputs and versions of a run, so that it can be repeated and verified."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ _LIBRARIES: Final = ("gguf", "numpy", "ortools", "xllamacpp")
 def make_manifest(
     command: Sequence[str], inputs: Iterable[Path], outputs: Iterable[Path], result: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The command, SHA-256 of every input and output file, versions, and what came out."""
+    """The manifest of a run: its command, SHA-256 of every input and output file, versions, and the result."""
     return {
         "format": FORMAT,
         "command": list(command),
@@ -28,13 +28,13 @@ def make_manifest(
 
 
 def write_manifest(manifest: Mapping[str, Any], path: Path) -> None:
-    """Write it as JSON, in place of an older one."""
+    """Write a manifest as JSON, replacing an older one."""
     with atomic_file(path, force=True) as file:
         file.write(json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n")
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """The SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,6 +1,10 @@
-"""Names of files as text: a system allows bytes in them that no text has."""
+"""File names as text: systems allow bytes in names that are not valid UTF-8."""
 
 
 def readable(name: str) -> str:
-    """The name with a question mark for each byte that is no character, so that it can be kept in files and shown."""
+    r"""The name with a question mark for each invalid byte, so that it can be stored and printed.
+
+    >>> readable("model-\udcff.gguf")
+    'model-?.gguf'
+    """
     return name.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""Whether a file can be written, asked before the work whose result it is to hold."""
+"""Check that an output file can be written, before the work for it begins."""
 
 import os
 import secrets
@@ -11,11 +11,11 @@ from raq_solver.errors import Fault, InvalidInput
 
 
 def check_output(path: Path, *, force: bool, inputs: Iterable[Path] = (), needed: int = 0) -> None:
-    """Raise InvalidInput if `path` can't be written, or something is there and not `force`.
+    """Raise InvalidInput if `path` can't be written, or if it exists without `force`.
 
-    Nothing may be written over one of the `inputs`, by whatever name or link, nor over what is no regular file, also
-    with `force`. Links are followed. The folder must take a new file, the file system the name, and the disk `needed`
-    bytes.
+    Even with `force`, one of the `inputs` (under any name or link) and anything but a regular file are never
+    overwritten. Links are followed. The folder must accept a new file, the file system the name, and the disk must
+    have `needed` bytes.
     """
     there = _status(path)
     if there is not None:
@@ -35,12 +35,12 @@ def check_output(path: Path, *, force: bool, inputs: Iterable[Path] = (), needed
 
 
 def target_of(path: Path) -> Path:
-    """The file that `path` leads to when all links are followed, there or not."""
+    """The file to which `path` leads when all links are followed; it need not exist."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def is_same_file(path: Path, other: Path) -> bool:
-    """Whether both names lead to one file, or would if it were there."""
+    """Whether both paths lead to the same file, even if it does not exist."""
     try:
         return path.samefile(other)
     except OSError:
@@ -48,12 +48,12 @@ def is_same_file(path: Path, other: Path) -> bool:
 
 
 def unwritable(path: Path, error: OSError) -> Fault:
-    """What to say of a file that could not be written."""
+    """The fault for a file that could not be written."""
     return Fault(str(path), f"can't be written: {error.strerror or error}; name another file")
 
 
 def no_room(path: Path, needed: int) -> Fault:
-    """What to say of a file that the disk has no room for; `needed` is 0 where it is not known."""
+    """The fault for a file that does not fit on the disk; `needed` is 0 if unknown."""
     folder = target_of(path).parent
     size = f"{needed:,} bytes are needed" if needed else "more bytes are needed"
     free = shutil.disk_usage(folder).free
@@ -65,12 +65,12 @@ def _other_name(path: Path, given: Path) -> str:
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """Of what is at `path`, None if nothing is. Raises InvalidInput for a name that the system does not take."""
+    """The status of `path`, None if nothing is there. Raises InvalidInput for a name that the system rejects."""
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:  # too long, a link that leads to itself, a folder that must not be looked into
+    except OSError as error:  # too long, a link to itself, a folder without permission
         raise InvalidInput(unwritable(path, error)) from error
 
 
@@ -87,7 +87,7 @@ def _kind(mode: int) -> str:
 
 
 def _check_writable(path: Path, target: Path) -> None:
-    """Write and remove an empty file in the folder: permissions alone don't tell whether that can be done."""
+    """Write and remove an empty file in the folder, because permissions alone don't show whether that works."""
     probe = target.with_name(f".raq-{secrets.token_hex(8)}.probe")
     try:
         try:

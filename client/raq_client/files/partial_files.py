@@ -1,6 +1,6 @@
-"""Files under way: a file that is not whole yet has a name of its own, and is locked for as long as somebody writes it.
+"""Partial files: an unfinished file has a temporary name and is locked while it is being written.
 
-A partial file whose lock can be taken was left by a process that was killed, and goes at the next write to its name.
+A partial file whose lock is free was left by a killed process; it is removed at the next write to the same target.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from typing import BinaryIO, Final
 _ENDING: Final = ".partial"
 _TOKEN_BYTES: Final = 4
 _LONGEST_NAME: Final = 200
-"""Bytes of a name that still leave room for what a partial file's name has besides, where 255 are allowed."""
+"""Longest target name, in bytes, to which a partial file's prefix and suffix can be added within the usual 255."""
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def new_partial(target: Path) -> Iterator[BinaryIO]:
 
 
 def remove_stale(target: Path) -> None:
-    """Remove the partial files of `target` that no living process holds."""
+    """Remove the partial files of `target` that no running process holds open."""
     start = _start(target)
     length = len(start) + 2 * _TOKEN_BYTES + len(_ENDING)
     with suppress(OSError):
@@ -36,7 +36,7 @@ def remove_stale(target: Path) -> None:
 
 
 def _start(target: Path) -> str:
-    """How the names of a file's partial files begin."""
+    """The prefix of the names of a file's partial files."""
     name = os.fsencode(target.name)
     return f".{target.name if len(name) <= _LONGEST_NAME else hashlib.sha256(name).hexdigest()}."
 
@@ -45,11 +45,11 @@ def _locked(target: Path) -> BinaryIO:
     while True:
         path = target.with_name(f"{_start(target)}{secrets.token_hex(_TOKEN_BYTES)}{_ENDING}")
         file = path.open("xb")
-        with suppress(OSError):  # a file system without locks: nobody finds the file stale there either
+        with suppress(OSError):  # without locks in the file system, no process considers the file stale either
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:
             return file
-        file.close()  # between its birth and its lock somebody took it for stale
+        file.close()  # another process removed it as stale before it was locked
 
 
 def _remove_if_stale(path: Path) -> None:

@@ -1,8 +1,8 @@
 """Plain problem files: tables of bytes and losses that any tool can write, solved without a model.
 
-`.npz`: `tensors` [T] and `qtypes` [Q] text, `bytes` [T, Q] whole numbers, `losses` [T, Q] numbers, infinite where a
-tensor can't have a type; `weights` [T] if bits per weight are wanted. `.json`: the same keys as lists, null for
-infinite, and if wanted `capacity_bytes` and `constraints`. docs/solver.md shows both.
+`.npz`: `tensors` [T] and `qtypes` [Q] text, `bytes` [T, Q] integers, `losses` [T, Q] numbers, infinite where a tensor
+can't have a type; optionally `weights` [T], needed for bits per weight. `.json`: the same keys as lists, with null for
+infinite, and optionally `capacity_bytes` and `constraints`. docs/solver.md shows both.
 """
 
 import json
@@ -48,7 +48,7 @@ Exact = Annotated[Fraction, BeforeValidator(_exact)]
 
 
 class _Entry(BaseModel):
-    """A constraint; which of the optional keys it needs, its kind says."""
+    """The common keys of a constraint; the subclasses add those of each kind."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -118,7 +118,7 @@ class _File(BaseModel):
 
 
 def read_plain_problem(path: Path, capacity_bytes: int | None = None) -> Problem:
-    """The problem in a file. `capacity_bytes` overrides the file's; one of them must be there.
+    """The problem in a file. `capacity_bytes` overrides the file's value; one of the two is required.
 
     Raises InvalidInput with every fault of the file.
     """

@@ -1,7 +1,7 @@
-"""Profiles on disk: one JSON file, readable by people and by other tools.
+"""Read and write profiles as JSON files.
 
-An infinite relative error (this type is not possible) is null; so is a sensitivity that was not measured.
-Standard errors of the relative errors are there where a sample of the rows was measured.
+An infinite relative error (the type is not possible) is null, and so is a sensitivity that was not measured.
+Standard errors of the relative errors are present if only a sample of the rows was measured.
 """
 
 from pathlib import Path

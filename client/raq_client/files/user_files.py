@@ -1,4 +1,4 @@
-"""Files that people write, in TOML or JSON, read through pydantic models: every fault at once, near misses named."""
+"""Read TOML and JSON files written by users through pydantic models, reporting all faults and near misses at once."""
 
 import json
 import tomllib
@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_user_file(path: Path, model: type[Model], what: str) -> Model:
-    """Read a file that should be `what`; the ending says TOML or JSON.
+    """Read a file that should be `what`, as TOML or JSON according to its extension.
 
     Raises InvalidInput with every unknown key (and its nearest known one) and every wrong value.
     """
@@ -26,7 +26,7 @@ def read_user_file(path: Path, model: type[Model], what: str) -> Model:
 
 
 def parse_user_text(text: str, model: type[Model], where: str, what: str) -> Model:
-    """The same for text at hand, which is taken for JSON if `where` ends in .json, else for TOML."""
+    """Like `read_user_file` for a text, read as JSON if `where` ends in .json, else as TOML."""
     try:
         content = json.loads(text) if where.endswith(".json") else tomllib.loads(text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
@@ -47,7 +47,7 @@ def parse_user_text(text: str, model: type[Model], where: str, what: str) -> Mod
 
 
 def _keys(model: type[BaseModel]) -> set[str]:
-    """The keys of a model and of those inside it."""
+    """The keys of a model and of its nested models."""
     keys = set(model.model_fields)
     for field in model.model_fields.values():
         for inner in _models(field.annotation):

@@ -1,4 +1,4 @@
-"""Errors of pydantic as faults of a file."""
+"""Convert pydantic's errors to faults of a file."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from raq_solver.errors import Fault
 
 
 def faults_of(error: ValidationError, where: str, what: str) -> list[Fault]:
-    """One fault for each entry that pydantic complains of in a file that should be `what`; missing keys first."""
+    """One fault for each error of pydantic in a file that should be `what`; missing keys first."""
     complaints = sorted(error.errors(), key=lambda each: each["type"] != "missing")
     return [Fault(f"{where}: {_location(each)}".rstrip(": "), f"not {what}: {each['msg']}") for each in complaints]
 

@@ -1,1 +1,1 @@
-"""Importance files: read, written, summed over domains, compared."""
+"""Importance files: collect, read, write, merge over domains, compare."""

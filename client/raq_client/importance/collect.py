@@ -1,11 +1,11 @@
-"""Importance collected in process: what llama-imatrix counts, through libllama's eval callback.
+"""Collect importance in process: the sums of llama-imatrix, through libllama's eval callback.
 
 Definitions are llama-imatrix's: a text is tokenized once and cut into windows without overlap, the first token of a
-window gives way to the begin token if the vocabulary adds one, all positions of a window count. Weights are those
+window is replaced by the begin token if the vocabulary adds one, all positions of a window count. Included are weights
 named `blk.…` (and `output.weight` on request) that are multiplied with at least 16 inputs in one call, and all expert
-weights. An expert's sums hold only the tokens that were sent to it. Sums here are float64; llama-imatrix adds float32
-to float32, one token after the other, which makes its values wrong by up to 5e-4 after 51,200 tokens, and on request
-that is done here too. Besides the squares the inputs themselves are summed.
+weights. An expert's sums include only the tokens routed to it. Sums are float64 by default; llama-imatrix adds float32
+to float32 token by token, with a relative error of up to 5e-4 after 51,200 tokens, which is available on request.
+Besides the squares, the inputs themselves are summed.
 Source: tools/imatrix of llama.cpp commit 0c1e57098.
 """
 
@@ -24,7 +24,7 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.tensor_names import OUTPUT
 
 LEAST_TOKENS = 16
-"""Inputs that a product must have to be counted: llama-imatrix ignores smaller batches."""
+"""Least number of inputs of a counted product: llama-imatrix ignores smaller batches."""
 SAVE_EVERY = 50
 """Windows between two calls of `save`."""
 
@@ -39,14 +39,14 @@ def _add_rows_one_by_one(sums: Shaped[np.ndarray, " columns"], rows: Float32[np.
 
 
 Sums = Literal["float64", "float32"]
-"""How sums are kept: exactly enough, or as llama-imatrix keeps them."""
+"""Precision of the sums: float64, or float32 added token by token as in llama-imatrix."""
 _ADDERS: Final = {"float64": _add_rows_exactly, "float32": _add_rows_one_by_one}
 
 
 class Tally:
-    """Sums of squares, sums and counts of every weight seen so far, growing from `start`.
+    """Running sums of squares, sums and counts for every weight, beginning with those of `start`.
 
-    What is added to a `start` that has no sums of inputs has none either.
+    If `start` has no sums of inputs (only squares), none are kept.
     """
 
     def __init__(self, start: Importance | None, sums: Sums = "float64") -> None:
@@ -60,7 +60,7 @@ class Tally:
         }
 
     def add(self, product: Product) -> None:
-        """Count the inputs of one product."""
+        """Add the inputs of one product."""
         matrices, columns = product.stack[0] * product.stack[1], product.inputs.shape[-1]
         flat = self._squares.setdefault(product.name, np.zeros(matrices * columns, self._kind))
         counts = self._counts.setdefault(product.name, np.zeros(matrices if product.experts is not None else 1))
@@ -80,7 +80,7 @@ class Tally:
             counts += product.inputs.size // columns // matrices
 
     def entries(self) -> dict[str, Entry]:
-        """What was counted, as an importance file holds it."""
+        """The sums and counts in the form of an importance file."""
         return {
             name: Entry(
                 squares.astype(np.float32),
@@ -92,7 +92,7 @@ class Tally:
 
 
 def _rows_of(product: Product) -> Iterator[tuple[int, Float32[np.ndarray, "rows columns"]]]:
-    """The inputs that each matrix met, in the order in which llama-imatrix counts them."""
+    """Yield (matrix, its inputs) in the order in which llama-imatrix counts them."""
     inputs, experts = product.inputs, product.experts
     if experts is None:
         for outer in range(inputs.shape[0]):
@@ -100,7 +100,7 @@ def _rows_of(product: Product) -> Iterator[tuple[int, Float32[np.ndarray, "rows 
                 matrix = (outer % product.stack[0]) * product.stack[1] + inner % product.stack[1]
                 yield matrix, inputs[outer, inner]
         return
-    shared = inputs.shape[2] == 1  # all choices of a token have one input
+    shared = inputs.shape[2] == 1  # all chosen experts of a token share one input
     for expert in np.unique(experts):
         choice, token = np.nonzero(expert == experts.T)
         yield int(expert), inputs[0][token, 0 if shared else choice]
@@ -120,11 +120,11 @@ def collect(
     save: Callable[[Importance], None] | None = None,
     progress: Progress | None = None,
 ) -> Importance:
-    """Run `texts` through the model and count the squared inputs of every weight; at most `windows` of each text.
+    """Run `texts` through the model and sum the squared inputs of every weight; at most `windows` per text.
 
-    `save` is given what was counted so far, every 50 windows; given back as `resume` with the same texts, counting
-    goes on from there. `output_head` counts the output head too, which costs nothing but is rarely wanted. `sums` of
-    float32 are added token after token as llama-imatrix does, errors of rounding included.
+    Every 50 windows `save` is called with the importance so far; passing that as `resume` with the same texts
+    continues from there. `output_head` includes the output head, at no cost. With `sums="float32"` rounding errors
+    are the same as in llama-imatrix.
 
     Raises InvalidInput if there is no text or one is shorter than two windows, if the model can't be loaded, if
     `resume` has another window length or more windows than the texts, or if an input is not finite.

@@ -1,4 +1,4 @@
-"""Fisher information added to an importance: of a few windows of the same texts, of each text as many."""
+"""Add Fisher information to an importance, from a few windows spread over the same texts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 
 DEFAULT_FISHER_WINDOWS: Final = 16
-"""Windows that Fisher information is taken of unless told otherwise. What more are worth: docs/quality.md."""
+"""Default number of windows for Fisher information. The effect of more windows: docs/quality.md."""
 
 
 def add_fisher(
@@ -29,10 +29,10 @@ def add_fisher(
     save: Callable[[Importance], None] | None = None,
     progress: Progress | None = None,
 ) -> Importance:
-    """The importance with Fisher information of `count` windows, among the first `limit` of each text.
+    """The importance with Fisher information of `count` windows, chosen among the first `limit` of each text.
 
-    Goes on from what the importance holds of it. Raises InvalidInput if the model's architecture is not known, its
-    output computed here is not libllama's, or a text is too short.
+    Continues from the Fisher information that `importance` already has. Raises InvalidInput if the architecture is not
+    supported, the computed logits differ from libllama's, or a text is too short.
     """
     windows = chosen_windows(cut_windows(engine, texts, limit), count)
     start = importance.fisher, min(importance.fisher_windows, len(windows))
@@ -54,7 +54,7 @@ def _with(importance: Importance, fisher: Mapping[str, Fisher], windows: int) ->
 def chosen_windows(
     cut: Sequence[Int32[np.ndarray, "windows context"]], count: int
 ) -> Int32[np.ndarray, "windows context"]:
-    """At most `count` windows, spread evenly over each text, text after text in turn."""
+    """At most `count` windows, evenly spread over each text, alternating between texts."""
     each = -(-count // len(cut))
     spread = [text[np.linspace(0, len(text) - 1, min(each, len(text))).round().astype(int)] for text in cut]
     turns = [text[turn] for turn in range(each) for text in spread if turn < len(text)]

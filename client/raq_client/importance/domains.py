@@ -1,7 +1,7 @@
-"""Importance of one or several domains, as people name it: `FILE`, or `FILE:WEIGHT` where domains are weighed.
+"""Read the importance of one or several domains, given as `FILE` or `FILE:WEIGHT`.
 
-Files without weights are added up as if counted in one run; files with weights are blended, so that a domain counts
-by its weight however long its text was.
+Files without weights are added up as if collected in one run; files with weights are blended, so that a domain counts
+by its weight and not by the length of its text.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 
 def read_domains(texts: Sequence[str]) -> Importance:
-    """The importance that these texts name together.
+    """The combined importance of these files.
 
     Raises InvalidInput with the faults of all files, if only some have weights, or if the files are not of one model.
     """
@@ -37,7 +37,7 @@ def read_domains(texts: Sequence[str]) -> Importance:
 
 
 def read_parts(paths: Sequence[Path]) -> tuple[Importance, ...]:
-    """Several importance files, kept apart. Raises InvalidInput with the faults of all."""
+    """Read several importance files without combining them. Raises InvalidInput with the faults of all."""
     parts: list[Importance] = []
     faults: list[Fault] = []
     for path in paths:
@@ -50,7 +50,11 @@ def read_parts(paths: Sequence[Path]) -> tuple[Importance, ...]:
 
 
 def named_file(text: str) -> tuple[Path, float | None]:
-    """A path and its weight. A colon in the name of an existing file belongs to the name."""
+    """Split `FILE:WEIGHT` into path and weight. A colon in the name of an existing file belongs to the name.
+
+    >>> named_file("code.gguf:0.7")[1], named_file("code.gguf")[1]
+    (0.7, None)
+    """
     stem, colon, weight = text.rpartition(":")
     if not colon or Path(text).exists():
         return Path(text), None

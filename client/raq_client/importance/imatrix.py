@@ -1,13 +1,12 @@
-"""Importance: how strongly calibration text drove each input column of each tensor (an "imatrix").
+"""Importance: mean squared input of each column of each tensor on calibration text (an "imatrix").
 
 Rules
-- What is kept is what llama-imatrix counts: sums of squared inputs, and the number of rows summed. Means follow.
-- Sums of the inputs themselves describe a file where it has them; nothing is quantized by them, so the digest leaves
+- Stored are the quantities of llama-imatrix: sums of squared inputs and the number of rows summed. Means are derived.
+- Sums of the inputs themselves are optional and descriptive; they do not affect quantization, so the digest leaves
   them out.
-- Fisher information says how much the output moves with each weight. The digest of the sums leaves it out;
-  `fisher_digest` is its own.
-- A matrix with count 0 is an expert that no token was routed to. Nothing is known of it: it is not unimportant.
-- Sums of one entry lie matrix after matrix, whether the file says so (GGUF) or not (.dat).
+- Fisher information measures how much the output changes with each weight. It has its own digest, `fisher_digest`.
+- A matrix with count 0 is an expert that no token was routed to. Its importance is unknown, not zero.
+- The sums of one entry are stored matrix after matrix, both in GGUF (which records this) and in .dat (which does not).
 """
 
 import hashlib
@@ -23,28 +22,29 @@ from raq_solver.errors import Fault, raise_faults
 from raq_solver.tensors import Tensor
 
 DEFAULT_CHUNK_SIZE = 512
-"""Tokens per chunk of llama-imatrix unless told otherwise; .dat files do not say."""
+"""llama-imatrix's default number of tokens per chunk; .dat files do not store it."""
 
 
 LEAST_SHARE = np.float32(1e-9)
-"""What a column counts at least, beside the most important one: no weight is free to become anything."""
+"""Least importance of a column relative to the largest, so that no weight is left unconstrained."""
 
 IDLE_BELOW = np.float32(1e-6)
-"""Share of a row's mean below which a column was not seen at work; real ones were found from 5e-4 up."""
+"""A column below this share of its row's mean counts as idle; active columns were observed from 5e-4 up."""
 IDLE_SHARE = np.float32(0.1)
-"""What such a column counts, beside the row's mean. With every other column of a 4M model at 0 the error of all columns
-alike is llama-quantize's then (IQ3_S 0.033 against 0.034, Q4_K 0.0060 against 0.0061; without, 0.37 and 0.0065), that
-of the others still below its, and the KL divergence of all in IQ3_S 0.040 against 0.037."""
+"""Importance given to an idle column, as a share of its row's mean. Measured on a 4M model with every other column
+set to 0: the unweighted error over all columns equals llama-quantize's (IQ3_S 0.033 against 0.034, Q4_K 0.0060 against
+0.0061; without this share 0.37 and 0.0065), the error over the active columns stays below llama-quantize's, and the KL
+divergence with all tensors in IQ3_S is 0.040 against 0.037."""
 IDLE_TENSOR = np.float32(1e-6)
-"""What each column counts, in squared inputs, where all inputs of a tensor were 0: next to nothing, but all alike."""
+"""Importance, in squared inputs, of every column of a tensor whose inputs were all 0: tiny but equal."""
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """What was seen at the input of one tensor.
+    """Statistics of the inputs of one tensor.
 
-    `sums` are squared inputs, `counts` the rows (tokens) summed: one number per matrix of an expert tensor, else one.
-    `plain_sums` are the inputs themselves, not squared; None where nobody kept them.
+    `sums` are sums of squared inputs, `counts` the number of rows (tokens) summed: one per matrix of an expert tensor,
+    else one. `plain_sums` are sums of the inputs themselves; None if they were not kept.
     """
 
     sums: Float32[np.ndarray, " values"]
@@ -63,7 +63,7 @@ class Entry:
 
     @property
     def means(self) -> Float32[np.ndarray, "matrices length"] | None:
-        """Mean input per column, 0 where nothing was counted; None where the sums were not kept."""
+        """Mean input per column, 0 where nothing was counted; None if the plain sums were not kept."""
         return None if self.plain_sums is None else self._means(self.plain_sums)
 
     def _means(self, sums: Float32[np.ndarray, " values"]) -> Float32[np.ndarray, "matrices length"]:
@@ -78,8 +78,7 @@ class Entry:
 class Importance:
     """The entries of an importance file, sorted by tensor name. Raises InvalidInput with every fault.
 
-    `fisher` holds the Fisher information of tensors, from `fisher_windows` windows of the text; empty where it was not
-    collected.
+    `fisher` is the Fisher information by tensor, from `fisher_windows` windows of the text; empty if not collected.
     """
 
     entries: Mapping[str, Entry]
@@ -96,16 +95,15 @@ class Importance:
         faults = [fault for name, entry in self.entries.items() for fault in _entry_faults(name, entry)]
         faults += [fault for name, each in self.fisher.items() for fault in each.faults(name)]
         if self.fisher and self.fisher_windows < 1:
-            faults.append(Fault(_title(self), "holds Fisher information, but not of how many windows"))
+            faults.append(Fault(_title(self), "has Fisher information, but not its number of windows"))
         raise_faults(faults)
 
     def rows(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
-        """The importance of each column of each matrix of `tensor`, or None when nothing was counted.
+        """The importance of each column of each matrix of `tensor`, or None if nothing was counted.
 
-        Experts that no token reached get the mean of the others in all columns: their size is likely, their shape
-        unknown. (llama.cpp takes ones, which quantizes alike, since a common factor does not matter inside a row.)
-        Columns that were never seen at work get a small share of their row's mean: with nothing at all they would be
-        free to become anything, and one text does not show that they are never used.
+        Experts that no token reached get the mean of the other experts in all columns. (llama.cpp uses ones, with the
+        same result, since a common factor does not matter within a row.) Idle columns get a small share of their row's
+        mean: with 0 their weights would be unconstrained, and one text does not prove that they are never used.
         """
         entry = self.entries.get(tensor.name)
         if entry is None or not entry.counts.any():
@@ -118,28 +116,28 @@ class Importance:
         return means.reshape(tensor.matrices, tensor.row_length)
 
     def knows(self, name: str) -> bool:
-        """Whether something says what the columns of this tensor count when it is quantized."""
+        """Whether there is importance or Fisher information for this tensor."""
         entry = self.entries.get(name)
         return name in self.fisher or (entry is not None and bool(entry.counts.any()))
 
     def rounding(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
-        """What the columns of each matrix count when it is quantized, or None when they all count alike.
+        """Column weights for quantizing each matrix, or None if all columns count equally.
 
-        The importance; where nothing was counted (embedding and output head, as a rule), what Fisher information says
-        of the columns: the head's inputs, and how the stream moves with what is looked up.
+        These are the importance or, for tensors without it (usually embedding and output head), the Fisher
+        information of the columns.
         """
         known = self.rows(tensor)
         fisher = self.fisher.get(tensor.name)
         if known is not None or fisher is None:
             return known
         largest = fisher.columns.max(axis=1, keepdims=True)
-        # In units of the largest, as float32 has no room for products of what is tiny; a matrix of zeros counts alike.
+        # Relative to the largest: products of tiny values would underflow in float32. A matrix of zeros becomes ones.
         shares = np.divide(fisher.columns, largest, out=np.ones_like(fisher.columns), where=largest > 0)
         counted: Float32[np.ndarray, "matrices length"] = np.maximum(shares, LEAST_SHARE)
         return counted.reshape(tensor.matrices, tensor.row_length)
 
     def digest(self) -> str:
-        """SHA-256 over names, sums and counts: equal digests mean the same importance."""
+        """SHA-256 over names, sums and counts; equal digests mean equal importance."""
         state = hashlib.sha256(b"raq importance 1\0")
         for name, entry in self.entries.items():
             state.update(f"{name}\0{entry.sums.size}\0{entry.counts.size}\0".encode())
@@ -147,7 +145,7 @@ class Importance:
         return state.hexdigest()
 
     def fisher_digest(self) -> str:
-        """SHA-256 over the Fisher information; "none" where there is none."""
+        """SHA-256 over the Fisher information; "none" if there is none."""
         if not self.fisher:
             return "none"
         state = hashlib.sha256(b"raq fisher 1\0")
@@ -159,10 +157,10 @@ class Importance:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """What of a model an importance file knows.
+    """How well an importance file covers a model.
 
-    `missing`: tensors asked about without an entry (embedding and output never have one, as a rule). `extra`: entries
-    of no tensor. `silent_experts`: of each expert tensor, how many experts no token reached, where there are any.
+    `missing`: wanted tensors without an entry (usually embedding and output head). `extra`: entries that match no
+    tensor. `silent_experts`: by expert tensor, the number of experts that no token reached, if not 0.
     """
 
     missing: tuple[str, ...]
@@ -171,17 +169,17 @@ class Coverage:
 
 
 def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Sequence[Tensor]) -> Coverage:
-    """See whether the importance belongs to a model with these tensors; `wanted` are those it should know.
+    """Check that the importance belongs to a model with these tensors; `wanted` are those it should have entries for.
 
-    Raises InvalidInput with every entry whose length differs from its tensor's, and, when fewer than half of the
-    entries belong to any tensor, with every name that does not.
+    Raises InvalidInput with every entry whose length differs from its tensor's, and, if fewer than half of the entries
+    match a tensor, with every entry that does not.
     """
     by_name = {tensor.name: tensor for tensor in tensors}
     extra = tuple(name for name in importance.entries if name not in by_name)
     known = {name: entry for name, entry in importance.entries.items() if name in by_name}
     faults = [fault for name, entry in known.items() for fault in _shape_faults(importance, by_name[name], entry)]
     faults += [
-        Fault(name, f"Fisher information in {_title(importance)} is of other shapes: the importance of another model?")
+        Fault(name, f"Fisher information in {_title(importance)} has other shapes: the importance of another model?")
         for name, each in importance.fisher.items()
         if name in by_name and not _is_of(each, by_name[name])
     ]
@@ -194,9 +192,9 @@ def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Seq
 
 
 def merge(parts: Sequence[Importance]) -> Importance:
-    """All that was counted in several files, as if it had been counted in one run.
+    """The sum of several importances, as if they had been collected in one run.
 
-    Sums of plain inputs are kept for tensors that have them in every file that knows the tensor.
+    Sums of plain inputs are kept for tensors that have them in every part with an entry for the tensor.
     Raises InvalidInput with every entry whose length differs between files.
     """
     assert parts, "nothing to merge"
@@ -221,11 +219,11 @@ def merge(parts: Sequence[Importance]) -> Importance:
 
 
 def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
-    """One importance from several domains, each counting by its weight, however long its text was.
+    """The weighted mean of several domains; the length of their texts does not matter.
 
-    The mean squares of every column are averaged with the weights; counts stay those of all texts together. A matrix
-    that some domain did not reach takes the others' mean. Raises InvalidInput for weights that are not above 0, and
-    with every entry whose length differs between files.
+    The mean squares of every column are averaged with the weights; counts are those of all texts together. A matrix
+    that was not reached in a domain gets the mean of the other domains. Raises InvalidInput for weights that are not
+    above 0, and with every entry whose length differs between files.
     """
     assert parts, "nothing to blend"
     faults = [Fault(_title(part), f"weight {weight}; must be above 0") for part, weight in parts if not weight > 0]
@@ -244,7 +242,7 @@ def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
 
 
 def _fisher_of(parts: Sequence[tuple[Importance, float]]) -> dict[str, Fisher]:
-    """Fisher information of several texts, by weight; none if one of the parts has none."""
+    """The weighted mean of the parts' Fisher information; empty if a part has none."""
     if not all(part.fisher for part, _ in parts):
         return {}
     names = set.intersection(*(set(part.fisher) for part, _ in parts))
@@ -275,7 +273,7 @@ def _plain_sum(one: Entry, other: Entry) -> Float32[np.ndarray, " values"] | Non
 
 
 def _lift_idle(means: Float32[np.ndarray, "matrices length"]) -> None:
-    """Give columns that were never seen at work their share; all others stay what they are."""
+    """Raise idle columns to their share of the row's mean, in place; other columns stay unchanged."""
     whole = means.mean(dtype=np.float64)
     usual = means.mean(axis=1, keepdims=True, dtype=np.float64)
     usual[usual == 0] = whole or IDLE_TENSOR / IDLE_SHARE
@@ -295,9 +293,9 @@ def _entry_faults(name: str, entry: Entry) -> list[Fault]:
         if bad.any():
             first = int(np.flatnonzero(bad)[0])
             what = f"{int(bad.sum())} of {values.size} {kind}s are negative or not finite, first {kind} {first}"
-            faults.append(Fault(name, f"{what}: {values[first]}; collect the importance anew"))
+            faults.append(Fault(name, f"{what}: {values[first]}; collect the importance again"))
     if entry.plain_sums is not None and not np.isfinite(entry.plain_sums).all():
-        faults.append(Fault(name, "sums of inputs are not finite; collect the importance anew"))
+        faults.append(Fault(name, "sums of inputs are not finite; collect the importance again"))
     if entry.plain_sums is not None and entry.plain_sums.size != entry.sums.size:
         faults.append(Fault(name, f"{entry.plain_sums.size} sums of inputs, but {entry.sums.size} of their squares"))
     if entry.counts.size == 0 or entry.sums.size % entry.counts.size:

@@ -1,9 +1,9 @@
-"""Importance files of llama.cpp, both formats, in and out.
+"""Read and write the importance files of llama.cpp, in both formats.
 
-GGUF: F32 tensors per entry, `NAME.in_sum2` (sums of squares, one row per matrix), `NAME.counts`, and where they were
-collected `NAME.in_sum` (sums of the inputs themselves): llama.cpp's loader reads those since 0a32c5e, and ignored
-tensors of any other name before. Fisher information is raq's own: `NAME.fisher_rows` and `NAME.fisher_columns`, one row
-per matrix, and the number of windows they are from under `raq.fisher.windows`; llama.cpp's loader passes them over.
+GGUF: F32 tensors per entry, `NAME.in_sum2` (sums of squares, one row per matrix), `NAME.counts` and, if collected,
+`NAME.in_sum` (sums of the inputs themselves), which llama.cpp's loader reads since 0a32c5e and ignored before. Fisher
+information is an extension of raq: `NAME.fisher_rows` and `NAME.fisher_columns`, one row per matrix, and their number
+of windows in `raq.fisher.windows`; llama.cpp's loader ignores them.
 .dat (until 2025): per entry its name, the number of chunks, and mean squares times that number.
 Source: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp of llama.cpp 0c1e57098 and 0a32c5e.
 """
@@ -35,9 +35,9 @@ _F32: Final = 0
 
 
 def read_importance(path: Path | str) -> Importance:
-    """Read an importance file; its first bytes tell the format.
+    """Read an importance file in either format, recognised by its first bytes.
 
-    Raises InvalidInput if it is neither, cut off, or holds numbers that can't be.
+    Raises InvalidInput if it has neither format, is cut off, or holds impossible numbers.
     """
     path = Path(path)
     try:
@@ -47,14 +47,14 @@ def read_importance(path: Path | str) -> Importance:
     except OSError as error:
         raise InvalidInput(Fault(str(path), f"can't be read: {error.strerror}")) from error
     if not found.entries and not found.fisher:
-        raise InvalidInput(Fault(str(path), "holds the importance of no tensor; collect it anew, from a longer text"))
+        raise InvalidInput(Fault(str(path), "holds the importance of no tensor; collect it again from a longer text"))
     return found
 
 
 def write_importance(importance: Importance, path: Path | str, *, force: bool = False) -> None:
-    """Write the importance: `.dat` in the old format, any other name in GGUF.
+    """Write the importance, in the old format if the name ends in `.dat`, else in GGUF.
 
-    Raises InvalidInput if the file exists and not `force`, or can't be written.
+    Raises InvalidInput if the file exists without `force`, or can't be written.
     """
     path = Path(path)
     data = _to_dat(importance) if path.suffix == ".dat" else _to_gguf(importance)
@@ -79,7 +79,7 @@ def _read_gguf(path: Path) -> Importance:
         {name.removesuffix(suffix) for name in arrays if name.endswith(suffix)}
         for suffix in (_FISHER_ROWS, _FISHER_COLUMNS)
     )
-    what = f"has Fisher information of rows or of columns alone in {path}"
+    what = f"has Fisher information of only rows or only columns in {path}"
     faults += [Fault(name, what) for name in sorted(of_rows ^ of_columns)]
     raise_faults(faults)
     fisher = {name: Fisher(arrays[name + _FISHER_ROWS], arrays[name + _FISHER_COLUMNS]) for name in of_rows}
@@ -111,7 +111,7 @@ def _read_dat(path: Path) -> Importance:
 
 
 class _DatError(Exception):
-    """The bytes can't be those of a .dat file."""
+    """The bytes are not those of a .dat file."""
 
 
 def _dat_count(data: bytes) -> int:
@@ -123,7 +123,7 @@ def _dat_count(data: bytes) -> int:
 
 def _dat_entry(data: bytes, position: int) -> tuple[str, Entry, int]:
     (length,) = struct.unpack_from("<i", data, position)
-    # llama.cpp's own limit on tensor names is 64 bytes; anything near a kilobyte is not a name.
+    # llama.cpp limits tensor names to 64 bytes; anything near a kilobyte is not a name.
     if not 0 < length < 1024:
         raise _DatError
     name = data[position + 4 : position + 4 + length].decode()
@@ -135,14 +135,14 @@ def _dat_entry(data: bytes, position: int) -> tuple[str, Entry, int]:
     stored_values = np.frombuffer(data, "<f4", values, position)
     chunks = max(chunks, 1)
     tokens = np.float32(chunks * DEFAULT_CHUNK_SIZE)
-    # What overflows here becomes infinite, and a fault with the tensor's name.
+    # An overflow gives infinity, which is reported later as a fault with the tensor's name.
     with np.errstate(over="ignore", invalid="ignore"):
         sums = (stored_values / np.float32(chunks)) * tokens
     return name, Entry(sums.astype(np.float32), np.array([tokens], np.float32)), position + 4 * values
 
 
 def _dat_trailer(data: bytes, position: int) -> tuple[int, tuple[str, ...]]:
-    """Chunk count and text; files from before 2024 end without them."""
+    """Chunk count and names of texts; files from before 2024 end without them."""
     if position == len(data):
         return 0, ()
     chunk_count, length = struct.unpack_from("<ii", data, position)
@@ -174,7 +174,7 @@ def _to_gguf(importance: Importance) -> bytes:
 
 
 def _arrays(importance: Importance) -> Iterator[tuple[str, np.ndarray, int]]:
-    """What a GGUF file holds: names, values, and how many of them make a row."""
+    """The arrays of a GGUF file: name, values, and length of a row."""
     for name, entry in importance.entries.items():
         columns = entry.sums.size // entry.counts.size
         yield name + _SUMS, entry.sums, columns
@@ -192,7 +192,7 @@ def _to_dat(importance: Importance) -> bytes:
     for name, entry in entries.items():
         chunks = math.ceil(float(entry.counts.max()) / importance.chunk_size)
         means = entry.mean_squares
-        # An expert that no token reached is written as ones: the format has no word for "unknown".
+        # An expert that no token reached is written as ones: the format can't express "unknown".
         means[entry.counts == 0] = 1
         values = (means * np.float32(chunks)).ravel()
         parts += [struct.pack("<i", len(name.encode())), name.encode()]

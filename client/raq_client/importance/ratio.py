@@ -1,15 +1,15 @@
-"""How much harder a domain's text drives each tensor than general text does: the RA articles' ratio.
+"""Importance ratio: activation levels of each tensor on a domain's text relative to general text (RA articles).
 
 Definitions
-- The level of a tensor under a text is its mean squared input over all tokens and columns (and experts). Token counts
-  of the two texts therefore do not matter.
-- The raw ratio is the domain's level over the general text's. The ratio is the raw one divided by the median raw ratio
-  of the distinct inputs, so that a domain that drives the whole network harder promotes nothing by that alone.
-  Tensors that read one input (q/k/v, gate/up) are one voice in that median.
+- The level of a tensor on a text is its mean squared input over all tokens and columns (and experts), so the token
+  counts of the two texts do not matter.
+- The raw ratio is the domain's level over the general level. The ratio is the raw ratio divided by the median raw
+  ratio of the distinct inputs, so that a domain with higher levels everywhere promotes nothing by that alone.
+  Tensors that read the same input (q/k/v, gate/up) count once in that median.
 - Ratios are averaged over groups of tensors as logarithms: a half and a double cancel.
-- An interval needs repeats: several importance files of each text (of different parts of it). They are drawn anew with
-  replacement; the interval holds the middle 95 % of the ratios so found. One file carries no information on its
-  own noise, and then there is none.
+- An interval needs several importance files of each text (of different parts of it). They are resampled with
+  replacement (bootstrap); the interval is the middle 95 % of the resulting ratios. With one file there is no interval,
+  because its noise is unknown.
 """
 
 import math
@@ -35,7 +35,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @unique
 class Verdict(Enum):
-    """What a ratio proposes."""
+    """What a ratio suggests for a tensor."""
 
     DEMOTE = "the domain drives it less than general text does"
     KEEP = "driven alike"
@@ -44,32 +44,36 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From which ratio on a tensor is a candidate. Raises InvalidInput unless they lie around 1."""
+    """Ratios beyond which a tensor is a candidate. Raises InvalidInput unless they enclose 1."""
 
     demote_below: float
     promote_above: float
 
     def __post_init__(self) -> None:
         if not 0 < self.demote_below <= 1 <= self.promote_above:
-            what = f"demote below {self.demote_below}, promote above {self.promote_above}: they must lie around 1"
+            what = f"demote below {self.demote_below}, promote above {self.promote_above}: 1 must lie between them"
             raise InvalidInput(Fault("thresholds", what))
 
     def verdict(self, ratio: float) -> Verdict:
-        """What the ratio proposes."""
+        """The verdict for a ratio.
+
+        >>> Thresholds(0.8, 1.1).verdict(1.2).name
+        'PROMOTE'
+        """
         if ratio < self.demote_below:
             return Verdict.DEMOTE
         return Verdict.PROMOTE if ratio > self.promote_above else Verdict.KEEP
 
 
 ARTICLES: Final = Thresholds(demote_below=0.80, promote_above=1.10)
-"""Those of the RA articles."""
+"""The thresholds of the RA articles."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRatio:
-    """One tensor's ratio. `interval` is None without repeats, `tied` names the tensors with the same input.
+    """One tensor's ratio. `interval` is None without repeats; `tied` are the names of tensors with the same input.
 
-    `certain` says whether the whole interval gives the same verdict; None without an interval.
+    `certain`: whether the whole interval gives the same verdict; None without an interval.
     """
 
     name: str
@@ -88,9 +92,9 @@ class TensorRatio:
 
 @dataclass(frozen=True, eq=False)
 class RatioReport:
-    """The ratios of all tensors that both texts drove.
+    """The ratios of all tensors with a level above 0 on both texts.
 
-    `scale` is the median raw ratio, by which all were divided; `inputs` the number of distinct inputs.
+    `scale` is the median raw ratio, by which all are divided; `inputs` is the number of distinct inputs.
     """
 
     rows: tuple[TensorRatio, ...]
@@ -101,12 +105,12 @@ class RatioReport:
 
     @property
     def demote(self) -> tuple[str, ...]:
-        """Candidates for fewer bits, least driven first."""
+        """Candidates for fewer bits, lowest ratio first."""
         return self._of(Verdict.DEMOTE)
 
     @property
     def promote(self) -> tuple[str, ...]:
-        """Candidates for more bits, most driven first."""
+        """Candidates for more bits, highest ratio first."""
         return self._of(Verdict.PROMOTE)[::-1]
 
     def grouped(self, key: Callable[[TensorRatio], Key]) -> Mapping[Key, float]:
@@ -124,7 +128,7 @@ class RatioReport:
 def importance_ratio(
     domain: Sequence[Importance], general: Sequence[Importance], thresholds: Thresholds = ARTICLES
 ) -> RatioReport:
-    """Compare the importance of a domain's text with that of general text, each in one or more files.
+    """Compare the importance of a domain with that of general text, each given by one or more files.
 
     Raises InvalidInput if the files do not belong to one model or share no tensor.
     """
@@ -134,6 +138,7 @@ def importance_ratio(
     _check(merged, names)
     representatives = _representatives(merged, names)
     raw = np.array([_level(merged[0], name) / _level(merged[1], name) for name in names])
+    # One vote per distinct input: q, k and v read the same input and would otherwise count three times.
     scale = float(np.median(raw[representatives]))
     intervals = _intervals(domain, general, names, representatives)
     ties = tied_groups(merged[0])
@@ -183,10 +188,11 @@ def _check(merged: tuple[Importance, Importance], names: Sequence[str]) -> None:
 
 
 def _representatives(merged: tuple[Importance, Importance], names: Sequence[str]) -> list[int]:
-    """One index for each distinct input."""
+    """The index of one tensor for each distinct input."""
     first: dict[tuple[tuple[str, ...], ...], int] = {}
     groups = [tied_groups(part) for part in merged]
     for index, name in enumerate(names):
+        # Tensors share an input only if their sums agree in both texts; in one they may agree by chance.
         first.setdefault(tuple(group[name] for group in groups), index)
     return list(first.values())
 
@@ -194,12 +200,12 @@ def _representatives(merged: tuple[Importance, Importance], names: Sequence[str]
 def _intervals(
     domain: Sequence[Importance], general: Sequence[Importance], names: Sequence[str], representatives: list[int]
 ) -> Float64[np.ndarray, "2 tensors"] | None:
-    """The middle 95 % of ratios under redrawn files, or None where a side has only one file."""
+    """The middle 95 % of the ratios of resampled files, or None if one side has only one file."""
     if min(len(domain), len(general)) < 2:
         return None
     random = np.random.default_rng(_SEED)
     levels = [_drawn_levels(parts, names, random) for parts in (domain, general)]
-    # A redrawn text may miss a tensor altogether (an expert that only one part reached).
+    # A resampled text may lack a tensor (an expert reached in only one part): 0/0, which the nan functions skip.
     with np.errstate(divide="ignore", invalid="ignore"):
         raw = levels[0] / levels[1]
         ratios = raw / np.nanmedian(raw[:, representatives], axis=1, keepdims=True)
@@ -218,6 +224,7 @@ def _drawn_levels(
             if entry is not None:
                 sums[row, column] = entry.sums.sum(dtype=np.float64) / (entry.sums.size // entry.counts.size)
                 tokens[row, column] = entry.counts.sum(dtype=np.float64)
+    # Drawing files with replacement is the same as drawing how often each one occurs.
     times = random.multinomial(len(parts), np.full(len(parts), 1 / len(parts)), size=_DRAWS)
     with np.errstate(divide="ignore", invalid="ignore"):
         return (times @ sums) / (times @ tokens)

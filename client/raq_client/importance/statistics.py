@@ -1,8 +1,8 @@
-"""What an importance file says of each tensor, in figures, and of blocks, zones and roles in sum.
+"""Statistics of an importance file by tensor, and summed up by block, zone and role.
 
 The figures are those of `llama-imatrix --show-statistics` (tools/imatrix/imatrix.cpp of llama.cpp 0c1e57098), over the
-mean squared input of each column. They describe activations. They do not rank tensors by damage: inputs grow with
-depth, and a tensor that sees large ones is not for that reason hurt more by quantization.
+mean squared input of each column. They describe activations and do not rank tensors by damage: inputs grow with depth,
+but a tensor with large inputs does not necessarily lose more by quantization.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -16,7 +16,7 @@ from raq_client.importance.imatrix import Entry, Importance
 from raq_solver.tensor_names import block_of, in_block, role_of
 
 ZONE_BLOCKS: Final = 8
-"""Blocks per zone, as the RA articles cut a model of 64."""
+"""Blocks per zone, as in the RA articles for a model of 64 blocks."""
 ACTIVE_ABOVE: Final = 1e-5
 """A column counts as active above this mean square: llama-imatrix's threshold."""
 
@@ -25,13 +25,13 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class EntryStatistics:
-    """The figures of one tensor, over the columns of all its experts that were reached.
+    """The statistics of one tensor, over the columns of all experts that were reached.
 
-    `entropy` in bits, `entropy_share` of the most possible; `active` and `outliers` (more than one standard deviation
-    above the mean) are shares of columns; `similarity` is the cosine with the same tensor one block earlier, None
-    where there is none. `tied` names the tensors with the very same numbers, because they read the same input.
-    `centre` is the mean input, and `bias` the share of the mean squares that the squared means of the columns make up:
-    what a constant could stand in for. Both are None where the file has no sums of inputs.
+    `entropy` is in bits, `entropy_share` relative to its maximum; `active` and `outliers` (more than one standard
+    deviation above the mean) are shares of columns; `similarity` is the cosine with the same tensor one block earlier,
+    None if there is none. `tied` are the names of tensors with identical sums, i.e. with the same input. `centre` is
+    the mean input and `bias` the sum of squared column means over the sum of mean squares, the share explained by a
+    constant; both are None if the file has no sums of inputs.
     """
 
     name: str
@@ -59,7 +59,7 @@ class EntryStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ExpertStatistics:
-    """The figures of one expert: its tokens, their share of all, and the mean square of its inputs (NaN if none)."""
+    """The statistics of one expert: its tokens, their share of all, and its mean squared input (NaN if no tokens)."""
 
     name: str
     expert: int
@@ -70,7 +70,7 @@ class ExpertStatistics:
 
 @dataclass(frozen=True, slots=True)
 class GroupStatistics:
-    """Means over the tensors of a group, each counted by its number of columns."""
+    """Means over the tensors of a group, weighted by their number of columns."""
 
     tensors: int
     total: float
@@ -79,14 +79,14 @@ class GroupStatistics:
 
 
 def entry_statistics(importance: Importance) -> tuple[EntryStatistics, ...]:
-    """The figures of every tensor, in the order of blocks."""
+    """The statistics of every tensor, in the order of blocks."""
     ties = tied_groups(importance)
     names = sorted(importance.entries, key=lambda name: (block_of(name), name))
     return tuple(_of_entry(importance, name, ties[name]) for name in names)
 
 
 def expert_statistics(importance: Importance, name: str) -> tuple[ExpertStatistics, ...]:
-    """The figures of each expert of one tensor; one line for a tensor without experts."""
+    """The statistics of each expert of one tensor; a single entry for a tensor without experts."""
     entry = importance.entries[name]
     tokens = entry.counts.astype(np.float64)
     means = np.where(tokens > 0, entry.mean_squares.mean(axis=1, dtype=np.float64), np.nan)
@@ -98,7 +98,7 @@ def expert_statistics(importance: Importance, name: str) -> tuple[ExpertStatisti
 
 
 def grouped(statistics: Sequence[EntryStatistics], key: Callable[[EntryStatistics], Key]) -> dict[Key, GroupStatistics]:
-    """The figures summed up by block, zone, role or any other key, in the order of first appearance."""
+    """The statistics by block, zone, role or any other key, in the order of first appearance."""
     groups: dict[Key, list[EntryStatistics]] = {}
     for one in statistics:
         groups.setdefault(key(one), []).append(one)
@@ -106,7 +106,7 @@ def grouped(statistics: Sequence[EntryStatistics], key: Callable[[EntryStatistic
 
 
 def tied_groups(importance: Importance) -> dict[str, tuple[str, ...]]:
-    """For each tensor, those with the very same sums and counts (itself among them): they read one input."""
+    """For each tensor, all tensors (including itself) with identical sums and counts, i.e. with the same input."""
     groups: dict[bytes, list[str]] = {}
     for name, entry in importance.entries.items():
         groups.setdefault(entry.sums.tobytes() + entry.counts.tobytes(), []).append(name)
@@ -114,7 +114,11 @@ def tied_groups(importance: Importance) -> dict[str, tuple[str, ...]]:
 
 
 def zone_of(name: str) -> int:
-    """The zone of a tensor's block, -1 outside of blocks."""
+    """The zone of a tensor's block, -1 outside of blocks.
+
+    >>> zone_of("blk.17.attn_q.weight"), zone_of("output.weight")
+    (2, -1)
+    """
     block = block_of(name)
     return -1 if block < 0 else block // ZONE_BLOCKS
 

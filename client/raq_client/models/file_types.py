@@ -1,6 +1,6 @@
-"""File types: llama.cpp's names and numbers for whole files, as `general.file_type` holds them.
+"""File types: llama.cpp's names and numbers for whole files, as stored in `general.file_type`.
 
-Not to be confused with quant types, which tensors have: the file type Q4_K_M is a mixture of Q4_K and Q6_K.
+A file type is not a quant type, which is a property of a tensor: the file type Q4_K_M mixes Q4_K and Q6_K.
 Source: enum llama_ftype in include/llama.h and the table in tools/quantize of llama.cpp 0c1e57098.
 """
 
@@ -17,7 +17,7 @@ from raq_solver.tensors import Tensor
 
 @dataclass(frozen=True, slots=True)
 class FileType:
-    """A kind of file: its number, and the quant type that most of its tensors have."""
+    """A kind of file: its number and the quant type of most of its tensors."""
 
     name: str
     number: int
@@ -70,7 +70,7 @@ FILE_TYPES: Final[Mapping[str, FileType]] = MappingProxyType(
 )
 """All file types by name."""
 
-# The one that names a file by its commonest quant type, as llama.cpp's loader guesses it.
+# The file type for a commonest quant type, as llama.cpp's loader guesses it.
 _OF_QUANT_TYPE: Final = {
     file_type.base: FILE_TYPES[_ALIASES.get(file_type.base.name, file_type.base.name)]
     for file_type in FILE_TYPES.values()
@@ -79,9 +79,12 @@ _OF_QUANT_TYPE: Final = {
 
 
 def file_type(name: str) -> FileType:
-    """The file type of that name, upper and lower case alike; Q4_K stands for Q4_K_M, as in llama-quantize.
+    """The file type of that name, case ignored; Q4_K is short for Q4_K_M, as in llama-quantize.
 
     Raises UnknownQuantType with the nearest names.
+
+    >>> file_type("q4_k").name, file_type("Q4_K_M").number
+    ('Q4_K_M', 15)
     """
     upper = name.strip().upper()
     found = FILE_TYPES.get(_ALIASES.get(upper, upper))
@@ -92,7 +95,7 @@ def file_type(name: str) -> FileType:
 
 
 def commonest_type(types: Mapping[Tensor, QuantType]) -> QuantType:
-    """The quant type that most weights have."""
+    """The quant type of the largest number of weights."""
     weights: Counter[QuantType] = Counter()
     for tensor, quant_type in types.items():
         weights[quant_type] += tensor.weights
@@ -100,5 +103,5 @@ def commonest_type(types: Mapping[Tensor, QuantType]) -> QuantType:
 
 
 def file_type_of(types: Mapping[Tensor, QuantType]) -> FileType:
-    """The file type to write into a file with these tensors: that of the commonest quant type by weights."""
+    """The file type to write into a file with these tensors: the one of the commonest quant type by weights."""
     return _OF_QUANT_TYPE.get(commonest_type(types), FILE_TYPES["F16"])

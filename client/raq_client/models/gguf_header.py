@@ -1,9 +1,9 @@
-"""The header of a GGUF file: from bytes, and to bytes.
+"""Parse and encode the header of a GGUF file.
 
 Rules
-- Knows bytes, not files: whoever has the first megabytes of a model can read its header.
-- Metadata values keep the bytes they were stored as, so that a copy is exact whatever their type, and a vocabulary
-  of 150,000 tokens costs nothing until somebody asks for it. (gguf-py builds an array per token: seconds.)
+- Works on bytes, not files: the first megabytes of a model are enough to read its header.
+- Metadata values keep their stored bytes, so that copies are exact for every type, and a vocabulary of 150,000
+  tokens costs nothing until it is decoded. (gguf-py builds an array per token, which takes seconds.)
 - Little-endian, versions 2 and 3, which have one layout. Source: docs/gguf.md of ggml-org/ggml.
 """
 
@@ -20,14 +20,14 @@ Value = bool | int | float | str | list["Value"]
 
 ALIGNMENT_KEY: Final = "general.alignment"
 DEFAULT_ALIGNMENT: Final = 32
-"""Where a header names none, and the least that llama.cpp reads."""
+"""The alignment of a header that gives none, and the smallest that llama.cpp accepts."""
 _MAGIC: Final = b"GGUF"
 _VERSION: Final = 3
 _BOOL: Final = 7
 _STRING: Final = 8
 _ARRAY: Final = 9
 _DEEPEST: Final = 16
-"""Arrays inside arrays; no file in use has more than one."""
+"""Limit on nested arrays; no known file nests them more than once."""
 # struct codes of the scalar value types, by GGUF's number for them.
 _SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _SIZES: Final = {type_id: struct.calcsize("<" + code) for type_id, code in _SCALARS.items()}
@@ -35,19 +35,19 @@ _SIZES: Final = {type_id: struct.calcsize("<" + code) for type_id, code in _SCAL
 
 @dataclass(frozen=True, slots=True)
 class StoredValue:
-    """A metadata value as it stands in the file: GGUF's type number and the bytes after it."""
+    """A metadata value as stored in the file: GGUF's type number and the bytes after it."""
 
     type_id: int
     raw: bytes
 
     def decode(self) -> Value:
-        """The value; text that is not UTF-8 gets replacement characters."""
+        """The value; bytes that are not UTF-8 become replacement characters."""
         return _decode(self.raw, 0, self.type_id)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What the header says of a tensor. `offset` counts from the start of the data; `shape` is in GGUF order."""
+    """A tensor's entry in the header. `offset` counts from the start of the data; `shape` is in GGUF order."""
 
     name: str
     shape: tuple[int, ...]
@@ -66,15 +66,19 @@ class Header:
 
 
 def padded(size: int, alignment: int) -> int:
-    """The least multiple of `alignment` that is not below `size`."""
+    """The smallest multiple of `alignment` that is at least `size`.
+
+    >>> padded(33, 32)
+    64
+    """
     return -(-size // alignment) * alignment
 
 
 def parse_header(data: bytes | memoryview, where: str) -> Header:
-    """The header that `data` begins with; `where` names the file in errors.
+    """Parse the header at the beginning of `data`; `where` names the file in errors.
 
-    Raises HeaderCutOffError if `data` ends before the header does, else InvalidInput if this is not GGUF, a version or
-    byte order not supported, or damaged.
+    Raises HeaderCutOffError if `data` ends before the header does, else InvalidInput if it is not GGUF, damaged, or of
+    an unsupported version or byte order.
     """
     _check_start(bytes(data[:LONGEST]), where)
     try:
@@ -82,7 +86,7 @@ def parse_header(data: bytes | memoryview, where: str) -> Header:
         metadata, position = _metadata(data, 24, value_count)
         tensors, position = _tensor_infos(data, position, tensor_count)
     except (struct.error, OverflowError, _CutError):
-        what = f"the header is cut off or damaged: it does not end within the {len(data):,} bytes there are"
+        what = f"the header is cut off or damaged: it does not end within the {len(data):,} bytes of the file"
         raise HeaderCutOffError(Fault(where, what)) from None
     except _DamageError as damage:
         raise InvalidInput(Fault(where, f"the header is damaged: {damage}")) from None
@@ -93,7 +97,11 @@ def parse_header(data: bytes | memoryview, where: str) -> Header:
 
 
 def stored(value: Value) -> StoredValue:
-    """The value as raq writes it: whole numbers as u32 (or 64 bits), fractions as f32, lists of text as arrays."""
+    """The value as raq stores it: integers as u32 (64 bits if needed), floats as f32, lists as arrays of strings.
+
+    >>> stored(7).decode(), stored(["a", "b"]).decode()
+    (7, ['a', 'b'])
+    """
     match value:
         case bool():
             return StoredValue(_BOOL, struct.pack("<?", value))
@@ -122,7 +130,7 @@ def encode_header(metadata: Mapping[str, StoredValue], tensors: Sequence[TensorI
 
 
 class HeaderCutOffError(InvalidInput):
-    """The bytes end before the header does; with more of them it may be whole."""
+    """The given bytes end before the header does; with more bytes it may be complete."""
 
 
 class _CutError(Exception):
@@ -130,7 +138,7 @@ class _CutError(Exception):
 
 
 class _DamageError(Exception):
-    """The header says something impossible."""
+    """The header contains something impossible."""
 
 
 def _check_start(start: bytes, where: str) -> None:
@@ -157,7 +165,7 @@ def _metadata(data: bytes | memoryview, position: int, count: int) -> tuple[dict
         if end > len(data):
             raise _CutError
         if key in metadata:
-            raise _DamageError(f"the key {key} stands there twice")
+            raise _DamageError(f"the key {key} occurs twice")
         metadata[key] = StoredValue(type_id, bytes(data[position + 4 : end]))
         position = end
     return metadata, position
@@ -173,7 +181,7 @@ def _tensor_infos(data: bytes | memoryview, position: int, count: int) -> tuple[
         shape = struct.unpack_from(f"<{dimensions}Q", data, position + 4)
         ggml_id, offset = struct.unpack_from("<IQ", data, position + 4 + 8 * dimensions)
         if name in infos:
-            raise _DamageError(f"the tensor {name} stands there twice")
+            raise _DamageError(f"the tensor {name} occurs twice")
         if 0 in shape:
             raise _DamageError(f"the tensor {name} is empty")
         infos[name] = TensorInfo(name, shape or (1,), ggml_id, offset)
@@ -182,7 +190,7 @@ def _tensor_infos(data: bytes | memoryview, position: int, count: int) -> tuple[
 
 
 def _end(data: bytes | memoryview, position: int, type_id: int, depth: int = 0) -> int:
-    """Where the value that begins at `position` ends."""
+    """The end position of the value that begins at `position`."""
     if depth > _DEEPEST:
         raise _DamageError(f"arrays lie in arrays more than {_DEEPEST} deep")
     if type_id in _SIZES:
@@ -234,5 +242,5 @@ def _text(data: bytes | memoryview, position: int) -> tuple[str, int]:
 
 
 def _packed(text: str) -> bytes:
-    raw = text.encode("utf-8", "replace")  # names of files may hold what is no character
+    raw = text.encode("utf-8", "replace")  # file names may contain surrogates, which can't be encoded
     return struct.pack("<Q", len(raw)) + raw

@@ -1,4 +1,4 @@
-"""What a file is that was passed in place of a model, as far as its first bytes tell."""
+"""Recognise files that were given by mistake in place of a model, by their first bytes."""
 
 from typing import Final
 
@@ -14,15 +14,19 @@ STARTS: Final = (
     (b"fmgg", "a model in the format before GGUF; convert it again from its source"),
     (b"tjgg", "a model in the format before GGUF; convert it again from its source"),
 )
-"""First bytes and what they mean."""
+"""First bytes and what kind of file they mark."""
 LONGEST: Final = 64
-"""Bytes that `looks_like` needs to see."""
+"""Number of first bytes that `looks_like` needs."""
 _HTML: Final = (b"<!doctype", b"<html", b"<?xml")
 _NAMES_OF_ENTRIES: Final = (b"blk.", b"outp", b"toke")
 
 
 def looks_like(start: bytes) -> str | None:
-    """What a file with these first bytes is, and what to do with it; None where nothing is known of it."""
+    r"""What a file with these first bytes is and what to do with it; None if it is not recognised.
+
+    >>> looks_like(b"\x1f\x8b\x08\x00")
+    'compressed by gzip; unpack it first'
+    """
     for known, meaning in STARTS:
         if start.startswith(known):
             return meaning
@@ -34,7 +38,7 @@ def looks_like(start: bytes) -> str | None:
 
 
 def in_place_of_model(start: bytes) -> str | None:
-    """The same of a file that should be a model."""
-    if start[8:12] in _NAMES_OF_ENTRIES:  # a count, a length, the first name
+    """`looks_like` for a file that should be a model; it also recognises importance files in the old .dat format."""
+    if start[8:12] in _NAMES_OF_ENTRIES:  # the file begins with a count, a length and the first name
         return "an importance file (.dat); give it with --imatrix"
     return looks_like(start)

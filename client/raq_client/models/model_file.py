@@ -1,8 +1,8 @@
-"""Model files in GGUF: what tensors they hold, and their weights, a few rows at a time.
+"""Model files in GGUF: their tensors, and their weights a few rows at a time.
 
-The header is read through a memory map; weights are read into arrays of exactly the rows asked for. Reading the data
-through the map instead would count every page touched as this process's memory, and a file that shrinks meanwhile
-would kill the process rather than raise an error.
+The header is read through a memory map; weights are read into arrays of exactly the requested rows. Reading the data
+through the map would count every page touched as memory of this process, and a file that shrinks meanwhile would
+kill the process instead of raising an error.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class _Place:
 class ModelFile:
     """A model, in one GGUF file or several shards.
 
-    `metadata` is that of the first shard, without the keys that only describe the split.
+    `metadata` is from the first shard, without the keys that describe the split.
     """
 
     path: Path
@@ -75,12 +75,12 @@ class ModelFile:
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`, or nothing."""
+        """`general.architecture`, or an empty string."""
         return str(self.value("general.architecture") or "")
 
     @property
     def name(self) -> str:
-        """`general.name`, else the file's."""
+        """`general.name`, or else the name of the file."""
         return str(self.value("general.name") or readable(self.path.stem))
 
     def architecture_value(self, key: str) -> Value | None:
@@ -88,7 +88,7 @@ class ModelFile:
         return self.value(f"{self.architecture}.{key}")
 
     def stored(self, tensor: Tensor, first_row: int = 0, last_row: int | None = None) -> UInt8[np.ndarray, "rows size"]:
-        """The bytes of rows `first_row` up to, not including, `last_row`, as the file holds them."""
+        """The stored bytes of the rows from `first_row` up to but not including `last_row`."""
         last_row = tensor.rows if last_row is None else last_row
         assert 0 <= first_row <= last_row <= tensor.rows, f"{tensor.name} has no rows {first_row} to {last_row}"
         size = tensor.source_type.size(tensor.row_length)
@@ -106,17 +106,17 @@ class ModelFile:
     def weights(
         self, tensor: Tensor, first_row: int = 0, last_row: int | None = None
     ) -> Float32[np.ndarray, "rows length"]:
-        """The weights of these rows, whatever type they are stored in.
+        """The weights of these rows as float32, decoded from their stored type.
 
-        Raises InvalidInput if the type is one that can't be turned back into weights here.
+        Raises InvalidInput if raq can't decode that type.
         """
         blocks = self.stored(tensor, first_row, last_row)
         return to_weights(blocks, tensor.source_type, tensor.row_length)
 
     def fingerprint(self) -> str:
-        """SHA-256 over tensor names, shapes, types and both ends of every tensor's data.
+        """SHA-256 over tensor names, shapes, types, and the first and last bytes of every tensor's data.
 
-        Two fine-tunes of one model differ here, though only 8 KiB of each tensor are read.
+        It differs between two fine-tunes of one model although only 8 KiB of each tensor are read.
         """
         state = hashlib.sha256(b"raq model 1\0")
         for tensor in self.tensors:
@@ -130,10 +130,10 @@ class ModelFile:
 def open_model(path: Path | str, *, header_only: bool = False, kind: str = "model") -> ModelFile:
     """Open a model by its file or by any of its shards.
 
-    With `header_only` the data need not be there (the first megabytes of a download, a sparse file). `kind` is the
-    `general.type` that is wanted: an importance file or an adapter in place of a model is refused.
-    Raises InvalidInput for every fault: not GGUF, cut off, unknown types, no tensors, tensors that lie over each other,
-    missing shards, unreadable.
+    With `header_only` the data may be missing (the first megabytes of a download, a sparse file). `kind` is the
+    expected `general.type`: an importance file or an adapter given as a model is refused.
+    Raises InvalidInput for every fault: not GGUF, cut off, unknown types, no tensors, overlapping tensors, missing
+    shards, unreadable.
     """
     path = Path(path)
     opened = read_header(path)
@@ -152,9 +152,9 @@ def open_model(path: Path | str, *, header_only: bool = False, kind: str = "mode
         shard_faults += [] if header_only or shard_faults else _cut_off(shard, header, offsets)
         places |= {tensor: _Place(shard, offset) for tensor, offset in offsets.items()}
         faults += shard_faults
-    promised = _count(headers[0], "split.tensors.count")
-    if split and not faults and promised != len(places):
-        faults.append(Fault(str(path), f"the shards hold {len(places)} tensors, their header promises {promised}"))
+    announced = _count(headers[0], "split.tensors.count")
+    if split and not faults and announced != len(places):
+        faults.append(Fault(str(path), f"the shards hold {len(places)} tensors, their header announces {announced}"))
     if not places and not faults and kind == "model":
         faults.append(Fault(str(path), NO_TENSORS))
     raise_faults(faults)
@@ -164,7 +164,7 @@ def open_model(path: Path | str, *, header_only: bool = False, kind: str = "mode
 
 
 def tensors_of(header: Header, where: str) -> tuple[dict[Tensor, int], list[Fault]]:
-    """The tensors of a header and where in the file their data begin, and what is wrong with the others."""
+    """The valid tensors of a header with the position of their data in the file, and the faults of the others."""
     offsets: dict[Tensor, int] = {}
     faults: list[Fault] = []
     for info in header.tensors:
@@ -182,19 +182,23 @@ def tensors_of(header: Header, where: str) -> tuple[dict[Tensor, int], list[Faul
 
 
 def _overlaps(offsets: Mapping[Tensor, int], where: str) -> list[Fault]:
-    """One fault if tensors lie over each other."""
+    """One fault if tensors overlap."""
     placed = sorted(offsets.items(), key=lambda one: one[1])
     found = [(one, other) for (one, at), (other, begin) in pairwise(placed) if at + one.size > begin]
     if not found:
         return []
     (one, other), more = found[0], len(found) - 1
     others = f", and so do {more} more pairs" if more else ""
-    what = f"the data of {one.name} and {other.name} lie over each other{others}: the header is damaged"
+    what = f"the data of {one.name} and {other.name} overlap{others}: the header is damaged"
     return [Fault(where, what)]
 
 
 def shard_names(name: str, count: int) -> list[str]:
-    """The names of all shards of a split model, given one of them; none if it is not named as a shard is."""
+    """The names of all shards of a split model, given one of them; empty if `name` is not that of such a shard.
+
+    >>> shard_names("big-00002-of-00003.gguf", 3)
+    ['big-00001-of-00003.gguf', 'big-00002-of-00003.gguf', 'big-00003-of-00003.gguf']
+    """
     found = _SHARD.fullmatch(name)
     if found is None or int(found["count"]) != count:
         return []
@@ -202,20 +206,20 @@ def shard_names(name: str, count: int) -> list[str]:
 
 
 def shard_count(header: Header) -> int:
-    """Shards of the model that a header belongs to, 1 if it is not split."""
+    """The number of shards of the model that a header belongs to, 1 if it is not split."""
     return max(1, _count(header, "split.count"))
 
 
 def first_shard(path: Path, header: Header) -> Path:
-    """The file that libllama is given: the first shard, if this is one of several.
+    """The file to load with libllama: the first shard if `path` is one of several.
 
-    Raises InvalidInput with every shard that is missing.
+    Raises InvalidInput with every missing shard.
     """
     return _shard_paths(path, shard_count(header))[0] if shard_count(header) > 1 else path
 
 
 def require_kind(header: Header, where: str, kind: str = "model") -> None:
-    """Raise InvalidInput if a file is an importance file or an adapter, and that is not what is asked for."""
+    """Raise InvalidInput if a file is an importance file or an adapter instead of the expected `kind`."""
     stored_kind = header.metadata.get("general.type")
     found = "" if stored_kind is None else str(stored_kind.decode())
     if found != kind and found in _OTHER_KINDS:
@@ -225,14 +229,14 @@ def require_kind(header: Header, where: str, kind: str = "model") -> None:
 def to_weights(
     blocks: UInt8[np.ndarray, "rows size"], source_type: QuantType, row_length: int
 ) -> Float32[np.ndarray, "rows length"]:
-    """Rows of stored bytes as weights. Raises InvalidInput if the type can't be turned back into weights here."""
+    """Decode rows of stored bytes to weights. Raises InvalidInput if raq can't decode the type."""
     if source_type.name in _NUMPY_TYPES:
         return blocks.view(_NUMPY_TYPES[source_type.name]).astype(np.float32, copy=False)
     if source_type.name == "BF16":
         return (blocks.view("<u2").astype(np.uint32) << 16).view(np.float32)
     if source_type.name in _NATIVE:
         return raq_native.dequantize(source_type.name, blocks, row_length)
-    # Only here is gguf needed, and its import is not free.
+    # gguf is needed only here, and its import is slow.
     from gguf import GGMLQuantizationType, dequantize
 
     try:
@@ -244,9 +248,9 @@ def to_weights(
 
 
 def read_header(path: Path) -> Header:
-    """The header of one GGUF file; a file that has not changed is parsed once per process.
+    """The header of one GGUF file; an unchanged file is parsed once per process.
 
-    Raises InvalidInput if it can't be read or is none.
+    Raises InvalidInput if it can't be read or is not GGUF.
     """
     if path.is_dir():
         raise InvalidInput(Fault(str(path), "is a folder; name a .gguf file in it"))
@@ -261,7 +265,7 @@ def read_header(path: Path) -> Header:
 
 @lru_cache(maxsize=_HEADERS_KEPT)
 def _parsed(path: Path, _state: tuple[int, ...]) -> Header:
-    """The parsed header; `_state` (device, inode, size, time of change) is another for a changed file."""
+    """The parsed header, cached; `_state` (device, inode, size, time of change) differs for a changed file."""
     with (
         path.open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
@@ -294,7 +298,13 @@ def _count(header: Header, key: str) -> int:
 
 
 def row_chunks(tensor: Tensor, chunk_weights: int = CHUNK_WEIGHTS) -> Iterator[tuple[int, int, int]]:
-    """(matrix, first row, last row) of chunks of at most so many weights, but a row at least, in order."""
+    """Yield (matrix, first row, end row) of consecutive chunks of at most `chunk_weights` weights, at least one row.
+
+    >>> from raq_solver.quant_types import CATALOGUE
+    >>> stack = Tensor("blk.0.ffn_up_exps.weight", (256, 3, 2), CATALOGUE["F16"])
+    >>> list(row_chunks(stack, chunk_weights=512))
+    [(0, 0, 2), (0, 2, 3), (1, 3, 5), (1, 5, 6)]
+    """
     rows = tensor.rows // tensor.matrices
     step = max(1, chunk_weights // tensor.row_length)
     for matrix in range(tensor.matrices):

@@ -1,4 +1,4 @@
-"""Which tensors may be quantized, and to which types: llama.cpp's rules.
+"""llama.cpp's rules for which tensors may be quantized, and to which types.
 
 Source: tensor_allows_quantization, tensor_type_fallback and tensor_requires_imatrix in src/llama-quant.cpp of
 llama.cpp 0c1e57098.
@@ -52,7 +52,7 @@ _NEVER_IN_ARCHITECTURE: Final = {
         "attn_v_b.weight",
     )
 }
-# What a type becomes where rows do not divide into its blocks; where that does not fit either, F16.
+# Substitute of a type whose blocks do not divide the row length; F16 if the substitute does not fit either.
 _FALLBACK: Final = {
     **dict.fromkeys(
         ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"),
@@ -69,9 +69,9 @@ _NEEDS_IMPORTANCE: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3
 
 
 def is_quantizable(tensor: Tensor, architecture: str = "") -> bool:
-    """Whether llama.cpp would ever change this tensor's type.
+    """Whether llama.cpp ever changes this tensor's type.
 
-    Never: vectors, whatever is not called a weight, norms, routers, short convolutions and the like.
+    False for vectors, tensors whose name does not end in "weight", norms, routers, short convolutions and similar.
     """
     name = tensor.name
     parts = _NEVER_CONTAINING + _NEVER_IN_ARCHITECTURE.get(architecture, ())
@@ -85,9 +85,12 @@ def is_quantizable(tensor: Tensor, architecture: str = "") -> bool:
 
 
 def fitting_type(wanted: QuantType, row_length: int) -> QuantType | None:
-    """`wanted`, or what llama.cpp writes instead where rows of this length do not divide into its blocks.
+    """`wanted`, or llama.cpp's substitute if the row length is not a multiple of its block length.
 
-    None where llama.cpp has no substitute and gives up (Q1_0, NVFP4).
+    None where llama.cpp has no substitute and fails (Q1_0, NVFP4).
+
+    >>> fitting_type(CATALOGUE["Q4_K"], 256).name, fitting_type(CATALOGUE["Q4_K"], 96).name
+    ('Q4_K', 'Q5_0')
     """
     if wanted.fits(row_length):
         return wanted
@@ -98,18 +101,18 @@ def fitting_type(wanted: QuantType, row_length: int) -> QuantType | None:
 
 
 def needs_importance(quant_type: QuantType, name: str) -> bool:
-    """Whether llama.cpp refuses to write this tensor as that type without importance."""
+    """Whether llama.cpp refuses to store this tensor in that type without an importance file."""
     return quant_type.name in _NEEDS_IMPORTANCE and name not in (*EMBEDDINGS, OUTPUT)
 
 
 def candidates(
     tensor: Tensor, wanted: Iterable[QuantType], *, architecture: str = "", has_importance: bool = True
 ) -> tuple[QuantType, ...]:
-    """The types to choose from for this tensor, given those asked for; never empty, without repetition.
+    """The types this tensor can choose from, given the `wanted` ones; never empty, no duplicates.
 
-    A type that does not fit the rows is replaced by llama.cpp's substitute, one above the tensor's present bits by its
-    present type (more bits can't bring back what is not there), one that needs importance is left out without it.
-    A tensor that may not be quantized keeps its type, as does one for which nothing asked for is possible.
+    A type that does not fit the rows is replaced by llama.cpp's substitute. A type with more bits than the stored one
+    is replaced by the stored one, because more bits can't restore lost precision. A type that needs importance is
+    left out without it. A tensor that may not be quantized, or has no possible wanted type, keeps its type.
     """
     if not is_quantizable(tensor, architecture):
         return (tensor.source_type,)

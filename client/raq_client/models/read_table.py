@@ -1,8 +1,8 @@
-"""Read tensor tables: what a model consists of, without its weights.
+"""Read tensor tables: the names, shapes and types of a model's tensors, without weights.
 
-Read from the header of a GGUF file (the data need not be there; it may lie on a web server), a CSV of shapes
-(`name,shape` with the row length first, as in `5120x17408`), a `.map` listing of Thireus' GGUF Tool Suite, or a folder
-of safetensors files as models are published in.
+Sources: the header of a GGUF file (local, where the data may be missing, or on a web server), a CSV of shapes
+(`name,shape` with the row length first, e.g. `5120x17408`), a `.map` listing of Thireus' GGUF Tool Suite, or a folder
+of safetensors files as published on model hubs.
 """
 
 import csv
@@ -25,9 +25,9 @@ _UNTOUCHED: Final = CATALOGUE["F32"]
 
 
 def read_table(path: Path | str, architecture: str = "") -> ModelTable:
-    """Read a table; the ending of the name tells the format. An http(s) address is that of a GGUF file.
+    """Read a table in the format given by the file extension; an http(s) address must be that of a GGUF file.
 
-    `architecture` (llama.cpp's name) is for the formats that do not hold it.
+    `architecture` (llama.cpp's name) is used for formats that do not contain it.
     Raises InvalidInput with a fault for every line that can't be read.
     """
     if str(path).startswith(("http://", "https://")):
@@ -89,7 +89,7 @@ def _read_map(text: str, where: str) -> Iterable[Tensor]:
 
 
 def _with_usual_type(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The type that llama.cpp's converter gives a tensor of that name: F32 for what is never quantized."""
+    """The tensor in the type that llama.cpp's converter gives it: F32 if it is never quantized."""
     tensor = Tensor(name, shape, _UNQUANTIZED)
     return tensor if is_quantizable(tensor) else Tensor(name, shape, _UNTOUCHED)
 
@@ -99,6 +99,6 @@ def _twice(tensors: list[Tensor], where: str) -> list[Fault]:
     faults = []
     for tensor in tensors:
         if tensor.name in seen:
-            faults.append(Fault(where, f"{tensor.name} stands there twice"))
+            faults.append(Fault(where, f"{tensor.name} occurs twice"))
         seen.add(tensor.name)
     return faults

@@ -1,4 +1,4 @@
-"""The tensor table of a GGUF file on a web server, by reading no more of it than the header."""
+"""Read the tensor table of a GGUF file on a web server, downloading only its header."""
 
 import urllib.error
 import urllib.request
@@ -16,14 +16,14 @@ from raq_solver.tensors import Tensor
 
 _FIRST_BYTES: Final = 2**20
 _MOST_BYTES: Final = 2**28
-"""Headers are a few megabytes, most of it vocabulary; what is larger than this is none."""
+"""Headers have a few megabytes, mostly vocabulary; a longer one is treated as damaged."""
 _SECONDS: Final = 30.0
 
 
 def read_remote_table(url: str) -> ModelTable:
-    """The table of the model at `url`, which may be any shard of a split one.
+    """The table of the model at `url`, which may be any shard of a split model.
 
-    Raises InvalidInput if nothing can be read there, or it is not GGUF.
+    Raises InvalidInput if nothing can be read there, or if it is not GGUF.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
@@ -69,8 +69,8 @@ def _read_header(url: str) -> Header:
 
 
 def _first_bytes(url: str, count: int) -> bytes:
-    """The first bytes of a file; fewer if it is shorter. A server that knows no ranges is cut short."""
-    # The scheme was looked at: no file:// gets here.
+    """The first bytes of a file; fewer if it is shorter. Works without range support: reading stops after `count`."""
+    # The scheme has been checked: file:// is refused before.
     request = urllib.request.Request(url, headers={"Range": f"bytes=0-{count - 1}"})  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310

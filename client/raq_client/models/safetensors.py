@@ -1,8 +1,8 @@
-"""The tensor table of a model as published in safetensors files: what a conversion to GGUF would hold.
+"""Read the tensor table of a model in safetensors files: the tensors that a conversion to GGUF would give.
 
-Only headers and `config.json` are read. Names are translated by gguf-py, experts are stacked, what is never quantized
-becomes F32, as llama.cpp's converter does. Architectures whose conversion splits or joins tensors are refused, not
-guessed at.
+Only headers and `config.json` are read. As in llama.cpp's converter, names are translated by gguf-py, experts are
+stacked, and tensors that are never quantized become F32. Architectures whose conversion splits or joins tensors are
+refused.
 """
 
 import json
@@ -35,9 +35,9 @@ _ARCHITECTURES: Final = {
     "granite": "granite",
     "smollm3": "smollm3",
 }
-"""`model_type` of config.json, and llama.cpp's name, where tensors are converted one by one."""
+"""`model_type` of config.json → llama.cpp's name, for architectures whose tensors are converted one by one."""
 _TYPES: Final = {"F32": CATALOGUE["F32"], "F16": CATALOGUE["F16"], "BF16": CATALOGUE["BF16"]}
-# Keys of config.json and of GGUF.
+# key of config.json -> key of GGUF
 _KEYS: Final = {
     "num_hidden_layers": "block_count",
     "max_position_embeddings": "context_length",
@@ -51,7 +51,7 @@ _KEYS: Final = {
 _EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
 _DROPPED: Final = re.compile(r"rotary_emb\.inv_freq$")
 _MOST_HEADER_BYTES: Final = 10**8
-"""The limit that the safetensors format sets to its header."""
+"""The maximum size of a header in the safetensors format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def read_safetensors_table(folder: Path) -> ModelTable:
     """The table of the model in a folder with `config.json` and its safetensors files.
 
     Raises InvalidInput with every fault: no such files, an architecture that is not converted tensor by tensor, types
-    that GGUF has not, names that nothing is known of.
+    that GGUF lacks, unknown names.
     """
     config = _read_config(folder)
     paths = sorted(folder.glob("*.safetensors"))
@@ -121,7 +121,7 @@ def _read_shard(path: Path) -> tuple[dict[str, _Stored], list[Fault]]:
 
 
 def _check_index(folder: Path, stored: Mapping[str, _Stored]) -> None:
-    """See that no shard of the index is missing."""
+    """Raise InvalidInput if a shard of the index is missing."""
     path = folder / "model.safetensors.index.json"
     if not path.exists():
         return
@@ -160,7 +160,7 @@ def _tensor(name: str, parts: Sequence[_Stored]) -> Tensor:
 
 
 def _rope(config: Mapping[str, Any]) -> list[Tensor]:
-    """The table of rotary factors that the converter computes for Llama 3.1 and its kind."""
+    """The table of rotary factors that the converter computes for Llama 3.1 and similar models."""
     scaling = config.get("rope_scaling") or {}
     if "llama3" not in (scaling.get("rope_type"), scaling.get("type")):
         return []

@@ -1,4 +1,4 @@
-"""Tensor tables: what a model consists of, without its weights."""
+"""Tensor tables: the tensors and metadata of a model, without weights."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,12 +12,12 @@ from raq_solver.tensor_names import block_of, is_expert, local_name
 from raq_solver.tensors import Tensor
 
 NUMBERS: Final = "numbers"
-"""Where the provenance of a profile keeps `numbers_text`: what memory and active bytes are reckoned from."""
+"""Key in a profile's provenance for `numbers_text`, from which memory and active bytes are computed."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModelTable:
-    """The tensors of a model in file order, its architecture, and what metadata is known."""
+    """The tensors of a model in file order, its architecture and its known metadata."""
 
     name: str
     architecture: str
@@ -26,16 +26,16 @@ class ModelTable:
 
     @property
     def weights(self) -> int:
-        """Weights of all tensors."""
+        """The number of weights in all tensors."""
         return sum(tensor.weights for tensor in self.tensors)
 
     @property
     def block_count(self) -> int:
-        """Blocks (layers), from the metadata or the highest number in a tensor's name."""
+        """The number of blocks (layers), from the metadata or the highest number in a tensor's name."""
         return self.number("block_count") or 1 + max((block_of(t.name) for t in self.tensors), default=-1)
 
     def number(self, key: str) -> int:
-        """The whole number under `ARCHITECTURE.key`, of block 0 where each block has its own; 0 when not known."""
+        """The integer under `ARCHITECTURE.key` (that of block 0 if it is per block); 0 if unknown."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         first = value[0] if isinstance(value, list) and value else value
         return first if isinstance(first, int) else 0
@@ -49,13 +49,17 @@ def table_of(model: ModelFile) -> ModelTable:
 
 
 def numbers_text(table: ModelTable) -> str:
-    """The whole numbers among what is known of the architecture, as text that a profile can carry."""
+    """The integers in the model's metadata as JSON, for storing in a profile."""
     numbers = {key: value for key, value in sorted(table.metadata.items()) if _is_numbers(value)}
     return json.dumps(numbers, separators=(",", ":"))
 
 
 def numbers_of(text: str) -> Mapping[str, Value]:
-    """Metadata from the text that a profile carries; nothing from a text that says nothing."""
+    """Metadata from the text made by `numbers_text`; empty if the text is empty or not valid.
+
+    >>> dict(numbers_of('{"llama.block_count": 32}'))
+    {'llama.block_count': 32}
+    """
     try:
         found = json.loads(text or "{}")
     except ValueError:
@@ -68,9 +72,9 @@ def _is_numbers(value: Value) -> bool:
 
 
 def guessed_architecture(tensors: Iterable[Tensor]) -> str:
-    """llama.cpp's name for the architecture, guessed from tensor names where only those are known.
+    """llama.cpp's name of the architecture, guessed from tensor names for tables that do not give it.
 
-    It tells apart what llama.cpp's mixtures treat differently, no more; nothing where even that can't be seen.
+    It only separates architectures that llama.cpp's mixtures treat differently; an empty string if none matches.
     """
     names = {local_name(tensor.name) for tensor in tensors}
     experts = any(map(is_expert, names))

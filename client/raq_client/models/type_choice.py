@@ -1,8 +1,8 @@
-"""Which quant types a tensor may choose from, as people say it: names, families, or `auto`.
+"""The quant types that tensors may choose from, given by users as names, families or `auto`.
 
-`auto` offers each tensor the types that fit its rows: where 256 divides them the K and IQ types, else those with
-blocks of 32. Below two bits (IQ1) nothing is offered unless named, nor are ternary types, made for models trained for
-them, nor the MX types, whose scales are powers of two. docs/native.md has bits, blocks and speed of every type.
+`auto` offers each tensor the types that fit its rows: the K and IQ types if the row length is a multiple of 256, else
+the types with blocks of 32. Never included are types below two bits (IQ1), ternary types (for models trained for
+them) and MX types (scales are powers of two); they must be named. docs/native.md lists every type.
 """
 
 from collections.abc import Sequence
@@ -25,20 +25,20 @@ FAMILIES: Final = MappingProxyType(
         "all": (*_K, *_IQ, "IQ1_M", "IQ1_S", "IQ4_NL", "Q5_1", "Q5_0", "Q4_1", "Q4_0"),
     }
 )
-"""Names that stand for several quant types. Where a K or IQ type does not fit, llama.cpp's substitute is offered."""
+"""Names for groups of quant types. Where a K or IQ type does not fit the rows, llama.cpp's substitute is offered."""
 AUTO: Final = "auto"
 _WIDE_BLOCK: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class TypeChoice:
-    """The types to choose from: those `named`, for every tensor, and with `auto` those that fit its rows."""
+    """The types to choose from: the `named` ones for every tensor, and with `auto` those that fit its rows."""
 
     named: tuple[QuantType, ...] = ()
     auto: bool = False
 
     def of(self, tensor: Tensor) -> tuple[QuantType, ...]:
-        """What is offered to a tensor, before it is seen what it may be at all."""
+        """The types offered to a tensor, before llama.cpp's rules are applied (`quantizable.candidates`)."""
         names: tuple[str, ...] = ()
         if self.auto:
             names = (*_K, *_IQ) if tensor.row_length % _WIDE_BLOCK == 0 else _BLOCKS_OF_32
@@ -46,9 +46,14 @@ class TypeChoice:
 
 
 def chosen_types(names: Sequence[str]) -> TypeChoice:
-    """The choice that these names of types and families stand for; `auto` for none.
+    """The choice for these names of types and families; `auto` if there are none.
 
     Raises InvalidInput with all unknown names at once.
+
+    >>> [each.name for each in chosen_types(["q8_0", "k"]).named]
+    ['Q8_0', 'Q6_K', 'Q5_K', 'Q4_K', 'Q3_K', 'Q2_K']
+    >>> chosen_types([]).auto
+    True
     """
     given = list(names) or [AUTO]
     faults: list[Fault] = []

@@ -1,9 +1,9 @@
-"""Write a model file: the source's tensors in new types, the source's metadata, and what was done.
+"""Write a model file: the source's tensors in new types, and the source's metadata with additions.
 
 Rules
-- Tensors keep their order, metadata keys theirs; a value that nobody changes keeps its bytes.
+- Tensors and metadata keys keep their order; an unchanged value keeps its bytes.
 - One chunk of one tensor is in memory at a time.
-- The file is complete or absent, and is compared with its account before anybody hears of it.
+- The file is complete or absent: it is written to a temporary path, compared with the expected layout, then renamed.
 """
 
 import hashlib
@@ -31,15 +31,15 @@ from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
 Blocks = Callable[[Tensor, QuantType], Iterable[UInt8[np.ndarray, "rows size"]]]
-"""Gives the rows of a tensor as blocks of a type, in order, a chunk at a time."""
+"""Returns the rows of a tensor as blocks of a type, in order, one chunk at a time."""
 
 Progress = Callable[[str, int], None]
-"""Hears the tensor being written and how many of its bytes just were."""
+"""Called with the name of the tensor and the number of its bytes just written."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenModel:
-    """A model file and the account of its bytes."""
+    """A written model file: the exact size of its parts, and its SHA-256."""
 
     path: Path
     tensor_bytes: int
@@ -63,16 +63,16 @@ def write_model(
     force: bool = False,
     progress: Progress = lambda _name, _size: None,
 ) -> WrittenModel:
-    """Write `source` with each tensor in the type that `types` gives it; a tensor not named there keeps its own.
+    """Write `source` with each tensor in its type from `types`; a tensor not listed there keeps its own.
 
-    `metadata` replaces and adds keys. Split sources become one file.
-    Raises InvalidInput if `path` is the source, exists and not `force`, can't be written or the disk is full;
-    LedgerMismatch if the file that came out is not the one accounted for.
+    `metadata` replaces and adds keys. A split source becomes one file.
+    Raises InvalidInput if `path` is the source, exists without `force`, can't be written or the disk is full;
+    LedgerMismatch if the written file differs from the expected layout.
     """
     _check_target(path, source, types)
     chosen = {tensor: types.get(tensor.name, tensor.source_type) for tensor in source.tensors}
     keys = dict(source.metadata) | {key: stored(value) for key, value in (metadata or {}).items()}
-    # libllama ends the process over data aligned to less, or an alignment that is no u32.
+    # libllama aborts the process if data are aligned to less, or if the alignment is not stored as u32.
     alignment = max(source.alignment, DEFAULT_ALIGNMENT)
     if ALIGNMENT_KEY in keys:
         keys[ALIGNMENT_KEY] = stored(alignment)
@@ -99,7 +99,7 @@ def write_model(
 
 
 def reconcile(path: Path, chosen: Mapping[Tensor, QuantType]) -> None:
-    """Open the file anew and compare it with its account, tensor by tensor, in order.
+    """Open the written file again and compare it with the expected tensors, in order.
 
     Raises LedgerMismatch with the first difference.
     """
@@ -111,9 +111,9 @@ def reconcile(path: Path, chosen: Mapping[Tensor, QuantType]) -> None:
     found = [(tensor.name, tensor.shape, tensor.source_type.name) for tensor in written.tensors]
     for one, other in zip(expected, found, strict=False):
         if one != other:
-            raise LedgerMismatch(f"{path}: the account says {one}, the file {other}")
+            raise LedgerMismatch(f"{path}: expected {one}, the file has {other}")
     if len(expected) != len(found):
-        raise LedgerMismatch(f"{path}: the account has {len(expected)} tensors, the file {len(found)}")
+        raise LedgerMismatch(f"{path}: expected {len(expected)} tensors, the file has {len(found)}")
 
 
 def _check_target(path: Path, source: ModelFile, types: Mapping[str, QuantType]) -> None:
@@ -130,7 +130,7 @@ def _check_target(path: Path, source: ModelFile, types: Mapping[str, QuantType])
 
 
 def _layout(chosen: Mapping[Tensor, QuantType], keys: Mapping[str, StoredValue], alignment: int) -> tuple[bytes, int]:
-    """The header, and the bytes that follow it."""
+    """The encoded header, and the number of bytes after it."""
     infos = []
     offset = 0
     for tensor, quant_type in chosen.items():
@@ -142,4 +142,4 @@ def _layout(chosen: Mapping[Tensor, QuantType], keys: Mapping[str, StoredValue],
 def _check_size(tensor: Tensor, quant_type: QuantType, size: int) -> None:
     expected = quant_type.size(tensor.weights)
     if size != expected:
-        raise LedgerMismatch(f"{tensor.name} as {quant_type.name}: the account says {expected} bytes, {size} came")
+        raise LedgerMismatch(f"{tensor.name} as {quant_type.name}: expected {expected} bytes, got {size}")

@@ -1,1 +1,1 @@
-"""From what was asked for to a solved problem: budgets, demands, promises of memory, several domains."""
+"""From a request to a solved problem: budgets, constraints, memory targets, several domains."""

@@ -39,7 +39,7 @@ EXO: Final = "--exo"
 
 @dataclass(frozen=True, eq=False)
 class ResolvedBase:
-    """A base on one model: its name, the types it gives, and how a recipe refers to it."""
+    """A base resolved for one model: its name, the types of all tensors, and a recipe's reference to it."""
 
     name: str
     allocation: Allocation
@@ -48,11 +48,11 @@ class ResolvedBase:
 
 @dataclass(frozen=True, eq=False)
 class ProblemSpec:
-    """A request resolved for one model: the problem, and what it was made from.
+    """A request resolved for one model: the problem, and the data it was made from.
 
-    `profile` is None for a plain table of losses. `budget` is the narrowest that was asked for, None if the size was
-    left open. `groups` are the constraints that came from knowledge of the model, by its kind: `architecture`, `ratio`,
-    `exo`. `on_host` are the tensors kept on the host.
+    `profile` is None for a plain table of losses. `budget` is the smallest of the requested ones, None if the size is
+    open. `groups` are the constraints that do not come from single options of the user, by origin: `architecture`,
+    `ratio`, `exo`. `on_host` are the tensors kept on the host.
     """
 
     request: Request
@@ -79,13 +79,13 @@ def build_problem(
     base: ResolvedBase | None = None,
     needs_budget: bool = True,
 ) -> ProblemSpec:
-    """The problem that a request poses of these facts: a profile, or the problem of a plain file.
+    """The problem for a request, from a profile or from the problem of a plain file.
 
-    `table` adds metadata to what the profile tells of the model; `base` is that of the request, if it is resolved
-    already. The capacity is the smallest of the budget and what memory leaves; with neither it is the size of the base.
-    Without `needs_budget`, where a question has budgets of its own, it may also be left open.
+    `table` adds metadata to that in the profile; `base` is the request's base, if it has been resolved already. The
+    capacity is the smaller of the budget and the memory left for weights; with neither, the size of the base. Without
+    `needs_budget` (for questions with their own budgets) the size may be left open.
 
-    Raises InvalidInput with the faults of what is asked for, and if the size is needed and left open.
+    Raises InvalidInput with the faults of the request, and if the size is needed but open.
     """
     if isinstance(facts, Problem):
         return _plain(request, facts, needs_budget=needs_budget)
@@ -120,13 +120,13 @@ def build_problem(
 
 
 def resolve_base(spec: BaseSpec, table: ModelTable, *, has_importance: bool) -> ResolvedBase | None:
-    """The types that the base gives this model; None without one.
+    """The base's types for this model; None if `spec` has no base.
 
     Raises InvalidInput for a base that can't be read or does not fit the model.
     """
     if spec.base is None:
         if spec.overrides is not None:
-            raise InvalidInput(Fault("--overrides", "what are they laid over? Give a --base, such as Q4_K_M"))
+            raise InvalidInput(Fault("--overrides", "need a mixture to apply to; give a --base, such as Q4_K_M"))
         return None
     recipe = base_recipe(spec.base, overrides=spec.overrides, counting=spec.counting, has_importance=has_importance)
     types = carry_out(recipe, table)[-1].types
@@ -135,7 +135,7 @@ def resolve_base(spec: BaseSpec, table: ModelTable, *, has_importance: bool) -> 
 
 
 def types_in(base: ResolvedBase | None, table: ModelTable) -> tuple[str, ...]:
-    """The types of the base's quantizable tensors, which have to be measured for the base to have a price."""
+    """The types of the base's quantizable tensors; they must be measured so that the base's loss is known."""
     if base is None:
         return ()
     quantizable = [tensor.name for tensor in table.tensors if is_quantizable(tensor, table.architecture)]
@@ -143,14 +143,14 @@ def types_in(base: ResolvedBase | None, table: ModelTable) -> tuple[str, ...]:
 
 
 def _plain(request: Request, file: Problem, *, needs_budget: bool) -> ProblemSpec:
-    """The file's table and constraints, with those of the request added; a model's options do not apply."""
+    """The file's table and constraints, plus those of the request; options for models are refused."""
     given = {
         "--base and its options": request.base != BaseSpec(),
         "--vram": request.memory is not None,
         "--loss": request.loss is not None,
         FLAG: request.constraints.active_bytes is not None,
     }
-    what = "is for models; a plain problem has tensors and losses of its own, and active_bytes stand in its file"
+    what = "is for models; a plain problem has its own tensors and losses, and active_bytes belong in its file"
     faults = [Fault(name, what) for name, there in given.items() if there]
     if faults:
         raise InvalidInput(faults)
@@ -170,7 +170,7 @@ def _budget(
     *,
     needs_budget: bool,
 ) -> Budget | None:
-    """The narrowest of what was asked for; the base's size where nothing was."""
+    """The smallest of the requested budgets; the base's size if there is none."""
     asked: list[Budget] = [] if request.budget is None else [parse_budget(request.budget)]
     if memory is not None:
         asked.append(TotalBytes(memory.weights + on_host))
@@ -179,7 +179,7 @@ def _budget(
     if not asked and (request.max_loss is not None or not needs_budget):
         return None
     if not asked:
-        what = "how large may it be? Give a --budget, a --base to stay as large as, or a device's memory (--vram)"
+        what = "how large may it be? Give a --budget, a --base whose size is kept, or a device's memory (--vram)"
         raise InvalidInput(Fault("", what))
     return min(asked, key=lambda one: capacity_in(losses, one))
 
@@ -207,7 +207,7 @@ def _ratios(spec: BaseSpec) -> RatioReport | None:
 
 
 def _exo_pins(patterns: Sequence[str], losses: LossTable, table: ModelTable) -> tuple[Pin, ...]:
-    """Pins at F16, or where a tensor can't be that, at the type it comes in."""
+    """Pins at F16, or at the stored type if a tensor can't be F16."""
     types: dict[str, list[str]] = {}
     source = {tensor.name: tensor.source_type.name for tensor in table.tensors}
     for name in matching(patterns, losses.tensors, EXO) if patterns else ():
@@ -233,12 +233,12 @@ def _move_constraints(
 
 
 def without(constraints: Iterable[MoveConstraint], tensors: Iterable[str]) -> tuple[MoveConstraint, ...]:
-    """The constraints with these tensors taken out; those that hold no other tensor are left out."""
+    """The constraints without these tensors; constraints on no other tensor are dropped."""
     named = set(tensors)
     kept = (replace(one, tensors=tuple(name for name in one.tensors if name not in named)) for one in constraints)
     return tuple(one for one in kept if one.tensors)
 
 
 def base_size(base: ResolvedBase, losses: LossTable) -> int:
-    """Bytes of the base's tensor data."""
+    """The size of the base's tensor data, bytes."""
     return sum(stored_size(name, base.allocation.types[name], losses) for name in losses.tensors)

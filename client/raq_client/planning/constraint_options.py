@@ -1,4 +1,4 @@
-"""Constraints as people write them: a pattern of tensor names and a limit for the tensors it matches.
+"""Constraints given as text: a pattern of tensor names and a limit for the matching tensors.
 
 Patterns are those of raq_client.recipes.patterns: `blk.*.attn_v.weight`, `output.weight`,
 `blk.{0..3}.ffn_{gate,up}.weight`.
@@ -46,7 +46,7 @@ _PATTERN_ONLY: Final[Mapping[str, type[Tie] | type[Monotone]]] = {"tie": Tie, "m
 
 @dataclass(frozen=True, slots=True)
 class ConstraintSpec:
-    """The user's constraints, each a list of texts as the flags of the same names take them."""
+    """The user's constraints, each a list of texts in the form of the flag of the same name."""
 
     pin: Sequence[str] = ()
     floor: Sequence[str] = ()
@@ -61,7 +61,7 @@ class ConstraintSpec:
     experts_used: int | None = None
 
     def constraints(self, tensors: Sequence[str], table: ModelTable | None = None) -> tuple[Constraint, ...]:
-        """The constraints on a model with these tensors; active bytes need its table too.
+        """The constraints for a model with these tensors; `active_bytes` also needs its table.
 
         Raises InvalidInput with the faults of all texts.
         """
@@ -94,10 +94,10 @@ class ConstraintSpec:
     def _active(self, table: ModelTable | None) -> list[Constraint]:
         if self.active_bytes is None:
             if self.experts_used is not None:
-                raise InvalidInput(Fault("--experts-used", f"says how {FLAG} are counted: give those too"))
+                raise InvalidInput(Fault("--experts-used", f"is only used with {FLAG}; give that too"))
             return []
         if table is None:
-            raise InvalidInput(Fault(FLAG, "a plain problem does not say what a token reads; write active_bytes in it"))
+            raise InvalidInput(Fault(FLAG, "unknown for a plain problem; write active_bytes into its file"))
         return [active_bytes(self.active_bytes, table, self.experts_used)]
 
 
@@ -131,7 +131,7 @@ def _valued(kind: str, names: tuple[str, ...], value: str, reason: str) -> Const
 
 
 def _bits(text: str) -> Fraction:
-    """Bits per weight, as a number or as the type that has so many."""
+    """Bits per weight, given as a number or as a quant type."""
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
@@ -139,16 +139,16 @@ def _bits(text: str) -> Fraction:
 
 
 def active_bytes(text: str, table: ModelTable, experts_used: int | None = None) -> ActiveBytes:
-    """At most so much (a size, as 3GiB) is read per token.
+    """The constraint that at most this size (such as 3GiB) is read per token.
 
-    A token reads the used share of stacked experts, one row of an embedding that is not the output too, and everything
-    else whole. `experts_used` stands in for the metadata's expert_used_count.
-    Raises InvalidInput if that is known from neither, or is more than there are experts.
+    A token reads the used share of stacked experts, one row of the embedding unless it is also the output head, and
+    all of everything else. `experts_used` replaces the metadata's expert_used_count.
+    Raises InvalidInput if neither is known, or if the number is larger than that of the experts.
     """
     names = tuple(tensor.name for tensor in table.tensors)
     shares = tuple(_share(tensor, table, experts_used, tied=is_tied(names)) for tensor in table.tensors)
-    said = f"{FLAG} {text}" + ("" if experts_used is None else f" --experts-used {experts_used}")
-    return ActiveBytes(names, shares, parse_size(text), reason=said)
+    reason = f"{FLAG} {text}" + ("" if experts_used is None else f" --experts-used {experts_used}")
+    return ActiveBytes(names, shares, parse_size(text), reason=reason)
 
 
 def _share(tensor: Tensor, table: ModelTable, experts_used: int | None, *, tied: bool) -> Fraction:
@@ -159,8 +159,8 @@ def _share(tensor: Tensor, table: ModelTable, experts_used: int | None, *, tied:
     experts = table.number("expert_count") or tensor.shape[-1]
     used = experts_used or table.number("expert_used_count")
     if not used:
-        what = f"how many of the {experts} experts does a token use? The model does not say: give --experts-used"
+        what = f"the model does not state how many of its {experts} experts a token uses; give --experts-used"
         raise InvalidInput(Fault(FLAG, what))
     if used > experts:
-        raise InvalidInput(Fault("--experts-used", f"{used} of {experts} experts; there are not so many"))
+        raise InvalidInput(Fault("--experts-used", f"{used}, but the model has only {experts} experts"))
     return Fraction(used, experts)

@@ -1,9 +1,9 @@
-"""From a device's memory to a budget for weights, and back: how long a context fits beside given weights.
+"""The budget for weights from a device's memory, and the largest context that fits beside given weights.
 
     memory = weights on the device + keys and values + recurrent state + compute buffer + overhead
 
-Every term is a figure that can be shown; nothing is hidden in a constant. What no formula gives (driver, desktop,
-vision encoder, fragments) is the overhead, which the user measures and states.
+Every term is shown to the user. What no formula gives (driver, desktop, vision encoder, fragmentation) is the overhead,
+which the user measures and states.
 """
 
 import re
@@ -24,9 +24,9 @@ _F32_BYTES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """How the model is to run. `context` counts the tokens of all sequences together, as llama.cpp's `-c` does.
+    """The settings with which the model will run. `context` is the total over all sequences, like llama.cpp's `-c`.
 
-    `overhead` in bytes. `batch` is llama.cpp's n_ubatch, tokens computed at once.
+    `overhead` in bytes. `batch` is llama.cpp's n_ubatch, the tokens computed at once.
     """
 
     context: int
@@ -46,7 +46,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part of the memory: bytes, and how they come about."""
+    """One part of the memory: its bytes, and the formula as text."""
 
     name: str
     size: int
@@ -55,7 +55,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """What is left of `memory` bytes for weights on the device, and the terms that were taken off."""
+    """A device's memory in bytes, and the terms to subtract for everything but weights."""
 
     memory: int
     terms: tuple[Term, ...]
@@ -67,20 +67,20 @@ class MemoryBudget:
 
 
 def weights_budget(memory: int, shape: MemoryShape, serving: Serving) -> MemoryBudget:
-    """How many bytes of weights fit on a device of so many bytes.
+    """The bytes of weights that fit on a device with `memory` bytes.
 
-    Raises InvalidInput if the other terms alone are too much, or the cache types do not fit the model's heads.
+    Raises InvalidInput if the other terms alone are too large, or the cache types do not fit the model's heads.
     """
     budget = MemoryBudget(memory, memory_terms(shape, serving))
     if budget.weights <= 0:
         terms = ", ".join(f"{term.name} {term.size:,}" for term in budget.terms)
-        what = f"{memory:,} bytes do not even hold what is not weights ({terms}); shorten the context"
+        what = f"{memory:,} bytes are too few even without weights ({terms}); shorten the context"
         raise InvalidInput(Fault("memory", what))
     return budget
 
 
 def memory_terms(shape: MemoryShape, serving: Serving) -> tuple[Term, ...]:
-    """Everything but the weights. Raises InvalidInput if the cache types do not fit the model's heads."""
+    """All terms except the weights. Raises InvalidInput if the cache types do not fit the model's heads."""
     _check_cache_types(shape, serving)
     context = _padded(serving.context)
     grown = [layer for layer in shape.layers if not layer.window]
@@ -105,9 +105,9 @@ def memory_terms(shape: MemoryShape, serving: Serving) -> tuple[Term, ...]:
 
 
 def largest_context(memory: int, weights: int, shape: MemoryShape, serving: Serving) -> int:
-    """The most tokens that fit beside so many bytes of weights; 0 if not even the shortest context does.
+    """The largest context, in tokens, that fits beside `weights` bytes of weights; 0 if not even the shortest fits.
 
-    The context of `serving` is not looked at; the model's own longest context is never exceeded.
+    The context of `serving` is ignored; the result is at most the model's own longest context.
     """
 
     def fits(context: int) -> bool:
@@ -119,7 +119,7 @@ def largest_context(memory: int, weights: int, shape: MemoryShape, serving: Serv
     longest = shape.longest_context or 2**30
     if fits(longest):
         return longest
-    # In steps of the cells that llama.cpp gives out; `low` fits, `high` does not.
+    # Bisection in llama.cpp's steps of 256 cells; `low` fits, `high` does not.
     low, high = 1, _padded(longest) // _CELLS
     while high - low > 1:
         middle = (low + high) // 2
@@ -128,7 +128,7 @@ def largest_context(memory: int, weights: int, shape: MemoryShape, serving: Serv
 
 
 def device_bytes(types: Mapping[Tensor, QuantType], host: Iterable[str] = ()) -> int:
-    """Bytes of the tensors that are not kept on the host. Raises InvalidInput with every unknown name in `host`."""
+    """The bytes of the tensors not kept on the host. Raises InvalidInput with every unknown name in `host`."""
     kept = set(host)
     faults = [Fault(name, "kept on the host, but not a tensor") for name in kept - {tensor.name for tensor in types}]
     raise_faults(faults)
@@ -136,28 +136,34 @@ def device_bytes(types: Mapping[Tensor, QuantType], host: Iterable[str] = ()) ->
 
 
 def parse_context(text: str) -> int:
-    """Read a number of tokens: `184320`, `184k`. k is 1024, which also holds what 1000 would ask for.
+    """Parse a number of tokens, such as `184320` or `184k`; k is 1024, M is 1024².
 
     Raises InvalidInput for anything else.
+
+    >>> parse_context("32k"), parse_context("184_320")
+    (32768, 184320)
     """
     found = re.fullmatch(r"\s*(\d[\d_,]*)\s*([kKmM]?)\s*", text)
     if found is None:
-        raise InvalidInput(Fault(text, "not a context; write a number of tokens, as 32768 or 184k"))
+        raise InvalidInput(Fault(text, "not a context; write a number of tokens, such as 32768 or 184k"))
     return int(re.sub("[_,]", "", found[1])) * {"": 1, "k": 2**10, "m": 2**20}[found[2].lower()]
 
 
 def parse_size(text: str) -> int:
-    """Read a size with its unit, `24GiB`, `24G` or `3GB`, as whole bytes; a lone 0 needs none.
+    """Parse a size with a unit, such as `24GiB`, `24G` or `3GB`, to bytes; 0 needs no unit.
 
-    K, M, G and T alone are powers of 1024, as memory is sold and as `docker -m` and Slurm read them.
+    K, M, G and T alone are powers of 1024, as for `docker -m` and Slurm.
 
     Raises InvalidInput for anything else.
+
+    >>> parse_size("24GiB") == parse_size("24G"), parse_size("3GB"), parse_size("0")
+    (True, 3000000000, 0)
     """
     if re.fullmatch(r"\s*0+(\.0*)?\s*[A-Za-z]*\s*", text):
         return 0
     budget = parse_budget(re.sub(r"(?<=\d)\s*([KMGTkmgt])\s*$", r"\1iB", text))
     if not isinstance(budget, TotalBytes):
-        raise InvalidInput(Fault(text, "not a size; write its unit, as in 24GiB"))
+        raise InvalidInput(Fault(text, "not a size; write it with a unit, such as 24GiB"))
     return budget.count
 
 

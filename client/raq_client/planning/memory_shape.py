@@ -1,11 +1,11 @@
-"""What a model keeps in memory while it runs, beside its weights: per token, per sequence, per block.
+"""The memory that a running model needs besides its weights: per token, per sequence, per block.
 
-Rules, as llama.cpp sizes its caches (llama-kv-cache*.cpp, llama-memory-recurrent.cpp, llama-hparams.cpp of 0c1e57098)
-- Attention keeps head_count_kv × key_length keys and as many values per token. With latent attention (MLA) it keeps
-  one latent key, of which the values are a part.
+Rules, as in llama.cpp's caches (llama-kv-cache*.cpp, llama-memory-recurrent.cpp, llama-hparams.cpp of 0c1e57098)
+- Attention stores head_count_kv × key_length keys per token, and values likewise. Latent attention (MLA) stores one
+  latent key, which contains the values.
 - Sliding-window blocks stop growing when the window is full.
-- Recurrent blocks keep a state per sequence, whatever the context: F32 numbers for the state and for the inputs of the
-  short convolution.
+- Recurrent blocks store a state per sequence, independent of the context: F32 numbers for the state and for the inputs
+  of the short convolution.
 """
 
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ from raq_client.models.table import ModelTable
 from raq_solver.errors import Fault, InvalidInput
 
 _WINDOW_PERIOD: Final = {"gemma2": 2, "gemma3": 6, "gpt-oss": 2, "cohere2": 4, "exaone4": 4, "olmo2": 4}
-"""Where the file has a window but no pattern: every so many blocks one looks at the whole context."""
+"""For files with a window but no pattern: one of every n blocks attends to the whole context."""
 _ATTENTION_INTERVAL: Final = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 _COMPRESSED: Final = ("deepseek4",)
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block: numbers kept per token as keys and as values, and per sequence as state.
+    """One block: numbers stored per token as keys and as values, and per sequence as state.
 
-    `window` is how many tokens a sliding window holds, 0 for the whole context.
+    `window` is the length of a sliding window in tokens, 0 for the whole context.
     """
 
     keys: int
@@ -37,7 +37,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class MemoryShape:
-    """All blocks, the size of the vocabulary, and the longest context the model was made for (0: not known)."""
+    """All blocks, the size of the vocabulary, and the longest context of the model (0: unknown)."""
 
     layers: tuple[Layer, ...]
     vocabulary: int
@@ -45,17 +45,17 @@ class MemoryShape:
 
 
 def memory_shape(table: ModelTable) -> MemoryShape:
-    """What the model keeps, from its metadata; from tensor shapes where there is none (dense and delta-net attention).
+    """The memory shape from the model's metadata, or from tensor shapes if there is none (dense, delta-net attention).
 
-    Raises InvalidInput if neither tells.
+    Raises InvalidInput if neither is sufficient.
     """
     if table.architecture in _COMPRESSED:
-        what = "compresses its key-value cache; how much memory that takes is not known to raq"
+        what = "compresses its key-value cache; raq can't compute its memory use"
         raise InvalidInput(Fault(table.architecture, what))
     vocabulary = next((t.rows for t in table.tensors if t.name == "token_embd.weight"), 0)
     layers = _Reader(table).layers() if table.number("block_count") else _layers_from_shapes(table)
     if not any(layer.keys or layer.state for layer in layers):
-        what = "neither metadata nor tensor shapes tell what it keeps in memory; give a GGUF file"
+        what = "its memory use can't be computed from metadata or tensor shapes; give a GGUF file"
         raise InvalidInput(Fault(table.name, what))
     return MemoryShape(layers, table.number("vocab_size") or vocabulary, table.number("context_length"))
 
@@ -65,7 +65,7 @@ class _Reader:
     table: ModelTable
 
     def layers(self) -> tuple[Layer, ...]:
-        # Blocks for predicting further tokens (MTP) stand last and keep nothing in the main context.
+        # Blocks for multi-token prediction (MTP) come last and store nothing in the main context.
         count = self._number("block_count") - self._number("nextn_predict_layers")
         return tuple(self._layer(block, count) for block in range(count))
 
@@ -107,7 +107,7 @@ class _Reader:
         return self._number("full_attention_interval") or default
 
     def _state(self) -> int:
-        """Numbers per sequence of a recurrent block; 0 for a model that has none."""
+        """Numbers stored per sequence in a recurrent block; 0 for a model without such blocks."""
         width = self._number("embedding_length")
         if self._number("wkv.head_size"):
             return (self._number("token_shift_count") or 2) * width + width * self._number("wkv.head_size")
@@ -125,7 +125,7 @@ class _Reader:
         return self.table.number(key)
 
     def _at(self, key: str, block: int, default: int = 0) -> int:
-        """The value of a key for one block: its entry where each block has one."""
+        """The value of a key for one block: its entry in a list, else the common value."""
         metadata: Mapping[str, Value] = self.table.metadata
         value = metadata.get(f"{self.table.architecture}.{key}", default)
         chosen = value[block] if isinstance(value, list) and block < len(value) else value
@@ -133,7 +133,7 @@ class _Reader:
 
 
 def _layers_from_shapes(table: ModelTable) -> tuple[Layer, ...]:
-    """Rows of attn_k and attn_v are keys and values; a gated delta net keeps inner size × state size numbers."""
+    """Layers from shapes: the rows of attn_k and attn_v, and inner size × state size numbers for a gated delta net."""
     by_name = {tensor.name: tensor for tensor in table.tensors}
     layers = []
     for block in range(table.block_count):

@@ -1,4 +1,4 @@
-"""Memory targets: how many bytes the weights may take of a device on which the model runs with a given context."""
+"""Memory targets: the bytes left for weights on a device on which the model runs with a given context."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 
 _HOST_BITS: Final = Fraction(17, 2)
-"""Most bits of tensors on the host that have no type in a base: those of Q8_0, next to lossless."""
+"""Limit on bits per weight for tensors on the host without a type in a base: that of Q8_0, nearly lossless."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryTarget:
     """A device's memory in bytes, how the model runs there, and patterns of tensors kept on the host.
 
-    With `host_memory` (bytes) both sides are solved for together, each within its own; without it the tensors on the
-    host are pinned.
+    With `host_memory` (bytes) device and host are optimized together, each within its own limit; without it the tensors
+    on the host are pinned.
     """
 
     memory: int
@@ -37,16 +37,16 @@ class MemoryTarget:
 
 
 def memory_budget(target: MemoryTarget, table: ModelTable) -> MemoryBudget:
-    """What the target leaves for weights on the device. Raises InvalidInput if that is nothing."""
+    """The memory left for weights on the device. Raises InvalidInput if there is none."""
     return weights_budget(target.memory, memory_shape(table), target.serving)
 
 
 def host_pins(
     target: MemoryTarget | None, losses: LossTable, candidates: Mapping[str, Sequence[str]], base: Allocation | None
 ) -> tuple[Pin, ...]:
-    """A pin for each tensor on the host, which costs the device nothing; none where the host has a memory of its own.
+    """A pin for each tensor on the host, which takes no device memory; none if `host_memory` is given.
 
-    At the base's type where there is one, else the largest of its candidates with no more bits than Q8_0.
+    Pinned to the base's type if there is a base, else to the largest candidate with at most the bits of Q8_0.
     """
     patterns = () if target is None or target.host_memory is not None else target.host
     pins = []
@@ -56,12 +56,12 @@ def host_pins(
         small = [one for one in possible if stored_size(name, one, losses) <= most] or possible[:1]
         in_base = None if base is None else base.types[name]
         chosen = in_base if in_base in possible else small[-1]
-        pins.append(Pin((name,), chosen, reason="--host: takes nothing of the device"))
+        pins.append(Pin((name,), chosen, reason="--host: takes no device memory"))
     return tuple(pins)
 
 
 def sides(target: MemoryTarget | None, losses: LossTable, device: MemoryBudget | None) -> tuple[Region, ...]:
-    """What the tensors on the host may take, and all others of the device; nothing where the host's are pinned.
+    """Regions that limit the tensors on the host and on the device; empty if those on the host are pinned.
 
     Raises InvalidInput if every tensor is on the host.
     """
@@ -70,7 +70,7 @@ def sides(target: MemoryTarget | None, losses: LossTable, device: MemoryBudget |
     hosted = matching(target.host, losses.tensors, "--host")
     rest = tuple(name for name in losses.tensors if name not in set(hosted))
     if not rest:
-        raise InvalidInput(Fault("--host", "every tensor is on the host; then no weights are left for the device"))
+        raise InvalidInput(Fault("--host", "every tensor is on the host; no weights are left for the device"))
     return (
         Region(rest, device.weights, reason="--vram: what is left of the device"),
         Region(hosted, target.host_memory, reason="--host-memory"),
@@ -78,7 +78,7 @@ def sides(target: MemoryTarget | None, losses: LossTable, device: MemoryBudget |
 
 
 def candidates_of(losses: LossTable, constraints: Sequence[Constraint]) -> dict[str, list[str]]:
-    """The types that each tensor may still get under constraints (ties not regarded)."""
+    """The types that each tensor may still get under the constraints (ties are ignored)."""
     allowed = Problem(losses, 0, tuple(constraints)).allowed()
     return {
         name: [losses.quant_types[column] for column in np.flatnonzero(row)]

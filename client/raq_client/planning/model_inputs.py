@@ -1,4 +1,4 @@
-"""The files a command works on, each opened and read once: model, importance, saved profile."""
+"""The input files of a command, each opened and read once: model, importance, saved profile."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,14 +23,14 @@ from raq_solver.profile import Profile
 from raq_solver.tensor_names import OUTPUT
 
 NAMED = 3
-"""Tensors that a note names; of the others it gives the number."""
+"""Number of tensors listed in a note; the others are only counted."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModelInputs:
-    """A model by its file and importance files, or by a saved profile; and how it is measured.
+    """A model, given by its file and importance files or by a saved profile, and the settings for measuring it.
 
-    `imatrix` names importance files, each `FILE` or `FILE:WEIGHT`; `rows` are measured of each matrix, None for all.
+    `imatrix` are importance files, each `FILE` or `FILE:WEIGHT`; `rows` rows are measured of each matrix (None: all).
     """
 
     path: Path | None = None
@@ -45,7 +45,7 @@ class ModelInputs:
 
     @cached_property
     def model(self) -> ModelFile:
-        """The model, opened. Raises InvalidInput if none is named or it can't be read."""
+        """The opened model. Raises InvalidInput if none is given or it can't be read."""
         if self.path is None:
             what = "no model is named: give MODEL, --model, a saved profile (--profile), or either in raq.toml"
             raise InvalidInput(Fault("", what))
@@ -53,7 +53,7 @@ class ModelInputs:
 
     @cached_property
     def importance(self) -> Importance | None:
-        """The importance in all files together; None without a file.
+        """The combined importance of all files; None without a file.
 
         Raises InvalidInput with every mismatch between it and the model.
         """
@@ -65,11 +65,11 @@ class ModelInputs:
 
     @property
     def has_weights(self) -> bool:
-        """Whether plans come from the model itself rather than from a saved profile."""
+        """Whether plans are made from the model itself, not from a saved profile."""
         return self.path is not None and self.profile_path is None
 
     def table(self, profile: Profile) -> ModelTable:
-        """The tensor table of the model; from a saved profile with the numbers that it carries."""
+        """The tensor table of the model, or of a saved profile with its stored metadata."""
         return table_of(self.model) if self.has_weights else profile_table(profile)
 
     def table_of_model(self) -> ModelTable:
@@ -77,7 +77,7 @@ class ModelInputs:
         return table_of(self.model)
 
     def with_imatrix(self, imatrix: Sequence[str]) -> "ModelInputs":
-        """The same model with other importance; an opened model stays open."""
+        """The same inputs with other importance files; an opened model is kept."""
         other = replace(self, imatrix=tuple(imatrix))
         if "model" in self.__dict__:
             other.__dict__["model"] = self.model
@@ -86,10 +86,10 @@ class ModelInputs:
     def profile(
         self, *, more_types: Sequence[str] = (), progress: Progress | None = None, notes: Notes = silent
     ) -> Profile:
-        """Load the saved profile, or measure the model (answered from the cache when nothing changed).
+        """Load the saved profile, or measure the model (from the cache if nothing changed).
 
-        `more_types` are measured beside the types asked for. `notes` are remarks for people: tensors without
-        importance.
+        `more_types` are measured in addition to `types`. `notes` is called with remarks for the user, such as tensors
+        without importance.
         """
         if self.profile_path is not None:
             return load_profile(self.profile_path)
@@ -114,7 +114,7 @@ class ModelInputs:
 
 
 def unknown_tensors(model: ModelFile, importance: Importance) -> str | None:
-    """Which tensors of the model have no importance, in words; None if none but the embedding and the head."""
+    """A note on the tensors without importance; None if these are only the embedding and the output head."""
     wanted = [
         tensor.name
         for tensor in model.tensors
@@ -125,8 +125,8 @@ def unknown_tensors(model: ModelFile, importance: Importance) -> str | None:
         return None
     more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
     return (
-        f"{importance.source or 'the importance'} knows nothing of {len(unknown)} of {len(wanted)} tensors "
-        f"({', '.join(unknown[:NAMED])}{more}): all their columns are taken to count alike, and types that need "
+        f"{importance.source or 'the importance'} has no data for {len(unknown)} of {len(wanted)} tensors "
+        f"({', '.join(unknown[:NAMED])}{more}): all their columns get the same importance, and types that need "
         "importance are not offered for them"
     )
 
@@ -139,11 +139,11 @@ def profile_table(profile: Profile) -> ModelTable:
 
 
 def missing_facts(profile: Profile) -> str | None:
-    """What better losses would need, and how to get it; None where nothing is missing."""
+    """A note on data that would give better losses, and how to get them; None if nothing is missing."""
     if profile.fisher is not None:
         return None
     model = default_loss_model(profile).__name__
     return (
-        f"there is no Fisher information of this model, so losses are those of the model {model}, which are further "
-        "from the truth; raq-client imatrix collect MODEL --text FILE -o IMATRIX gathers it"
+        f"there is no Fisher information for this model, so losses are from the loss model {model}, which is less "
+        "accurate; collect it with raq-client imatrix collect MODEL --text FILE -o IMATRIX"
     )

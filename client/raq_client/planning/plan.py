@@ -1,4 +1,4 @@
-"""Plans: a posed problem, solved. Everything else about a plan is derived from these."""
+"""Plans: a problem and its outcome; everything else about a plan is derived from these."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,10 +24,11 @@ from raq_solver.solve import NO_LIMITS
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a group of constraints on `tensors` tensors costs.
+    """The price of a group of constraints on `tensors` tensors.
 
-    `loss` is the change of the predicted loss, None where nothing fits without them either. `taken` are the bytes that
-    its tensors take more than they would get otherwise (negative: less), `rest` the loss that all other tensors pay.
+    `loss` is the increase of the predicted loss, None if nothing fits even without them. `taken` are the additional
+    bytes of these tensors compared with the plan without the group (negative: fewer), `rest` is the increase of the
+    loss of all other tensors.
     """
 
     group: str
@@ -39,9 +40,9 @@ class Price:
 
 @dataclass(frozen=True, eq=False)
 class WorstCaseDetails:
-    """A plan for several domains.
+    """The worst-case result for several domains.
 
-    `elsewhere`: for each domain its worst loss in the files made for the others alone, over its own best.
+    `elsewhere`: for each domain, its worst loss in files made for another single domain, relative to its own optimum.
     """
 
     found: WorstCase
@@ -50,10 +51,10 @@ class WorstCaseDetails:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The outcome of a problem: that of its spec, or one refined from it (other losses, the smallest capacity).
+    """The outcome of a problem: the one of `spec`, or one derived from it (other losses, the smallest capacity).
 
-    Made by `make_plan` only. `smallest` is the proof that no smaller size keeps a `max_loss`. With `worst_case` the
-    table is that of its proof (all domains, weighted), and the outcome's loss that of the table.
+    Only made by `make_plan`. `smallest` proves that no smaller size satisfies the `max_loss`. With `worst_case` the
+    table is that of its proof (all domains, weighted), and the outcome's loss refers to it.
     """
 
     spec: ProblemSpec
@@ -70,14 +71,14 @@ class Plan:
 
     @property
     def profile(self) -> Profile:
-        """What was measured of the model. Raises InvalidInput for a plain problem, which has no model."""
+        """The profile of the model. Raises InvalidInput for a plain problem, which has no model."""
         if self.spec.profile is None:
             raise InvalidInput(Fault("plan", "is of a plain problem: there is no model"))
         return self.spec.profile
 
     @property
     def budget_text(self) -> str:
-        """What was asked for, as people write it."""
+        """The requested budget or loss as text."""
         request = self.spec.request
         if request.max_loss is not None:
             return f"a loss of at most {request.max_loss:g}"
@@ -85,7 +86,7 @@ class Plan:
 
     @cached_property
     def exchange(self) -> Exchange | None:
-        """The moves from the base to the allocation, where there are both."""
+        """The moves from the base to the allocation; None if one is missing."""
         base, found = self.spec.base, self.outcome.allocation
         if base is None or found is None:
             return None
@@ -93,7 +94,7 @@ class Plan:
 
     @property
     def on_host(self) -> Mapping[str, int]:
-        """Bytes of each tensor that stays on the host; empty without an allocation."""
+        """The bytes of each tensor kept on the host; empty without an allocation."""
         if self.outcome.ledger is None:
             return {}
         sizes = {entry.tensor: entry.size for entry in self.outcome.ledger.entries}
@@ -101,7 +102,7 @@ class Plan:
 
     @property
     def agreements(self) -> tuple[Agreement, ...]:
-        """Where importance ratio, measured sensitivity and base agree; empty unless there are a base and a ratio."""
+        """Whether importance ratio, measured sensitivity and base agree; empty without a base and a ratio."""
         base, ratios = self.spec.base, self.spec.ratios
         if base is None or ratios is None:
             return ()
@@ -117,10 +118,10 @@ class Plan:
 
 
 def solve_plan(spec: ProblemSpec, solver: SolverClient, limits: Limits = NO_LIMITS) -> Plan:
-    """Solve the problem; with a `max_loss` in the request, find the smallest size that keeps it.
+    """Solve the problem; with a `max_loss` in the request, find the smallest size that satisfies it.
 
-    The outcome of a plan may hold no allocation: then its termination and least bytes are the reason. Raises
-    LossNotReached where no allocation keeps the `max_loss`.
+    A plan's outcome may have no allocation; its termination and least bytes then give the reason. Raises
+    LossNotReached if no allocation satisfies the `max_loss`.
     """
     if spec.request.max_loss is None:
         return make_plan(spec, spec.problem, solver.solve(spec.problem, limits), solver, limits)
@@ -132,12 +133,12 @@ def solve_plan(spec: ProblemSpec, solver: SolverClient, limits: Limits = NO_LIMI
 
 
 class LossNotReached(InvalidInput):
-    """No allocation keeps the loss that was asked for; `termination` tells whether that is proven."""
+    """No allocation satisfies the `max_loss`; `termination` states whether that is proven."""
 
     def __init__(self, most: float, least: float | None, termination: Termination) -> None:
         self.termination = termination
         reachable = "" if least is None else f"; the least that can be reached is {least:.6g}"
-        super().__init__(Fault("", f"no allocation keeps a loss of {most:g}{reachable}"))
+        super().__init__(Fault("", f"no allocation has a loss of at most {most:g}{reachable}"))
 
 
 def make_plan(
@@ -148,7 +149,7 @@ def make_plan(
     limits: Limits = NO_LIMITS,
     worst_case: WorstCaseDetails | None = None,
 ) -> Plan:
-    """The plan of a solved problem, with the prices of what is known of the model; a worst case has none."""
+    """The plan for a solved problem, with the prices of the spec's groups (none for a worst case)."""
     prices = () if worst_case is not None else _prices(spec, problem, outcome, solver, limits)
     return Plan(spec, problem, outcome, prices, worst_case)
 
@@ -156,7 +157,7 @@ def make_plan(
 def _prices(
     spec: ProblemSpec, problem: Problem, outcome: Outcome, solver: SolverClient, limits: Limits
 ) -> tuple[Price, ...]:
-    """For each group of constraints: the loss with them less the loss without them at the same capacity."""
+    """For each group of constraints, the loss with them minus the loss without them at the same capacity."""
     if outcome.ledger is None:
         return ()
     found = []

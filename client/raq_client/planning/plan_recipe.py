@@ -1,4 +1,4 @@
-"""A plan around a base as a recipe: a file that says the moves, and that further recipes can extend."""
+"""Convert a plan with a base to a recipe: a file with its moves, which other recipes can extend."""
 
 from raq_client.planning.plan import Plan
 from raq_client.recipes.diff import Exchange

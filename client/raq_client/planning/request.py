@@ -1,4 +1,4 @@
-"""What is asked of a model: budget, loss model, constraints, base and memory. Plain data, as flags or code give it."""
+"""Requests: budget, loss model, constraints, base and memory for a plan, as plain data from flags or code."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,9 @@ from raq_client.recipes.bases import Counting
 class BaseSpec:
     """Options that start from an existing allocation, and rules on kinds of tensors.
 
-    `base` as `base_recipe` reads it. With `moves` "ratio" only candidates of the importance ratio between the files
-    of `domain` and of `general` may leave the base. `exo` are patterns of tensors held at F16. `architecture` names a
-    set of rules (`default`, `none` or a file).
+    `base` as for `base_recipe`. With `moves` "ratio" only candidates of the importance ratio between the files of
+    `domain` and of `general` may leave the base. `exo` are patterns of tensors kept at F16. `architecture` is a set of
+    rules (`default`, `none` or a file).
     """
 
     base: str | None = None
@@ -32,10 +32,10 @@ class BaseSpec:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for: of every budget the narrowest counts, `max_loss` asks for the smallest size instead.
+    """A request for a plan. The smallest of all budgets counts; `max_loss` requests the smallest size instead.
 
-    `budget` as `parse_budget` reads it; `loss` names a loss model, None leaves it to the profile; `max_loss` in the
-    unit of the losses.
+    `budget` as for `parse_budget`; `loss` is the name of a loss model (None: chosen by the profile's data);
+    `max_loss` is in the unit of the losses.
     """
 
     budget: str | None = None

@@ -1,4 +1,4 @@
-"""A plan for several domains: one profile for each, and the allocation whose worst domain loses least."""
+"""Plans for several domains: one profile for each, and the allocation with the smallest worst-domain loss."""
 
 import math
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from raq_solver.profile import Profile
 from raq_solver.questions.worst_case import Domains, WorstCase, WorstCaseMeasure
 
 SOURCE: Final = "losses of all domains, each in its unit, weighted as in the proof"
-"""Where the losses of a plan for several domains come from."""
+"""The source of the losses in a plan for several domains."""
 SECONDS: Final = 60.0
-"""Most time of the search, unless limits are given: the last thousandth may take hours."""
+"""Default time limit of the search: closing the last 0.1 % of the gap may take hours."""
 
 
 def domains_of(inputs: ModelInputs, profiles: Sequence[Path]) -> dict[str, ModelInputs]:
-    """The inputs of each domain, by name: an importance file each of a model, or saved profiles.
+    """The inputs of each domain, by name: one importance file of the model for each, or one saved profile for each.
 
     Raises InvalidInput for fewer than two, and for files with weights.
     """
@@ -36,7 +36,7 @@ def domains_of(inputs: ModelInputs, profiles: Sequence[Path]) -> dict[str, Model
         found = {str(path): replace(inputs, path=None, imatrix=(), profile_path=path) for path in profiles}
     else:
         weighed = [text for text in inputs.imatrix if named_file(text)[1] is not None]
-        what = "a weight blends domains; with --worst-case each file is a domain by itself"
+        what = "weights are for blending domains; with --worst-case each file is its own domain"
         raise_faults([Fault(text, what) for text in weighed])
         found = {text: inputs.with_imatrix((text,)) for text in inputs.imatrix}
     if len(found) < 2:
@@ -48,7 +48,7 @@ def domains_of(inputs: ModelInputs, profiles: Sequence[Path]) -> dict[str, Model
 
 
 def blended(inputs: ModelInputs) -> ModelInputs:
-    """The inputs for writing the file: the importance of all domains, each counting alike."""
+    """The inputs for writing the file: the importance of all domains with equal weights."""
     return inputs.with_imatrix(tuple(f"{text}:1" for text in inputs.imatrix))
 
 
@@ -61,9 +61,9 @@ def solve_worst_case_plan(
     table: ModelTable | None = None,
     base: ResolvedBase | None = None,
 ) -> Plan:
-    """Predict the losses of each domain and solve for the worst; `table` and `base` as for `build_problem`.
+    """Predict the losses of each domain and minimize the worst; `table` and `base` as for `build_problem`.
 
-    The plan's table is that of the proof: all domains, weighted. Constraints have no prices.
+    The plan's table is that of the proof (all domains, weighted); the plan has no prices.
     """
     tables = tuple((name, predicted_losses(profile, request.loss)) for name, profile in profiles)
     facts = next((profile for _, profile in profiles if not profile.has_importance), profiles[0][1])
@@ -88,7 +88,7 @@ def solve_worst_case_plan(
 
 
 def _elsewhere(question: Domains, found: WorstCase) -> tuple[float, ...]:
-    """For each domain its worst loss in the files made for the others alone, over its own best; NaN if not known."""
+    """For each domain, its worst loss in files made for another single domain over its own optimum; NaN if unknown."""
     best = [each.best.allocation for each in found.domains]
     worst = []
     for number, (each, (_, table)) in enumerate(zip(found.domains, question.tables, strict=True)):

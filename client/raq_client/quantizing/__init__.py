@@ -1,1 +1,1 @@
-"""The native kernels at work on model files: errors measured, files written."""
+"""Quantize model files with the native kernels: measure errors, write files."""

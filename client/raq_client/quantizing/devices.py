@@ -1,6 +1,6 @@
-"""Where tensors are quantized and measured: on this processor, or on CUDA devices as long as their memory lasts.
+"""The device on which tensors are quantized and measured: the CPU, or CUDA devices while their memory suffices.
 
-Which it was changes no byte and no error sum, so nothing of it enters a profile or a file.
+The device changes no byte and no error sum, so it is not recorded in profiles or files.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,9 @@ Value = TypeVar("Value")
 
 
 class Device:
-    """`cpu`, `cuda` (all CUDA devices together) or `cuda:N` (one), as `chosen_device` gives it.
+    """`cpu`, `cuda` (all CUDA devices together) or `cuda:N` (one), made by `chosen_device`.
 
-    `say` is told once when a device has too little memory and the processor goes on in its place.
+    `say` is called with a message when a device has too little memory and the CPU takes over.
     """
 
     def __init__(self, name: str = "cpu", say: Callable[[str], None] = lambda _text: None) -> None:
@@ -26,15 +26,15 @@ class Device:
         self._say = say
 
     def call(self, function: Callable[..., Value], *arguments: object, **options: object) -> Value:
-        """What a function of raq_native returns for these arguments here.
+        """Call a function of raq_native on this device and return its result.
 
-        Raises InvalidInput when CUDA fails; ValueError as the function does.
+        Raises InvalidInput if CUDA fails, and ValueError as the function does.
         """
         if self.name != "cpu":
             try:
                 return function(*arguments, device=self.name, **options)
             except MemoryError as error:
-                self._say(f"{self.name}: too little free memory ({error}); the processor goes on in its place")
+                self._say(f"{self.name}: too little free memory ({error}); continuing on the CPU")
                 self.release()
                 self.name = "cpu"
             except RuntimeError as error:
@@ -42,19 +42,19 @@ class Device:
         return function(*arguments, device="cpu", **options)
 
     def release(self) -> None:
-        """Give back the memory that native code keeps between calls; called when a model is through."""
+        """Free the memory that native code keeps between calls; called when a model is finished."""
         if self.name != "cpu":
             raq_native.cuda_release()
 
 
 CPU: Final = Device()
-"""The processor."""
+"""The CPU device."""
 
 
 def chosen_device(name: str, say: Callable[[str], None]) -> Device:
-    """The device of this name, tried out; `auto` is `cuda` where that works, else `cpu`.
+    """The device of this name, after a trial run; `auto` means `cuda` if that works, else `cpu`.
 
-    Raises InvalidInput with the reason why a named device can't be used.
+    Raises InvalidInput with the reason if a named device can't be used.
     """
     if name == "cpu" or (name == "auto" and not any(device.usable for device in raq_native.cuda_devices())):
         return CPU
@@ -62,10 +62,10 @@ def chosen_device(name: str, say: Callable[[str], None]) -> Device:
     try:
         raq_native.quantize("F32", np.zeros((1, 1), np.float32), device=wanted)
     except MemoryError:
-        pass  # said when it matters
+        pass  # reported by `call`, if memory is still too little then
     except (ValueError, RuntimeError) as error:
         if name == "auto":
-            say(f"{error}; the processor does the work")
+            say(f"{error}; using the CPU")
             return CPU
         raise InvalidInput(Fault(f"{OPTION} {name}", str(error))) from error
     return Device(wanted, say)

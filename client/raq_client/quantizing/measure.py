@@ -1,9 +1,9 @@
-"""Measuring a model: the error of every tensor at every quant type, by quantizing with the kernels that write files.
+"""Measure the error of every tensor of a model at every quant type, with the kernels that also write files.
 
 Rules
-- Weights are read and measured a chunk of rows at a time; nothing of the size of a tensor is ever held.
-- Each measured tensor is one line appended to a file of the cache folder, named by what the numbers depend on. The
-  same measurement is therefore never made twice, and an interrupted one goes on where it stopped.
+- Weights are read and measured a chunk of rows at a time; no array has the size of a whole tensor.
+- Each measured tensor is one line appended to a file in the cache folder. The file's name is a digest of everything
+  that the numbers depend on, so nothing is measured twice and an interrupted measurement continues where it stopped.
 """
 
 import hashlib
@@ -35,18 +35,18 @@ from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
 WAY_OF_MEASURING: Final = "3"
-"""Another number whenever the same facts give other errors: what was measured before is then measured again."""
+"""Version of the measurement; changed whenever the same inputs give other errors, which invalidates the cache."""
 Progress = Callable[[int, int], None]
-"""Told after each chunk: weights done, weights in all."""
+"""Called after each chunk with the number of weights done and the total."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorErrors:
-    """Relative output errors of one tensor by type name, and Σ h W² in squared activation units.
+    """Relative output errors of one tensor by type name, and its `energy` Σ h W² in squared activation units.
 
-    `sampling_errors` are the standard errors of those that are estimates from a sample of the rows. Where there is
-    Fisher information of the tensor: `fisher_losses`, nats per token by type name, and `fisher_energy`, what losing all
-    of it would cost to second order.
+    `sampling_errors` are standard errors, if the errors are estimates from a sample of rows. With Fisher information,
+    `fisher_losses` are nats per token by type name, and `fisher_energy` is the cost of setting all weights to 0, both
+    to second order.
     """
 
     errors: Mapping[str, float]
@@ -58,9 +58,9 @@ class TensorErrors:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How to measure: on `rows` rows of each matrix, None for all; `threads` 0 means one per processor.
+    """How to measure: on `rows` rows of each matrix (None: all) with `threads` threads (0: one per core).
 
-    `device` is for whole tensors; the few rows of a sample are measured on the processor.
+    `device` is used for whole tensors; the few rows of a sample are measured on the CPU.
     """
 
     effort: Effort = "fast"
@@ -81,15 +81,15 @@ def measure_profile(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Profile:
-    """The profile of a model: relative error of every tensor at every type it may be stored as.
+    """Measure the profile of a model: the relative error of every tensor at every type it can be stored in.
 
-    With `rows` (at least 2), that many of each matrix are measured instead of all, and the profile holds the
-    standard errors of that.
+    With `rows` (at least 2), only that many rows of each matrix are measured, and the profile contains the standard
+    errors of these estimates.
 
-    Raises InvalidInput when the model can't be read, the importance is not of this model, or `rows` is too small.
+    Raises InvalidInput if the model can't be read, the importance is not of this model, or `rows` is too small.
     """
     if rows is not None and rows < 2:
-        raise InvalidInput(Fault("rows", f"{rows} of each matrix; it takes 2 to tell how much rows differ"))
+        raise InvalidInput(Fault("rows", f"{rows} of each matrix; at least 2 are needed to estimate an error"))
     method = Method(effort, threads, rows, device)
     offered = {tensor.name: _offered(model, tensor, importance, choice) for tensor in model.tensors}
     columns = _columns(offered)
@@ -120,7 +120,7 @@ def measure_tensor(
     method: Method,
     progress: Callable[[int], None] | None = None,
 ) -> TensorErrors:
-    """Relative errors of one tensor at these types; its own type has none."""
+    """The relative errors of one tensor at these types; 0 for the type it is stored in."""
     searched = [q.name for q in types if q != tensor.source_type]
     if not searched:
         found = TensorErrors({}, 0.0)
@@ -137,7 +137,7 @@ def measure_tensor(
 def weight_chunks(
     model: ModelFile, tensor: Tensor, importance: Importance | None
 ) -> Iterator[tuple[int, Float32[np.ndarray, "rows length"], Float32[np.ndarray, " length"] | None]]:
-    """First row, weights and the importance of their columns, a chunk of rows of one matrix at a time."""
+    """Yield (first row, weights, importance of the columns) of chunks of rows, each within one matrix."""
     per_matrix = None if importance is None else importance.rows(tensor)
     for matrix, first, last in row_chunks(tensor):
         weights = np.ascontiguousarray(model.weights(tensor, first, last))
@@ -146,7 +146,7 @@ def weight_chunks(
 
 @dataclass(frozen=True, slots=True)
 class _ChunkSums:
-    """Of a chunk of rows: Σ h ΔW² and cost in nats at each type, Σ h W² and the cost of losing all."""
+    """For a chunk of rows, Σ h ΔW² and cost in nats at each type, Σ h W², and the cost of setting the rows to 0."""
 
     squared: Sequence[float]
     energy: float
@@ -162,7 +162,7 @@ def _measured(
     method: Method,
     progress: Callable[[int], None] | None,
 ) -> TensorErrors:
-    """Errors of all rows."""
+    """The exact errors, from all rows."""
     fisher = None if importance is None else importance.fisher.get(tensor.name)
     rounding = None if importance is None else importance.rounding(tensor)
     chunks: list[_ChunkSums] = []
@@ -179,6 +179,7 @@ def _measured(
         done += weights.size
         if progress is not None:
             progress(done)
+    # fsum: rounding errors do not add up over the chunks of a large tensor.
     energy = math.fsum(each.energy for each in chunks)
     squared = {name: math.fsum(each.squared[i] for each in chunks) for i, name in enumerate(types)}
     found = TensorErrors({name: each / energy if energy > 0 else 0.0 for name, each in squared.items()}, energy)
@@ -210,6 +211,7 @@ def _fisher_sums(
     types: Sequence[str],
     method: Method,
 ) -> _ChunkSums:
+    # The native measure_errors returns only sums weighted by importance; row costs need ΔW itself.
     whole = rows.sums(weights)
     changed = [rows.sums(restored(name, weights, rounding, method) - weights) for name in types]
     return _ChunkSums(
@@ -226,7 +228,7 @@ def restored(
     columns: Float32[np.ndarray, " length"] | None,
     method: Method,
 ) -> Float32[np.ndarray, "rows length"]:
-    """What the weights become when they are quantized."""
+    """The weights after quantizing and dequantizing."""
     blocks = method.device.call(
         raq_native.quantize, quant_type, weights, columns, threads=method.threads, effort=method.effort
     )
@@ -239,7 +241,7 @@ def restored(
 def _sampled(
     model: ModelFile, tensor: Tensor, importance: Importance | None, types: Sequence[str], method: Method
 ) -> TensorErrors:
-    """Estimates from some rows of each matrix."""
+    """Estimated errors, from a sample of rows of each matrix."""
     assert method.rows is not None, "a sample was asked for"
     per_matrix = None if importance is None else importance.rows(tensor)
     rows = tensor.rows // tensor.matrices
@@ -259,6 +261,7 @@ def _sampled(
                     None if rounding is None else rounding[matrix],
                 )
                 changed = [drawn.sums(restored(name, weights, by, method) - weights) for name in types]
+                # Each drawn row counts for all rows of its stratum.
                 costs += [float(each.costs @ draw.stands_for) for each in changed]
                 fisher_energy += float(drawn.sums(weights).costs @ draw.stands_for)
         matrices.append(RowSums(draw, sums[:, :, 0], sums[0, :, 1]))
@@ -271,28 +274,28 @@ def _sampled(
 
 
 def kernels_digest() -> str:
-    """Digest of the native extension: other kernels may make other errors."""
+    """A digest of the native extension: other kernels may give other errors."""
     return hashlib.sha256(Path(str(_raq_native.__file__)).read_bytes()).hexdigest()[:16]
 
 
 class Store:
-    """Measured tensors in a file of lines, or in memory when there is no file."""
+    """Measured tensors in a JSON Lines file, or in memory if there is no file."""
 
     def __init__(self, path: Path | None) -> None:
         self._file = CacheFile(path)
         self._known: dict[str, TensorErrors] = {}
         for read in self._file.objects():
-            with suppress(KeyError):  # not a line of this form: that tensor is measured again
+            with suppress(KeyError):  # a line of an older form: that tensor is measured again
                 self._known[read["tensor"]] = TensorErrors(
                     **{each.name: read[each.name] for each in fields(TensorErrors)}
                 )
 
     def get(self, name: str) -> TensorErrors | None:
-        """What is known of a tensor."""
+        """The stored errors of a tensor, or None."""
         return self._known.get(name)
 
     def add(self, name: str, found: TensorErrors) -> None:
-        """Remember a tensor, in the file at once."""
+        """Store the errors of a tensor and append them to the file."""
         self._known[name] = found
         self._file.add({"tensor": name} | asdict(found))
 
@@ -300,14 +303,14 @@ class Store:
 def _offered(
     model: ModelFile, tensor: Tensor, importance: Importance | None, choice: TypeChoice
 ) -> tuple[QuantType, ...]:
-    """The types to choose from that this tensor may get; staying what it is is always possible."""
+    """The types that this tensor may get; the type it is stored in is always among them."""
     known = importance is not None and importance.rows(tensor) is not None
     wanted = (*choice.of(tensor), tensor.source_type)
     return candidates(tensor, wanted, architecture=model.architecture, has_importance=known)
 
 
 def _columns(offered: Mapping[str, Sequence[QuantType]]) -> tuple[QuantType, ...]:
-    """All types that some tensor may get, largest first."""
+    """All types that some tensor may get, most bits first."""
     found = {q for types in offered.values() for q in types}
     return tuple(sorted(found, key=lambda q: (-q.bits_per_weight, q.name)))
 

@@ -1,9 +1,9 @@
-"""Carry an allocation out: from a model file to a model file with the types that the allocation says.
+"""Quantize a model file: write a model file with the types of an allocation.
 
 Rules
 - A tensor whose type does not change is copied byte for byte.
-- Rows are quantized a chunk at a time, each chunk inside one matrix, so that every expert has its own importance and
-  memory does not grow with the model.
+- Rows are quantized in chunks, each within one matrix, so that every expert has its own importance and memory use does
+  not grow with the model.
 """
 
 import hashlib
@@ -30,12 +30,12 @@ from raq_solver.quant_types import QuantType, quant_type
 from raq_solver.tensors import Tensor
 
 CUDA_CHUNK_WEIGHTS: Final = 64 * 2**20
-"""The same on CUDA devices, so that they need not wait for each other or for the next call: 256 MiB."""
+"""Weights per chunk on CUDA devices: 256 MiB, so that they need not wait for each other or for the next call."""
 
 Effort = Literal["fast", "best"]
 _PLAIN: Final = ("F32", "F16", "BF16")
 _LLAMA_TEXT_BYTES: Final = 127
-"""What llama-quantize cuts text in its metadata to."""
+"""llama-quantize truncates text in its metadata to this length."""
 
 
 def quantize_model(
@@ -51,10 +51,10 @@ def quantize_model(
     progress: Progress = lambda _name, _size: None,
     metadata: Mapping[str, Value] | None = None,
 ) -> WrittenModel:
-    """Write `model` to `out` with the types of `allocation`, which names every tensor.
+    """Write `model` to `out` with the types of `allocation`, which must contain every tensor.
 
-    `threads` 0 means one per processor; on a CUDA `device` they do not matter. `metadata` is written beside what
-    llama-quantize and raq say of the file.
+    `threads` 0 means one per core; ignored on a CUDA `device`. `metadata` is written in addition to the keys of
+    llama-quantize and raq.
     Raises InvalidInput with every tensor that can't have its type, and as `write_model` does.
     """
     chosen = resolved_types(model, allocation, importance)
@@ -75,7 +75,7 @@ def quantize_model(
 
 
 def resolved_types(model: ModelFile, allocation: Allocation, importance: Importance | None) -> dict[Tensor, QuantType]:
-    """The type of each tensor in file order, as it can be written with this importance.
+    """The type of each tensor in file order, checked to be writable with this importance.
 
     Raises InvalidInput with every tensor that is missing, unknown or can't have its type.
     """
@@ -99,12 +99,12 @@ def resolved_types(model: ModelFile, allocation: Allocation, importance: Importa
 
 
 def planned_size(chosen: Mapping[Tensor, QuantType]) -> int:
-    """Bytes of tensor data that these types make."""
+    """The size of the tensor data in these types, bytes."""
     return sum(wanted.size(tensor.weights) for tensor, wanted in chosen.items())
 
 
 def quantization_metadata(chosen: Mapping[Tensor, QuantType], importance: Importance | None) -> dict[str, Value]:
-    """What llama-quantize writes about a quantized file, and raq's provenance.
+    """The metadata that llama-quantize writes to a quantized file, and raq's provenance.
 
     Source: llama_model_quantize_impl and tools/quantize/quantize.cpp of llama.cpp 0c1e57098.
     """
@@ -125,7 +125,7 @@ def quantization_metadata(chosen: Mapping[Tensor, QuantType], importance: Import
 
 @contextmanager
 def refusals_named(tensor: Tensor, weights: Float32[np.ndarray, "rows length"], rows: Sequence[int]) -> Iterator[None]:
-    """Turn what the kernels refuse of these rows of a tensor into a fault that names the tensor and the place."""
+    """Turn a ValueError of the kernels for these rows into a fault with the tensor's name and the position."""
     try:
         yield
     except ValueError as error:
@@ -142,7 +142,7 @@ def _copied(model: ModelFile, tensor: Tensor) -> Iterator[UInt8[np.ndarray, "row
         rows = model.stored(tensor, first, last)
         if tensor.source_type.name in _PLAIN:
             bad = np.argwhere(np.isnan(to_weights(rows, tensor.source_type, tensor.row_length)))
-            if bad.size:  # infinity has its uses, in factors of rotation say
+            if bad.size:  # infinity is allowed: factors of rotary embedding may contain it
                 what = f"weight {bad[0, 1]} of row {first + bad[0, 0]} is nan; get the model file again, it is damaged"
                 raise InvalidInput(Fault(tensor.name, what))
         yield rows
@@ -183,7 +183,7 @@ def _importance_faults(tensor: Tensor, wanted: QuantType, importance: Importance
     if importance is None:
         return [Fault(tensor.name, f"{wanted.name} needs importance; give an imatrix, or a larger type")]
     what = f"{wanted.name} needs importance, and {importance.source or 'the importance'} has none of this tensor"
-    return [Fault(tensor.name, f"{what}; collect it anew, or give a larger type")]
+    return [Fault(tensor.name, f"{what}; collect it again, or give a larger type")]
 
 
 def _cut(text: str) -> str:

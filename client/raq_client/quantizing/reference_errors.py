@@ -1,8 +1,8 @@
-"""Reference errors: what each quant type does to Gaussian rows, for models whose weights are not at hand.
+"""Reference errors: the error of each quant type on Gaussian rows, for models whose weights are not available.
 
-Trained matrices are close to Gaussian, row by row: on the project's two models the relative errors of the K types
-measured with importance are 0.33 to 1.04 times these, the median of each type 0.92 to 0.99 times. They tell types
-apart, not tensors: whoever plans with them knows a model's sizes and a common error per type, no more.
+Rows of trained matrices are close to Gaussian: on the project's two models the relative errors of the K types,
+measured with importance, are 0.33 to 1.04 times these, and the median of each type 0.92 to 0.99 times. They depend
+only on the type: a plan made with them uses the tensors' sizes and one common error per type.
 """
 
 import math
@@ -21,7 +21,7 @@ from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE
 
 ROWS, ROW_LENGTH = 64, 4096
-"""At 262,144 weights a relative error is known to about 0.3 %."""
+"""With these 262,144 weights the relative error has a standard error of about 0.3 %."""
 NOTE: Final = "of Gaussian rows, not of this model's weights"
 BITS_ELSEWHERE: Final = MappingProxyType(
     {
@@ -42,23 +42,23 @@ BITS_ELSEWHERE: Final = MappingProxyType(
         "IQ6_K": 6.625,
     }
 )
-"""Bits per weight of ik_llama.cpp's own types, which raq can't write. Source: bytes over weights in the published maps
-of Thireus' GGUF Tool Suite, less the scale of each row."""
+"""Bits per weight of ik_llama.cpp's own types, which raq can't write. Source: bytes per weight in the published maps
+of Thireus' GGUF Tool Suite, without the scale of each row."""
 _LADDER: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K")
 
 
 @cache
 def reference_error(name: str) -> float:
-    """Relative output error of a quant type of the catalogue on Gaussian rows, all columns alike."""
+    """The relative output error of a quant type of the catalogue on Gaussian rows without importance."""
     rows = np.random.default_rng(0).standard_normal((ROWS, ROW_LENGTH), np.float32)
     (found,) = raq_native.measure_errors([name], rows, None, threads=0, effort="fast")
     return found.weighted_squared_error / found.weighted_energy
 
 
 def error_of_published(name: str) -> float | None:
-    """The same for a type as published tables name it, repacked (`q2_k_r4`) or ik_llama.cpp's; None if unknown.
+    """The reference error of a type in published tables, also repacked (`q2_k_r4`) or ik_llama.cpp's; None if unknown.
 
-    Of ik_llama.cpp's types only the bits are known here; their error is read off between the IQ types of as many bits.
+    For ik_llama.cpp's types only the bits are known; their error is interpolated between the types of similar size.
     """
     plain = name.upper().removesuffix("_R4").removesuffix("_R8")
     if plain in CATALOGUE:
@@ -71,9 +71,9 @@ def error_of_published(name: str) -> float | None:
 
 
 def reference_profile(table: ModelTable, choice: TypeChoice) -> Profile:
-    """A profile of a model of which only the table is known: every tensor has the reference error of each type.
+    """A profile of a model from its table alone, with the reference error of each type for every tensor.
 
-    Energies are those of unit weights, one for each weight. The provenance says where the errors are from.
+    Energies are numbers of weights (unit weights). The provenance contains the source of the errors.
     """
     offered = [
         candidates(tensor, (*choice.of(tensor), tensor.source_type), architecture=table.architecture)

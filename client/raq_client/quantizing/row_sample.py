@@ -1,11 +1,12 @@
-"""A sample of a tensor's rows, and what it says of all of them.
+"""Estimate a tensor's relative errors from a sample of its rows.
 
 Rules
-- Of each matrix (each expert counts for itself) one row is drawn from each of as many strata of neighbouring rows as
-  rows are asked for. The draw depends on the tensor's name alone: any run on any machine measures the same rows.
+- The rows of each matrix (each expert is one) are split into as many strata of neighbouring rows as rows are wanted,
+  and one row is drawn from each. The draw depends only on the tensor's name and matrix, so every run on every machine
+  measures the same rows.
 - The relative error is the ratio of two estimated sums. Its standard error is that of the ratio estimator (delta
-  method) for rows drawn at random from each matrix: Cochran, Sampling Techniques, 3rd ed., eq. 6.13. Strata of
-  neighbours can only make the truth better than that where neighbours are alike.
+  method) for rows drawn at random from each matrix: Cochran, Sampling Techniques, 3rd ed., eq. 6.13. Where
+  neighbouring rows are similar, stratification makes the true error smaller than that.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from jaxtyping import Float64, Int64
 
 @dataclass(frozen=True, eq=False)
 class RowDraw:
-    """Rows of one matrix, `places` in ascending order, and how many rows each one `stands_for`."""
+    """Drawn rows of one matrix: their `places` in ascending order, and how many rows each one `stands_for`."""
 
     places: Int64[np.ndarray, " drawn"]
     stands_for: Int64[np.ndarray, " drawn"]
@@ -43,8 +44,8 @@ class SampledErrors:
 
 
 def draw_rows(name: str, matrix: int, rows: int, count: int) -> RowDraw:
-    """One row from each of `count` strata of the `rows` rows of a matrix; 2 ≤ count ≤ rows."""
-    assert 2 <= count <= rows, "there is something to draw, and something to tell a spread from"
+    """Draw one row from each of `count` strata of the `rows` rows of a matrix; 2 ≤ count ≤ rows."""
+    assert 2 <= count <= rows, "a variance needs 2 rows, and no row is drawn twice"
     seed = int.from_bytes(hashlib.sha256(f"{name}\0{matrix}".encode()).digest()[:16])
     edges = np.arange(count + 1, dtype=np.int64) * rows // count
     sizes = np.diff(edges)
@@ -53,7 +54,7 @@ def draw_rows(name: str, matrix: int, rows: int, count: int) -> RowDraw:
 
 
 def estimate_errors(matrices: Sequence[RowSums]) -> SampledErrors:
-    """What the drawn rows of a tensor's matrices say of the tensor."""
+    """Estimate the errors of a whole tensor from the drawn rows of its matrices."""
     squared = sum(each.squared_errors @ each.draw.stands_for for each in matrices)
     energy = float(sum(each.energies @ each.draw.stands_for for each in matrices))
     if energy <= 0:

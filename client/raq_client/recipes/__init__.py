@@ -1,1 +1,1 @@
-"""Allocations by name: llama.cpp's mixtures, overrides, recipes, moves around a base, rules of architecture."""
+"""Allocations by name: llama.cpp's mixtures, overrides, recipes, moves from a base, architecture rules."""

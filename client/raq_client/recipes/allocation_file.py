@@ -1,4 +1,4 @@
-"""Allocations that people and programs hand in: the JSON that `solve --json` prints, or llama.cpp's override lines."""
+"""Read allocations from files: the JSON that `solve --json` prints, or llama.cpp's override lines."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from raq_solver.tensors import Tensor
 
 
 class _Solved(BaseModel):
-    """The part of `solve --json` that an allocation needs; the rest may be there."""
+    """The part of `solve --json` that is needed for an allocation; other keys are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -24,9 +24,9 @@ class _Solved(BaseModel):
 
 
 def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "") -> Allocation:
-    """The allocation in a file, for a model with these tensors; a tensor it does not name keeps its type.
+    """The allocation in a file, for a model with these tensors; a tensor it does not contain keeps its type.
 
-    Raises InvalidInput with every unknown type; tensors are checked where the allocation is carried out.
+    Raises InvalidInput with every unknown type; tensor names are checked when the allocation is used.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -44,12 +44,12 @@ def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "
 
 
 def _spelled(type_name: str) -> str:
-    """The type's name as the catalogue spells it; a type the model has and raq does not know stays as it is."""
+    """The type's name in the catalogue's spelling; a type of the model that raq does not know stays unchanged."""
     return quant_type(type_name).name if type_name.upper() in CATALOGUE else type_name
 
 
 def _from_overrides(text: str, tensors: Sequence[Tensor], architecture: str) -> dict[str, str]:
-    """What llama.cpp would make of the lines: they reach quantizable tensors only."""
+    """The types that llama.cpp would give for these lines, which apply to quantizable tensors only."""
     names = [tensor.name for tensor in tensors if is_quantizable(tensor, architecture)]
     return {name: chosen.name for name, chosen in resolve(read_overrides(text), names).items()}
 

@@ -1,7 +1,7 @@
-"""Architecture knowledge: named sets of rules that become constraints with the source "architecture".
+"""Architecture rules: named sets of rules that become constraints with the source "architecture".
 
-A rule set is data (TOML): the one that raq ships, `default`, or a user's file of the same form. Rules state reasons
-and sources, since they are opinions; `none` leaves everything to what was measured.
+A rule set is a TOML file: the included `default`, or a user's file of the same form. Rules are opinions, so each states
+its reason and source; the set `none` is empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ _WHAT: Final = "a set of architecture rules"
 
 Bits = Annotated[float, Field(gt=0, le=64)]
 Candidates = Mapping[str, Sequence[QuantType]]
-"""For each tensor, the quant types it may get."""
+"""The quant types that each tensor may get, by tensor name."""
 
 
 class Rule(BaseModel):
-    """One demand on the tensors that match, in the given blocks (negative: from the end), or in all.
+    """One constraint on the matching tensors in the given blocks (negative: from the end; none: all blocks).
 
-    With `beside` it holds only in models that have a tensor matching that pattern.
+    With `beside` it applies only to models with a tensor that matches that pattern.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,9 +49,9 @@ class Rule(BaseModel):
     source: str = ""
 
     @model_validator(mode="after")
-    def _one_demand(self) -> Self:
-        demands = (self.floor, self.ceiling, self.pin, self.exclude or None, self.tie)
-        if sum(demand is not None for demand in demands) != 1:
+    def _one_constraint(self) -> Self:
+        constraints = (self.floor, self.ceiling, self.pin, self.exclude or None, self.tie)
+        if sum(constraint is not None for constraint in constraints) != 1:
             raise ValueError("a rule needs exactly one of floor, ceiling, pin, exclude and tie")
         for name in (*self.exclude, *([self.pin] if self.pin else [])):
             try:
@@ -77,7 +77,7 @@ NO_RULES: Final = RuleSet(format="raq-architecture-1", name="none", version=1)
 
 
 def read_rules(name: str) -> RuleSet:
-    """The rules of that name: `default`, `none`, or a file. Raises InvalidInput with all faults of the file."""
+    """The rule set `default` or `none`, or the one in a file. Raises InvalidInput with all faults of the file."""
     if name == "none":
         return NO_RULES
     if name == "default":
@@ -87,11 +87,11 @@ def read_rules(name: str) -> RuleSet:
 
 
 def architecture_constraints(rules: RuleSet, table: ModelTable, candidates: Candidates) -> tuple[Constraint, ...]:
-    """The constraints that the rules put on a model whose tensors have these candidates.
+    """The constraints that the rules give for a model whose tensors have these candidates.
 
-    Tensors with one candidate are left alone. A floor above all candidates of a tensor becomes the largest of them, a
-    ceiling below all the smallest, a pin or exclusion that leaves nothing is dropped: knowledge gives way to what is
-    possible, so that rules never make a problem infeasible by themselves.
+    Tensors with one candidate get no constraint. A floor above all candidates of a tensor becomes the largest of them,
+    a ceiling below all becomes the smallest, and a pin or exclusion that leaves no candidate is dropped, so that rules
+    alone never make a problem infeasible.
     """
     free = [tensor.name for tensor in table.tensors if len(candidates.get(tensor.name, ())) > 1]
     found: list[Constraint] = []

@@ -1,4 +1,4 @@
-"""Bases by name: a mixture of llama.cpp's, overrides laid over one, a GGUF file, an allocation, or a recipe."""
+"""Bases by name: a llama.cpp mixture, optionally with overrides, a GGUF file, an allocation, or a recipe."""
 
 import json
 from pathlib import Path
@@ -19,13 +19,13 @@ def base_recipe(
     pure: bool = False,
     has_importance: bool = True,
 ) -> Recipe:
-    """The recipe that a base's name stands for.
+    """The recipe for a base given by name.
 
-    `name` is a file type (Q4_K_M), the name or file of a recipe, a GGUF file (its own types), what `solve --json`
-    printed, or a file of override lines (other tensors stay as they are). `overrides`, a file of such lines, is laid
-    over a mixture as llama-quantize does, or with `counting` "resolved" without shifting the types of other tensors.
+    `name` is a file type (Q4_K_M), the name or file of a recipe, a GGUF file (its own types), the output of
+    `solve --json`, or a file of override lines (other tensors keep their types). `overrides`, a file of such lines, is
+    applied to a mixture as in llama-quantize, or with `counting` "resolved" without shifting other tensors' types.
 
-    Raises InvalidInput for names that are none of these, and for overrides over anything but a mixture.
+    Raises InvalidInput for names that are none of these, and for overrides on anything but a mixture.
     """
     if name.upper() in FILE_TYPES:
         mixture = FILE_TYPES[name.upper()].name
@@ -34,7 +34,7 @@ def base_recipe(
         base = Base(mixture=mixture, importance=has_importance, overrides=lines, counting=counting, pure=pure)
         return Recipe(format=FORMAT, name=title, base=base)
     if overrides is not None or pure:
-        what = "overrides and pure can be laid over a mixture only, such as Q4_K_M"
+        what = "overrides and pure can be applied to a mixture only, such as Q4_K_M"
         raise InvalidInput(Fault(name, what))
     path = Path(name)
     if path.is_file() and not _is_recipe(path):
@@ -43,7 +43,7 @@ def base_recipe(
 
 
 def reference(name: str, recipe: Recipe) -> Base:
-    """What a further recipe says as its base to start from this one, read from `name`. Paths become absolute."""
+    """The base with which another recipe starts from this one, which was read from `name`. Paths become absolute."""
     if name.upper() in FILE_TYPES:
         return recipe.base
     path = Path(name)

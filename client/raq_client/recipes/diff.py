@@ -1,7 +1,7 @@
-"""A base and the moves around it: which tensors may leave it, what the moves cost and buy, and who agrees with them.
+"""Moves from a base: which tensors may change, what each move costs and gains, and which data support it.
 
-The words are the RA articles': a base recipe, demotions that free bytes, promotions that spend them, and a sink of
-bytes freed and not yet spent.
+The terms are those of the RA articles: a base recipe, demotions that free bytes, promotions that spend them, and a
+sink of bytes that are freed and not yet spent.
 """
 
 import math
@@ -19,16 +19,16 @@ from raq_solver.quant_types import CATALOGUE, stored_type
 from raq_solver.tensor_names import role_of
 
 _BIG: float = 0.5
-"""A role that takes at least this share of all bytes spent is the big move."""
+"""A role with at least this share of all spent bytes is the big move."""
 
 
 MoveConstraint = Pin | Ceiling | Floor
-"""A constraint on which way a tensor may leave the base."""
+"""A constraint on the direction in which a tensor may move from the base."""
 
 
 @unique
 class Stage(Enum):
-    """The order in which a careful hand would move."""
+    """The stages in which moves are listed."""
 
     FOUNDATION = "demotions: bytes that cost little"
     BUILD_UP = "promotions, the best bargain first"
@@ -39,7 +39,7 @@ class Stage(Enum):
 class Line:
     """One tensor's move. `size` is the change in bytes (negative: freed), `loss` the change in predicted loss.
 
-    `sink` is what is left of the bytes at hand after this move.
+    `sink` is the number of unspent bytes after this move.
     """
 
     stage: Stage
@@ -53,7 +53,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """All moves from a base to an allocation, in order. `opening` is the sink before the first: capacity less base."""
+    """All moves from a base to an allocation, in order. `opening` is the sink before the first: capacity minus base."""
 
     lines: tuple[Line, ...]
     opening: int
@@ -70,7 +70,7 @@ class Exchange:
 
     @property
     def sink(self) -> int:
-        """Bytes left at the end; negative when the allocation is over capacity."""
+        """Bytes left at the end; negative if the allocation is over capacity."""
         return self.opening + self.freed - self.spent
 
     @property
@@ -92,7 +92,7 @@ def freed_and_spent(changes: Iterable[int]) -> tuple[int, int]:
 def move_constraints(
     base: Allocation, table: LossTable, *, demote: Iterable[str], promote: Iterable[str]
 ) -> tuple[MoveConstraint, ...]:
-    """Constraints that let candidates leave the base in their direction only, and pin all other tensors to it.
+    """Constraints that let candidates move from the base in one direction, and pin all other tensors to it.
 
     Their source is DATA: they come from measured importance. Raises InvalidInput with every tensor whose base type the
     table does not offer, and every candidate that is not a tensor or is both demoted and promoted.
@@ -105,7 +105,7 @@ def move_constraints(
         present = base.types.get(name, "")
         column = table.column_of.get(present)
         if column is None or not table.offered[table.row_of[name], column]:
-            what = f"{present or 'nothing'} in the base, which is not among the types looked at; add it to --types"
+            what = f"{present or 'nothing'} in the base, which is not among the types offered; add it to --types"
             faults.append(Fault(name, what))
         elif name in down:
             at_most[present].append(name)
@@ -123,11 +123,11 @@ def move_constraints(
 
 
 def exchange(base: Allocation, after: Allocation, table: LossTable, capacity: int) -> Exchange:
-    """The moves that lead from the base to an allocation, in the order a careful hand would make them.
+    """The moves that lead from the base to an allocation, in the order of their stages.
 
-    Demotions come first, least loss per byte freed first; then promotions, most loss bought per byte first; the role
-    that takes at least half of all bytes spent comes last. Losses of types that the table does not offer are unknown
-    and count as NaN. Raises InvalidInput with every tensor that either allocation lacks.
+    Demotions come first, least loss per freed byte first; then promotions, most gain per spent byte first; a role with
+    at least half of all spent bytes comes last. Losses of types that the table does not offer are unknown (NaN).
+    Raises InvalidInput with every tensor that is missing in one of the allocations.
     """
     faults = [
         Fault(name, f"has no type in the {title}")
@@ -155,7 +155,7 @@ def exchange(base: Allocation, after: Allocation, table: LossTable, capacity: in
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What each source of knowledge says of a tensor: 1 more bits, -1 fewer, 0 neither; None where it is silent."""
+    """The direction that each source suggests for a tensor: 1 more bits, -1 fewer, 0 neither, None unknown."""
 
     tensor: str
     ratio: int | None
@@ -183,11 +183,11 @@ def convergence(
     rated: Iterable[str],
     sensitivities: Mapping[str, float],
 ) -> tuple[Agreement, ...]:
-    """Where importance ratio, measured sensitivity and base agree, tensor by tensor of those that the base quantized.
+    """The directions of importance ratio, measured sensitivity and base for each tensor that the base quantized.
 
-    `rated` are the tensors that a ratio is known of. A sensitivity points up for the quarter of tensors with most of
-    it per weight and down for the quarter with least. A base points up where it gives more bits than most weights get,
-    down where fewer.
+    `rated` are the tensors with a ratio. A sensitivity points up for the quarter of tensors with the largest
+    sensitivity per weight, and down for the quarter with the smallest. A base points up if it gives the tensor more
+    bits than most weights have, down if fewer.
     """
     up, down, known = set(promote), set(demote), set(rated)
     quantized = [n for n, kind in base.types.items() if kind in CATALOGUE and CATALOGUE[kind].weights_per_block > 1]
@@ -229,7 +229,7 @@ def _line(name: str, before: str, after: str, table: LossTable) -> _Moved:
 
 
 def stored_size(name: str, quant_type: str, table: LossTable) -> int:
-    """Bytes of a tensor at a type, also at one that the table does not offer."""
+    """Bytes of a tensor at a type, even if the table does not offer it."""
     column = table.column_of.get(quant_type)
     if column is not None and table.sizes[table.row_of[name], column] > 0:
         return int(table.sizes[table.row_of[name], column])
@@ -243,7 +243,7 @@ def _loss(name: str, quant_type: str, table: LossTable) -> float:
 
 
 def _bargain(moved: _Moved) -> float:
-    """What a move costs in loss per byte it frees, or buys per byte it spends; unknown losses come last."""
+    """Sort key: loss per byte freed, or minus the gain per byte spent; unknown losses come last."""
     price = moved.loss / abs(moved.size) if moved.size else moved.loss
     return math.inf if math.isnan(price) else price
 
@@ -253,7 +253,7 @@ def _big_role(promotions: Sequence[_Moved]) -> str | None:
     for moved in promotions:
         spent[role_of(moved.tensor)] += moved.size
     role = max(spent, key=lambda role: spent[role], default=None)
-    # One role that takes everything is no last step of something larger.
+    # A single role with all promotions is not listed as a separate last stage.
     return role if role is not None and len(spent) > 1 and spent[role] >= _BIG * sum(spent.values()) else None
 
 

@@ -1,7 +1,7 @@
-"""The rules behind llama.cpp's mixtures, kind of tensor by kind of tensor.
+"""The rules of llama.cpp's mixtures, one function per kind of tensor.
 
-Each function answers for one kind; None means the base type of the file type. Source: see mixtures.py. The numbers
-(gqa at least 4, eight experts, the first eighth of the layers) are llama.cpp's, tuned by hand on LLaMA and Falcon.
+None means the base type of the file type. Source: see mixtures.py. The numbers (at least 4 queries per key, eight
+experts, the first eighth of the layers) are llama.cpp's, tuned by hand on LLaMA and Falcon.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from raq_solver.tensors import Tensor
 
 @unique
 class Kind(Enum):
-    """What a tensor is to the rules."""
+    """The kinds of tensors that the rules distinguish."""
 
     OUTPUT = "output head"
     EMBEDDING = "token embedding"
@@ -33,7 +33,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the rules know of the model. `queries_per_key` is heads over key-value heads of the first block."""
+    """Properties of a model used by the rules. `queries_per_key` is heads over key-value heads in the first block."""
 
     architecture: str
     blocks: int
@@ -45,20 +45,20 @@ class Facts:
 
     @property
     def is_70b(self) -> bool:
-        """A model of the shape of LLaMA-2-70B, whose few value heads get more bits."""
+        """Whether the model has the shape of LLaMA-2-70B, whose few value heads get more bits."""
         grouped = self.architecture == "llama" and self.queries_per_key != 1
         eighty = self.blocks == 80 and (grouped or self.architecture in ("qwen2", "deci", "olmo"))
         return eighty or (self.architecture == "jais2" and self.blocks == 68)
 
     @property
     def grouped(self) -> bool:
-        """Whether values are few enough to be worth many bits."""
+        """Whether value tensors are so small (grouped-query attention) that they get more bits."""
         return self.queries_per_key >= 4
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A tensor in its turn: its kind, its layer, and how many of its kind were counted before it."""
+    """A tensor in llama.cpp's processing order: its kind, layer, and the number of its kind counted before it."""
 
     tensor: Tensor
     kind: Kind
@@ -84,7 +84,11 @@ _EIGHT_EXPERTS_OUTPUT: Final = frozenset(
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of the tensor of that name."""
+    """The kind of the tensor of that name.
+
+    >>> kind_of("blk.0.ffn_down_exps.weight").name
+    'DOWN'
+    """
     if name == OUTPUT:
         return Kind.OUTPUT
     if name in EMBEDDINGS:
@@ -93,17 +97,22 @@ def kind_of(name: str) -> Kind:
 
 
 def more_bits(number: int, count: int) -> bool:
-    """Whether number `number` of `count` is favoured: the first and the last eighth, and every third between."""
+    """Whether layer `number` of `count` gets more bits: the first and the last eighth, and every third between.
+
+    >>> [number for number in range(16) if more_bits(number, 16)]
+    [0, 1, 4, 7, 10, 13, 14, 15]
+    """
     return number < count // 8 or number >= 7 * count // 8 or (number - count // 8) % 3 == 2
 
 
 def mixture_type(facts: Facts, file_type: FileType, place: Place) -> QuantType:
-    """The type of one tensor, before any substitute for rows that do not fit."""
+    """The type of one tensor, before substitutes for row lengths that do not fit."""
     name = _type_name(facts, file_type, place)
     return file_type.base if name is None else CATALOGUE[name]
 
 
 def _type_name(facts: Facts, file_type: FileType, place: Place) -> str | None:
+    # The order of these checks is llama.cpp's: the first that applies decides.
     if place.kind is Kind.OUTPUT or (place.kind is Kind.EMBEDDING and facts.tied):
         return _output(facts, file_type, place.tensor)
     if file_type.name == "MXFP4_MOE":
@@ -119,7 +128,7 @@ def _type_name(facts: Facts, file_type: FileType, place: Place) -> str | None:
 
 def _elsewhere(facts: Facts, name: str, place: Place) -> str | None:
     match place.kind:
-        case Kind.KEY if facts.experts == 8:
+        case Kind.KEY if facts.experts == 8:  # costs Mixtral 8x7B only about 128 MB
             return "Q8_0"
         case Kind.KEY | Kind.QUERY:
             return {"IQ3_XS": "IQ3_XXS", "IQ3_XXS": "IQ2_S"}.get(name)
@@ -157,7 +166,7 @@ def _lowest(facts: Facts, name: str, place: Place) -> str | None:
         case Kind.KEY:
             return "Q4_K" if facts.experts == 8 else None
         case Kind.DOWN:
-            # Here llama.cpp takes the count even where it reads the layer from names elsewhere.
+            # llama.cpp uses the count here, although elsewhere it takes the layer from the names of experts.
             return None if place.before >= facts.blocks // 8 else "IQ3_S" if upper else "Q2_K"
         case Kind.ATTENTION_OUTPUT:
             if facts.experts == 8:
@@ -169,6 +178,7 @@ def _lowest(facts: Facts, name: str, place: Place) -> str | None:
 
 def _value(facts: Facts, file_type: FileType, place: Place) -> str | None:
     name = _plain_value(facts, file_type.name, place)
+    # 8 query heads share one value head in a 70B model, so its value tensors are cheap to store with more bits.
     if facts.is_70b and (name or file_type.base.name) in ("Q3_K", "Q4_K"):
         name = "Q5_K"
     return "Q8_0" if facts.experts == 8 else name
@@ -209,6 +219,7 @@ def _down(facts: Facts, name: str, place: Place) -> str | None:
         "Q3_K_L": "Q5_K",
         "IQ4_NL": "Q5_K" if eighth and guessing else None,
         "IQ4_XS": "Q5_K" if eighth and guessing else None,
+        # The first of these tensors can break even with importance. Files without importance stay as they always were.
         "Q4_0": "Q4_1" if eighth and facts.has_importance else None,
         "Q5_0": "Q5_1" if eighth and facts.has_importance else None,
         "Q4_K_S": "Q5_K" if eighth else None,

@@ -1,9 +1,9 @@
 """llama.cpp's default mixtures: the type that llama-quantize gives each tensor for a file type such as Q4_K_M.
 
-Some rules count tensors of a kind as llama-quantize meets them, in the order of `processing_order`. A tensor with an
-override is not counted there, so that overrides move the extra bits of later tensors: see `Counting`.
-Source: llama_tensor_get_type_impl in src/llama-quant.cpp of llama.cpp 0c1e57098, restated; the restatement was
-compared with `llama-quantize --dry-run` on 148,326 tensors (12 models, 35 file types).
+Some rules count the tensors of a kind in llama-quantize's order (`processing_order`). A tensor with an override is not
+counted, so overrides shift the extra bits of later tensors: see `Counting`.
+Source: llama_tensor_get_type_impl in src/llama-quant.cpp of llama.cpp 0c1e57098, reimplemented and compared with
+`llama-quantize --dry-run` on 148,326 tensors (12 models, 35 file types).
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ from raq_solver.tensors import Tensor
 
 @unique
 class Counting(Enum):
-    """What overrides laid over a mixture do to the tensors that they do not name."""
+    """How overrides of a mixture affect the tensors that they do not match."""
 
     LLAMA_CPP = "overridden tensors are not counted, so later ones get other types: what llama-quantize writes"
     RESOLVED = "every other tensor keeps the type it has in the plain file"
@@ -38,15 +38,15 @@ def mixture(
     counting: Counting = Counting.LLAMA_CPP,
     pure: bool = False,
 ) -> dict[Tensor, QuantType]:
-    """The type of every tensor, in file order, of the file that llama-quantize would write.
+    """The type of every tensor, in file order, in the file that llama-quantize would write.
 
-    `pure` gives every quantizable tensor without an override the base type, as `--pure` does. Where a type does not
-    fit a tensor's rows the substitute stands. Raises InvalidInput with every tensor that has none.
+    `pure` gives every quantizable tensor without an override the base type, like `--pure`. A type that does not fit a
+    tensor's rows is replaced by llama.cpp's substitute. Raises InvalidInput with every tensor that has none.
     """
     facts = facts_of(table, has_importance=has_importance)
     quantizable = [tensor for tensor in processing_order(table.tensors) if is_quantizable(tensor, table.architecture)]
     named: Mapping[str, QuantType] = resolve(overrides, [tensor.name for tensor in quantizable])
-    # llama-quantize looks at neither overrides nor rules when the file type itself is not a quantized one.
+    # llama-quantize ignores overrides and rules if the file type itself is not quantized.
     plain = file_type.base.weights_per_block == 1
     named = {} if plain else named
     type_of = _pure(file_type) if pure or plain else _counted(facts, file_type)
@@ -71,17 +71,17 @@ def mixture(
 
 
 def tensor_bytes(types: Mapping[Tensor, QuantType]) -> int:
-    """Bytes of the tensor data."""
+    """The size of the tensor data in these types, bytes."""
     return sum(quant_type.size(tensor.weights) for tensor, quant_type in types.items())
 
 
 def processing_order(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The order in which llama-quantize decides: what is outside of blocks first, then block by block, by name."""
+    """The tensors in llama-quantize's processing order: those outside of blocks first, then by block and name."""
     return sorted(tensors, key=lambda tensor: (block_of(tensor.name), tensor.name.encode()))
 
 
 def facts_of(table: ModelTable, *, has_importance: bool) -> Facts:
-    """What the rules look at. Numbers of heads and experts come from the metadata, else from shapes."""
+    """The properties that the rules use. Numbers of heads and experts come from the metadata, else from shapes."""
     by_name = {tensor.name: tensor for tensor in table.tensors}
     kinds = Counter(kind_of(tensor.name) for tensor in table.tensors if is_quantizable(tensor, table.architecture))
     experts = table.number("expert_count") or max((t.shape[2] for t in table.tensors if _is_expert(t)), default=0)
@@ -116,12 +116,12 @@ def _pure(file_type: FileType) -> Callable[[Tensor], QuantType]:
 
 
 def _counted(facts: Facts, file_type: FileType) -> Callable[[Tensor], QuantType]:
-    """A function to be called with each tensor in processing order: it counts what it is called with."""
+    """A function that returns a tensor's type; it counts its calls, so call it in processing order."""
     seen: Counter[Kind] = Counter()
 
     def type_of(tensor: Tensor) -> QuantType:
         kind = kind_of(tensor.name)
-        # Experts of one layer may be several tensors: there the layer is read from the name.
+        # Experts of one layer may be several tensors: in that case the layer is taken from the name.
         layer = block_of(tensor.name) if facts.experts > 1 else seen[kind]
         place = Place(tensor, kind, layer, seen[kind])
         seen[kind] += 1

@@ -1,10 +1,10 @@
-r"""Allocations as llama.cpp reads them: `--tensor-type-file` lines `PATTERN=TYPE`.
+r"""Read and write llama.cpp's overrides: `--tensor-type-file` lines `PATTERN=TYPE`.
 
-llama-quantize lower-cases a pattern, searches it anywhere in the name as an ECMAScript regular expression, and takes
-the first that is found; words are separated by white space, a pattern ends at the first `=`. So `output.weight` alone
-would hit every `attn_output.weight` too: patterns written here are escaped and anchored, `^output\.weight$`.
-Tensors that no pattern names fall to the mixture of the file type, which shifts as others are named; so the text
-written here names every quantizable tensor, and is meant for `--pure` with the base type.
+llama-quantize lower-cases a pattern, searches it anywhere in the name as an ECMAScript regular expression, and uses the
+first match; words are separated by white space, a pattern ends at the first `=`. So `output.weight` alone would also
+match every `attn_output.weight`: patterns written here are escaped and anchored, `^output\.weight$`.
+Tensors without a match get their type from the file type's mixture, which shifts when other tensors are overridden. The
+text written here therefore has a line for every quantizable tensor and is meant for `--pure` with the base type.
 Source: tools/quantize/quantize.cpp and src/llama-quant.cpp of llama.cpp 0c1e57098.
 """
 
@@ -26,13 +26,18 @@ _FLOATS: Final = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """One line: tensors in whose name `pattern` is found get this type."""
+    """One line: tensors whose name contains a match of `pattern` get this type."""
 
     pattern: str
     quant_type: QuantType
 
     def matches(self, name: str) -> bool:
-        """Whether llama.cpp would apply the line to the tensor of that name."""
+        """Whether llama.cpp would apply the line to the tensor of that name.
+
+        >>> override = read_overrides("output.weight=Q6_K")[0]
+        >>> override.matches("blk.0.attn_output.weight")
+        True
+        """
         return re.search(self.pattern.lower(), name) is not None
 
     def __str__(self) -> str:
@@ -40,15 +45,18 @@ class Override:
 
 
 def exact_pattern(name: str) -> str:
-    """A pattern that matches this name: anchored, escaped, and proof against lower-casing.
+    r"""A pattern that matches exactly this name: anchored, escaped, and unaffected by lower-casing.
 
-    Capitals, `=` and white space can't stand in a pattern; any character is let through in their place.
+    Capitals, `=` and white space can't be written in a pattern; a dot (any character) is used instead.
+
+    >>> print(exact_pattern("blk.0.ffn_up.weight"))
+    ^blk\.0\.ffn_up\.weight$
     """
     return f"^{''.join(_escaped(character) for character in name)}$"
 
 
 def overrides_for(types: Mapping[Tensor, QuantType], architecture: str = "") -> tuple[Override, ...]:
-    """A line for every quantizable tensor, in file order. Raises InvalidInput if two names can't be told apart."""
+    """An override for every quantizable tensor, in file order. Raises InvalidInput if a pattern matches two names."""
     quantizable = {tensor.name: chosen for tensor, chosen in types.items() if is_quantizable(tensor, architecture)}
     overrides = [Override(exact_pattern(name), chosen) for name, chosen in quantizable.items()]
     loose = [(override, name) for override, name in zip(overrides, quantizable, strict=True) if name != name.lower()]
@@ -63,14 +71,14 @@ def overrides_for(types: Mapping[Tensor, QuantType], architecture: str = "") -> 
 
 
 def override_text(overrides: Iterable[Override]) -> str:
-    """The lines of a `--tensor-type-file`; it has no room for comments."""
+    """The text of a `--tensor-type-file`, which can't contain comments."""
     return "".join(f"{override}\n" for override in overrides)
 
 
 def pure_base(types: Mapping[Tensor, QuantType], architecture: str = "") -> FileType:
-    """The file type to give llama-quantize with `--pure`: that of the commonest quantized type.
+    """The file type to pass to llama-quantize with `--pure`: the one of the commonest quantized type.
 
-    It must be a quantized one (F16 makes llama-quantize ignore every override) that llama-quantize has a name for.
+    It must be quantized (with F16 llama-quantize ignores all overrides) and have a name in llama-quantize.
     """
     possible = {
         tensor: chosen
@@ -96,8 +104,13 @@ def read_overrides(text: str) -> tuple[Override, ...]:
 
 
 def resolve(overrides: Sequence[Override], names: Iterable[str]) -> dict[str, QuantType]:
-    """The type that the overrides give each name; names that none matches are left out. The first match wins."""
-    # Compiled once: Python keeps only a few hundred patterns, and there may be a line for each of 1,300 tensors.
+    """The type of each name with a matching override; the first match wins.
+
+    >>> types = resolve(read_overrides("ffn_down=Q6_K ffn=Q4_K"), ["blk.0.ffn_down.weight", "blk.0.ffn_up.weight"])
+    >>> [each.name for each in types.values()]
+    ['Q6_K', 'Q4_K']
+    """
+    # Compiled once: Python caches only a few hundred patterns, and there may be a line for each of 1,300 tensors.
     compiled = [(re.compile(override.pattern.lower()), override.quant_type) for override in overrides]
     return {
         name: first
@@ -111,7 +124,7 @@ def _override(word: str) -> Override:
     if not pattern or not separator:
         raise InvalidInput(Fault(word, "not PATTERN=TYPE (llama.cpp knows no comments)"))
     with warnings.catch_warnings():
-        # Python warns of POSIX classes such as [[:digit:]], which it would read as something else.
+        # Python warns about POSIX classes such as [[:digit:]], to which it gives another meaning.
         warnings.simplefilter("error")
         try:
             re.compile(pattern.lower())
@@ -121,7 +134,7 @@ def _override(word: str) -> Override:
 
 
 def _named(chosen: QuantType) -> FileType | None:
-    """The file type whose base this is, if llama-quantize takes its name (NVFP4 it does not)."""
+    """The file type with this base, if llama-quantize accepts its name (not for NVFP4)."""
     found = (file_type for file_type in FILE_TYPES.values() if file_type.base == chosen and chosen.name != "NVFP4")
     return next(found, None)
 

@@ -1,7 +1,7 @@
-"""Patterns of tensor names, as people write them in recipes and rules.
+"""Patterns of tensor names, as used in recipes, rules and options.
 
-A pattern is a shell glob over the whole name, in which braces list alternatives and ranges:
-`blk.{12..16}.ffn_{gate,up}.weight` stands for ten names.
+A pattern is a shell glob over the whole name, with braces for alternatives and ranges:
+`blk.{12..16}.ffn_{gate,up}.weight` matches ten names.
 """
 
 import re
@@ -17,7 +17,11 @@ _RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """The globs that a pattern with braces stands for, in the order in which they are written."""
+    """Expand the braces of a pattern to a list of globs, in the written order.
+
+    >>> expand("blk.{0..1}.ffn_{gate,up}.weight")[:3]
+    ('blk.0.ffn_gate.weight', 'blk.0.ffn_up.weight', 'blk.1.ffn_gate.weight')
+    """
     found = _BRACES.search(pattern)
     if found is None:
         return (pattern,)
@@ -28,21 +32,25 @@ def expand(pattern: str) -> tuple[str, ...]:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern matches a name."""
+    """Whether a pattern matches a whole name.
+
+    >>> matches("blk.*.attn_{k,v}.weight", "blk.7.attn_v.weight"), matches("attn_v", "blk.7.attn_v.weight")
+    (True, False)
+    """
     return any(fnmatchcase(name, glob) for glob in expand(pattern))
 
 
 def matching(patterns: Iterable[str], names: Sequence[str], where: str) -> tuple[str, ...]:
-    """The names that any of the patterns matches, in the order of the patterns, each once.
+    """The names that match any of the patterns, in the order of the patterns, without duplicates.
 
-    Raises InvalidInput with each glob that matches nothing; `where` says in what.
+    Raises InvalidInput with each glob that matches nothing; `where` is the place of these faults.
     """
     globs = list(dict.fromkeys(chain.from_iterable(expand(pattern) for pattern in patterns)))
     known = set(names)
     found: dict[str, None] = {}
     faults = []
     for glob in globs:
-        # Most globs of long recipes are plain names.
+        # Fast path: most globs of long recipes are plain names.
         hits = [glob] if glob in known else [name for name in names if fnmatchcase(name, glob)]
         if not hits:
             faults.append(Fault(where, f"{glob} matches no tensor{near_misses(glob, names)}"))

@@ -1,8 +1,8 @@
-"""Recipes: files that say, step by step, which tensors of a model get which quant types, and why.
+"""Recipes: files that define, step by step, which tensors of a model get which quant types, and why.
 
-A recipe starts from a base (a mixture of llama.cpp's, overrides laid over one, a file, or another recipe) and makes
-moves. A recipe that extends another is a further step of one ladder. What comes out is a type for every tensor.
-Recipes are TOML or JSON; those that raq ships and every mixture's name can be used by name.
+A recipe starts from a base (a llama.cpp mixture, optionally with overrides, a file, or another recipe) and applies
+moves. A recipe that extends another is the next step of a ladder. The result is a type for every tensor.
+Recipes are TOML or JSON files; the included recipes and every mixture can be used by name.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,15 +20,15 @@ from raq_solver.quant_types import quant_type
 FORMAT: Final = "raq-recipe-1"
 _WHAT: Final = "a recipe"
 _DEEPEST: Final = 64
-"""Recipes that extend one another; more can only be a circle."""
+"""Limit on recipes that extend one another; more can only be a cycle."""
 
 
 class Base(BaseModel):
-    """Where a recipe starts: exactly one of `mixture`, `file` and `recipe`.
+    """The start of a recipe: exactly one of `mixture`, `file` and `recipe`.
 
-    `mixture` is a file type of llama.cpp. `overrides` (lines `PATTERN=TYPE` as llama-quantize reads them) are laid over
-    it; `counting` says whether they shift the mixture's later types as llama-quantize does. `file` is a GGUF file, an
-    allocation or an override file, `recipe` another recipe, by path or by name.
+    `mixture` is a file type of llama.cpp, to which `overrides` (lines `PATTERN=TYPE` as for llama-quantize) can be
+    applied; `counting` determines whether they shift the types of later tensors, as in llama-quantize. `file` is a GGUF
+    file, an allocation or an override file, `recipe` another recipe by path or name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,14 +46,14 @@ class Base(BaseModel):
         if sum(given is not None for given in (self.mixture, self.file, self.recipe)) != 1:
             raise ValueError("a base needs exactly one of mixture, file and recipe")
         if self.mixture is None and (self.overrides or self.pure):
-            raise ValueError("overrides and pure can be laid over a mixture only")
+            raise ValueError("overrides and pure can be applied to a mixture only")
         if self.mixture is not None:
             _checked(file_type, self.mixture)
         return self
 
 
 class Move(BaseModel):
-    """Tensors that match get a type; with `before`, only if they have one of those types until then."""
+    """A type for all matching tensors; with `before`, it is a fault if they have another type until then."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,7 +70,7 @@ class Move(BaseModel):
 
 
 class Expected(BaseModel):
-    """What the recipe's author says comes out; `recipe verify` compares."""
+    """The result expected by the recipe's author, checked by `recipe verify`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -79,7 +79,7 @@ class Expected(BaseModel):
 
 
 class ModelCheck(BaseModel):
-    """The model that a recipe is for. What is not said is not looked at."""
+    """The model that a recipe is for; only the given properties are checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -89,7 +89,7 @@ class ModelCheck(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A recipe as its file says it."""
+    """A recipe as written in its file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -103,18 +103,18 @@ class Recipe(BaseModel):
     expected: Expected = Expected()
 
     def as_json(self) -> str:
-        """The recipe as a JSON file; what is not set is left out."""
+        """The recipe as the text of a JSON file, without unset keys."""
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
 def presets() -> Mapping[str, str]:
-    """Names of the recipes that raq ships, and what they are. Every mixture's name is a recipe too."""
+    """Names and descriptions of the included recipes. Every mixture's name is also a recipe."""
     shipped = [read_recipe(name) for name in _shipped()]
     return {recipe.name: recipe.description for recipe in shipped}
 
 
 def read_recipe(name: str | Path) -> Recipe:
-    """The recipe of that name: one that raq ships, a mixture of llama.cpp's, or a file.
+    """The recipe of that name: an included one, a llama.cpp mixture, or a file.
 
     Raises InvalidInput with all faults of the file, or with the nearest names.
     """
@@ -135,7 +135,7 @@ def read_recipe(name: str | Path) -> Recipe:
 
 
 def ladder(recipe: Recipe) -> tuple[Recipe, ...]:
-    """The recipe and those it extends, the base of all first. Raises InvalidInput if they go round in a circle."""
+    """The recipe and those it extends, beginning with the innermost. Raises InvalidInput if they form a cycle."""
     steps = [recipe]
     while steps[-1].base.recipe is not None:
         steps.append(read_recipe(steps[-1].base.recipe))
@@ -159,7 +159,7 @@ def _beside(base: Base, folder: Path) -> Base:
 
 
 def _checked(look_up: Callable[[str], object], name: str) -> None:
-    """Let an unknown name be a fault of the file, not an exception of its own."""
+    """Call `look_up(name)`, turning InvalidInput into ValueError, so that pydantic reports a fault of the file."""
     try:
         look_up(name)
     except InvalidInput as error:

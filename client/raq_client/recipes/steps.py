@@ -1,4 +1,4 @@
-"""What a recipe makes of a model: a type for every tensor, and every move with its bytes."""
+"""Apply a recipe to a model: a type for every tensor, and every move with its bytes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Types = Mapping[Tensor, QuantType]
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """One tensor that changes its type in a step. `size` is the change in bytes: freed if negative, spent if not."""
+    """One tensor that changes its type in a step. `size` is the change in bytes (negative: freed)."""
 
     tensor: str
     before: str
@@ -36,7 +36,7 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class RecipeStep:
-    """One recipe of a ladder carried out: its moves, and the size of the whole after them."""
+    """One applied recipe of a ladder: its moves, and the types and total size after them."""
 
     name: str
     description: str
@@ -57,10 +57,10 @@ class RecipeStep:
 
 
 def carry_out(recipe: Recipe, table: ModelTable) -> tuple[RecipeStep, ...]:
-    """The steps of the recipe's ladder on a model, the base of all first.
+    """Apply a recipe and those it extends to a model; one step for each, beginning with the innermost.
 
-    Raises InvalidInput with every fault: another model than the recipe is for, patterns that match nothing, tensors
-    that have another type than a move expects or can't have the one it gives.
+    Raises InvalidInput with every fault: a model that the recipe is not for, patterns that match nothing, tensors that
+    have another type than a move expects or can't have the type it gives.
     """
     steps: list[RecipeStep] = []
     for rung in ladder(recipe):
@@ -73,7 +73,7 @@ def carry_out(recipe: Recipe, table: ModelTable) -> tuple[RecipeStep, ...]:
 
 
 def verify(recipe: Recipe, table: ModelTable) -> tuple[RecipeStep, tuple[Fault, ...]]:
-    """The last step of the recipe, and what differs from what its author says comes out."""
+    """The last step of the recipe, and its differences from the result expected by the author."""
     step = carry_out(recipe, table)[-1]
     faults = []
     expected = recipe.expected
@@ -88,7 +88,7 @@ def verify(recipe: Recipe, table: ModelTable) -> tuple[RecipeStep, tuple[Fault, 
 
 
 def types_in(path: Path, table: ModelTable) -> Types:
-    """The types that a file gives the tensors of a model: a GGUF file its own, else an allocation or override lines.
+    """The types for the tensors of a model from a file: a GGUF file, an allocation, or override lines.
 
     Raises InvalidInput with every tensor that differs in name or shape, or can't have its type.
     """
@@ -147,7 +147,7 @@ def _base_types(recipe: Recipe, table: ModelTable) -> Types:
 
 
 def _apply(recipe: Recipe, table: ModelTable, types: dict[Tensor, QuantType]) -> tuple[Moved, ...]:
-    """Make the moves in `types`."""
+    """Apply the moves to `types`, in place."""
     by_name = {tensor.name: tensor for tensor in table.tensors}
     moved: list[Moved] = []
     faults: list[Fault] = []
@@ -161,7 +161,7 @@ def _apply(recipe: Recipe, table: ModelTable, types: dict[Tensor, QuantType]) ->
         spelled_out = {glob for pattern in move.tensors for glob in expand(pattern)}
         for name in names:
             tensor = by_name[name]
-            # A wildcard over `ffn_*` means the matrices; who spells a norm out is told that it can't be.
+            # A wildcard such as `ffn_*` means only the matrices; a norm that is written out is a fault.
             if name not in spelled_out and not is_quantizable(tensor, table.architecture):
                 continue
             fault = _fault(move, tensor, types[tensor], table.architecture)

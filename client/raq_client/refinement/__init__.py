@@ -1,1 +1,1 @@
-"""Deciding again by what was measured: the gate, refining, ladders."""
+"""Use measurements of allocations: compare candidates, refine the loss table, measure ladders."""

@@ -1,9 +1,8 @@
-"""The guard: allocations by different losses, and llama.cpp's mixture, tried in memory before one is carried out.
+"""Compare candidate allocations in memory before a file is written: other loss models, and llama.cpp's mixture.
 
-A proof is worth what its loss table is worth. So the optimum of every loss model that applies is tried on a few
-windows of text, and so is llama.cpp's mixture of the nearest size that the problem allows. The plan's own allocation
-stays unless another one is better beyond noise, window by window: what is carried out is never worse than the best of
-those tried beyond noise.
+An optimum is only as good as its loss table. Therefore the optimum of every applicable loss model is tried on a few
+windows of text, and also the largest of llama.cpp's mixtures that the problem allows. The plan's own allocation is
+kept unless another one is significantly better in a comparison window by window.
 """
 
 import math
@@ -31,14 +30,14 @@ from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.solve import Solver
 
 BEYOND_NOISE: Final = 2.0
-"""Standard errors of the difference, window by window, by which a candidate must be better to be taken."""
+"""A candidate must be better by this many standard errors of the difference, paired by window."""
 MIXTURES: Final = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
-"""File types of llama.cpp that are tried."""
+"""File types of llama.cpp that are considered."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """An allocation to try: what it is called, and the problem whose optimum it is."""
+    """An allocation to try, with a name and the problem of which it is the optimum."""
 
     name: str
     problem: Problem
@@ -57,7 +56,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Tried:
-    """A candidate and its KL divergence from the untouched model, nats per token, in each window."""
+    """A candidate and its KL divergence from the unchanged model, nats per token, in each window."""
 
     candidate: Candidate
     per_window: Float64[np.ndarray, " windows"]
@@ -65,16 +64,16 @@ class Tried:
 
     @property
     def kl(self) -> float:
-        """Mean over the windows."""
+        """The mean over the windows."""
         return float(self.per_window.mean())
 
     @property
     def error(self) -> float:
-        """Standard error of the mean, windows taken as independent."""
+        """The standard error of the mean, with independent windows."""
         return _standard_error(self.per_window)
 
     def beats(self, other: "Tried") -> bool:
-        """Whether it is better than the other beyond noise, on the same windows."""
+        """Whether it is significantly better than the other on the same windows."""
         if not (math.isfinite(self.kl) and math.isfinite(other.kl)):
             return math.isfinite(self.kl)
         return lower_beyond_noise(self.per_window, other.per_window)
@@ -82,10 +81,10 @@ class Tried:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What was tried, the plan's own first, and what is to be carried out.
+    """The tried candidates, beginning with the plan's own.
 
-    `left_out` names candidates that the time did not allow, `broken` those with which the model predicts NaN or
-    infinity.
+    `left_out` are the names of candidates not tried for lack of time, `broken` of those with which the model predicts
+    NaN or infinity.
     """
 
     tried: tuple[Tried, ...]
@@ -94,7 +93,7 @@ class Comparison:
 
     @property
     def best(self) -> Tried:
-        """The lowest of those that beat the plan's own beyond noise, else the plan's own."""
+        """The candidate with the lowest divergence if it is significantly better than the plan's own, else that."""
         own = self.tried[0]
         lowest = min(self.tried, key=lambda one: one.kl if math.isfinite(one.kl) else math.inf)
         return lowest if lowest is not own and lowest.beats(own) else own
@@ -103,7 +102,7 @@ class Comparison:
 def candidates(
     problem: Problem, outcome: Outcome, profile: Profile, table: ModelTable, solve: Solver, limits: Limits
 ) -> list[Candidate]:
-    """The plan's own allocation, llama.cpp's mixture, and the optima of the other loss models; no allocation twice."""
+    """The plan's own allocation, llama.cpp's mixture, and the optima of the other loss models, without duplicates."""
     found = [Candidate("the plan", problem, outcome)]
     for each in (*_mixtures(problem, profile, table, solve, limits), *_other_losses(problem, profile, solve, limits)):
         if all(each.allocation != other.allocation for other in found):
@@ -117,7 +116,7 @@ def _other_losses(problem: Problem, profile: Profile, solve: Solver, limits: Lim
 
 
 def with_other_losses(problem: Problem, profile: Profile) -> dict[str, Problem]:
-    """The same problem with the losses of every other loss model that applies to the profile, by its name."""
+    """The same problem with the losses of every other applicable loss model, by the model's name."""
     found = {}
     for name, loss_model in LOSS_MODELS.items():
         try:
@@ -130,7 +129,7 @@ def with_other_losses(problem: Problem, profile: Profile) -> dict[str, Problem]:
 
 
 def lower_beyond_noise(ours: Float64[np.ndarray, " windows"], theirs: Float64[np.ndarray, " windows"]) -> bool:
-    """Whether our divergences are lower than theirs on the same windows by more than BEYOND_NOISE standard errors."""
+    """Whether our mean divergence on the same windows is lower by more than BEYOND_NOISE standard errors."""
     gains = theirs - ours
     return bool(gains.mean() > BEYOND_NOISE * _standard_error(gains))
 
@@ -138,7 +137,7 @@ def lower_beyond_noise(ours: Float64[np.ndarray, " windows"], theirs: Float64[np
 def _mixtures(
     problem: Problem, profile: Profile, table: ModelTable, solve: Solver, limits: Limits
 ) -> Iterator[Candidate]:
-    """The largest mixture that fits: the problem with every tensor pinned to it that the user's constraints let be."""
+    """The largest mixture that fits, with the user's constraints: other tensors are pinned to the mixture's types."""
     fitting: list[tuple[int, str, dict[str, str]]] = []
     for name in MIXTURES:
         try:
@@ -157,7 +156,7 @@ def _mixtures(
             )
             pinned = replace(problem, constraints=(*problem.constraints, *pins))
             found = list(_solved(f"mixture {name}", pinned, solve, limits))
-            if found:  # else the user's pins make it too large: a smaller one may do
+            if found:  # else the user's pins make it too large: try a smaller one
                 yield from found
                 return
 
@@ -181,9 +180,9 @@ def compare_candidates(
     seconds: float = math.inf,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Try the candidates in their order; no other is begun once that would take more than `seconds` in all.
+    """Try the candidates in order, as long as the total time stays within `seconds`; the first two are always tried.
 
-    Raises InvalidInput if what the model predicts is not finite, untouched or with the types of the first.
+    Raises InvalidInput if the predictions are not finite for the unchanged model or the first candidate.
     """
     tried: list[Tried] = []
     broken: list[str] = []
@@ -208,7 +207,7 @@ def compare_candidates(
 
 
 def changed_types(allocation: Allocation, profile: Profile) -> dict[str, QuantType]:
-    """The tensors that an allocation stores otherwise than they come."""
+    """The tensors whose type in the allocation differs from their present one, with the new type."""
     return {
         tensor.name: stored_type(allocation.types[tensor.name])
         for tensor in profile.tensors

@@ -1,4 +1,4 @@
-"""Ladders: allocations of one model in order, each quantized, measured, and compared with the one before it."""
+"""Ladders: a sequence of allocations of one model, each quantized, measured, and compared with the previous one."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ from raq_solver.solve import NO_LIMITS
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One allocation of a ladder. `size` in bytes; `loss` as predicted, None where nothing predicts it.
+    """One allocation of a ladder. `size` in bytes; `loss` as predicted, None without a prediction.
 
-    `freed` and `spent` are the bytes of the moves that lead here from the rung before; 0 for the first.
+    `freed` and `spent` are the bytes of the moves from the previous rung; 0 for the first.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Rung:
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """A rung carried out and measured; `step` compares it with the rung before, None for the first."""
+    """A quantized and measured rung; `step` is the comparison with the previous rung, None for the first."""
 
     rung: Rung
     path: Path
@@ -54,13 +54,13 @@ class StepResult:
 
     @property
     def gains(self) -> bool:
-        """Whether it is better than the rung before beyond noise; the first counts as a gain."""
+        """Whether it is significantly better than the previous rung; True for the first."""
         return self.step is None or self.step.verdict is Verdict.BETTER
 
 
 @dataclass(frozen=True, eq=False)
 class LadderSetup:
-    """How rungs are carried out and measured; `windows` of each text, each of `context` tokens."""
+    """How rungs are quantized and measured; `windows` per text (None: all), each of `context` tokens."""
 
     model: ModelFile
     importance: Importance | None
@@ -80,7 +80,7 @@ class LadderSetup:
 
 
 def recipe_rungs(recipe: Recipe, table: ModelTable) -> tuple[Rung, ...]:
-    """The steps of a recipe and of those it extends. Raises InvalidInput as `carry_out` does."""
+    """The rungs of a recipe and of those it extends. Raises InvalidInput as `carry_out` does."""
     return tuple(
         Rung(
             name=step.name,
@@ -98,10 +98,10 @@ def recipe_rungs(recipe: Recipe, table: ModelTable) -> tuple[Rung, ...]:
 def solved_rungs(
     plans: Sequence[tuple[str, Plan]], solver: SolverClient, limits: Limits = NO_LIMITS, *, nested: bool = False
 ) -> tuple[Rung, ...]:
-    """The allocations of solved plans, made from one profile.
+    """The rungs of solved plans, which must be made from one profile.
 
-    With `nested` they give way to those of least summed loss in which no tensor ever gets less than in the rung
-    before. Raises InvalidInput with every plan that has no allocation, and as `nested_ladder` does.
+    With `nested` they are replaced by the allocations of least total loss in which no tensor gets fewer bits than in
+    the previous rung. Raises InvalidInput with every plan that has no allocation, and as `nested_ladder` does.
     """
     raise_faults(
         [
@@ -146,10 +146,10 @@ def climb(
     writing: Callable[[Rung], Progress] | None = None,
     measuring: Callable[[Rung], Progress] | None = None,
 ) -> Iterator[StepResult]:
-    """Carry out and measure one rung after the other, for as long as the caller asks for more.
+    """Quantize and measure one rung after the other; a generator, so the caller decides how many.
 
-    The verdicts of all rungs hold together with 95 % confidence, however many are climbed. `writing` and `measuring`
-    make something to report progress to. Raises InvalidInput before any work if a file exists and not `force`.
+    The verdicts of all rungs together hold with 95 % confidence. `writing` and `measuring` return a progress callback
+    for a rung. Raises InvalidInput before any work if a file exists without `force`.
     """
     found = [setup.path(rung) for rung in rungs if setup.path(rung).exists() and not setup.force]
     raise_faults([Fault(str(path), "exists; give --force to replace it") for path in found])

@@ -1,18 +1,18 @@
-"""The closed loop: try an allocation in memory, correct the loss table by all that was measured, solve again.
+"""Refinement: try an allocation in memory, correct the loss table with all measurements, solve again.
 
-First the optimum of every loss model that applies is tried, and the best of them is where refining begins. From then
-on a round costs one run of the model.
+First the optimum of every applicable loss model is tried, and refinement starts from the best of them. After that each
+round takes one run of the model.
 
 Theory. A loss table adds up losses that were predicted one tensor at a time. Let every group of tensors (one role in
-one third of the model's depth) have a factor that its losses should be multiplied by. Each allocation tried, whichever
-table it came from, is an equation: the sum of factor × predicted loss over the groups is the divergence that was
-measured. The factors are estimated from all of them by least squares that lean on one common factor; how far they may
-lean away is the trust region. The optimum of the corrected table is tried next. Where it was tried before, factors are
-drawn from what they may be (Thompson, Biometrika 1933), so that the search goes on where losses are in doubt.
+one third of the model's depth) have an unknown factor on its losses. Each tried allocation, from whichever table, gives
+an equation: the sum of factor × predicted loss over the groups is the measured divergence. The factors are estimated
+from all equations by least squares, regularized towards one common factor; the strength of the regularization is the
+trust region. The optimum of the corrected table is tried next. If it was tried before, factors are drawn from their
+posterior distribution (Thompson, Biometrika 1933), so that the search continues where losses are uncertain.
 
-An allocation is taken if its divergence is lower than that of the one taken before by more than noise: twice the
-standard error of the difference, window by window. So it never ends worse than it began on the text it was refined on,
-and the best of many trials is not mistaken for a better one.
+An allocation is accepted if its divergence is significantly lower than that of the one accepted before: by twice the
+standard error of the difference, paired by window. So the result is never worse than the start on the refinement text,
+and the luckiest of many trials is not mistaken for a better one.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,20 +34,20 @@ from raq_solver.tensor_names import block_of, role_of
 
 DEPTHS: Final = 3
 TRUST: Final = 0.3
-"""Standard deviation that a group's factor is given around the common one."""
+"""Prior standard deviation of a group's factor around the common one."""
 MODEL_ERROR: Final = 0.03
-"""Relative error granted to the sum: quantization errors of one draw, interactions between tensors."""
+"""Assumed relative error of the sum: randomness of quantization errors, interactions between tensors."""
 LARGEST_FACTOR: Final = 4.0
-"""A group's losses are multiplied by at most this, or its inverse."""
+"""Upper bound of a group's factor; the lower bound is its inverse."""
 DRAWS: Final = 8
-"""Sets of factors that are drawn in a round before it is given up that any leads to another allocation."""
+"""Number of draws of the factors in a round; refinement ends if none gives a new allocation."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One trial: mean KL divergence in nats per token on the refining text, and whether it was taken.
+    """One trial: mean KL divergence in nats per token on the refinement text, and whether it was accepted.
 
     `predicted` is the loss in the unit of its `source`.
     """
@@ -60,7 +60,7 @@ class Round:
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """The best problem found, and the way there; the first round is the allocation asked for."""
+    """The last accepted problem, and all rounds; the first round is the original allocation."""
 
     problem: Problem
     rounds: tuple[Round, ...]
@@ -77,7 +77,7 @@ class _Tried:
         return float(self.per_window.mean())
 
     def beats(self, other: "_Tried") -> bool:
-        """Whether it is better beyond noise."""
+        """Whether it is significantly better."""
         return lower_beyond_noise(self.per_window, other.per_window)
 
 
@@ -93,8 +93,8 @@ def refine(
 ) -> Refined:
     """Improve the problem's loss table in at most `rounds` rounds; the problem must be feasible.
 
-    Trying the loss models costs a run of the model each, and so does a round. Chance is seeded: equal questions get
-    equal answers.
+    Each loss model and each round takes one run of the model. The random generator is seeded: equal arguments give
+    equal results.
     """
     groups = tensor_groups(profile)
     starts = [problem, *with_other_losses(problem, profile).values()]
@@ -113,8 +113,10 @@ def refine(
         if progress is not None:
             progress(len(tried), len(starts) + rounds)
 
+    # Other loss models compete with the problem's own only here; later rounds correct the best one's table.
     for start in starts:
         attempt(start, solve(start, limits).unwrap()[0])
+    # Not necessarily the accepted one: a start that is better only within the noise is still the better guess.
     base = min(tried, key=lambda one: one.kl).problem
     random = np.random.default_rng(0)
     for _ in range(rounds):
@@ -126,7 +128,7 @@ def refine(
 
 
 def tensor_groups(profile: Profile) -> tuple[tuple[str, ...], ...]:
-    """Tensors that may change type, by role and third of the depth."""
+    """Groups of the tensors that may change type, by role and third of the depth."""
     blocks = 1 + max((block_of(tensor.name) for tensor in profile.tensors), default=-1)
     groups: dict[tuple[str, int], list[str]] = {}
     for row, tensor in enumerate(profile.tensors):
@@ -143,7 +145,8 @@ def _next(
     optimum: Callable[[Problem], Allocation],
     random: np.random.Generator,
 ) -> tuple[Problem, Allocation] | None:
-    """The problem with the factors as they are known, and its optimum; None if that leads nowhere new."""
+    """The problem with corrected losses, and its optimum; None if no draw gives a new allocation."""
+    # The base table's prediction for every trial, also for allocations that were solved with another table.
     predicted = np.array([_by_group(base.table, groups, one.allocation) for one in tried])
     means, root = _factors(predicted, np.array([one.kl for one in tried]))
     for draw in range(1 + DRAWS):
@@ -158,16 +161,19 @@ def _next(
 def _factors(
     predicted: Float64[np.ndarray, "trials groups"], measured: Float64[np.ndarray, " trials"]
 ) -> tuple[Float64[np.ndarray, " groups"], Float64[np.ndarray, "groups groups"]]:
-    """Posterior mean of the groups' factors, relative to the common one, and a root of their covariance."""
+    """Posterior mean of the groups' factors, relative to the common one, and a square root of their covariance."""
     sums = predicted.sum(axis=1)
     if not (sums > 0).all() or not (measured > 0).all():
         count = predicted.shape[1]
         return np.ones(count), TRUST * np.eye(count)
+    # The common factor changes no optimum, so it is fixed first; the median resists a single bad trial.
     common = float(np.median(measured / sums))
+    # Bayesian linear regression of the residuals, in units of the noise: prior N(1, TRUST²), noise MODEL_ERROR.
     rows = predicted * (common / (MODEL_ERROR * measured))[:, None]
     surprise = (measured - common * sums) / (MODEL_ERROR * measured)
     precision = np.eye(predicted.shape[1]) / TRUST**2 + rows.T @ rows
     means = 1 + np.linalg.solve(precision, rows.T @ surprise)
+    # With precision = L Lᵀ, L⁻ᵀ times a standard normal vector has covariance precision⁻¹.
     return means, np.linalg.inv(np.linalg.cholesky(precision)).T
 
 
@@ -180,7 +186,7 @@ def _corrected(table: LossTable, groups: Sequence[Sequence[str]], factors: Float
 
 
 def _divergence(trial: Trial, allocation: Allocation, profile: Profile) -> Float64[np.ndarray, " windows"]:
-    """Mean KL divergence of the allocation in each window."""
+    """The mean KL divergence of the allocation in each window."""
     means: np.ndarray = trial.run(changed_types(allocation, profile)).scores.kl.mean(axis=1)
     return means
 
@@ -188,7 +194,7 @@ def _divergence(trial: Trial, allocation: Allocation, profile: Profile) -> Float
 def _by_group(
     table: LossTable, groups: Sequence[Sequence[str]], allocation: Allocation
 ) -> Float64[np.ndarray, " groups"]:
-    """Predicted loss of each group's tensors at the types they are given."""
+    """The predicted loss of each group in the allocation."""
     rows = {name: row for row, name in enumerate(table.tensors)}
     column = {name: index for index, name in enumerate(table.quant_types)}
     return np.array([sum(table.losses[rows[name], column[allocation.types[name]]] for name in g) for g in groups])

@@ -1,1 +1,1 @@
-"""How much the output of a model moves with each tensor: measured, designed, estimated, imported."""
+"""Sensitivity: how much a model's output changes with the error of each tensor; measured, estimated or imported."""

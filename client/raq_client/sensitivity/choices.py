@@ -1,10 +1,10 @@
-"""What knowing a sensitivity is worth to the allocations that will be made from it.
+"""The value of information: how much allocations would improve if a sensitivity were known exactly.
 
-Theory. At a price of a byte, a tensor gets the type with the least sensitivity × error + price × bytes. Where the
-sensitivity is uncertain, the type chosen by its estimate may be the wrong one. What that costs on average, over all
-the sensitivity may be, is the value of knowing it (Howard, Information Value Theory, 1966): nothing where no likely
-value crosses the point at which the choice changes, however uncertain it is. Prices are those at which the estimates
-spend each of the sizes that somebody may ask for.
+Theory. At a given price per byte, a tensor gets the type with the least sensitivity × error + price × bytes. If the
+sensitivity is uncertain, the type chosen by its estimate may be wrong. The expected cost of that, over the distribution
+of the sensitivity, is the value of knowing it (Howard, Information Value Theory, 1966). It is 0 if no likely value
+changes the choice, however uncertain the sensitivity is. Prices are those at which the allocation made from the
+estimates has each of the sizes that may be wanted.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 
 USUAL_BITS: Final = (3.0, 3.5, 4.0, 4.5, 5.0, 6.0)
-"""Bits per weight that are looked at when nobody says which are wanted."""
+"""Bits per weight considered if no sizes are given."""
 _QUANTILES: Final = np.array([NormalDist().inv_cdf((i + 0.5) / 31) for i in range(31)])
 _HALVINGS: Final = 60
 
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """What an allocation may choose from: errors (infinite where not possible) and bytes of each tensor at each type.
+    """The choices of an allocation: errors (infinite if not possible) and bytes of each tensor at each type.
 
-    `capacities` are the bytes of all these tensors that allocations may be asked for.
+    `capacities` are total bytes of these tensors for which allocations may be made.
     """
 
     names: tuple[str, ...]
@@ -38,9 +38,9 @@ class Choices:
     capacities: tuple[int, ...]
 
     def worth_of_knowing(self, names: Sequence[str], fit: Fit) -> Float64[np.ndarray, " asked"]:
-        """For each of `names`, to which `fit` belongs, the expected loss of not knowing its sensitivity.
+        """The expected loss from not knowing its sensitivity, for each of `names` (the tensors of `fit`).
 
-        In shares of the predicted loss, summed over the capacities; 0 for tensors without a choice.
+        As a share of the predicted loss, summed over the capacities; 0 for tensors without a choice.
         """
         rows = {name: row for row, name in enumerate(self.names)}
         known = [index for index, name in enumerate(names) if name in rows]
@@ -59,22 +59,25 @@ class Choices:
         index = np.arange(len(values))
         worth = np.zeros(len(values))
         for capacity in self.capacities:
+            # At a fixed price the tensors are independent, so each one's regret is computed alone.
             price = self.price(values, capacity)
             picks = self._picks(values, price)
             losses = likely[:, :, None] * self.errors[:, None, :] + price * self.sizes[:, None, :]
+            # Mean over the quantiles: what the type chosen now costs more than the best type for that sensitivity.
             lost = (losses[index, :, picks] - losses.min(axis=2)).mean(axis=1)
             whole = float((values * self.errors[index, picks]).sum())
             worth += lost / whole if whole > 0 else 0.0
         return worth
 
     def _picks(self, values: Float64[np.ndarray, " tensors"], price: float) -> Int64[np.ndarray, " tensors"]:
-        costs = np.maximum(values, 1e-300)[:, None] * self.errors + price * self.sizes
+        costs = np.maximum(values, 1e-300)[:, None] * self.errors + price * self.sizes  # not 0: 0 × inf is NaN
         picks: np.ndarray = costs.argmin(axis=1)
         return picks
 
     def price(self, values: Float64[np.ndarray, " tensors"], capacity: int) -> float:
-        """The least price of a byte at which what is chosen fits, by bisection."""
+        """The least price of a byte at which the chosen types fit the capacity, by bisection."""
         index = np.arange(len(values))
+        # One byte costs at most the whole loss of a tensor: at twice that every tensor takes its smallest type.
         low, high = 0.0, 2 * float((values[:, None] * np.where(np.isfinite(self.errors), self.errors, 0.0)).max())
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
@@ -84,9 +87,9 @@ class Choices:
 
 
 def choices_of(profile: Profile, problem: Problem | None = None, *, sizes: bool = False) -> Choices:
-    """What a profile offers where there is a choice, under the constraints of a problem posed of it.
+    """The choices that a profile offers, limited by the constraints of `problem`.
 
-    With `sizes` the problem's capacity, which counts all tensors of the model, is the one asked for; else usual sizes.
+    With `sizes` the capacity is the problem's, less the tensors without a choice; else USUAL_BITS.
     """
     offered = np.isfinite(profile.relative_errors) if problem is None else problem.allowed()
     open_rows = np.flatnonzero(offered.sum(axis=1) > 1)
@@ -104,8 +107,9 @@ def choices_of(profile: Profile, problem: Problem | None = None, *, sizes: bool 
 def _likely(
     values: Float64[np.ndarray, " tensors"], doubts: Float64[np.ndarray, " tensors"]
 ) -> Float64[np.ndarray, "tensors quantiles"]:
-    """What each sensitivity may be, equally likely: log-normal, as it can't be negative."""
+    """Equally likely values of each sensitivity: quantiles of a log-normal distribution, as it can't be negative."""
     safe = np.maximum(values, 1e-300)
     spread = np.sqrt(np.log1p(np.square(doubts / safe)))
+    # Minus spread² / 2, so that the mean of the log-normal is the estimate.
     likely: np.ndarray = safe[:, None] * np.exp(spread[:, None] * _QUANTILES - np.square(spread[:, None]) / 2)
     return likely

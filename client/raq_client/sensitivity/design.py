@@ -1,4 +1,4 @@
-"""Which tensors to perturb together, and which next; what a profile foresees of them without a run."""
+"""Experimental design: which tensors to perturb together, and which one next."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -14,16 +14,19 @@ from raq_solver.tensor_names import role_of
 
 Group = tuple[str, ...]
 Design = Literal["adaptive", "single", "groups", "balanced"]
-"""Where evaluations go: see `planned_groups`."""
+"""Which evaluations are made: see `planned_groups`."""
 
 
 def planned_groups(design: Design, names: Sequence[str], evaluations: int, *, foreseen: bool) -> list[Group]:
-    """What to evaluate before anything is known; what is left of the evaluations goes where they tell most.
+    """The groups to evaluate first; the remaining evaluations go to the tensors chosen by `most_telling`.
 
-    `single`: one tensor after the other. `groups`: each role, or where that is too many, a random partition.
-    `balanced`: two random partitions. `adaptive`: each its own where there are evaluations for all; else the roles
-    where something is `foreseen` of the tensors in them and evaluations are for fewer than half of these; else nothing.
+    `single`: one tensor after the other. `groups`: one group per role, or a random partition if there are more roles
+    than evaluations. `balanced`: two random partitions. `adaptive`: single tensors if there are evaluations for all;
+    else roles if expectations exist (`foreseen`) and evaluations suffice for fewer than half of the tensors; else none.
     (Regret on recorded evaluations of the project's models: docs/quality.md.)
+
+    >>> planned_groups("groups", ["blk.0.attn_q.weight", "blk.1.attn_q.weight"], 5, foreseen=False)
+    [('blk.0.attn_q.weight', 'blk.1.attn_q.weight')]
     """
     if design == "single" or (design == "adaptive" and evaluations >= len(names)):
         return single_design(names)[:evaluations]
@@ -36,12 +39,12 @@ def planned_groups(design: Design, names: Sequence[str], evaluations: int, *, fo
 
 
 def single_design(names: Sequence[str]) -> list[Group]:
-    """One tensor at a time: the most precise per evaluation, as noise grows with the loss that is measured."""
+    """One group per tensor: the most precise design, as the noise of an evaluation grows with its loss."""
     return [(name,) for name in names]
 
 
 def role_design(names: Sequence[str]) -> list[Group]:
-    """All tensors of a role at once, one group for each role, in the order of first appearance."""
+    """One group per role with all its tensors, in the order of first appearance."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(role_of(name), []).append(name)
@@ -64,10 +67,10 @@ def balanced_design(names: Sequence[str], evaluations: int, rounds: int, seed: i
 
 
 def most_telling(names: Sequence[str], fit: Fit, choices: Choices | None, done: frozenset[Group]) -> str | None:
-    """The tensor whose own evaluation is likely to change an allocation most, or None if all have had one.
+    """The tensor whose evaluation is likely to improve allocations most, or None if all have been evaluated alone.
 
-    That is the one whose sensitivity is worth most to know; where nothing is known of what may be chosen, or no
-    choice is in doubt, the one with the largest standard error.
+    This is the tensor with the highest value of information; without `choices`, or if no choice is in doubt, the one
+    with the largest standard error.
     """
     open_to = [index for index, name in enumerate(names) if (name,) not in done]
     if not open_to:
@@ -78,7 +81,7 @@ def most_telling(names: Sequence[str], fit: Fit, choices: Choices | None, done: 
 
 
 def expected_of(profile: Profile) -> dict[str, float]:
-    """Sensitivities foreseen without a run, about nats: from the residual stream, else from role and place."""
+    """Sensitivities expected without a run, roughly in nats: from the residual stream, else from role and depth."""
     found = residual_sensitivities(profile)
     if isinstance(found, str):
         found = role_sensitivities(profile.tensors)

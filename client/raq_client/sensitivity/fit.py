@@ -1,12 +1,12 @@
-"""Sensitivities from evaluations: a regression that leans on like tensors where little was measured.
+"""Estimate sensitivities from evaluations: a Bayesian regression with a prior from similar tensors.
 
 Model: KL of an evaluation = Σ s_t E_t over its tensors + noise, the linearity theorem (HIGGS, arXiv 2411.17525).
 Measured on the two models of the project at 8 windows of 512: the sum over 30 single tensors is 0.995, 0.998 and
 1.007 times the KL of all at once at Q3_K, Q4_K and Q6_K, and 0.82 at Q2_K.
 
-Prior: a tensor is what was expected of it (by a loss model that needs no run, or all alike), times an effect of its
-role and one of its depth. Both effects are fitted to the logarithms of a first, hardly regularized solution; what they
-leave unexplained is the width of the prior.
+Prior: a tensor's sensitivity is its expected value (from a loss model that needs no run, or equal for all), times an
+effect of its role and one of its depth. Both effects are fitted to the logarithms of a first, weakly regularized
+solution; their residual spread is the width of the prior.
 """
 
 import math
@@ -20,16 +20,16 @@ from jaxtyping import Float64
 from raq_solver.tensor_names import block_of, role_of
 
 SINGLE_MODEL_ERROR = 0.02
-"""Relative error granted to the linear model for one tensor: a quantization error is one draw of many."""
+"""Assumed relative error of the linear model for one tensor: a quantization error is one random draw."""
 GROUP_MODEL_ERROR = 0.05
-"""The same for several tensors at once, whose errors also meet each other."""
+"""The same for several tensors at once, whose errors also interact."""
 DEPTH_ZONES = 4
-"""Parts of the depth whose tensors resemble each other; the first and the last block stand apart from them."""
+"""Number of depth zones with similar tensors; the first and the last block are zones of their own."""
 WIDE = 3.0
-"""Width of the first prior, in multiples of what is expected, or of its mean where that is larger."""
+"""Width of the first prior, in multiples of the expected value, or of the mean of all if that is larger."""
 USUAL_SPREAD, USUAL_WEIGHT = 0.8, 4.0
-"""Spread of tensors around their role and depth in natural logarithms where nothing is known of it, and how many
-well measured tensors it takes to outweigh that. (4M model: 0.9 around one value common to all roles and depths.)"""
+"""Prior spread of tensors around their role and depth in natural logarithms, and its weight as a number of well
+measured tensors. (4M model: 0.9 around one value common to all roles and depths.)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Evaluation:
 class Fit:
     """Sensitivities in nats per unit of relative output error, with standard errors.
 
-    `information` is how much of what is known of a tensor comes from evaluations: 1 all, 0 nothing (prior only).
+    `information` is the share of the knowledge about a tensor that comes from evaluations: 1 all, 0 none (prior only).
     """
 
     values: Float64[np.ndarray, " tensors"]
@@ -66,8 +66,8 @@ def fit_sensitivities(
 ) -> Fit:
     """Sensitivities of `names` from evaluations of groups of them; `floor` is the KL of changing nothing.
 
-    `expected` are sensitivities foreseen without a run, in any unit; a tensor that is not in it, or has none above 0,
-    counts as their geometric mean. With no evaluation that shows a loss, everything is 0 with an error of 0.
+    `expected` are sensitivities expected without a run, in any unit; a tensor without one, or with 0, gets their
+    geometric mean. If no evaluation shows a loss, all sensitivities are 0 with an error of 0.
     """
     design, losses, noise = _system(names, evaluations, floor)
     shape = _expected_shape(names, expected)
@@ -76,21 +76,23 @@ def fit_sensitivities(
     if scale <= 0:
         nothing = np.zeros(len(names))
         return Fit(nothing, nothing.copy(), nothing.copy())
+    # The expectations have any unit: scale them so that they explain the total measured loss.
     foreseen = scale * shape
     wide = WIDE * np.maximum(foreseen, foreseen.mean())
+    # First pass with a wide prior, only to estimate the effects of role and depth from well measured tensors.
     first, doubt, _ = _posterior(design, losses, noise, foreseen, wide)
     known = np.square(first) / (np.square(first) + np.square(doubt))
     effects, spread = _like_tensors(names, np.maximum(first / foreseen, 1e-3), known)
     centre = foreseen * effects
-    width = centre * np.sqrt(np.expm1(spread**2))  # of a log-normal of that spread
-    # A tensor that was measured to be nothing like what was expected of it is not pulled back.
+    width = centre * np.sqrt(np.expm1(spread**2))  # standard deviation of a log-normal with that spread
+    # Widen the prior of a tensor whose measurement contradicts its expectation, so that it is not pulled back.
     width = np.maximum(width, np.abs(first - centre) - 2 * doubt)
     values, errors, information = _posterior(design, losses, noise, centre, width)
     return Fit(np.maximum(values, 0.0), errors, information)
 
 
 def _expected_shape(names: Sequence[str], expected: Mapping[str, float]) -> Float64[np.ndarray, " tensors"]:
-    """What is expected of each tensor, as a multiple of the geometric mean."""
+    """The expected sensitivity of each tensor, as a multiple of the geometric mean."""
     logs = np.array([math.log(expected[name]) if expected.get(name, 0.0) > 0 else math.nan for name in names])
     known = np.isfinite(logs)
     if not known.any():
@@ -117,8 +119,10 @@ def _system(
 def _posterior(
     design: np.ndarray, losses: np.ndarray, noise: np.ndarray, centre: np.ndarray, width: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, standard deviation, and share of the prior's variance that the evaluations removed."""
-    scaled = (design * width) / noise[:, None]  # in units of the prior's width
+    """Posterior mean, standard deviation, and the share of the prior's variance removed by the evaluations."""
+    # Gaussian prior and noise. In units of the prior's width the prior precision is the identity matrix, which keeps
+    # the system well conditioned although sensitivities differ by orders of magnitude.
+    scaled = (design * width) / noise[:, None]
     inverse = np.linalg.inv(np.eye(len(centre)) + scaled.T @ scaled)
     surprise = (losses - design @ centre) / noise
     mean = centre + width * (inverse @ (scaled.T @ surprise))
@@ -127,12 +131,12 @@ def _posterior(
 
 
 def _like_tensors(names: Sequence[str], first: np.ndarray, information: np.ndarray) -> tuple[np.ndarray, float]:
-    """What role and depth multiply each tensor's expectation by, and the spread around it in natural logarithms."""
+    """The factors of role and depth for each tensor's expectation, and the spread around them (natural logarithms)."""
     features = _features(names)
     target = np.log(first)
     weights = np.maximum(information, 1e-6)
     centred = target - np.average(target, weights=weights)
-    # A ridge of one pseudo-observation per effect: a role seen once does not explain itself away.
+    # A ridge of one pseudo-observation per effect, so that a role with one tensor is not fitted exactly.
     normal = features.T @ (weights[:, None] * features) + np.eye(features.shape[1])
     effects = np.linalg.solve(normal, features.T @ (weights * centred))
     expected = features @ effects

@@ -1,4 +1,4 @@
-"""A journal of evaluations: one line each, so that an interrupted measurement goes on where it stopped."""
+"""A journal of evaluations, one line each, so that an interrupted measurement continues where it stopped."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,9 +10,9 @@ from raq_client.sensitivity.fit import Evaluation
 
 
 class Journal:
-    """Evaluations by the tensors they perturbed, in a file of lines, or in memory when there is no file.
+    """Evaluations by their perturbed tensors, in a JSON Lines file, or in memory if there is no file.
 
-    The first line names the tensors that the model uses. A line cut short by a crash is measured again.
+    The first line contains the names of the tensors that the model uses. A line cut short by a crash is ignored.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -31,16 +31,16 @@ class Journal:
             self._evaluations[found.tensors] = found
 
     def get(self, tensors: tuple[str, ...]) -> Evaluation | None:
-        """What was found when exactly these tensors were perturbed."""
+        """The evaluation with exactly these tensors perturbed, or None."""
         return self._evaluations.get(tensors)
 
     def use(self, tensors: Sequence[str]) -> None:
-        """Note which tensors the model uses."""
+        """Record the tensors that the model uses."""
         self.tensors = tuple(tensors)
         self._file.add({"uses": list(tensors)})
 
     def add(self, found: Evaluation) -> None:
-        """Remember an evaluation, in the file at once."""
+        """Store an evaluation and append it to the file."""
         self._evaluations[found.tensors] = found
         self._file.add(
             {

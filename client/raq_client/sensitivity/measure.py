@@ -1,13 +1,13 @@
-"""Sensitivity: how many nats the whole model loses per unit of relative output error of one tensor.
+"""Measure sensitivities: the loss of the whole model in nats per unit of relative output error of one tensor.
 
-One model stays loaded. A tensor (or a group) is replaced in place by its dequantized self, the model is run on some
-windows, and the KL divergence from the untouched model is set against the relative output error that was put in.
-Nothing is written or reloaded, and the untouched model's logits are recorded once.
+The model stays loaded. A tensor (or a group) is replaced in place by its quantized and dequantized values, the model
+is run on some windows, and the KL divergence from the unchanged model is divided by the relative output error of the
+replaced values. Nothing is written or reloaded, and the unchanged model's logits are recorded once.
 
-With as many evaluations as tensors, each tensor gets its own: the most precise design, since the noise of an
-evaluation grows with the loss it measures. With fewer they go to single tensors, each time the one that is worth most
-to know for the allocations to be made; the rest follows from what is foreseen, from role and depth. With very few,
-roles come first, each as a group, where it is foreseen how their tensors differ.
+With as many evaluations as tensors, each tensor is evaluated alone: the most precise design, since the noise of an
+evaluation grows with the loss it measures. With fewer, the tensor with the highest value of information is evaluated
+next, and the others are estimated from expectations, role and depth. With very few evaluations and known expectations,
+whole roles are evaluated first, each as a group.
 """
 
 import hashlib
@@ -31,17 +31,17 @@ from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE, QuantType
 
 Progress = Callable[[int, int], None]
-"""Told after each evaluation: evaluations done, evaluations in all."""
+"""Called after each evaluation with the number of evaluations done and the total."""
 DEFAULT_PROBE = CATALOGUE["Q4_K"]
 
 
 @dataclass(frozen=True, eq=False)
 class Sensitivities:
-    """Sensitivity of each tensor in nats per token and unit of relative output error, with what they rest on.
+    """The sensitivity of each tensor in nats per token and unit of relative output error, and its evaluations.
 
-    `floor` is the evaluation that changes nothing, `together` the one that changes every tensor; neither is counted
-    in `evaluations`. `additivity` is predicted over measured KL divergence of all tensors at once, predicted from the
-    others alone: 1 where losses simply add up. `tokens` were scored in each.
+    `floor` is the evaluation that changes nothing, `together` the one that changes every tensor; neither is in
+    `evaluations`. `additivity` is the predicted over the measured KL divergence of all tensors at once, predicted
+    without `together`: 1 if losses are additive. `tokens` is the number of tokens scored in each evaluation.
     """
 
     tensors: tuple[str, ...]
@@ -65,7 +65,7 @@ class Sensitivities:
 
 
 def measure_sensitivities(
-    bench: TrialSetup,
+    setup: TrialSetup,
     *,
     probe: QuantType = DEFAULT_PROBE,
     evaluations: int | None = None,
@@ -75,24 +75,24 @@ def measure_sensitivities(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivities:
-    """Sensitivities of every tensor that may be quantized, from at most `evaluations` runs (None: one per tensor).
+    """Measure the sensitivity of every quantizable tensor with at most `evaluations` runs (None: one per tensor).
 
-    `design` says what is evaluated first (sensitivity_design.planned_groups); `choices`, what allocations will be made
-    from, steer where the rest of few evaluations goes. `expected` are sensitivities foreseen without a run, in any
-    unit, such as those of the loss model `residual`: what fewer evaluations than tensors can't tell follows them. Two
-    more runs find the floor and the loss of all tensors at once. `cache` is a folder for the journal.
+    `design` determines the first evaluations (`design.planned_groups`), `choices` which tensors are evaluated next.
+    `expected` are sensitivities expected without a run, in any unit, e.g. those of the loss model `residual`; they are
+    used if there are fewer evaluations than tensors. Two more runs measure the floor and the loss of all tensors at
+    once. `cache` is a folder for the journal.
 
     Raises InvalidInput if the model can't be loaded, evaluated or written, or a text is missing or too short.
     """
     if evaluations is not None and evaluations < 1:
         raise InvalidInput(Fault("evaluations", f"must be at least 1, not {evaluations}"))
-    key = _key(bench, probe)
+    key = _key(setup, probe)
     journal = Journal(cache / f"{key}.jsonl" if cache is not None else None)
-    with Trial(bench) as trial:
-        names = _tensors(bench, journal, trial)
+    with Trial(setup) as trial:
+        names = _tensors(setup, journal, trial)
         count = min(evaluations or len(names), len(names))
         if count == len(names):
-            expected = {}  # each has its own evaluation: nothing to foresee
+            expected = {}  # each tensor has its own evaluation
         runs = _Runs(trial, journal, probe, count + 2, progress)
         floor = runs.evaluate(())
 
@@ -104,11 +104,11 @@ def measure_sensitivities(
 
         planned = planned_groups(design, names, count, foreseen=bool(expected))
         found = _evaluate_all(runs, planned, count, choose)
-    return _found(bench, names, found, floor, together, expected, _provenance(bench, probe, len(found), key))
+    return _found(setup, names, found, floor, together, expected, _provenance(setup, probe, len(found), key))
 
 
 def _found(
-    bench: TrialSetup,
+    setup: TrialSetup,
     names: Group,
     evaluations: Sequence[Evaluation],
     floor: Evaluation,
@@ -117,30 +117,30 @@ def _found(
     provenance: Mapping[str, str],
 ) -> Sensitivities:
     alone = fit_sensitivities(names, evaluations, floor.kl, expected)
-    # Where few were evaluated, what all lose together sets the scale of the others.
+    # With few evaluations, the loss of all tensors together determines the scale of the others.
     few = len(evaluations) < len(names)
     fit = fit_sensitivities(names, [*evaluations, together], floor.kl, expected) if few else alone
     column = dict(zip(names, alone.values.tolist(), strict=True))
     predicted = sum(column[name] * error for name, error in zip(together.tensors, together.errors, strict=True))
     measured = together.kl - floor.kl
     additivity = predicted / measured if measured > 0 else float("nan")
-    tokens = bench.windows * (bench.context - 1 - bench.context // 2)
+    tokens = setup.windows * (setup.context - 1 - setup.context // 2)
     return Sensitivities(names, fit, tuple(evaluations), floor, together, additivity, tokens, provenance)
 
 
-def _provenance(bench: TrialSetup, probe: QuantType, evaluations: int, key: str) -> Mapping[str, str]:
-    windows = f"{bench.windows} windows of {bench.context} tokens"
+def _provenance(setup: TrialSetup, probe: QuantType, evaluations: int, key: str) -> Mapping[str, str]:
+    windows = f"{setup.windows} windows of {setup.context} tokens"
     return MappingProxyType(
         {
             "sensitivity": f"{evaluations} evaluations at {probe.name}, {windows}",
-            "sensitivity_texts": ", ".join(text.name for text in bench.texts),
+            "sensitivity_texts": ", ".join(text.name for text in setup.texts),
             "sensitivity_key": key,
         }
     )
 
 
 class _Runs:
-    """Evaluations, from the journal where it has them, counted for the progress."""
+    """Makes evaluations, or takes them from the journal, and reports progress."""
 
     def __init__(self, trial: Trial, journal: Journal, probe: QuantType, total: int, progress: Progress | None) -> None:
         self._trial, self._journal, self._probe = trial, journal, probe
@@ -179,28 +179,28 @@ def _evaluate_all(
     return found
 
 
-def _tensors(bench: TrialSetup, journal: Journal, trial: Trial) -> Group:
+def _tensors(setup: TrialSetup, journal: Journal, trial: Trial) -> Group:
     if journal.tensors is None:
         writable = trial.writable()
-        wanted = [t.name for t in bench.model.tensors if is_quantizable(t, bench.model.architecture)]
+        wanted = [t.name for t in setup.model.tensors if is_quantizable(t, setup.model.architecture)]
         used = [name for name in wanted if name in writable]
         if not used:
             what = "has no tensor to perturb: sensitivity needs F16, BF16 or F32 weights"
-            raise InvalidInput(Fault(str(bench.path), what))
+            raise InvalidInput(Fault(str(setup.path), what))
         journal.use(used)
     assert journal.tensors is not None, "just noted"
     return journal.tensors
 
 
-def _key(bench: TrialSetup, probe: QuantType) -> str:
+def _key(setup: TrialSetup, probe: QuantType) -> str:
     parts = [
         "sensitivity 1",
-        bench.model.fingerprint(),
-        bench.importance.digest() if bench.importance is not None else "none",
-        bench.effort,
+        setup.model.fingerprint(),
+        setup.importance.digest() if setup.importance is not None else "none",
+        setup.effort,
         kernels_digest(),
         probe.name,
-        f"{bench.windows} x {bench.context}",
-        *(hashlib.sha256(text.content.encode()).hexdigest() for text in bench.texts),
+        f"{setup.windows} x {setup.context}",
+        *(hashlib.sha256(text.content.encode()).hexdigest() for text in setup.texts),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -1,13 +1,13 @@
-"""Published tables of per-tensor KL divergence, turned into sensitivities of a profile.
+"""Import published tables of per-tensor KL divergence as sensitivities of a profile.
 
-Format, as found in Thireus' GGUF Tool Suite (`models/*/kld_results.csv`): a header `QTYPE,<tensor>,<tensor>,…`, then
-one row for each type: mean KL divergence of the whole model, nats per token, when only that tensor is of that type.
+Format, as in Thireus' GGUF Tool Suite (`models/*/kld_results.csv`): a header `QTYPE,<tensor>,<tensor>,…`, then one row
+per type: mean KL divergence of the whole model, nats per token, if only that tensor has that type.
 
-Known faults of such tables, each answered here:
-- 404 marks a measurement that failed; it is no number. An exact zero is a tensor that the run never used.
-- All values of a row lie on a floor (a baseline that does not repeat itself exactly); its 1st percentile is taken off.
-- Some tensors of a block were measured together, and the value stands at each of them: they are one evaluation.
-- What is left is noisy, and role and depth tell more than single values: the values are shrunk towards them.
+Known faults of such tables, and how they are handled:
+- 404 marks a failed measurement and is treated as missing, as is an exact zero: a tensor that the run never used.
+- All values of a row contain a floor (the baseline is not exactly repeatable); the row's 1st percentile is subtracted.
+- Some tensors of a block were measured together, with the same value for each of them: they are one evaluation.
+- The rest is noisy, and role and depth predict better than single values: the values are shrunk towards them.
 """
 
 import csv
@@ -29,10 +29,10 @@ from raq_solver.tensor_names import block_of, role_of
 
 FAILED: Final = 404.0
 OTHERWISE_RANKED: Final = ("IQ1_BN", "IQ2_BN")
-"""Types for ternary models; on others they damage other tensors than all other types do."""
+"""Types for ternary models; on other models they rank tensors differently from all other types."""
 FLOOR_PERCENTILE: Final = 1.0
 LEAST_SHARE: Final = 0.1
-"""Share of its standard error that a sensitivity has at least: what drowned in the floor is small, not known as 0."""
+"""Lower bound of a sensitivity as a share of its standard error: a value below the floor is small, but not 0."""
 BUNDLES: Final = (
     frozenset({"attn_kv_a_mqa", "attn_output", "attn_q_a", "attn_q_b", "attn_v_b"}),
     frozenset({"attn_k_b", "attn_output", "attn_v_b"}),
@@ -41,12 +41,12 @@ BUNDLES: Final = (
     frozenset({"attn_k", "attn_v"}),
     frozenset({"ffn_down_shexp", "ffn_gate_shexp", "ffn_up_shexp"}),
 )
-"""Roles that are measured together in some tables, where a block has the same value for all of them."""
+"""Roles that some tables measure together; a block then has the same value for all of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class PublishedTable:
-    """A table as read: KL divergence in nats per token, NaN where there is no usable value."""
+    """A table as read: KL divergences in nats per token, NaN for missing or failed values."""
 
     path: Path
     types: tuple[str, ...]
@@ -58,10 +58,10 @@ class PublishedTable:
 
 @dataclass(frozen=True, eq=False)
 class Imported:
-    """A profile with imported sensitivities, and what they rest on.
+    """A profile with imported sensitivities, and how they were obtained.
 
-    `floors` are what was subtracted from each row used, nats per token. `matched` tensors of the profile have a
-    value, `filled` have only their role and depth. `unused` are rows whose type's error is not known here.
+    `floors` are the values subtracted from each row used, nats per token. `matched` tensors of the profile have a
+    value, `filled` ones are estimated from role and depth alone. `unused` are rows of types with unknown errors.
     """
 
     profile: Profile
@@ -80,7 +80,7 @@ def read_published(path: Path) -> PublishedTable:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidInput(Fault(str(path), f"can't be read as a table: {error}")) from error
     if header[:1] != ["QTYPE"] or len(header) < 2 or len(set(header)) < len(header):
-        what = "is no table of per-tensor KL divergence: its first line is QTYPE and the names of tensors, each once"
+        what = "is no table of per-tensor KL divergence: its first line must be QTYPE and distinct tensor names"
         raise InvalidInput(Fault(str(path), what))
     rows = [row for row in rows if row]
     faults = [] if rows else [Fault(str(path), "has no row of values")]
@@ -104,11 +104,11 @@ def read_published(path: Path) -> PublishedTable:
 
 
 def import_sensitivities(table: PublishedTable, profile: Profile, *, by_role: bool = False) -> Imported:
-    """The profile with a sensitivity for every tensor that may change type: KL divergence over relative error.
+    """The profile with a sensitivity (KL divergence over relative error) for every tensor that may change type.
 
-    The error is the profile's own where it has that tensor at that type, else that of Gaussian rows. `by_role` gives
-    all tensors of a role their mean: what an optimizer picks from noisy single values flatters itself. Raises
-    InvalidInput if the table is of another model, or has no row of a type whose error is known.
+    The error is the profile's if it has that tensor at that type, else that of Gaussian rows. `by_role` gives all
+    tensors of a role their mean, because an optimizer exploits the noise of single values. Raises InvalidInput if the
+    table is of another model, or has no row of a type with a known error.
     """
     names = _changeable(profile)
     evaluations: list[Evaluation] = []
@@ -143,7 +143,7 @@ def import_sensitivities(table: PublishedTable, profile: Profile, *, by_role: bo
 
 
 def _number(text: str) -> float | None:
-    """A KL divergence, NaN for an empty field (not measured), or None for what is neither."""
+    """A KL divergence, NaN for an empty field (not measured), or None if the text is neither."""
     if not text.strip():
         return float("nan")
     try:
@@ -165,7 +165,7 @@ def _changeable(profile: Profile) -> tuple[str, ...]:
 
 
 def _errors(profile: Profile, quant_type: str) -> dict[str, float] | None:
-    """Relative error of each tensor at that type; None if the type is not known or misleads."""
+    """The relative error of each tensor at that type; None if the type is unknown or misleading."""
     usual = None if quant_type.upper() in OTHERWISE_RANKED else error_of_published(quant_type)
     if usual is None:
         return None
@@ -190,13 +190,13 @@ def _evaluations(
     found = []
     for group in _bundles(known):
         kl = known[group[0]] - floor
-        # What repeats from run to run is not published: the floor itself is taken for the size of the noise.
+        # The noise between runs is not published; the floor is used as its standard deviation.
         found.append(Evaluation(group, tuple(errors[name] for name in group), kl, floor))
     return floor, found
 
 
 def _bundles(known: dict[str, float]) -> list[tuple[str, ...]]:
-    """The tensors, those together that were measured together."""
+    """The tensors in groups that were measured together."""
     together: dict[tuple[int, float], list[str]] = {}
     for name, value in known.items():
         together.setdefault((block_of(name), value), []).append(name)
@@ -212,7 +212,7 @@ def _require_match(table: PublishedTable, matched: set[str], unused: Sequence[st
     if matched:
         return
     if len(unused) == len(table.types):
-        what = f"has only rows of types whose error raq does not know: {', '.join(unused)}"
+        what = f"has only rows of types with unknown errors: {', '.join(unused)}"
     else:
         what = "names no tensor of the profile that may change type: it is of another model"
     raise InvalidInput(Fault(str(table.path), what))

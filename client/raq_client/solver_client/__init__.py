@@ -1,1 +1,1 @@
-"""Who answers questions: a server, or this process."""
+"""Solver clients: questions about problems answered by a server or in this process."""

@@ -1,4 +1,4 @@
-"""How the service is reached: address, credentials, retries, request ids. What both clients share."""
+"""The connection to the service, shared by both clients: address, credentials, retries, request ids."""
 
 import json
 import uuid
@@ -14,10 +14,10 @@ from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 
 TRANSPORT_SECONDS: Final = 30.0
-"""Time that sending, queueing and answering may take beside the search itself."""
+"""Time allowed for sending, queueing and answering, in addition to the search itself."""
 
 _SERVICE_CONFIG: Final = {
-    # A name that stands for several servers (dns:///raq:8433) is asked at all of them in turn.
+    # A name with several servers (dns:///raq:8433) is balanced over all of them.
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
@@ -33,17 +33,17 @@ _SERVICE_CONFIG: Final = {
         }
     ],
 }
-"""gRPC's own retry: 4 attempts, waits of about 0.1, 0.3 and 0.9 seconds; streams only before their first answer."""
+"""gRPC's retry policy: 4 attempts, waits of about 0.1, 0.3 and 0.9 seconds; streams only before their first answer."""
 
 CHUNK_BYTES: Final = 2**20
-"""Parts that a profile is sent in."""
+"""Size of the chunks in which a profile is sent."""
 
 Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Where the service is, and what it is shown. Without certificates and `tls` the connection is not encrypted."""
+    """The service's address and the client's credentials. Without certificates and `tls` it is not encrypted."""
 
     address: str
     token: str | None = None
@@ -62,7 +62,7 @@ class Connection:
         certificate: Path | bytes | None,
         private_key: Path | bytes | None,
     ) -> Self:
-        """With the files read. Raises InvalidInput when one can't be, or half a key pair is given."""
+        """A connection with its files read. Raises InvalidInput if one can't be read, or half a key pair is given."""
         roots, chain, key = map(_content, (root_certificates, certificate, private_key))
         if (chain is None) != (key is None):
             raise InvalidInput(Fault("TLS", "needs both a certificate and a private key"))
@@ -70,14 +70,14 @@ class Connection:
 
     @property
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """Credentials of an encrypted channel, None for one that is not."""
+        """The credentials of an encrypted channel; None if it is not encrypted."""
         if not self.tls:
             return None
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate)
 
     @property
     def options(self) -> tuple[tuple[str, int | str], ...]:
-        """Channel options."""
+        """The options of the channel."""
         return (
             *channel_options(),
             ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
@@ -85,13 +85,13 @@ class Connection:
         )
 
     def metadata(self) -> Metadata:
-        """What goes with a call: a new request id, and the token."""
+        """The metadata of a call: a new request id, and the token."""
         authorization = (("authorization", f"Bearer {self.token}"),) if self.token else ()
         return ((REQUEST_ID_KEY, uuid.uuid4().hex), *authorization)
 
 
 def deadline_of(limits: Limits) -> float | None:
-    """Seconds that a call with these limits gets."""
+    """The deadline in seconds for a call with these limits; None for none."""
     return None if limits.seconds is None else limits.seconds + TRANSPORT_SECONDS
 
 

@@ -1,4 +1,4 @@
-"""Questions answered in this process: what `raq_client.solver_client.remote.Client` asks a service."""
+"""The solver client for this process, with the interface of `raq_client.solver_client.remote.Client`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,18 +24,18 @@ from raq_solver.solve import NO_LIMITS, solve
 
 
 class LocalSolver:
-    """Answers in this process. Each method is the function of `raq_solver` of the same name."""
+    """Answers questions in this process; each method calls the function of `raq_solver` of the same name."""
 
     def solve(self, question: Problem, limits: Limits = NO_LIMITS) -> Outcome:
         """Find the allocation of least loss that fits the budget."""
         return solve(question, limits)
 
     def solve_worst_case(self, question: Domains, limits: Limits = NO_LIMITS) -> WorstCase:
-        """The allocation within the capacity whose worst domain loses least."""
+        """The allocation within the capacity with the smallest worst-domain loss."""
         return solve_worst_case(question, limits)
 
     def sweep(self, question: Problem, budgets: Sequence[Budget], limits: Limits = NO_LIMITS) -> Iterator[Point]:
-        """The optimum of each budget, in order, as it is proven; the question's own is not regarded."""
+        """The optimum of each budget, in order, as it is proven; the question's own budget is ignored."""
         return sweep(question, _capacities(question, budgets), limits)
 
     def smallest_size(self, question: Problem, most_loss: float, limits: Limits = NO_LIMITS) -> Smallest:
@@ -43,23 +43,23 @@ class LocalSolver:
         return smallest_size(question, most_loss, limits)
 
     def explain_tensor(self, question: Problem, tensor: str, limits: Limits = NO_LIMITS) -> TensorReasons:
-        """Why a tensor has its type, what every other would cost, and the budgets at which it changes."""
+        """Why a tensor has its type, the cost of every other type, and the budgets at which its type changes."""
         return explain_tensor(question, tensor, limits)
 
     def constraint_costs(self, question: Problem, limits: Limits = NO_LIMITS) -> Costs:
-        """What each constraint, each source of constraints, and all of them cost in loss."""
+        """The cost in loss of each constraint, of each source of constraints, and of all together."""
         return constraint_costs(question, limits)
 
     def explain_conflict(self, question: Problem, limits: Limits = NO_LIMITS) -> Conflict | None:
-        """Why nothing fits; None when something does."""
+        """Why nothing fits; None if something does."""
         return explain_conflict(question, limits)
 
     def audit(self, question: Problem, allocation: Allocation, limits: Limits = NO_LIMITS) -> Audit:
-        """Compare an allocation with the best one of its own size; the question's budget is not regarded."""
+        """Compare an allocation with the best one of its own size; the question's budget is ignored."""
         return audit(question, allocation, limits)
 
     def nested_ladder(self, question: Problem, budgets: Sequence[Budget], limits: Limits = NO_LIMITS) -> Ladder:
-        """The nested ladder of least summed loss over rising budgets; the question's own is not regarded."""
+        """The nested ladder of least total loss over rising budgets; the question's own budget is ignored."""
         return nested_ladder(question, _capacities(question, budgets), limits)
 
 

@@ -1,4 +1,4 @@
-"""Where questions are answered: by a server, or in this process. Callers can't tell which."""
+"""The interface of solver clients, and the choice between a server and this process."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -21,23 +21,23 @@ from raq_solver.questions.worst_case import Domains, WorstCase
 SERVER_VARIABLE: Final = "RAQ_SERVER"
 TOKEN_VARIABLE: Final = "RAQ_TOKEN"  # noqa: S105  # the name of a variable
 ROOTS_VARIABLE: Final = "RAQ_ROOT_CERTIFICATES"
-"""File of the certificates (PEM) that the server's must be signed by; makes the connection encrypted."""
+"""File of the root certificates (PEM) for the server's certificate; makes the connection encrypted."""
 CERTIFICATE_VARIABLE: Final = "RAQ_CERTIFICATE"
 KEY_VARIABLE: Final = "RAQ_PRIVATE_KEY"
-"""Files (PEM) of the client's own certificate and key."""
+"""Files (PEM) with the client's own certificate and key."""
 
 
 class SolverClient(Protocol):
     """Answers questions about problems: `local.LocalSolver` in this process, `remote.Client` over gRPC.
 
-    Questions that have sizes of their own (sweep, audit, nested ladder) ignore the capacity of the problem.
+    Questions with their own sizes (sweep, audit, nested ladder) ignore the capacity of the problem.
     """
 
     def solve(self, question: Problem, limits: Limits = ..., /) -> Outcome:
         """The allocation of least loss within the budget."""
 
     def solve_worst_case(self, question: Domains, limits: Limits = ..., /) -> WorstCase:
-        """The allocation within the capacity whose worst domain loses least."""
+        """The allocation within the capacity with the smallest worst-domain loss."""
 
     def sweep(self, question: Problem, budgets: Sequence[Budget], limits: Limits = ..., /) -> Iterator[Point]:
         """The optimum of each budget, as it is proven."""
@@ -49,7 +49,7 @@ class SolverClient(Protocol):
         """Why a tensor has its type."""
 
     def constraint_costs(self, question: Problem, limits: Limits = ..., /) -> Costs:
-        """What the constraints cost."""
+        """The cost of the constraints in loss."""
 
     def explain_conflict(self, question: Problem, limits: Limits = ..., /) -> Conflict | None:
         """Why nothing fits."""
@@ -58,14 +58,14 @@ class SolverClient(Protocol):
         """How far an allocation is from the best of its own size."""
 
     def nested_ladder(self, question: Problem, budgets: Sequence[Budget], limits: Limits = ..., /) -> Ladder:
-        """The nested ladder of least summed loss."""
+        """The nested ladder of least total loss."""
 
 
 @contextmanager
 def open_solver(server: str | None) -> Iterator[SolverClient]:
     """A solver client for `server` (HOST:PORT or unix:PATH), or for this process if None.
 
-    Token and certificates of the server's clients come from the environment.
+    The token and certificates for a server come from the environment.
     """
     if server is None:
         from raq_client.solver_client.local import LocalSolver
@@ -87,5 +87,5 @@ def _path(variable: str) -> Path | None:
 
 
 def chosen_server(flag: str | None, setting: str | None) -> str | None:
-    """The server's address: the flag, else the environment, else the project's setting, else none."""
+    """The server's address: the flag, else the environment, else the setting; None if all are empty."""
     return flag or os.environ.get(SERVER_VARIABLE) or setting

@@ -34,11 +34,11 @@ from raq_solver.verify import Verification
 
 
 class Client:
-    """Asks the service. Made by `raq_client.connect`; leaving it as a context manager closes it.
+    """A client of the service, made by `raq_client.connect`; a context manager that closes the channel.
 
-    Raises what answering in this process would raise, UnknownProfile, and ServiceUnavailable, DeadlineExceeded,
-    Overloaded, Unauthenticated, NotPermitted or ServiceError for what a service adds; those name the call's request id.
-    UNAVAILABLE is tried again three times, at growing intervals.
+    Raises the same errors as `LocalSolver`, UnknownProfile, and for failures of the service ServiceUnavailable,
+    DeadlineExceeded, Overloaded, Unauthenticated, NotPermitted or ServiceError, with the call's request id.
+    UNAVAILABLE is retried three times at growing intervals.
     Threads may share a client.
     """
 
@@ -80,7 +80,7 @@ class Client:
     def sweep(
         self, question: Question, budgets: Sequence[Budget] | BudgetRange, limits: Limits = NO_LIMITS
     ) -> Iterator[Point]:
-        """The optimum of each budget, in order, as it is proven; the question's own is not regarded."""
+        """The optimum of each budget, in order, as it is proven; the question's own budget is ignored."""
         request = convert.sweep_to_proto(question, budgets)
         request.limit_seconds = limits.seconds or 0
         with self._our_errors():
@@ -99,7 +99,7 @@ class Client:
         return convert.smallest_from_proto(response.smallest)
 
     def verify(self, question: Question, outcome: Outcome) -> Verification:
-        """Recheck an outcome."""
+        """Verify an outcome again, on the server."""
         request = solver_service_pb2.VerifyRequest(
             problem=convert.problem_to_proto(question), outcome=convert.outcome_to_proto(outcome)
         )
@@ -108,7 +108,7 @@ class Client:
         return convert.verification_from_proto(response.verification)
 
     def explain_tensor(self, question: Question, tensor: str, limits: Limits = NO_LIMITS) -> TensorReasons:
-        """Why a tensor has its type, what every other would cost, and the budgets at which it changes."""
+        """Why a tensor has its type, the cost of every other type, and the budgets at which its type changes."""
         request = solver_service_pb2.ExplainTensorRequest(
             problem=convert.problem_to_proto(question), tensor=tensor, limit_seconds=limits.seconds or 0
         )
@@ -117,7 +117,7 @@ class Client:
         return convert.reasons_from_proto(response.reasons)
 
     def constraint_costs(self, question: Question, limits: Limits = NO_LIMITS) -> Costs:
-        """What each constraint, each source of constraints, and all of them cost in loss."""
+        """The cost in loss of each constraint, of each source of constraints, and of all together."""
         request = solver_service_pb2.ExplainCostsRequest(
             problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
         )
@@ -126,7 +126,7 @@ class Client:
         return convert.costs_from_proto(response.costs)
 
     def explain_conflict(self, question: Question, limits: Limits = NO_LIMITS) -> Conflict | None:
-        """Why nothing fits; None when something does."""
+        """Why nothing fits; None if something does."""
         request = solver_service_pb2.ExplainConflictRequest(
             problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
         )
@@ -135,7 +135,7 @@ class Client:
         return convert.conflict_from_proto(response.conflict) if response.HasField("conflict") else None
 
     def audit(self, question: Question, allocation: Allocation, limits: Limits = NO_LIMITS) -> Audit:
-        """Compare an allocation with the best one of its own size; the question's budget is not regarded."""
+        """Compare an allocation with the best one of its own size; the question's budget is ignored."""
         request = solver_service_pb2.AuditRequest(
             problem=convert.problem_to_proto(question),
             allocation=convert.allocation_to_proto(allocation),
@@ -146,7 +146,7 @@ class Client:
         return convert.audit_from_proto(response.audit)
 
     def nested_ladder(self, question: Question, budgets: Sequence[Budget], limits: Limits = NO_LIMITS) -> Ladder:
-        """The nested ladder of least summed loss over rising budgets; the question's own is not regarded."""
+        """The nested ladder of least total loss over rising budgets; the question's own budget is ignored."""
         request = convert.ladder_request_to_proto(question, budgets)
         request.limit_seconds = limits.seconds or 0
         with self._our_errors():
@@ -154,7 +154,7 @@ class Client:
         return convert.ladder_from_proto(response.ladder)
 
     def solve_worst_case(self, question: Domains, limits: Limits = NO_LIMITS) -> WorstCase:
-        """The allocation within the capacity whose worst domain loses least."""
+        """The allocation within the capacity with the smallest worst-domain loss."""
         request = convert.domains_to_proto(question)
         request.limit_seconds = limits.seconds or 0
         with self._our_errors():
@@ -162,7 +162,7 @@ class Client:
         return convert.worst_case_from_proto(response.worst_case)
 
     def put_profile(self, profile: Profile) -> StoredProfile:
-        """Store a profile; ask by its digest from then on. To put it again does nothing."""
+        """Store a profile; questions can then refer to its digest. Storing it again does nothing."""
         content = convert.profile_to_proto(profile).SerializeToString()
         parts = (
             profile_service_pb2.PutRequest(chunk=content[start : start + CHUNK_BYTES])
@@ -192,7 +192,7 @@ class Client:
             request.page_token = response.next_page_token
 
     def delete_profile(self, digest: str) -> bool:
-        """Remove a stored profile; False when there was none."""
+        """Remove a stored profile; False if there was none."""
         request = profile_service_pb2.DeleteRequest(digest=digest)
         with self._our_errors():
             response = self._profiles.Delete(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())

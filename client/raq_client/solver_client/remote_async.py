@@ -34,11 +34,11 @@ from raq_solver.verify import Verification
 
 
 class AsyncClient:
-    """Asks the service. Made by `raq_client.connect_async`; leaving it as a context manager closes it.
+    """A client of the service, made by `raq_client.connect_async`; a context manager that closes the channel.
 
-    Raises what answering in this process would raise, UnknownProfile, and ServiceUnavailable, DeadlineExceeded,
-    Overloaded, Unauthenticated, NotPermitted or ServiceError for what a service adds; those name the call's request id.
-    UNAVAILABLE is tried again three times, at growing intervals.
+    Raises the same errors as `LocalSolver`, UnknownProfile, and for failures of the service ServiceUnavailable,
+    DeadlineExceeded, Overloaded, Unauthenticated, NotPermitted or ServiceError, with the call's request id.
+    UNAVAILABLE is retried three times at growing intervals.
     Cancelling a call stops its search.
     """
 
@@ -82,7 +82,7 @@ class AsyncClient:
     async def sweep(
         self, question: Question, budgets: Sequence[Budget] | BudgetRange, limits: Limits = NO_LIMITS
     ) -> AsyncIterator[Point]:
-        """The optimum of each budget, in order, as it is proven; the question's own is not regarded."""
+        """The optimum of each budget, in order, as it is proven; the question's own budget is ignored."""
         request = convert.sweep_to_proto(question, budgets)
         request.limit_seconds = limits.seconds or 0
         with self._our_errors():
@@ -101,7 +101,7 @@ class AsyncClient:
         return convert.smallest_from_proto(response.smallest)
 
     async def verify(self, question: Question, outcome: Outcome) -> Verification:
-        """Recheck an outcome."""
+        """Verify an outcome again, on the server."""
         request = solver_service_pb2.VerifyRequest(
             problem=convert.problem_to_proto(question), outcome=convert.outcome_to_proto(outcome)
         )
@@ -112,7 +112,7 @@ class AsyncClient:
         return convert.verification_from_proto(response.verification)
 
     async def explain_tensor(self, question: Question, tensor: str, limits: Limits = NO_LIMITS) -> TensorReasons:
-        """Why a tensor has its type, what every other would cost, and the budgets at which it changes."""
+        """Why a tensor has its type, the cost of every other type, and the budgets at which its type changes."""
         request = solver_service_pb2.ExplainTensorRequest(
             problem=convert.problem_to_proto(question), tensor=tensor, limit_seconds=limits.seconds or 0
         )
@@ -121,7 +121,7 @@ class AsyncClient:
         return convert.reasons_from_proto(response.reasons)
 
     async def constraint_costs(self, question: Question, limits: Limits = NO_LIMITS) -> Costs:
-        """What each constraint, each source of constraints, and all of them cost in loss."""
+        """The cost in loss of each constraint, of each source of constraints, and of all together."""
         request = solver_service_pb2.ExplainCostsRequest(
             problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
         )
@@ -130,7 +130,7 @@ class AsyncClient:
         return convert.costs_from_proto(response.costs)
 
     async def explain_conflict(self, question: Question, limits: Limits = NO_LIMITS) -> Conflict | None:
-        """Why nothing fits; None when something does."""
+        """Why nothing fits; None if something does."""
         request = solver_service_pb2.ExplainConflictRequest(
             problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
         )
@@ -139,7 +139,7 @@ class AsyncClient:
         return convert.conflict_from_proto(response.conflict) if response.HasField("conflict") else None
 
     async def audit(self, question: Question, allocation: Allocation, limits: Limits = NO_LIMITS) -> Audit:
-        """Compare an allocation with the best one of its own size; the question's budget is not regarded."""
+        """Compare an allocation with the best one of its own size; the question's budget is ignored."""
         request = solver_service_pb2.AuditRequest(
             problem=convert.problem_to_proto(question),
             allocation=convert.allocation_to_proto(allocation),
@@ -150,7 +150,7 @@ class AsyncClient:
         return convert.audit_from_proto(response.audit)
 
     async def nested_ladder(self, question: Question, budgets: Sequence[Budget], limits: Limits = NO_LIMITS) -> Ladder:
-        """The nested ladder of least summed loss over rising budgets; the question's own is not regarded."""
+        """The nested ladder of least total loss over rising budgets; the question's own budget is ignored."""
         request = convert.ladder_request_to_proto(question, budgets)
         request.limit_seconds = limits.seconds or 0
         with self._our_errors():
@@ -158,7 +158,7 @@ class AsyncClient:
         return convert.ladder_from_proto(response.ladder)
 
     async def solve_worst_case(self, question: Domains, limits: Limits = NO_LIMITS) -> WorstCase:
-        """The allocation within the capacity whose worst domain loses least."""
+        """The allocation within the capacity with the smallest worst-domain loss."""
         request = convert.domains_to_proto(question)
         request.limit_seconds = limits.seconds or 0
         with self._our_errors():
@@ -166,7 +166,7 @@ class AsyncClient:
         return convert.worst_case_from_proto(response.worst_case)
 
     async def put_profile(self, profile: Profile) -> StoredProfile:
-        """Store a profile; ask by its digest from then on. To put it again does nothing."""
+        """Store a profile; questions can then refer to its digest. Storing it again does nothing."""
         content = convert.profile_to_proto(profile).SerializeToString()
         parts = (
             profile_service_pb2.PutRequest(chunk=content[start : start + CHUNK_BYTES])
@@ -200,7 +200,7 @@ class AsyncClient:
             request.page_token = response.next_page_token
 
     async def delete_profile(self, digest: str) -> bool:
-        """Remove a stored profile; False when there was none."""
+        """Remove a stored profile; False if there was none."""
         request = profile_service_pb2.DeleteRequest(digest=digest)
         with self._our_errors():
             response = await self._profiles.Delete(

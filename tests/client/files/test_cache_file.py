@@ -36,4 +36,4 @@ def test_a_folder_that_can_not_be_used_is_told_once(
             cache.add({"a": 1})
             cache.add({"b": 1})
     (said,) = caplog.messages
-    assert "going on without it" in said
+    assert "continuing without it" in said

@@ -43,14 +43,14 @@ def test_what_the_model_does_not_say_is_asked_for() -> None:
     with pytest.raises(InvalidInput, match="give --experts-used"):
         active_bytes("3GiB", bare)
     assert active_bytes("3GiB", bare, 4).shares[2] == Fraction(4, 128)
-    with pytest.raises(InvalidInput, match="129 of 128 experts"):
+    with pytest.raises(InvalidInput, match="129, but the model has only 128 experts"):
         active_bytes("3GiB", bare, 129)
 
 
 def test_faults_of_the_flags() -> None:
-    with pytest.raises(InvalidInput, match="give those too"):
+    with pytest.raises(InvalidInput, match="give that too"):
         ConstraintSpec(experts_used=4).constraints(["a"])
-    with pytest.raises(InvalidInput, match="write active_bytes in it"):
+    with pytest.raises(InvalidInput, match="write active_bytes into its file"):
         ConstraintSpec(active_bytes="1GiB").constraints(["a"])
 
 

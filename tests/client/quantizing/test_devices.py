@@ -79,9 +79,7 @@ def test_short_of_memory_the_processor_goes_on_and_says_so_once(machine: Machine
     quantize_model(model, q8_of(MODEL), importance, tmp_path / "a.gguf", device=device)
     quantize_model(model, q8_of(MODEL), importance, tmp_path / "b.gguf")
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
-    assert said == [
-        "cuda: too little free memory (CUDA: cudaMalloc: out of memory); continuing on the CPU"
-    ]
+    assert said == ["cuda: too little free memory (CUDA: cudaMalloc: out of memory); continuing on the CPU"]
     assert machine.counts().allocations == 0
 
 

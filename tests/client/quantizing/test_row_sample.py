@@ -105,5 +105,5 @@ def test_the_sample_is_said_wherever_the_profile_goes(tmp_path: Path, model_path
 
 
 def test_a_sample_that_tells_no_spread_is_refused(model_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="it takes 2"):
+    with pytest.raises(InvalidInput, match="at least 2 are needed"):
         measure_profile(open_model(model_path), None, chosen_types(TYPES), rows=1)

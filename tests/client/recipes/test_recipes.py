@@ -179,7 +179,7 @@ def test_every_fault_of_a_file_is_named(tmp_path: Path) -> None:
     ['mixture = "Q4_K"\nrecipe = "ra1"', "importance = true", 'file = "x.gguf"\noverrides = ["a=Q4_K"]'],
 )
 def test_a_base_is_exactly_one_thing(tmp_path: Path, base: str) -> None:
-    with pytest.raises(InvalidInput, match=r"exactly one of|over a mixture only"):
+    with pytest.raises(InvalidInput, match=r"exactly one of|to a mixture only"):
         read_recipe(_write(tmp_path, f"[base]\n{base}\n"))
 
 

@@ -110,13 +110,13 @@ def test_failures_and_zeros_are_no_numbers(tmp_path: Path) -> None:
     [
         ("", "is no table of per-tensor"),
         ("name,shape\na,2\n", "is no table of per-tensor"),
-        ("QTYPE,a,a\nq2_k,1,1\n", "each once"),
+        ("QTYPE,a,a\nq2_k,1,1\n", "distinct tensor names"),
         ("QTYPE,output.weight\n", "has no row of values"),
         ("QTYPE,output.weight\nq2_k,1,2\n", "q2_k: has 2 values for 1 tensors"),
         ("QTYPE,output.weight\nq2_k,nan\n", "output.weight: 'nan' is not a KL divergence"),
         ("QTYPE,output.weight\nq2_k,-1\n", "'-1' is not a KL divergence"),
         ("QTYPE,blk.99.attn_q.weight\nq2_k,1\n", "it is of another model"),
-        ("QTYPE,output.weight\nq9_z,1\n", "only rows of types whose error raq does not know: q9_z"),
+        ("QTYPE,output.weight\nq9_z,1\n", "only rows of types with unknown errors: q9_z"),
     ],
 )
 def test_what_is_no_table_is_refused(text: str, expected: str, tmp_path: Path) -> None:
