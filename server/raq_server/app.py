@@ -1,7 +1,7 @@
-"""The server as an object: configured, started, stopped; the command line is one of its users.
+"""The server as an object: configure, start, stop. The command line is one of its users.
 
-One thread runs the event loop of all servers of this process, so that tests and notebooks can have servers beside
-their own work. gRPC has one queue of events for all event loops of a process, and loses some when loops come and go.
+One thread runs the event loop of all servers of a process, so that tests and notebooks can run servers beside their
+own work. gRPC has one queue of events for all event loops of a process, and loses some when loops come and go.
 """
 
 import asyncio
@@ -19,32 +19,36 @@ from grpc_reflection.v1alpha import reflection
 
 from raq_proto.channel import channel_options
 from raq_proto.v1 import profile_service_pb2, profile_service_pb2_grpc
-from raq_server.backroom import Backroom, Memory
-from raq_server.binding import OPTIONS, bind
-from raq_server.calls import Guard
 from raq_server.config import ServerConfig
-from raq_server.flights import Flights
-from raq_server.log import LOG
-from raq_server.metrics import Metrics
-from raq_server.metrics_page import serve_page
-from raq_server.migrations import migrate
-from raq_server.pool import Pool
-from raq_server.profiles import ProfileServicer
-from raq_server.sizes import Sizes
-from raq_server.solving import SERVICE, SolverCalls
-from raq_server.store import Store, engine_of
-from raq_server.tokens import Tokens
-from raq_server.tracing import no_spans, spans
+from raq_server.limits import RequestLimits
+from raq_server.listen import OPTIONS, bind
+from raq_server.service.cache import LruCache
+from raq_server.service.interceptor import CallInterceptor
+from raq_server.service.profile_service import ProfileService
+from raq_server.service.singleflight import SingleFlight
+from raq_server.service.solver_service import SERVICE, SolverService
+from raq_server.service.tokens import Tokens
+from raq_server.store.async_store import AsyncStore
+from raq_server.store.database import Database, engine_of
+from raq_server.store.migrations import migrate
+from raq_server.telemetry.http import serve_metrics
+from raq_server.telemetry.log import LOG
+from raq_server.telemetry.metrics import Metrics
+from raq_server.telemetry.tracing import no_spans, spans
+from raq_server.workers.job import ProfileCache
+from raq_server.workers.pool import Pool
 from raq_solver.errors import ServiceUnavailable
 
 SOLVER_SERVICE: Final = SERVICE.full_name
 PROFILE_SERVICE: Final = profile_service_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name
 _PING_SECONDS: Final = 2.0
+_LARGEST_KEPT: Final = 8 * 2**20
+"""Bytes of the largest answers that are stored, and that are held while slow readers catch up."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """A server that answers at `address`. A context manager: leaving it stops gracefully."""
+    """A server that answers at `address`. A context manager: leaving it stops the server gracefully."""
 
     address: str
     metrics_address: str | None
@@ -63,7 +67,7 @@ class RunningServer:
         self.stop()
 
     def stop(self) -> None:
-        """Take no new calls, let running ones finish for the grace period, then end them."""
+        """Take no new calls, give running ones the grace period to finish, then end them."""
         self.loop.call_soon_threadsafe(self.stopping.set)
         self.stopped.result()
 
@@ -71,7 +75,7 @@ class RunningServer:
 def start_server(config: ServerConfig) -> RunningServer:
     """Start serving.
 
-    Raises InvalidInput when the address can't be bound, a TLS file can't be read or the database does not answer.
+    Raises InvalidInput if the address can't be bound, a TLS file can't be read or the database does not answer.
     """
     started: Future[tuple[_Parts, str]] = Future()
     running = asyncio.run_coroutine_threadsafe(_serve(config, started), _loop())
@@ -80,7 +84,7 @@ def start_server(config: ServerConfig) -> RunningServer:
     if not started.done():
         running.result()
     parts, address = started.result()
-    return RunningServer(address, parts.page_address, parts.metrics, parts.pool, _loop(), parts.stopping, running)
+    return RunningServer(address, parts.metrics_address, parts.metrics, parts.pool, _loop(), parts.stopping, running)
 
 
 @cache
@@ -92,12 +96,12 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 async def _serve(config: ServerConfig, started: "Future[tuple[_Parts, str]]") -> None:
-    """Serve until told to stop."""
+    """Serve until `stopping` is set."""
     parts = _Parts(config)
     try:
         address = bind(parts.server, config)
         await parts.open()
-        LOG.info("serving", extra={"fields": {"address": address, "metrics": parts.page_address}})
+        LOG.info("serving", extra={"fields": {"address": address, "metrics": parts.metrics_address}})
         started.set_result((parts, address))
         await parts.stopping.wait()
         LOG.info("stopping", extra={"fields": {"grace_seconds": config.grace_seconds}})
@@ -107,34 +111,43 @@ async def _serve(config: ServerConfig, started: "Future[tuple[_Parts, str]]") ->
 
 
 class _Parts:
-    """Everything a server is made of."""
+    """The parts of a server, connected."""
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         self.stopping = asyncio.Event()
         self.metrics = Metrics()
         self.engine = engine_of(config.database)
-        self.backroom = Backroom(Store(self.engine), self.metrics)
+        database = Database(self.engine)
+        self.store = AsyncStore(database, self.metrics)
         self.pool = Pool(config.workers, config.queue, self.metrics)
+        self.flights = SingleFlight(_LARGEST_KEPT, self.metrics)
         self.health = health.aio.HealthServicer()
         traced = spans() if config.tracing else no_spans
-        guard = Guard(Tokens.of(config.tokens), config.calls_per_client, self.metrics, traced)
+        interceptor = CallInterceptor(Tokens.of(config.tokens), config.calls_per_client, self.metrics, traced)
         self.server = grpc.aio.server(
-            interceptors=[guard],
+            interceptors=[interceptor],
             options=(*channel_options(config.message_limit_bytes), *OPTIONS),
         )
-        memory, sizes = Memory(config.cache_bytes), Sizes.of(config)
-        self.flights = Flights(memory, self.metrics)
-        calls = SolverCalls(self.pool, self.backroom, memory, self.flights, self.metrics, sizes, config.idle_seconds)
-        self.server.add_generic_rpc_handlers((calls.handler(),))
-        profiles = ProfileServicer(self.backroom, config)
+        solver = SolverService(
+            self.pool,
+            self.store,
+            ProfileCache(database),
+            LruCache(config.cache_bytes),
+            self.flights,
+            self.metrics,
+            RequestLimits.of(config),
+            config.idle_seconds,
+        )
+        self.server.add_generic_rpc_handlers((solver.handler(),))
+        profiles = ProfileService(self.store, config)
         profile_service_pb2_grpc.add_ProfileServiceServicer_to_server(profiles, self.server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         names = SOLVER_SERVICE, PROFILE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME
         reflection.enable_server_reflection(names, self.server)
         self._watching: asyncio.Task[None] | None = None
-        self._page: WSGIServer | None = None
-        self.page_address: str | None = None
+        self._http: WSGIServer | None = None
+        self.metrics_address: str | None = None
 
     async def open(self) -> None:
         """Start everything."""
@@ -146,29 +159,29 @@ class _Parts:
         self._watching = asyncio.get_running_loop().create_task(self._watch())
         if self._config.metrics_address is not None:
             ready = lambda: not self.stopping.is_set()
-            self._page, self.page_address = serve_page(self._config.metrics_address, self.metrics.registry, ready)
+            self._http, self.metrics_address = serve_metrics(self._config.metrics_address, self.metrics.registry, ready)
 
     async def close(self) -> None:
-        """Drain and end everything; also what was never opened."""
+        """Drain and end all parts, including those that were never opened."""
         if self._watching is None:
-            await self.server.start()  # only a server that was started lets go of its port
+            await self.server.start()  # only a server that was started releases its port
         else:
             self._watching.cancel()
         await self.health.enter_graceful_shutdown()
         await self.server.stop(self._config.grace_seconds)
         await self.flights.close()
         await self.pool.close()
-        await self.backroom.close()
-        if self._page is not None:
-            await asyncio.to_thread(self._page.shutdown)
-            self._page.server_close()
+        await self.store.close()
+        if self._http is not None:
+            await asyncio.to_thread(self._http.shutdown)
+            self._http.server_close()
 
     async def _watch(self) -> None:
-        """Say by the health of ProfileService whether the store answers."""
+        """Keep the health of ProfileService equal to whether the store answers."""
         states = health_pb2.HealthCheckResponse
         while True:
             try:
-                await self.backroom.ask(self.backroom.store.ping)
+                await self.store.ask(self.store.database.ping)
                 state = states.SERVING
             except ServiceUnavailable:
                 state = states.NOT_SERVING

@@ -1,4 +1,4 @@
-"""`raq-server`: serve until told to stop; make tokens; clean the store."""
+"""The command `raq-server`: serve, make tokens, clean the store."""
 
 import gc
 import importlib.util
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 CONFIG_EXIT: Final = 2
 _SWITCH_SECONDS: Final = 0.001
-"""Longest that a thread which reads a large profile keeps the event loop waiting; Python's own is 0.005."""
+"""How long a thread may keep the event loop waiting for the interpreter lock; Python's default is 0.005."""
 _LOG_SECONDS: Final = 2.0
-"""Longest that the end waits for the log to be read."""
+"""How long stopping waits for the log to be written."""
 
 APP = typer.Typer(add_completion=True, pretty_exceptions_enable=False)
 
@@ -35,14 +35,14 @@ def serve(
         str | None, typer.Option(help="HOST:PORT to listen on (port 0: any free one), or unix:PATH. [127.0.0.1:8433]")
     ] = None,
     metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT of HTTP /metrics, /live and /ready.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that solve. [one a processor]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Searches at the same time. [one per processor]")] = None,
     queue: Annotated[int | None, typer.Option(help="Calls that may wait; more are refused. [64]")] = None,
     grace: Annotated[float | None, typer.Option(help="Seconds that running calls get at the end. [10]")] = None,
     certificate: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
     private_key: Annotated[Path | None, typer.Option(help="TLS private key (PEM).")] = None,
-    client_ca: Annotated[Path | None, typer.Option(help="Take only clients with certificates signed by these.")] = None,
+    client_ca: Annotated[Path | None, typer.Option(help="Accept only clients whose certificates these signed.")] = None,
     allow_anonymous: Annotated[
-        bool, typer.Option("--allow-anonymous", help="Serve strangers beyond this machine.")
+        bool, typer.Option("--allow-anonymous", help="Serve other machines without authentication.")
     ] = False,
     database: Database = None,
     log_format: Annotated[str | None, typer.Option(help="json or text. [json]")] = None,
@@ -51,8 +51,8 @@ def serve(
 ) -> None:
     """Serve the raq solver over gRPC, with health checks and reflection, until SIGTERM or Ctrl-C.
 
-    Every setting can also stand in the file, and in the environment as RAQ_SERVER_NAME; flags come first, then the
-    environment, then the file.
+    Every setting can also be given in the file, and in the environment as RAQ_SERVER_NAME. Flags override the
+    environment, which overrides the file.
 
     Example: raq-server --address 0.0.0.0:8433 --certificate cert.pem --private-key key.pem --config raq-server.toml
     """
@@ -86,12 +86,12 @@ def token(
     name: Annotated[str, typer.Argument(help="Who will use it.")],
     scope: Annotated[str, typer.Option(help="read, solve or admin; each includes those before it.")] = "solve",
 ) -> None:
-    """Make a token, and print it once together with the lines for the settings, which hold only its hash."""
+    """Make a token. Prints it once, with the lines for the settings file, which hold only its hash."""
     _need_extra()
     from pydantic import ValidationError
 
     from raq_server.config import TokenEntry
-    from raq_server.tokens import hash_of, new_token
+    from raq_server.service.tokens import hash_of, new_token
 
     made = new_token()
     try:
@@ -106,13 +106,15 @@ def token(
 def clean(
     config: ConfigFile = None,
     database: Database = None,
-    keep_results_days: Annotated[float | None, typer.Option(help="Remove answers not asked for so long. [30]")] = None,
-    keep_profiles_days: Annotated[float | None, typer.Option(help="Likewise profiles. [kept for ever]")] = None,
+    keep_results_days: Annotated[
+        float | None, typer.Option(help="Remove answers not used for this many days. [30]")
+    ] = None,
+    keep_profiles_days: Annotated[float | None, typer.Option(help="The same for profiles. [kept for ever]")] = None,
     store_limit_bytes: Annotated[
-        int | None, typer.Option(help="Then the longest unused, down to so much. [10 GiB]")
+        int | None, typer.Option(help="Then remove the least recently used beyond this. [10 GiB]")
     ] = (None),
 ) -> None:
-    """Remove what was not used for long from the store. Servers may go on running."""
+    """Remove old answers and profiles from the store. Servers may keep running."""
     settings = _settings(
         config,
         database=database,
@@ -120,9 +122,9 @@ def clean(
         keep_profiles_days=keep_profiles_days,
         store_limit_bytes=store_limit_bytes,
     )
-    from raq_server.cleaning import clean as cleaned
-    from raq_server.migrations import migrate
-    from raq_server.store import engine_of
+    from raq_server.store.database import engine_of
+    from raq_server.store.migrations import migrate
+    from raq_server.store.retention import clean as cleaned
 
     try:
         engine = engine_of(settings.database)
@@ -130,7 +132,7 @@ def clean(
         done = cleaned(engine, settings.keep_results_days, settings.keep_profiles_days, settings.store_limit_bytes)
     except InvalidInput as error:
         _refuse(str(error))
-    typer.echo(f"removed {done.results} answers and {done.profiles} profiles; {done.bytes_left:,} bytes are left")
+    typer.echo(f"removed {done.answers} answers and {done.profiles} profiles; {done.bytes_left:,} bytes are left")
 
 
 def main() -> None:
@@ -150,30 +152,30 @@ def _settings(file: Path | None, **flags: Any) -> "ServerConfig":
 
 def _serve(settings: "ServerConfig") -> None:
     from raq_server.app import start_server
-    from raq_server.log import start_log
+    from raq_server.telemetry.log import start_log
 
     sys.setswitchinterval(_SWITCH_SECONDS)
     log = start_log(settings.log_format, settings.log_level)
-    told = _told_to_stop()
+    stop_signal = _stop_signal()
     try:
         running = start_server(settings)
     except InvalidInput as error:
         _refuse(str(error))
-    # What was imported stays: not to be gone through again by each collection, which takes 50 ms of the event loop.
+    # Exclude what was imported from garbage collection: going through it stops the event loop for 50 ms.
     gc.collect()
     gc.freeze()
     log.wait(_LOG_SECONDS)
     typer.echo(f"raq-server: serving at {running.address}", err=True)
-    told.recv(1)
+    stop_signal.recv(1)
     running.stop()
     log.wait(_LOG_SECONDS)
 
 
-def _told_to_stop() -> socket.socket:
-    """What can be read from once SIGTERM or Ctrl-C has come."""
+def _stop_signal() -> socket.socket:
+    """A socket that becomes readable on SIGTERM or Ctrl-C."""
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    # Not an Event: a signal that comes just before the main thread falls asleep on it does not wake it.
+    # Not an Event: a signal just before the main thread begins to wait for it would not wake it.
     signal.set_wakeup_fd(theirs.detach())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

@@ -1,4 +1,4 @@
-"""How to serve: flags before environment (RAQ_SERVER_...) before file (TOML) before defaults."""
+"""Settings of the server. Flags override the environment (RAQ_SERVER_...), which overrides a TOML file."""
 
 import os
 import tomllib
@@ -19,18 +19,18 @@ ENVIRONMENT_PREFIX: Final = "RAQ_SERVER_"
 
 @unique
 class Scope(StrEnum):
-    """What a token may do; each includes those before it."""
+    """What a token permits; each scope includes those before it."""
 
     READ = "read"
     """Get and list profiles."""
     SOLVE = "solve"
-    """Put profiles, and ask the solver anything."""
+    """Put profiles, and call all methods of SolverService."""
     ADMIN = "admin"
     """Delete profiles."""
 
 
 class TokenEntry(BaseModel):
-    """A bearer token that the server knows, by its hash only."""
+    """A bearer token, known to the server by its hash only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +51,7 @@ File = Annotated[Path, AfterValidator(_readable)]
 
 
 class ServerConfig(BaseSettings):
-    """How to serve. `address` is HOST:PORT (port 0: any free one) or unix:PATH."""
+    """The settings of a server. `address` is HOST:PORT (port 0: any free one) or unix:PATH."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
 
@@ -59,37 +59,45 @@ class ServerConfig(BaseSettings):
     metrics_address: str | None = Field(
         default=None, description="HOST:PORT of HTTP /metrics, /live and /ready; none: not served"
     )
-    workers: int = Field(default=max(1, os.cpu_count() or 1), ge=1, le=256, description="processes that solve")
-    queue: int = Field(default=64, ge=0, description="calls that may wait for a worker; more are refused")
-    grace_seconds: float = Field(default=10.0, ge=0, description="time that running calls get when the server stops")
+    workers: int = Field(default=max(1, os.cpu_count() or 1), ge=1, le=256, description="searches at the same time")
+    queue: int = Field(default=64, ge=0, description="calls that may wait for a search; more are refused")
+    grace_seconds: float = Field(default=10.0, ge=0, description="time for running calls when the server stops")
 
     certificate: File | None = Field(default=None, description="TLS certificate chain (PEM); needs private_key")
     private_key: File | None = Field(default=None, description="TLS private key (PEM)")
-    client_ca: File | None = Field(default=None, description="certificates (PEM) that clients' own must be signed by")
+    client_ca: File | None = Field(
+        default=None, description="certificates (PEM) that must have signed clients' certificates"
+    )
     tokens: tuple[TokenEntry, ...] = Field(default=(), description="bearer tokens; none: calls need no token")
-    allow_anonymous: bool = Field(default=False, description="serve beyond this machine without tokens or client_ca")
+    allow_anonymous: bool = Field(default=False, description="serve other machines without tokens or client_ca")
 
     database: str = Field(
         default_factory=lambda: f"sqlite:///{user_data_path('raq') / 'server.sqlite'}",
         description="URL of the store: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
     )
-    cache_bytes: int = Field(default=64 * 2**20, ge=0, description="memory for answers already given")
-    keep_results_days: float = Field(default=30, gt=0, description="`clean` removes answers not asked for so long")
-    keep_profiles_days: float | None = Field(default=None, gt=0, description="likewise profiles; none: kept")
-    store_limit_bytes: int = Field(default=10 * 2**30, ge=0, description="`clean` shrinks the store to so much")
+    cache_bytes: int = Field(default=64 * 2**20, ge=0, description="memory for proven answers")
+    keep_results_days: float = Field(
+        default=30, gt=0, description="`clean` removes answers not used for this many days"
+    )
+    keep_profiles_days: float | None = Field(default=None, gt=0, description="the same for profiles; none: kept")
+    store_limit_bytes: int = Field(
+        default=10 * 2**30, ge=0, description="`clean` then removes the least recently used beyond this"
+    )
 
-    message_limit_bytes: int = Field(default=MESSAGE_LIMIT_BYTES, ge=2**16, description="largest message taken")
+    message_limit_bytes: int = Field(default=MESSAGE_LIMIT_BYTES, ge=2**16, description="largest message accepted")
     profile_limit_bytes: int = Field(default=MESSAGE_LIMIT_BYTES, ge=2**16, description="largest profile stored")
     tensors_limit: int = Field(default=100_000, ge=1, description="most tensors of a problem or profile")
     types_limit: int = Field(default=64, ge=1, description="most quant types of a problem or profile")
     constraints_limit: int = Field(default=10_000, ge=0, description="most constraints of a problem")
     budgets_limit: int = Field(default=10_000, ge=1, description="most points of a sweep, variants of a batch")
-    calls_per_client: int = Field(default=64, ge=1, description="calls of one client at the same time")
+    calls_per_client: int = Field(default=64, ge=1, description="most calls of one client at the same time")
     idle_seconds: float = Field(default=30, gt=0, description="longest pause of a client that sends or reads a stream")
 
     log_format: Literal["json", "text"] = Field(default="json", description="json or text, on standard error")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least that is logged")
-    tracing: bool = Field(default=False, description="OpenTelemetry traces; set up by its own OTEL_ variables")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="lowest level that is logged"
+    )
+    tracing: bool = Field(default=False, description="OpenTelemetry traces, configured by OTEL_ variables")
 
 
 def load_config(file: Path | None = None, **flags: Any) -> ServerConfig:

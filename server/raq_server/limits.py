@@ -1,4 +1,4 @@
-"""How large a problem may be: checked on the message, before anything is made of it."""
+"""Size limits of requests, checked on the message before it is converted."""
 
 from pydantic import BaseModel
 
@@ -7,8 +7,8 @@ from raq_server.config import ServerConfig
 from raq_solver.errors import Fault, raise_faults
 
 
-class Sizes(BaseModel):
-    """Most of each thing that a message may hold."""
+class RequestLimits(BaseModel):
+    """The largest counts that a message may have."""
 
     tensors: int
     types: int
@@ -16,8 +16,8 @@ class Sizes(BaseModel):
     budgets: int
 
     @classmethod
-    def of(cls, config: ServerConfig) -> "Sizes":
-        """From the configuration."""
+    def of(cls, config: ServerConfig) -> "RequestLimits":
+        """The limits of a configuration."""
         return cls(
             tensors=config.tensors_limit,
             types=config.types_limit,
@@ -26,7 +26,7 @@ class Sizes(BaseModel):
         )
 
     def check_problem(self, message: problem_pb2.Problem, *, budgets: int = 1, constraints: int = 0) -> None:
-        """Raises InvalidInput with every limit that is passed; `constraints` counts those beside the problem's own."""
+        """Raises InvalidInput naming every limit exceeded; `constraints` counts those beside the problem's own."""
         faults = [
             *self._table_faults(len(message.table.tensors), len(message.table.quant_types)),
             *self._profile_faults(message.profile.inline),
@@ -36,7 +36,7 @@ class Sizes(BaseModel):
         raise_faults(faults)
 
     def check_domains(self, message: solver_service_pb2.WorstCaseRequest) -> None:
-        """Raises InvalidInput with every limit that is passed; each domain is a problem of its own, as a budget is."""
+        """Raises InvalidInput naming every limit exceeded; a domain counts like a budget: one more problem to solve."""
         faults = [
             *_over("constraints", len(message.constraints), self.constraints),
             *_over("domains", len(message.domains), self.budgets),
@@ -47,7 +47,7 @@ class Sizes(BaseModel):
         raise_faults(faults)
 
     def check_profile(self, message: profile_pb2.Profile) -> None:
-        """Raises InvalidInput with every limit that is passed."""
+        """Raises InvalidInput naming every limit exceeded."""
         raise_faults(self._profile_faults(message))
 
     def _profile_faults(self, message: profile_pb2.Profile) -> list[Fault]:

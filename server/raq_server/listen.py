@@ -1,4 +1,4 @@
-"""Where and under which certificates a server listens, and whether it may listen there."""
+"""Bind a server to its address, with TLS where configured; refuse addresses that would be open to strangers."""
 
 import ipaddress
 from pathlib import Path
@@ -11,7 +11,7 @@ from raq_solver.errors import Fault, InvalidInput
 
 OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
-    # A client that vanished without a word is noticed within 40 s; one that never finishes its handshake within 10 s.
+    # A client that disappears is noticed within 40 s, one that never finishes its TLS handshake within 10 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -25,14 +25,14 @@ OPTIONS: Final = (
 def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
     """Listen at the configured address; returns it with the port that was chosen.
 
-    Raises InvalidInput when the address can't be bound, when TLS files are missing, or when the server would serve
-    strangers beyond this machine without being told to.
+    Raises InvalidInput if the address can't be bound, if TLS files are missing, or if the server would serve clients
+    beyond this machine without authentication and `allow_anonymous` is not set.
     """
     credentials = _credentials(config)
     if not (_is_local(config.address) or config.tokens or config.client_ca or config.allow_anonymous):
         what = (
-            "is beyond this machine, and anybody there could use the server; configure tokens or client_ca, or say "
-            "--allow-anonymous"
+            "can be reached from other machines, and anybody there could use the server; configure tokens or "
+            "client_ca, or pass --allow-anonymous"
         )
         raise InvalidInput(Fault(config.address, what))
     try:

@@ -132,7 +132,7 @@ def test_the_posed_problem_is_constrained_in_every_way(project: Path, asked: lis
     assert client("solve", "-b", BUDGET, "--distinct-types", "6").code == 0
     kinds = {type(constraint).__name__ for constraint in asked[0].constraints}
     assert kinds >= {"Pin", "Floor", "Ceiling", "Exclude", "Tie", "DistinctTypes"}
-    assert {"--host: takes nothing of the device", "--exo: held at F16"} <= {one.reason for one in asked[0].constraints}
+    assert {"--host: takes no device memory", "--exo: held at F16"} <= {one.reason for one in asked[0].constraints}
 
 
 def test_the_digest_of_the_problem_is_in_the_answer(project: Path, asked: list[Problem]) -> None:

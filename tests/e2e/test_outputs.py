@@ -62,7 +62,7 @@ def test_an_output_that_is_read_too(folder: Path, line: str) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     result = client(*line.split())
     assert result.code == 2
-    assert any(text in result.err for text in ("is read by this command too", "to be written too", "is no folder"))
+    assert any(text in result.err for text in ("is read by this command too", "to be written too", "is not a folder"))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

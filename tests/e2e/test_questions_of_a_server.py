@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from raq_server.tokens import hash_of
+from raq_server.service.tokens import hash_of
 
 from raq_client.files.profile_file import save_profile
 from raq_client.importance.imatrix_file import read_importance

@@ -20,7 +20,7 @@ from raq_client.files.profile_file import save_profile
 from raq_proto.v1 import profile_service_pb2, solver_service_pb2
 from raq_server.cli import APP
 from raq_server.config import ENVIRONMENT_PREFIX, Scope, ServerConfig, TokenEntry, load_config
-from raq_server.tokens import hash_of
+from raq_server.service.tokens import hash_of
 from support.paths import ROOT
 from support.services import Certificates, profile, serving
 
@@ -31,7 +31,7 @@ DEPLOYMENT = ROOT / "docs" / "deployment"
 def settings_table() -> str:
     """All settings, as the page shows them; run this file to write them there."""
     shown = {
-        "workers": "one a processor",
+        "workers": "one per processor",
         "database": "SQLite in the user's data folder",
         "tokens": "none",
     }
@@ -51,7 +51,7 @@ def example(mark: str) -> str:
 
 
 def test_all_settings_stand_in_the_page() -> None:
-    assert with_settings(PAGE) == PAGE, "run python tests/e2e/test_service_docs.py"
+    assert with_settings(PAGE) == PAGE, "run PYTHONPATH=tests python tests/e2e/test_service_docs.py"
 
 
 def test_all_methods_stand_in_the_page() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raq_server.config import ServerConfig, load_config
-from raq_server.tokens import hash_of
+from raq_server.service.tokens import hash_of
 from raq_solver.errors import InvalidInput
 
 

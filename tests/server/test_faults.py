@@ -19,7 +19,7 @@ from raq_proto import convert
 from raq_proto.convert import Variant
 from raq_proto.question import ProfileProblem
 from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
-from raq_server.solving import SERVICE
+from raq_server.service.solver_service import SERVICE
 from raq_solver.budget import TotalBytes
 from raq_solver.errors import ServiceError
 from support.services import problem, profile, serving

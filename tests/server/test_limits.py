@@ -1,9 +1,9 @@
-"""How large a question over domains may be, and that a faulty one is refused with all its faults."""
+"""Limits on requests: what exceeds one is refused, with all faults."""
 
 import pytest
 
 from raq_proto.v1 import problem_pb2, solver_service_pb2
-from raq_server.sizes import Sizes
+from raq_server.limits import RequestLimits
 from raq_solver.errors import InvalidInput
 
 
@@ -14,6 +14,6 @@ def test_every_limit_that_is_passed_is_named() -> None:
         constraints=[problem_pb2.Constraint()],
     )
     with pytest.raises(InvalidInput) as raised:
-        Sizes(tensors=2, types=1, constraints=0, budgets=1).check_domains(request)
+        RequestLimits(tensors=2, types=1, constraints=0, budgets=1).check_domains(request)
     assert {fault.where for fault in raised.value.faults} == {"constraints", "domains", "tensors"}
-    Sizes(tensors=3, types=1, constraints=1, budgets=2).check_domains(request)
+    RequestLimits(tensors=3, types=1, constraints=1, budgets=2).check_domains(request)

@@ -18,8 +18,8 @@ from raq_proto.question import ProfileProblem
 from raq_proto.v1 import problem_pb2, profile_pb2, profile_service_pb2, profile_service_pb2_grpc, solver_service_pb2
 from raq_server import RunningServer
 from raq_server.config import Scope, TokenEntry
-from raq_server.solving import SERVICE
-from raq_server.tokens import Tokens, hash_of, new_token
+from raq_server.service.solver_service import SERVICE
+from raq_server.service.tokens import Tokens, hash_of, new_token
 from raq_solver.budget import TotalBytes
 from raq_solver.constraints import (
     ActiveBytes,

@@ -20,13 +20,15 @@ from raq_client import connect
 from raq_proto.status import REQUEST_ID_KEY
 from raq_proto.v1 import problem_pb2, solver_service_pb2, solver_service_pb2_grpc
 from raq_server import ServerConfig, start_server
-from raq_server.answers import limits_of
-from raq_server.backroom import Backroom
-from raq_server.log import LOG, JsonLines, TextLines
-from raq_server.solving import search_seconds
+from raq_server.limits import RequestLimits
+from raq_server.service.solver_service import search_seconds
+from raq_server.store.async_store import AsyncStore
+from raq_server.telemetry.log import LOG, JsonLines, TextLines
+from raq_server.workers.handlers import limits_of
 from raq_solver.errors import InvalidInput, ServiceError, ServiceUnavailable
 from raq_solver.knapsack import Limits
 from raq_solver.outcome import Outcome
+from raq_solver.profile import Profile
 from support.services import hard_problem, problem, serving, wait_until
 
 
@@ -106,10 +108,10 @@ def test_a_port_in_use_is_refused(server_address: str) -> None:
 def test_a_bug_is_told_by_its_request_id_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def broken(_self: Backroom, _problem: str) -> bytes | None:
+    async def broken(_self: AsyncStore, _key: bytes) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr(Backroom, "known", broken)
+    monkeypatch.setattr(AsyncStore, "answers", broken)
     with (
         caplog.at_level(logging.ERROR),
         serving() as running,
@@ -121,17 +123,36 @@ def test_a_bug_is_told_by_its_request_id_only(
     assert "ZeroDivisionError" in caplog.text
 
 
+class Desk:
+    """What a handler is given, as far as limits matter."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self.deadline = deadline
+        self.limits = RequestLimits(tensors=1, types=1, constraints=1, budgets=1)
+
+    def profile(self, digest: str) -> Profile:
+        raise AssertionError(digest)
+
+    def observe(self, termination: str, seconds: float, gap: float | None) -> None:
+        raise AssertionError(termination)
+
+    def check(self) -> None:
+        return
+
+
 def test_the_deadline_limits_the_search() -> None:
-    assert limits_of(0, None) == Limits(None)
-    assert limits_of(3, None) == Limits(3)
-    assert limits_of(3, time.monotonic() - 1) == Limits(0)
-    two = limits_of(3, time.monotonic() + 2).seconds
+    endless = Desk(None)
+    assert limits_of(0, endless) == Limits(None)
+    assert limits_of(3, endless) == Limits(3)
+    assert limits_of(3, endless).check == endless.check
+    assert limits_of(3, Desk(time.monotonic() - 1)) == Limits(0)
+    two = limits_of(3, Desk(time.monotonic() + 2)).seconds
     assert two is not None
     assert 1.5 < two <= 2
     assert [search_seconds(left) for left in (0.0, 1.0, 4.0, 100.0)] == [0.0, 0.5, 3.0, 95.0]
     for wrong in (-1.0, float("nan")):
         with pytest.raises(InvalidInput):
-            limits_of(wrong, None)
+            limits_of(wrong, endless)
 
 
 def test_a_stopped_search_answers_its_best_with_a_bound(server_address: str) -> None:

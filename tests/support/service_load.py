@@ -1,10 +1,8 @@
-"""What the bench of the service does to it, and what it watches meanwhile. Processes of their own, so that they do not
+"""Load on the service for its benchmark, and what is watched meanwhile. In processes of their own, so that they do not
 share an interpreter with what is measured.
 """
 
 import multiprocessing
-import os
-import select
 import threading
 import time
 from collections.abc import Callable
@@ -33,7 +31,7 @@ def asked_by_threads(
     cached: bool,  # noqa: FBT001
     number: int,
 ) -> tuple[list[float], list[str]]:
-    """Ask from several threads, each with a channel of its own, for a while; latencies in ms, and errors."""
+    """Call from several threads, each with its own channel, for `SECONDS`; latencies in ms, and errors."""
     latencies: list[float] = []
     failures: list[str] = []
     begin = time.perf_counter() + 1.0
@@ -63,10 +61,10 @@ def asked_by_threads(
 
 
 class HealthWatch:
-    """Asks for the server's health every 20 ms while it is open.
+    """Calls the server's health check every 20 ms while it is open.
 
-    `latencies` are those of the answers, `late` how much later than it wanted the watching process itself woke up: what
-    a process that does nothing suffers on this machine at this time. Both in ms.
+    `latencies` are those of the answers; `late` is how much later than planned the watching process woke up, which is
+    what the machine itself costs at that time. Both in ms.
     """
 
     def __init__(self, address: str) -> None:
@@ -100,32 +98,13 @@ def _watch(address: str, line: Connection) -> None:
 
 
 def times(ask: Callable[[int], object], count: int) -> list[float]:
-    """Milliseconds of each of so many calls."""
+    """Milliseconds of each of `count` calls."""
     found = []
     for index in range(count):
         start = time.perf_counter()
         ask(index)
         found.append(1000 * (time.perf_counter() - start))
     return found
-
-
-class Ends:
-    """Tells when the first of some processes has ended."""
-
-    def __init__(self, processes: list[int]) -> None:
-        self._files = []
-        self._poll = select.poll()
-        for process in processes:
-            with suppress(ProcessLookupError):
-                self._files.append(os.pidfd_open(process))
-                self._poll.register(self._files[-1], select.POLLIN)
-
-    def wait(self, seconds: float) -> bool:
-        """Wait until one ends; False when none does in time."""
-        ended = bool(self._poll.poll(1000 * seconds))
-        for file in self._files:
-            os.close(file)
-        return ended
 
 
 def children(process: int) -> list[int]:

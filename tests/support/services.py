@@ -11,12 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import trustme
 
 from raq_server import RunningServer, ServerConfig, start_server
+from raq_solver.constraints import DistinctTypes
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
@@ -71,6 +73,12 @@ def hard_problem(seed: int = 0) -> Problem:
     losses = (sizes.max(axis=1, keepdims=True) - sizes) * 1e-9 + random.random(sizes.shape) * 1e-8
     names, types = tuple(f"t{i}" for i in range(400)), tuple(f"Q{i}" for i in range(12))
     return Problem(LossTable(names, types, sizes[:, -1] * 2, sizes, losses), int(sizes.mean(axis=1).sum()))
+
+
+def general_problem(seed: int = 0) -> Problem:
+    """A problem that OR-Tools solves, for a minute or more: at most four types in a hard problem."""
+    hard = hard_problem(seed)
+    return replace(hard, constraints=(DistinctTypes(hard.table.tensors, 4),))
 
 
 def profile(tensors: int = 4, seed: int = 0) -> Profile:

@@ -27,6 +27,7 @@ template <class Value>
 using NewVector = nb::ndarray<nb::numpy, Value, nb::ndim<1>, nb::c_contig>;
 using Hulls = std::tuple<NewVector<std::int64_t>, NewVector<std::int64_t>, NewVector<std::int64_t>,
                          NewVector<std::int64_t>, NewVector<double>, NewVector<double>>;
+using Check = nb::typed<nb::callable, void()>;
 using Found = std::pair<std::optional<NewVector<std::int64_t>>, std::optional<double>>;
 
 template <class Value>
@@ -74,22 +75,24 @@ Hulls merged_hulls(const Matrix<std::int64_t>& sizes, const Matrix<double>& exce
           new_vector(std::move(relaxation.left)), new_vector(std::move(relaxation.slopes))};
 }
 
-void interruptible() {
+// Signals reach the main thread only; `check` lets other threads end the search by raising.
+void pause(const std::optional<Check>& check) {
   const nb::gil_scoped_acquire locked;
   if (PyErr_CheckSignals() != 0) throw nb::python_error();
+  if (check) (*check)();
 }
 
 Found search_kept(const Matrix<std::int64_t>& sizes, const Matrix<double>& excess, const Matrix<bool>& kept,
                   std::int64_t capacity, double best, double tolerance, double seconds,
-                  std::size_t largest_layer) {
+                  std::size_t largest_layer, const std::optional<Check>& check) {
   const Rows rows = rows_of(sizes, excess, &kept);
   std::vector<std::int32_t> names(static_cast<std::size_t>(rows.count()));
   std::iota(names.begin(), names.end(), 0);
   Answer answer;
   {
     const nb::gil_scoped_release unlocked;
-    answer =
-        search(table_of(rows, names), {capacity, best, tolerance, seconds, largest_layer, &interruptible});
+    answer = search(table_of(rows, names),
+                    {capacity, best, tolerance, seconds, largest_layer, [&check] { pause(check); }});
   }
   if (answer.picks.empty()) return {std::nullopt, answer.bound};
   std::vector<std::int64_t> columns(names.size());
@@ -113,12 +116,15 @@ NB_MODULE(_knapsack, module) {
   module.def(
       "search", &search_kept, "sizes"_a.noconvert(), "excess"_a.noconvert(), "kept"_a.noconvert(),
       nb::kw_only(), "capacity"_a, "best"_a, "tolerance"_a, "seconds"_a, "largest_layer"_a,
+      "check"_a = nb::none(),
       "The choice of least excess loss within the capacity in bytes, if it is below `best`.\n\n"
       "Only cells that are `kept`, bool[rows, types], are used. What is better by less than `tolerance` is\n"
       "not looked for. `seconds` may be infinite. A layer of more states than `largest_layer` is split,\n"
-      "which bounds the memory; results do not depend on it. Deterministic unless stopped by time.\n\n"
+      "which bounds the memory; results do not depend on it. Deterministic unless stopped by time.\n"
+      "`check` is called about 50 times a second; what it raises ends the search.\n\n"
       "Returns the column of each row, or None where nothing is better, and None when that is proven, else\n"
       "a lower bound on the excess loss of every choice.\n\n"
       "Raises ValueError for arrays of different shapes, a kept cell whose excess is negative, NaN or\n"
-      "infinite, and a row without kept cells; what a signal handler raises, such as KeyboardInterrupt.");
+      "infinite, and a row without kept cells; what `check` raises; what a signal handler raises, such as\n"
+      "KeyboardInterrupt.");
 }

@@ -42,7 +42,7 @@ std::vector<Step> lower_hulls(const Rows& rows) {
     walking.push_back({row, &smallest(rows.row(row)), std::numeric_limits<double>::infinity()});
   }
   std::vector<Step> steps;
-  // All rows walk at once, so that steps of one slope stand in the order of rounds, then rows.
+  // All rows walk at once, so that steps of equal slope are in the order of rounds, then of rows.
   while (!walking.empty()) {
     std::size_t going = 0;
     for (Walker walker : walking) {

@@ -17,7 +17,7 @@ namespace raq::knapsack {
 struct Cell {
   std::int64_t size;
   double excess;
-  std::int32_t column;  // where the cell stands in its row of the knapsack
+  std::int32_t column;  // of the knapsack
 };
 
 // Rows of cells, one after the other; every row has a cell.
@@ -48,14 +48,14 @@ const Cell& smallest(std::span<const Cell> row);
 std::vector<Step> lower_hulls(const Rows& rows);
 
 // Least excess loss as a function of the bytes beyond the smallest choice: convex, piecewise linear. After k
-// steps `spent[k]` bytes are spent and `left[k]` of loss is left. One point more stands at the end of both,
-// so that k + 1 always exists; the last slope is 0.
+// steps `spent[k]` bytes are spent and `left[k]` of loss is left. Both have one point more at the end, so
+// that k + 1 always exists; the last slope is 0.
 struct Relaxation {
   std::vector<std::int64_t> spent;
   std::vector<double> left;
   std::vector<double> slopes;
 
-  // How many steps fit into so many bytes; -1 where the room is negative.
+  // How many whole steps fit into `room` bytes; -1 if it is negative.
   std::int64_t whole_steps(std::int64_t room) const;
   // Least excess loss within the room when a part of the next step may be taken.
   double bound(std::int64_t steps, std::int64_t room) const {

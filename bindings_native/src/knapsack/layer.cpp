@@ -9,7 +9,8 @@ namespace raq::knapsack {
 
 namespace {
 
-constexpr std::size_t most_prices = 8;  // by measurement on the real instances; results do not depend on it
+// Chosen by measurement on the real instances; results do not depend on it.
+constexpr std::size_t most_prices = 8;
 constexpr double rounding = 8 * std::numeric_limits<double>::epsilon();
 
 // A price of a byte, and what the rows left cost at it.
@@ -17,7 +18,7 @@ struct Price {
   double price;
   std::vector<double> least;  // per row, of loss and price together
   double rest;                // their sum
-  double gap;  // how far below the loss to beat the bounds of the states that chose this price lie
+  double gap;  // the most that the bound of a state which uses this price is below the loss to beat
 };
 
 double priced(const Cell& cell, double price) { return cell.excess + price * static_cast<double>(cell.size); }
@@ -62,7 +63,7 @@ std::vector<Price> prices_of(const Layer& layer, std::int64_t capacity, double b
       --nearest;
     const double paid = nearest->price * static_cast<double>(capacity - state.size);
     const double gap = best - state.loss - nearest->rest + paid;
-    // Rounding: the gap is the difference of sums that may be much larger.
+    // The gap is the difference of sums that may be much larger than it, so their rounding error is added.
     nearest->gap = std::max(nearest->gap, gap + rounding * (state.loss + nearest->rest + paid));
   }
   return prices;
@@ -114,7 +115,7 @@ Layer cut(const Layer& layer, std::int64_t capacity, double best) {
   return found;
 }
 
-void keep_undominated(std::vector<State>& states, std::vector<std::size_t> runs) {
+void keep_undominated(std::vector<State>& states, std::vector<std::size_t> runs, Pauses& pauses) {
   const auto smaller = [](const State& one, const State& other) { return one.size < other.size; };
   std::vector<State> merged(states.size());
   while (runs.size() > 1) {
@@ -123,6 +124,7 @@ void keep_undominated(std::vector<State>& states, std::vector<std::size_t> runs)
     for (std::size_t k = 0; k < runs.size(); k += 2) {
       const std::size_t middle = runs[k], end = k + 1 < runs.size() ? runs[k + 1] : middle;
       const auto at = states.begin();
+      pauses.look();
       std::merge(at + start, at + middle, at + middle, at + end, merged.begin() + start, smaller);
       ends.push_back(start = end);
     }

@@ -1,9 +1,10 @@
-// States after some rows, and how they came about.
+// The states after some rows, and the choices that led to them.
 #pragma once
 
 #include <memory>
 #include <vector>
 
+#include "pauses.hpp"
 #include "table.hpp"
 
 namespace raq::knapsack {
@@ -12,12 +13,12 @@ struct State {
   std::int64_t size;
   double loss;
   double bound;          // no completion has a lower loss
-  std::int32_t column;   // what the row taken last was given
-  std::uint32_t origin;  // which state of the layer before this one extends
+  std::int32_t column;   // chosen for the row taken last
+  std::uint32_t origin;  // the state of the layer before that this one extends
 };
 
-// How states came about: one row taken, or rows settled when the table was cut down. Shared by all that
-// follows.
+// The choices that led to the states of a layer: one row taken, or rows settled when the table was cut down.
+// Shared by all layers that follow.
 struct Trace {
   mutable std::shared_ptr<const Trace> before;  // taken by the destructor
   std::int32_t row = -1;                        // -1: none was taken, and states are the same as before
@@ -39,7 +40,7 @@ struct Layer {
   std::shared_ptr<const Table> table;
   std::int32_t depth;
   std::vector<State> states;
-  double bound;  // the least of the states'
+  double bound;  // the least bound of the states
   std::shared_ptr<const Trace> trace;
   int rows_since_cut;
 };
@@ -47,8 +48,8 @@ struct Layer {
 // The layer with only those cells of the rows left that some state may use to beat `best`.
 Layer cut(const Layer& layer, std::int64_t capacity, double best);
 
-// The states that no smaller or equal state matches in loss, by rising size; `states` is `runs` (their ends)
-// that each rise already.
-void keep_undominated(std::vector<State>& states, std::vector<std::size_t> runs);
+// Keeps the states that no state of at most their size matches in loss, by rising size. On entry `states`
+// consists of runs that each rise in size; `runs` are their ends.
+void keep_undominated(std::vector<State>& states, std::vector<std::size_t> runs, Pauses& pauses);
 
 }  // namespace raq::knapsack

@@ -11,17 +11,17 @@ namespace {
 
 constexpr int rows_between_cuts = 18;
 constexpr int fewest_rows_to_cut = 12;
-// By measurement on the real instances; results do not depend on them.
-constexpr std::size_t layers_waiting =
-    8;  // states on the stack, in largest layers, at which parts are smallest
+// Chosen by measurement on the real instances; results do not depend on them.
+//
+// Parts are smallest once the stack holds the states of this many largest layers.
+constexpr std::size_t layers_waiting = 8;
 constexpr std::size_t fewest_part_states = 1024;
 
 using Clock = std::chrono::steady_clock;
-constexpr std::chrono::milliseconds between_pauses{100};
 
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// Where a solution was met: a state, its next row's column, then whole steps of the rows after.
+// A solution: a state, the column of its next row, then whole steps of the rows after that.
 struct Find {
   std::shared_ptr<const Table> table;
   std::shared_ptr<const Trace> trace;
@@ -33,7 +33,8 @@ struct Find {
 
 class Search {
  public:
-  explicit Search(const Question& question) : question_(question), best_(question.best) {}
+  explicit Search(const Question& question)
+      : question_(question), best_(question.best), pauses_(question.pause) {}
 
   Answer run(const Kept& core);
 
@@ -49,14 +50,16 @@ class Search {
   std::optional<Find> find_;
   std::vector<Layer> stack_;
   std::size_t waiting_ = 0;  // states on the stack
+  Pauses pauses_;
 };
 
-// The states one row further that may still lead to something better. Notes the best solution met.
+// The states after one row more that may still lead to something better. Keeps the best solution found.
 std::vector<State> Search::extended(const Layer& layer, const Relaxation& relaxation) {
   std::vector<State> found;
   std::vector<std::size_t> runs;
   for (const Cell& cell : layer.table->rows.row(layer.depth)) {
     for (std::size_t k = 0; k < layer.states.size(); ++k) {
+      if ((k & 0x3fff) == 0) pauses_.look();
       const std::int64_t size = cell.size + layer.states[k].size, room = question_.capacity - size;
       if (room < 0) break;  // those after are larger
       const double loss = cell.excess + layer.states[k].loss;
@@ -71,7 +74,7 @@ std::vector<State> Search::extended(const Layer& layer, const Relaxation& relaxa
     }
     runs.push_back(found.size());
   }
-  // `best_` may have fallen since they were found. Runs are counted anew.
+  // `best_` may have fallen since they were found, so some are dropped again, and the ends of runs move.
   std::size_t kept = 0, at = 0;
   for (std::size_t& end : runs) {
     for (; at < end; ++at)
@@ -79,7 +82,7 @@ std::vector<State> Search::extended(const Layer& layer, const Relaxation& relaxa
     end = kept;
   }
   found.resize(kept);
-  keep_undominated(found, std::move(runs));
+  keep_undominated(found, std::move(runs), pauses_);
   return found;
 }
 
@@ -89,14 +92,16 @@ void Search::children(const Layer& layer) {
   if (!child.states.empty()) push_parts(std::move(child));
 }
 
-// The most states of one part: fewer, the more wait on the stack, so that memory stays bounded.
+// The most states that a part may have: the more states wait on the stack, the fewer, so that memory stays
+// bounded.
 std::size_t Search::part_states() const {
   const std::size_t largest = question_.largest_layer, bound = layers_waiting * largest;
   const std::size_t room = bound > waiting_ ? (bound - waiting_) / layers_waiting : 0;
   return std::max(room, std::min(fewest_part_states, largest));
 }
 
-// Puts the layer on the stack; one that is too large in parts, the most promising last, which is taken first.
+// Puts the layer on the stack. One that is too large goes there in parts, the most promising last, because
+// the last is taken first.
 void Search::push_parts(Layer layer) {
   const std::int32_t row = layer.table->names[layer.depth - 1];
   const auto push = [&](std::vector<State> states) {
@@ -117,12 +122,15 @@ void Search::push_parts(Layer layer) {
   const std::size_t most = part_states();
   if (layer.states.size() <= most) return push(std::move(layer.states));
   std::vector<State> promising = std::move(layer.states);
-  std::stable_sort(promising.begin(), promising.end(),
-                   [](const State& one, const State& other) { return one.bound < other.bound; });
+  std::stable_sort(promising.begin(), promising.end(), [this](const State& one, const State& other) {
+    pauses_.step();
+    return one.bound < other.bound;
+  });
   for (std::size_t end = promising.size(); end > 0;) {
     const std::size_t start = (end - 1) / most * most;
     const auto at = promising.begin();
     std::vector<State> part(at + static_cast<std::ptrdiff_t>(start), at + static_cast<std::ptrdiff_t>(end));
+    pauses_.look();
     std::sort(part.begin(), part.end(),
               [](const State& one, const State& other) { return one.size < other.size; });
     push(std::move(part));
@@ -154,7 +162,6 @@ Answer Search::run(const Kept& core) {
     return {better ? core.settled : std::vector<Pick>(), std::nullopt};
   }
   const Clock::time_point start = Clock::now();
-  Clock::time_point paused = start;
   stack_.push_back({core.table, 0, {{core.size, core.loss, 0.0, -1, 0}}, 0.0, nullptr, 0});
   waiting_ = 1;
   while (!stack_.empty()) {
@@ -163,10 +170,7 @@ Answer Search::run(const Kept& core) {
       for (const Layer& layer : stack_) bound = std::min(bound, layer.bound);
       return {picks(core), bound};
     }
-    if (Clock::now() - paused > between_pauses) {
-      question_.pause();
-      paused = Clock::now();
-    }
+    pauses_.look();
     Layer layer = std::move(stack_.back());
     stack_.pop_back();
     waiting_ -= layer.states.size();

@@ -1,16 +1,14 @@
-// The exact part: dynamic programming over the open rows, bounded by the linear relaxation of what is left.
+// The exact part: dynamic programming over the open rows, bounded by the linear relaxation of the rest.
 //
-// - Rows are taken one at a time. A state is a choice for the rows taken so far: its bytes and its loss, the
-// rows left
-//   counted at their smallest and at their best. Of two states the one that is larger and not better is
-//   dropped.
-// - A state lives as long as the relaxation of the rows left says that it may still beat the best solution
-// known. Its
-//   whole steps give a solution, so that good solutions are met early.
-// - Now and then the rows left are cut down: a cell stays if some living state may use it, judged by its
-// reduced cost.
+// - Rows are taken one at a time. A state is a choice for the rows taken so far: its bytes and its loss, with
+//   the rows left counted at their smallest size and their least loss. Of two states the one that is larger
+//   and not better is dropped.
+// - A state is kept as long as the relaxation of the rows left allows it to beat the best solution known. The
+//   whole steps of that relaxation give a solution, so good solutions are found early.
+// - From time to time the rows left are cut down: a cell stays if its reduced cost allows some state to use
+//   it.
 // - A layer that grows too large is split; its parts are searched one after the other, so that memory stays
-// bounded.
+//   bounded.
 //
 // Source: Pisinger, A minimal algorithm for the multiple-choice knapsack problem, EJOR 83 (1995), for cores
 // and for bounding states; the bound there is a line, here the whole relaxation.
@@ -26,16 +24,17 @@ namespace raq::knapsack {
 struct Question {
   std::int64_t capacity;
   double best;       // the loss to beat
-  double tolerance;  // solutions better by less are not looked for
+  double tolerance;  // solutions that are better by less are not searched for
   double seconds;
   std::size_t largest_layer;    // states above which a layer is split; results do not depend on it
-  std::function<void()> pause;  // called several times a second; may throw
+  std::function<void()> pause;  // called about 50 times a second; ends the search by throwing
 };
 
 struct Answer {
-  std::vector<Pick> picks;  // empty where nothing better was found
-  std::optional<double>
-      bound;  // nothing when the search is done: then there is nothing better than what was found
+  std::vector<Pick> picks;  // empty if nothing better was found
+  // Nothing if the search was completed: no solution is better than the one found. Else no solution's loss is
+  // below it.
+  std::optional<double> bound;
 };
 
 Answer search(const Kept& core, const Question& question);

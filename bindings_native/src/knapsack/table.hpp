@@ -1,9 +1,9 @@
-// The rows that are still open, reckoned from the smallest and the best cell of each.
+// The rows that are still open, relative to the smallest and the best cell of each.
 //
 // Sizes are bytes beyond the row's smallest cell, excess is loss beyond the row's least loss. What is
-// subtracted goes into the totals of whoever holds the table, so that nothing is ever added and taken away
-// again. Rows stand in the order in which a search takes them: the widest range of sizes first, as their
-// choice decides how the others fill what is left.
+// subtracted is added to the totals beside the table (`Kept`), so that nothing is added and subtracted again:
+// that would cost accuracy. Rows are in the order in which a search takes them, the widest range of sizes
+// first, because their choice decides how much room the others have.
 #pragma once
 
 #include <memory>
@@ -14,7 +14,7 @@
 
 namespace raq::knapsack {
 
-// Open rows; `names` says where they stand in the knapsack.
+// Open rows; `names` are their numbers in the knapsack.
 struct Table {
   Rows rows;
   std::vector<std::int32_t> names;
@@ -23,7 +23,7 @@ struct Table {
 
 using Pick = std::pair<std::int32_t, std::int32_t>;  // row and column of the knapsack
 
-// A table cut down to some of its cells, and what was settled by that.
+// A table cut down to some of its cells, and the rows that this settled.
 struct Kept {
   std::shared_ptr<const Table> table;
   std::int64_t size;

@@ -1,8 +1,8 @@
-"""Around every call: who asks, may they, what came of it. Errors become a status with all faults; one line is logged.
+"""gRPC interceptor: authentication, calls per client, error statuses, metrics, tracing, one log line per call.
 
 Rules
-- Servicer methods hold no `try`. Our errors map through `raq_proto.status`; any other exception is a bug: it becomes
-  INTERNAL with the request id, and its traceback goes to the log, never to the client.
+- Servicer methods have no `try` for errors. RaqError is mapped by `raq_proto.status`; any other exception is a bug: the
+  client gets INTERNAL with the request id, and the traceback goes to the log only.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import grpc
-from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from raq_proto.errors import Overloaded
 from raq_proto.status import REQUEST_ID_KEY, status_of
-from raq_server.log import LOG
-from raq_server.metrics import Metrics
-from raq_server.tokens import Tokens
-from raq_server.tracing import Spans, Tell
+from raq_server.service.tokens import Tokens
+from raq_server.telemetry.log import LOG
+from raq_server.telemetry.metrics import Metrics
+from raq_server.telemetry.tracing import SetAttributes, Spans
+from raq_server.workers.process import StatusError
 from raq_solver.errors import RaqError
 
 OWN_METHODS: Final = "/raq.v1."
@@ -36,7 +36,7 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 @dataclass
 class Call:
-    """One call, while it runs. `notes` are fields for its line in the log."""
+    """A running call. `notes` are further fields of its log line."""
 
     method: str
     request_id: str
@@ -45,19 +45,11 @@ class Call:
 
 
 CALL: Final[ContextVar[Call]] = ContextVar("raq call")
-"""The call that is being answered."""
+"""The call that the current task answers."""
 
 
-class Refused(Exception):
-    """A status that a worker has made already."""
-
-    def __init__(self, status: status_pb2.Status) -> None:
-        super().__init__(status.message)
-        self.status = status
-
-
-class Guard(grpc.aio.ServerInterceptor):
-    """Admits, counts, logs; turns exceptions of our methods into statuses."""
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method of our services."""
 
     def __init__(self, tokens: Tokens, calls_per_client: int, metrics: Metrics, spans: Spans) -> None:
         self._tokens = tokens
@@ -76,7 +68,7 @@ class Guard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(OWN_METHODS):
             return handler
-        answer = self._guarded(method, _inner(handler))
+        answer = self._wrapped(method, _inner(handler))
         make: Any = {
             (False, False): grpc.unary_unary_rpc_method_handler,
             (False, True): grpc.unary_stream_rpc_method_handler,
@@ -85,18 +77,18 @@ class Guard(grpc.aio.ServerInterceptor):
         wrapped: Handler = make(answer, handler.request_deserializer, handler.response_serializer)
         return wrapped
 
-    def _guarded(self, method: str, inner: Any) -> Any:
-        # Methods that answer a stream write to the context and return nothing: one wrapper serves all.
+    def _wrapped(self, method: str, inner: Any) -> Any:
+        # Streaming methods write to the context and return nothing, so one wrapper serves all kinds.
         async def run(request: Any, context: Context) -> Any:
             metadata = {str(k): str(v) for k, v in context.invocation_metadata() or ()}
-            with self._spans(method, metadata) as tell:
-                async with self._around(method, context, tell):
+            with self._spans(method, metadata) as set_attributes:
+                async with self._around(method, context, set_attributes):
                     return await inner(request, context)
 
         return run
 
     @asynccontextmanager
-    async def _around(self, method: str, context: Context, tell: Tell) -> AsyncIterator[None]:
+    async def _around(self, method: str, context: Context, set_attributes: SetAttributes) -> AsyncIterator[None]:
         call = Call(method, _request_id(context), "")
         CALL.set(call)
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
@@ -111,12 +103,12 @@ class Guard(grpc.aio.ServerInterceptor):
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
-        except (RaqError, Refused) as error:
-            status: Any = rpc_status.to_status(error.status if isinstance(error, Refused) else status_of(error))
+        except (RaqError, StatusError) as error:
+            status: Any = rpc_status.to_status(error.status if isinstance(error, StatusError) else status_of(error))
             code = status.code.name
             call.notes["error"] = status.details[:500]
             await context.abort(status.code, status.details, _with_id(status.trailing_metadata, call))
-        except Exception:  # noqa: BLE001  # a bug of ours: told by its request id only
+        except Exception:  # noqa: BLE001  # a bug of ours: the client gets its request id only
             code = "INTERNAL"
             LOG.exception("bug", extra={"fields": {"request": call.request_id, "method": method}})
             what = f"a bug in raq-server; request {call.request_id} is in its log"
@@ -124,7 +116,9 @@ class Guard(grpc.aio.ServerInterceptor):
         finally:
             self._metrics.running.dec()
             self._finished(call, code, time.perf_counter() - start)
-            tell({"rpc.response.status_code": code, "raq.request_id": call.request_id, "raq.client": call.client})
+            set_attributes(
+                {"rpc.response.status_code": code, "raq.request_id": call.request_id, "raq.client": call.client}
+            )
 
     def _admitted(self, method: str, context: Context) -> str:
         """The caller's name. Raises Unauthenticated, NotPermitted, Overloaded."""
@@ -168,7 +162,7 @@ def _request_id(context: Context) -> str:
 
 
 def _with_id(metadata: Any, call: Call) -> tuple[tuple[str, str | bytes], ...]:
-    # abort replaces the trailing metadata; the id has to ride along.
+    # abort replaces the trailing metadata, so the id has to be given again.
     return (*metadata, (REQUEST_ID_KEY, call.request_id))
 
 

@@ -1,4 +1,4 @@
-"""`raq.v1.ProfileService`: profiles by their content."""
+"""`raq.v1.ProfileService`: profiles stored under the digest of their content."""
 
 import asyncio
 import re
@@ -12,10 +12,10 @@ from raq_proto.convert import profile_from_proto, profile_to_proto, stored_to_pr
 from raq_proto.errors import UnknownProfile
 from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_pb2, profile_service_pb2, profile_service_pb2_grpc
-from raq_server.backroom import Backroom
-from raq_server.calls import Context
 from raq_server.config import ServerConfig
-from raq_server.sizes import Sizes
+from raq_server.limits import RequestLimits
+from raq_server.service.interceptor import Context
+from raq_server.store.async_store import AsyncStore
 from raq_solver.errors import DeadlineExceeded, Fault, InvalidInput
 from raq_solver.profile import Profile
 
@@ -24,13 +24,13 @@ _PAGE: Final = 100
 _MOST_PAGE: Final = 1000
 
 
-class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
-    """Keeps profiles in the store."""
+class ProfileService(profile_service_pb2_grpc.ProfileServiceServicer):
+    """Puts, gets, lists and deletes profiles of the store."""
 
-    def __init__(self, backroom: Backroom, config: ServerConfig) -> None:
-        self._backroom = backroom
-        self._sizes = Sizes.of(config)
-        self._limit = config.profile_limit_bytes
+    def __init__(self, store: AsyncStore, config: ServerConfig) -> None:
+        self._store = store
+        self._limits = RequestLimits.of(config)
+        self._largest = config.profile_limit_bytes
         self._idle_seconds = config.idle_seconds
 
     async def Put(self, request_iterator: Any, context: Context) -> profile_service_pb2.PutResponse:
@@ -39,15 +39,15 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
         content = await self._received(request_iterator)
         profile, canonical = await asyncio.to_thread(self._read, content)
         new = _stored(profile, len(canonical))
-        created = await self._backroom.ask(lambda: self._backroom.store.put_profile(new, canonical))
-        kept = await self._backroom.ask(lambda: self._backroom.store.profile_info(new.digest))
+        created = await self._store.ask(lambda: self._store.database.put_profile(new, canonical))
+        kept = await self._store.ask(lambda: self._store.database.profile_info(new.digest))
         return profile_service_pb2.PutResponse(info=stored_to_proto(kept or new), created=created)
 
     async def Get(self, request: profile_service_pb2.GetRequest, context: Context) -> profile_service_pb2.GetResponse:
         """A stored profile."""
         del context
         digest = _checked(request.digest)
-        found = await self._backroom.ask(lambda: self._backroom.store.profile(digest))
+        found = await self._store.ask(lambda: self._store.database.profile(digest))
         if found is None:
             raise UnknownProfile.of(digest)
         response = profile_service_pb2.GetResponse()
@@ -57,13 +57,13 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
     async def List(
         self, request: profile_service_pb2.ListRequest, context: Context
     ) -> profile_service_pb2.ListResponse:
-        """What is stored, a page at a time."""
+        """Descriptions of the stored profiles, a page at a time."""
         del context
         if not 0 <= request.page_size <= _MOST_PAGE:
             raise InvalidInput(Fault("page_size", f"is {request.page_size}; must be from 0 to {_MOST_PAGE}"))
         after = _checked(request.page_token) if request.page_token else ""
         size = request.page_size or _PAGE
-        found = await self._backroom.ask(lambda: self._backroom.store.profile_infos(after, size + 1))
+        found = await self._store.ask(lambda: self._store.database.profile_infos(after, size + 1))
         page, more = [stored_to_proto(each) for each in found[:size]], len(found) > size
         return profile_service_pb2.ListResponse(profiles=page, next_page_token=page[-1].digest if more else "")
 
@@ -73,11 +73,11 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
         """Remove a profile."""
         del context
         digest = _checked(request.digest)
-        deleted = await self._backroom.ask(lambda: self._backroom.store.delete_profile(digest))
+        deleted = await self._store.ask(lambda: self._store.database.delete_profile(digest))
         return profile_service_pb2.DeleteResponse(deleted=deleted)
 
     async def _received(self, parts: AsyncIterator[profile_service_pb2.PutRequest]) -> bytes:
-        """The profile's bytes, put together. Raises InvalidInput when there are too many or none."""
+        """The bytes of the profile, joined. Raises InvalidInput if there are too many or none."""
         whole, chunks, size = 0, [], 0
         while True:
             try:
@@ -90,8 +90,10 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
             whole += part.WhichOneof("part") == "profile"
             chunks.append(part.profile.SerializeToString() if part.HasField("profile") else part.chunk)
             size += len(chunks[-1])
-            if size > self._limit:
-                raise InvalidInput(Fault("profile", f"is larger than the {self._limit:,} bytes that this server takes"))
+            if size > self._largest:
+                raise InvalidInput(
+                    Fault("profile", f"is larger than the {self._largest:,} bytes that this server takes")
+                )
         if not chunks or (whole and len(chunks) > 1):
             raise InvalidInput(Fault("profile", "send either one message with `profile` or messages with `chunk`"))
         return b"".join(chunks)
@@ -102,7 +104,7 @@ class ProfileServicer(profile_service_pb2_grpc.ProfileServiceServicer):
             message = profile_pb2.Profile.FromString(content)
         except DecodeError:
             raise InvalidInput(Fault("profile", "is not a raq.v1.Profile message")) from None
-        self._sizes.check_profile(message)
+        self._limits.check_profile(message)
         profile = profile_from_proto(message)
         return profile, profile_to_proto(profile).SerializeToString(deterministic=True)
 

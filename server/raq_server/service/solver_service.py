@@ -1,8 +1,13 @@
-"""`raq.v1.SolverService`: requests stay bytes in this process; a worker reads and answers them."""
+"""`raq.v1.SolverService`: requests and answers stay bytes on the event loop.
+
+Rules
+- The key of a request is the digest of its bytes; it names the answers in the cache, in a running search and in the
+  store, which are tried in this order. Only then is a job run.
+- Only proven answers are cached and stored.
+"""
 
 import asyncio
 import hashlib
-import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -10,58 +15,57 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import grpc
-from google.rpc import status_pb2
+from google.protobuf.descriptor import MethodDescriptor
 
 from raq_proto.v1 import solver_service_pb2
-from raq_server.backroom import Backroom, Memory
-from raq_server.calls import CALL, Context, Refused
-from raq_server.flights import Answers, Flights
-from raq_server.frames import Tag, job_head
-from raq_server.metrics import Metrics
-from raq_server.pool import Pool
-from raq_server.processes import Worker
-from raq_server.sizes import Sizes
-from raq_solver.errors import DeadlineExceeded, ServiceUnavailable
+from raq_server.limits import RequestLimits
+from raq_server.service.cache import LruCache
+from raq_server.service.interceptor import CALL, Context
+from raq_server.service.singleflight import Answers, SingleFlight
+from raq_server.store.async_store import AsyncStore
+from raq_server.telemetry.metrics import Metrics
+from raq_server.workers.job import LARGE, Job, ProfileCache
+from raq_server.workers.pool import Pool
+from raq_solver.errors import DeadlineExceeded
 
 SERVICE: Final = solver_service_pb2.DESCRIPTOR.services_by_name["SolverService"]
 _MARGIN: Final = 0.05
-"""Share of a call's remaining time that the server keeps, so that it still answers with the best it has."""
+"""Share of a call's remaining time that the server keeps, so that the best answer found still arrives in time."""
 _LEAST_MARGIN_SECONDS: Final = 1.0
-"""A search looks at the clock between its steps, of which the longest take about this long."""
-_DIGEST: Final = 64
-_LARGE: Final = 2**20
+"""A search checks its time limit between steps, the longest of which take about this long."""
 
 
 @dataclass(frozen=True, eq=False)
-class SolverCalls:
-    """Answers the calls of SolverService from memory, by a search that runs already, or by a worker."""
+class SolverService:
+    """The methods of SolverService."""
 
     pool: Pool
-    backroom: Backroom
-    memory: Memory
-    flights: Flights
+    store: AsyncStore
+    profiles: ProfileCache
+    cache: LruCache
+    flights: SingleFlight
     metrics: Metrics
-    sizes: Sizes
+    limits: RequestLimits
     idle_seconds: float
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """What to add to a server. Without serializers: bytes in, bytes out."""
+        """The handler to add to a server. Without serializers: bytes in, bytes out."""
         methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            method.name: grpc.unary_stream_rpc_method_handler(self._many(method.name))
+            method.name: grpc.unary_stream_rpc_method_handler(self._many(method))
             if method.server_streaming
-            else grpc.unary_unary_rpc_method_handler(self._one(method.name))
+            else grpc.unary_unary_rpc_method_handler(self._one(method))
             for method in SERVICE.methods
         }
         return grpc.method_handlers_generic_handler(SERVICE.full_name, methods)
 
-    def _one(self, method: str) -> Any:
+    def _one(self, method: MethodDescriptor) -> Any:
         async def run(request: bytes, context: Context) -> bytes:
             (answer,) = [answer async for answer in self._answers(method, request, context)]
             return answer
 
         return run
 
-    def _many(self, method: str) -> Any:
+    def _many(self, method: MethodDescriptor) -> Any:
         async def run(request: bytes, context: Context) -> None:
             async with aclosing(self._answers(method, request, context)) as answers:
                 async for answer in answers:
@@ -73,12 +77,12 @@ class SolverCalls:
 
         return run
 
-    async def _answers(self, method: str, request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-        # In a thread: a request of 64 MB takes long enough to be felt by others.
-        key = _key(method, request) if len(request) < _LARGE else await asyncio.to_thread(_key, method, request)
-        kept = self.memory.get(key)
+    async def _answers(self, method: MethodDescriptor, request: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+        # In a thread if large: hashing 64 MB takes 50 ms.
+        key = _key(method, request) if len(request) < LARGE else await asyncio.to_thread(_key, method, request)
+        kept = self.cache.get(key)
         self.metrics.cache.labels("memory", "miss" if kept is None else "hit").inc()
-        CALL.get().notes["cache"] = "memory" if kept is not None else "none"
+        _note_source("none" if kept is None else "memory")
         for answer in kept or ():
             yield answer
         if kept is not None:
@@ -86,76 +90,45 @@ class SolverCalls:
         until = _until(context)
         shared = self.flights.join(key, until)
         if shared is not None:
-            CALL.get().notes["cache"] = "joined"
-        async with aclosing(shared or self.flights.start(key, until, self._search(method, request, until))) as answers:
+            _note_source("joined")
+        async with aclosing(shared or self._start(key, method, request, until)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def _search(self, method: str, request: bytes, until: float | None) -> Answers:
-        """The answers of a worker, when there is one, and whether each is proven."""
-        async with self.pool.worker() as worker, aclosing(self._worked(worker, method, request, until)) as answers:
-            async for answer in answers:
-                yield answer
+    def _start(
+        self, key: bytes, method: MethodDescriptor, request: bytes, until: float | None
+    ) -> AsyncGenerator[bytes, None]:
+        """Begin to answer a request that nobody else is waiting for: from the store, or by a job."""
+        stored: tuple[bytes, ...] | None = None
 
-    async def _worked(self, worker: Worker, method: str, request: bytes, until: float | None) -> Answers:
-        seconds = None if until is None else max(0.0, until - time.monotonic())
-        header = {"method": method, "seconds": seconds, "sizes": self.sizes.model_dump()}
-        await worker.send(Tag.JOB, job_head(header), request)
-        failure: ServiceUnavailable | None = None
-        while True:
-            tag, content = await worker.receive()
-            match tag:
-                case Tag.PROVEN | Tag.ANSWER:
-                    yield content, tag is Tag.PROVEN
-                    await worker.send(Tag.NEXT)
-                case Tag.PROFILE:
-                    failure = await self._give_profile(worker, content.decode(), held=False)
-                case Tag.PROFILE_HELD:
-                    failure = await self._give_profile(worker, content.decode(), held=True)
-                case Tag.END:
-                    return
-                case Tag.ERROR:
-                    raise failure or Refused(status_pb2.Status.FromString(content))
-                case Tag.BUG:
-                    raise RuntimeError(content.decode())
-                case _:
-                    await self._serve_desk(worker, tag, content)
+        async def answers() -> Answers:
+            nonlocal stored
+            stored = await self.store.answers(key)
+            if stored is not None:
+                _note_source("store")
+                for answer in stored:
+                    yield answer, True
+                return
+            job = Job(method, request, until, self.limits, self.profiles, self.metrics)
+            async with aclosing(self.pool.answers(job)) as found:
+                async for each in found:
+                    yield each.content, each.proven
 
-    async def _give_profile(self, worker: Worker, digest: str, *, held: bool) -> ServiceUnavailable | None:
-        """Give the worker a profile, or to one that holds it the word that it is still stored; what kept the store
-        from answering, if something did.
-        """
-        failure, found, store = None, None, self.backroom.store
-        try:
-            if held:
-                found = b"" if await self.backroom.ask(lambda: store.use_profile(digest)) else None
-            else:
-                found = await self.backroom.ask(lambda: store.profile(digest))
-        except ServiceUnavailable as error:
-            failure = error
-        await _give(worker, found)
-        return failure
+        def keep(proven: tuple[bytes, ...]) -> None:
+            self.cache.put(key, proven)
+            if stored is None:
+                self.store.keep(key, proven)
 
-    async def _serve_desk(self, worker: Worker, tag: Tag, content: bytes) -> None:
-        match tag:
-            case Tag.KNOWN:
-                found = await self.backroom.known(content.decode())
-                CALL.get().notes["cache"] = "store" if found else "none"
-                await _give(worker, found)
-            case Tag.REMEMBER:
-                self.backroom.remember(content[:_DIGEST].decode(), content[_DIGEST:])
-            case Tag.OBSERVE:
-                observed = json.loads(content)
-                self.metrics.solves.labels(observed["termination"]).observe(observed["seconds"])
-                if observed["gap"] is not None:
-                    self.metrics.gap.observe(observed["gap"])
-            case _:
-                raise AssertionError(f"a worker sent {tag}")
+        return self.flights.start(key, until, answers(), keep)
 
 
 def search_seconds(remaining: float) -> float:
-    """Seconds that a search gets of the time that is left to its call: all but the margin, and at least half."""
+    """Seconds that a search gets of the time that its call has left: all but the margin, and at least half."""
     return remaining - min(remaining / 2, max(_LEAST_MARGIN_SECONDS, _MARGIN * remaining))
+
+
+def _note_source(source: str) -> None:
+    CALL.get().notes["cache"] = source
 
 
 def _until(context: Context) -> float | None:
@@ -164,11 +137,7 @@ def _until(context: Context) -> float | None:
     return None if remaining is None else time.monotonic() + search_seconds(max(0.0, remaining))
 
 
-def _key(method: str, request: bytes) -> bytes:
-    state = hashlib.sha256(f"{method}\0".encode())
+def _key(method: MethodDescriptor, request: bytes) -> bytes:
+    state = hashlib.sha256(f"{method.name}\0".encode())
     state.update(request)
     return state.digest()
-
-
-async def _give(worker: Worker, found: bytes | None) -> None:
-    await (worker.send(Tag.MISSING) if found is None else worker.send(Tag.GIVEN, found))

@@ -1,4 +1,4 @@
-"""Who may do what: bearer tokens, known by their hashes only."""
+"""Bearer tokens and their scopes. The server stores hashes of tokens only."""
 
 import hashlib
 import secrets
@@ -19,32 +19,32 @@ SCOPES: Final[Mapping[str, Scope]] = MappingProxyType(
         "/raq.v1.ProfileService/Delete": Scope.ADMIN,
     }
 )
-"""The scope that a method needs; those not named need `solve`."""
+"""The scope that a method needs; methods not listed need `solve`."""
 
 
 def new_token() -> str:
-    """A token of 256 random bits: too many to guess, so that a plain hash of it may be stored."""
+    """A token of 256 random bits. It can't be guessed, so a plain hash of it is safe to store."""
     return f"raq_{secrets.token_urlsafe(32)}"
 
 
 def hash_of(token: str) -> str:
-    """SHA-256 of a token, as the configuration names it."""
+    """SHA-256 of a token in hexadecimal digits, as it stands in the configuration."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens that a server knows. Without any, every call may do everything."""
+    """The tokens of a server. Without any, every call is permitted."""
 
     entries: Mapping[str, TokenEntry]
 
     @classmethod
     def of(cls, entries: Iterable[TokenEntry]) -> "Tokens":
-        """From the configuration."""
+        """Index the configured tokens by hash."""
         return cls(MappingProxyType({entry.sha256: entry for entry in entries}))
 
     def caller(self, method: str, authorization: str | None) -> str | None:
-        """The name of the caller's token; None where no tokens are configured.
+        """The name of the caller's token; None if no tokens are configured.
 
         Raises Unauthenticated and NotPermitted.
         """

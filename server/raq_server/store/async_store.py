@@ -1,72 +1,46 @@
-"""The store behind the event loop: blocking calls in threads, bounded in time, and the memory before it."""
+"""Async wrapper around the blocking database: threads, a timeout, and writes in the background."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Final, TypeVar
 
-from raq_server.log import LOG
-from raq_server.metrics import Metrics
-from raq_server.store import Store
+from raq_server.store.database import Database
+from raq_server.telemetry.log import LOG
+from raq_server.telemetry.metrics import Metrics
 from raq_solver.errors import ServiceUnavailable
 
 _SECONDS: Final = 30.0
-"""Longest that a call of the store is waited for; a PostgreSQL that hangs gives up by itself before."""
+"""Longest wait for the database; its own timeouts are shorter."""
 _END_SECONDS: Final = 5.0
 _THREADS: Final = 4
+_WRITE_SECONDS: Final = 0.1
+_MOST_UNWRITTEN: Final = 64 * 2**20
+"""Bytes of answers that may wait to be written; more are not stored."""
 
 Result = TypeVar("Result")
 
 
-class Memory:
-    """Bytes by key, the longest unused ones dropped when all together take more than `limit` bytes."""
+class AsyncStore:
+    """The database for code on the event loop."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._kept: OrderedDict[bytes, tuple[bytes, ...]] = OrderedDict()
-        self._size = 0
-
-    @property
-    def most(self) -> int:
-        """The most bytes that are kept under one key."""
-        return self._limit // 8
-
-    def get(self, key: bytes) -> tuple[bytes, ...] | None:
-        """What is kept under that key."""
-        found = self._kept.get(key)
-        if found is not None:
-            self._kept.move_to_end(key)
-        return found
-
-    def put(self, key: bytes, contents: tuple[bytes, ...]) -> None:
-        """Keep these, unless they are more than `most`."""
-        size = _size(key, contents)
-        if size > self.most or key in self._kept:
-            return
-        self._kept[key] = contents
-        self._size += size
-        while self._size > self._limit:
-            self._size -= _size(*self._kept.popitem(last=False))
-
-
-class Backroom:
-    """Asks the store without blocking the event loop."""
-
-    def __init__(self, store: Store, metrics: Metrics) -> None:
-        self.store = store
+    def __init__(self, database: Database, metrics: Metrics) -> None:
+        self.database = database
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="raq store")
-        self._writing: set[asyncio.Future[None]] = set()
+        self._unwritten: dict[bytes, tuple[bytes, ...]] = {}
+        self._unwritten_bytes = 0
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
-    async def ask(self, question: Callable[[], Result]) -> Result:
-        """The answer of the store. Raises ServiceUnavailable when it does not come."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, question)
+    async def ask(self, query: Callable[[], Result]) -> Result:
+        """Run a blocking query in a thread. Raises ServiceUnavailable if the database fails or takes too long."""
+        running = asyncio.get_running_loop().run_in_executor(self._threads, query)
         try:
-            async with asyncio.timeout(
-                _SECONDS
-            ):  # not wait_for, which in Python 3.11 loses a cancellation now and then
+            # Not wait_for: in Python 3.11 it loses a cancellation that arrives together with the result.
+            async with asyncio.timeout(_SECONDS):
                 return await running
         except TimeoutError:
             self._metrics.store_errors.inc()
@@ -75,38 +49,46 @@ class Backroom:
             self._metrics.store_errors.inc()
             raise
 
-    async def known(self, problem: str) -> bytes | None:
-        """A proven outcome. A store that fails knows nothing: the problem is solved again."""
+    async def answers(self, key: bytes) -> tuple[bytes, ...] | None:
+        """Proven answers to a request. None if there are none, also if the database fails: then it is solved again."""
         try:
-            found = await self.ask(lambda: self.store.outcome(problem))
+            found = await self.ask(partial(self.database.answers, key.hex()))
         except ServiceUnavailable:
             found = None
         self._metrics.cache.labels("store", "hit" if found else "miss").inc()
         return found
 
-    def remember(self, problem: str, content: bytes) -> None:
-        """Keep a proven outcome, some time soon. Losing one costs only time."""
+    def keep(self, key: bytes, answers: tuple[bytes, ...]) -> None:
+        """Store proven answers in the background. If that fails they are computed again."""
+        size = sum(map(len, answers))
+        if self._unwritten_bytes + size > _MOST_UNWRITTEN:
+            return
+        self._unwritten[key] = answers
+        self._unwritten_bytes += size
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.get_running_loop().create_task(self._write())
 
-        async def write() -> None:
+    async def _write(self) -> None:
+        """Write what there is, in one transaction every `_WRITE_SECONDS`: each costs a search's time and a sync."""
+        while self._unwritten:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_WRITE_SECONDS):
+                    await self._closing.wait()
+            batch = {key.hex(): answers for key, answers in self._unwritten.items()}
+            self._unwritten, self._unwritten_bytes = {}, 0
             try:
-                await self.ask(lambda: self.store.put_outcome(problem, content))
+                await self.ask(partial(self.database.put_answers, batch))
             except ServiceUnavailable:
-                LOG.warning("an outcome was not stored", extra={"fields": {"problem": problem}})
-
-        task = asyncio.get_running_loop().create_task(write())
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+                LOG.warning("answers were not stored", extra={"fields": {"count": len(batch)}})
 
     async def close(self) -> None:
-        """Finish what is being written and asked, as far as the store answers, and close it."""
-        await asyncio.gather(*self._writing, return_exceptions=True)
+        """Write what is left, finish running queries, for at most a few seconds, and close the database."""
+        self._closing.set()
+        if self._writer is not None:
+            await asyncio.gather(self._writer, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
-        # A connection that is given back after the store was closed would stay open until it is collected.
+        # A connection returned to a closed pool would stay open until it is garbage collected.
         with suppress(TimeoutError):
             async with asyncio.timeout(_END_SECONDS):
                 await asyncio.to_thread(self._threads.shutdown)
-        await asyncio.to_thread(self.store.close)
-
-
-def _size(key: bytes, contents: tuple[bytes, ...]) -> int:
-    return len(key) + sum(map(len, contents))
+        await asyncio.to_thread(self.database.close)

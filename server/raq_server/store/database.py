@@ -1,36 +1,45 @@
-"""Profiles and proven outcomes in a database: SQLite in one file, or PostgreSQL shared by several servers.
+"""Profiles and proven answers in a database: SQLite in one file, or PostgreSQL shared by several servers.
 
 Rules
-- What a method returned for is on disk (SQLite: WAL, every commit synced).
-- A database that does not answer is ServiceUnavailable; the next call tries again.
+- When a method has returned, its change is on disk (SQLite: WAL, every commit synced).
+- A database that does not answer raises ServiceUnavailable; the next call tries again.
 """
 
+import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 
 from raq_proto.convert import stored_from_proto, stored_to_proto
 from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_service_pb2
-from raq_server.tables import PROFILES, RESULTS
+from raq_server.store.schema import ANSWERS, PROFILES
 from raq_solver.errors import Fault, InvalidInput, ServiceUnavailable
 
 VERSION: Final = version("raq")
 _HOUR: Final = 3600
-_POSTGRES: Final = {"connect_timeout": 5, "options": "-c statement_timeout=20000"}
-"""Seconds to connect, milliseconds for a statement: a database that hangs must not hang the server."""
+_POSTGRES: Final = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "options": "-c statement_timeout=20000"}
+"""Seconds to connect, milliseconds for the network and a statement: a database that hangs must not hang the server."""
+_LENGTH: Final = struct.Struct(">I")
 _SQLITE: Final = {"timeout": 20}
 """Seconds to wait for another process's write."""
 
 
+_FIND_ANSWERS: Final = sa.select(ANSWERS.c.content, ANSWERS.c.used).where(
+    ANSWERS.c.request == sa.bindparam("of"), ANSWERS.c.version == sa.bindparam("by")
+)
+"""Built once: it runs before every search, and building it takes longer than running it."""
+
+
 def engine_of(url: str) -> sa.Engine:
-    """The database at that URL, not yet connected. Raises InvalidInput for a URL of another kind."""
+    """The engine for a URL, not yet connected. Raises InvalidInput for anything but SQLite and PostgreSQL."""
     try:
         parsed = make_url(url)
     except sa.exc.ArgumentError:
@@ -54,8 +63,8 @@ def engine_of(url: str) -> sa.Engine:
     return engine
 
 
-class Store:
-    """Profiles and outcomes. Thread-safe; every method may block, and raises ServiceUnavailable."""
+class Database:
+    """Profiles and proven answers. Thread-safe; every method may block, and raises ServiceUnavailable."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -65,12 +74,12 @@ class Store:
         self._engine.dispose()
 
     def ping(self) -> None:
-        """See whether the database answers."""
+        """Check that the database answers."""
         with self._transaction() as connection:
             connection.execute(sa.select(1))
 
     def put_profile(self, stored: StoredProfile, content: bytes) -> bool:
-        """Keep a profile, its message in `content`; False when it was there already."""
+        """Keep a profile; `content` is its message. False if it was stored already."""
         row = {
             "digest": stored.digest,
             "info": stored_to_proto(stored).SerializeToString(),
@@ -82,12 +91,12 @@ class Store:
         return self._insert(PROFILES, row, PROFILES.c.digest == stored.digest)
 
     def profile(self, digest: str) -> bytes | None:
-        """The message of a profile, None when there is none of that digest."""
+        """The message of a profile; None if no profile has that digest."""
         with self._transaction() as connection:
             return self._content(connection, PROFILES, PROFILES.c.digest == digest)
 
     def use_profile(self, digest: str) -> bool:
-        """Note that a profile is used; False when there is none of that digest."""
+        """Note that a profile was used; False if no profile has that digest."""
         with self._transaction() as connection:
             same = PROFILES.c.digest == digest
             used = connection.execute(sa.select(PROFILES.c.used).where(same)).scalar()
@@ -96,12 +105,12 @@ class Store:
             return used is not None
 
     def profile_info(self, digest: str) -> StoredProfile | None:
-        """What is known of a profile, None when there is none of that digest."""
+        """The description of a profile; None if no profile has that digest."""
         found = self.profile_infos("", 1, digest)
         return found[0] if found else None
 
     def profile_infos(self, after: str, most: int, digest: str | None = None) -> list[StoredProfile]:
-        """Profiles by digest, those after `after`."""
+        """Descriptions of at most `most` profiles by rising digest, beginning after the digest `after`."""
         columns = PROFILES.c.info, PROFILES.c.created, PROFILES.c.used
         query = sa.select(*columns).where(PROFILES.c.digest > after).order_by(PROFILES.c.digest).limit(most)
         if digest is not None:
@@ -111,31 +120,36 @@ class Store:
         return [_info(*row) for row in rows]
 
     def delete_profile(self, digest: str) -> bool:
-        """Remove a profile; False when there was none."""
+        """Remove a profile; False if there was none."""
         with self._transaction() as connection:
             return connection.execute(sa.delete(PROFILES).where(PROFILES.c.digest == digest)).rowcount > 0
 
-    def outcome(self, problem: str) -> bytes | None:
-        """The proven outcome of the problem of that digest, None when it is not known to this version."""
+    def answers(self, request: str) -> tuple[bytes, ...] | None:
+        """The proven answers to the request of that digest; None if this version has none."""
         with self._transaction() as connection:
-            return self._content(connection, RESULTS, _result(problem))
+            row = connection.execute(_FIND_ANSWERS, {"of": request, "by": VERSION}).first()
+            if row is None:
+                return None
+            self._note_use(connection, ANSWERS, _of_request(request), row.used)
+        return tuple(_unpacked(row.content))
 
-    def put_outcome(self, problem: str, content: bytes) -> None:
-        """Keep a proven outcome."""
-        row = {
-            "problem": problem,
-            "version": VERSION,
-            "content": content,
-            "size_bytes": len(content),
-            "used": int(time.time()),
-        }
-        self._insert(RESULTS, row, _result(problem))
+    def put_answers(self, batch: Mapping[str, Iterable[bytes]]) -> None:
+        """Keep the proven answers to several requests, by their digests. Requests that have answers keep them."""
+        now = int(time.time())
+        contents = {request: _packed(answers) for request, answers in batch.items()}
+        rows = [
+            {"request": request, "version": VERSION, "content": content, "size_bytes": len(content), "used": now}
+            for request, content in contents.items()
+        ]
+        insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+        with self._transaction() as connection:
+            connection.execute(insert(ANSWERS).on_conflict_do_nothing(), rows)
 
     def _insert(self, table: sa.Table, row: dict[str, Any], same: sa.ColumnElement[bool]) -> bool:
         try:
             with self._transaction() as connection:
                 connection.execute(sa.insert(table).values(row))
-        except sa.exc.IntegrityError:  # it is there: content-addressed, so it is the same
+        except sa.exc.IntegrityError:  # the row exists; its key is a digest, so its content is the same
             with self._transaction() as connection:
                 connection.execute(sa.update(table).where(same).values(used=row["used"]))
             return False
@@ -150,7 +164,7 @@ class Store:
 
     def _note_use(self, connection: sa.Connection, table: sa.Table, same: sa.ColumnElement[bool], used: int) -> None:
         now = int(time.time())
-        if used < now - _HOUR:  # to the hour: reading must not write each time
+        if used < now - _HOUR:  # to the hour, so that not every read writes
             connection.execute(sa.update(table).where(same).values(used=now))
 
     @contextmanager
@@ -173,8 +187,20 @@ def _make_folder(file: str | None) -> None:
         raise InvalidInput(Fault("database", f"{Path(file).parent} can't be made: {error.strerror}")) from error
 
 
-def _result(problem: str) -> sa.ColumnElement[bool]:
-    return sa.and_(RESULTS.c.problem == problem, RESULTS.c.version == VERSION)
+def _of_request(request: str) -> sa.ColumnElement[bool]:
+    return sa.and_(ANSWERS.c.request == request, ANSWERS.c.version == VERSION)
+
+
+def _packed(answers: Iterable[bytes]) -> bytes:
+    return b"".join(part for answer in answers for part in (_LENGTH.pack(len(answer)), answer))
+
+
+def _unpacked(content: bytes) -> Iterator[bytes]:
+    start = 0
+    while start < len(content):
+        (length,) = _LENGTH.unpack_from(content, start)
+        start += _LENGTH.size + length
+        yield content[start - length : start]
 
 
 def _info(content: bytes, created: int, used: int) -> StoredProfile:

@@ -1,4 +1,4 @@
-"""Retention: what was not used for long goes, then the longest unused until the store is small enough."""
+"""Retention: remove old answers and profiles, then the least recently used until the store is small enough."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from raq_server.tables import PROFILES, RESULTS
+from raq_server.store.schema import ANSWERS, PROFILES
 
 _DAY: Final = 86400
 _AT_ONCE: Final = 500
@@ -16,29 +16,29 @@ _AT_ONCE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """What was removed, and what is left."""
+    """The number of rows removed, and the bytes left."""
 
-    results: int
+    answers: int
     profiles: int
     bytes_left: int
 
 
-def clean(engine: sa.Engine, results_days: float, profiles_days: float | None, limit_bytes: int) -> Cleaned:
-    """Remove results and profiles not used for so many days, then the longest unused results, then profiles, until
-    their contents take at most `limit_bytes`. Gives the space back (SQLite: VACUUM).
+def clean(engine: sa.Engine, answers_days: float, profiles_days: float | None, limit_bytes: int) -> Cleaned:
+    """Remove answers and profiles not used for that many days, then the least recently used answers, then profiles,
+    until their contents take at most `limit_bytes`. Returns the space to the file system (SQLite: VACUUM).
     """
     now = int(time.time())
     with engine.begin() as connection:
-        results = _older(connection, RESULTS, now - results_days * _DAY)
+        answers = _older(connection, ANSWERS, now - answers_days * _DAY)
         profiles = 0 if profiles_days is None else _older(connection, PROFILES, now - profiles_days * _DAY)
     left = _size(engine)
-    for table in (RESULTS, PROFILES):
+    for table in (ANSWERS, PROFILES):
         removed, left = _shrink(engine, table, left, limit_bytes)
-        results, profiles = (results + removed, profiles) if table is RESULTS else (results, profiles + removed)
+        answers, profiles = (answers + removed, profiles) if table is ANSWERS else (answers, profiles + removed)
     if engine.dialect.name == "sqlite":
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM")
-    return Cleaned(results, profiles, left)
+    return Cleaned(answers, profiles, left)
 
 
 def _older(connection: sa.Connection, table: sa.Table, before: float) -> int:
@@ -49,26 +49,26 @@ def _size(engine: sa.Engine) -> int:
     with engine.begin() as connection:
         return sum(
             connection.execute(sa.select(sa.func.coalesce(sa.func.sum(table.c.size_bytes), 0))).scalar_one()
-            for table in (RESULTS, PROFILES)
+            for table in (ANSWERS, PROFILES)
         )
 
 
 def _shrink(engine: sa.Engine, table: sa.Table, left: int, limit: int) -> tuple[int, int]:
-    """Remove the longest unused rows until at most `limit` bytes are left; how many went, and the bytes left."""
+    """Remove the least recently used rows until at most `limit` bytes are left; the rows removed and the bytes left."""
     removed = 0
     while left > limit:
         with engine.begin() as connection:
-            going = list(_longest_unused(connection, table, left - limit))
-            for key, size in going:
+            oldest = list(_least_recent(connection, table, left - limit))
+            for key, size in oldest:
                 connection.execute(sa.delete(table).where(sa.and_(*(c == v for c, v in key))))
                 left -= size
-        if not going:
+        if not oldest:
             break
-        removed += len(going)
+        removed += len(oldest)
     return removed, left
 
 
-def _longest_unused(
+def _least_recent(
     connection: sa.Connection, table: sa.Table, excess: int
 ) -> Iterator[tuple[list[tuple[sa.Column[str], str]], int]]:
     keys = list(table.primary_key.columns)

@@ -1,4 +1,4 @@
-"""The tables of the store, as the newest migration leaves them; a test compares both."""
+"""The tables of the store, equal to what the newest migration leaves; a test compares the two."""
 
 from typing import Final
 
@@ -16,15 +16,15 @@ PROFILES: Final = sa.Table(
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("used", sa.BigInteger, nullable=False, index=True),
 )
-"""Profiles by digest: a ProfileInfo (but its times), a Profile; times in seconds since 1970."""
+"""Profiles by digest: a ProfileInfo message without its times, a Profile message; times in seconds since 1970."""
 
-RESULTS: Final = sa.Table(
-    "results",
+ANSWERS: Final = sa.Table(
+    "answers",
     METADATA,
-    sa.Column("problem", sa.String(64), primary_key=True),
+    sa.Column("request", sa.String(64), primary_key=True),
     sa.Column("version", sa.String(32), primary_key=True),
     sa.Column("content", sa.LargeBinary, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("used", sa.BigInteger, nullable=False, index=True),
 )
-"""Proven outcomes (Outcome messages) by the problem's digest and the version of raq that proved them."""
+"""Proven answers by the SHA-256 of the request (see `request_key`) and the version of raq that proved them."""

@@ -1,4 +1,4 @@
-"""Plain HTTP for those who speak no gRPC: /metrics for Prometheus, /live and /ready for probes."""
+"""Plain HTTP beside gRPC: /metrics for Prometheus, /live and /ready for probes."""
 
 import socket
 import threading
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 class _Silent(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the library's name
-        """Nothing: these are asked every few seconds."""
+        """Nothing: probes come every few seconds."""
 
 
-class _ThreadingSix(ThreadingWSGIServer):
+class _ThreadingIPv6(ThreadingWSGIServer):
     address_family = socket.AF_INET6
 
 
-def serve_page(address: str, registry: CollectorRegistry, ready: Callable[[], bool]) -> tuple[WSGIServer, str]:
-    """Answer GET at HOST:PORT; returns the server, to be shut down, and its address.
+def serve_metrics(address: str, registry: CollectorRegistry, ready: Callable[[], bool]) -> tuple[WSGIServer, str]:
+    """Answer GET at HOST:PORT in a thread; returns the server, to be shut down, and its address.
 
-    Raises InvalidInput when the address can't be bound.
+    Raises InvalidInput if the address can't be bound.
     """
     host, _, port = address.rpartition(":")
-    kind = _ThreadingSix if ":" in host else ThreadingWSGIServer
+    kind = _ThreadingIPv6 if ":" in host else ThreadingWSGIServer
     try:
-        server = make_server(host.strip("[]"), int(port), _page(registry, ready), kind, _Silent)
+        server = make_server(host.strip("[]"), int(port), _app(registry, ready), kind, _Silent)
     except (OSError, ValueError, OverflowError) as error:
         raise InvalidInput(Fault(address, f"can't be bound for metrics: {error}")) from error
     threading.Thread(target=server.serve_forever, name="raq metrics", daemon=True).start()
     return server, f"{host}:{server.server_port}"
 
 
-def _page(registry: CollectorRegistry, ready: Callable[[], bool]) -> "WSGIApplication":
+def _app(registry: CollectorRegistry, ready: Callable[[], bool]) -> "WSGIApplication":
     metrics = make_wsgi_app(registry)
 
     def answer(environ: Any, start: Any) -> Any:

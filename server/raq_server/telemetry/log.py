@@ -13,7 +13,7 @@ from typing import Final, Literal
 LOG: Final = logging.getLogger("raq_server")
 """Every module of the server logs here; `extra={"fields": {...}}` adds fields to the line."""
 _MOST_WAITING: Final = 10_000
-"""Lines that wait for standard error to take them."""
+"""Lines that may wait to be written to standard error."""
 
 
 class JsonLines(logging.Formatter):
@@ -29,7 +29,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """The same for people."""
+    """The same as text for people."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -38,10 +38,10 @@ class TextLines(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-class Written(logging.Handler):
-    """Has lines written to a file by a thread: whoever reads them must not hold up those who are being answered.
+class BackgroundHandler(logging.Handler):
+    """Writes lines to a file in a thread, so that a slow reader of the log does not delay calls.
 
-    Where nobody reads for long, lines are lost.
+    Lines are dropped when 10,000 wait to be written.
     """
 
     def __init__(self, file: int) -> None:
@@ -51,27 +51,27 @@ class Written(logging.Handler):
         threading.Thread(target=self._write, name="raq log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have a record written some time soon."""
+        """Queue a record to be written."""
         with suppress(queue.Full):
             self._lines.put_nowait(f"{self.format(record)}\n".encode(errors="replace"))
 
     def wait(self, seconds: float) -> None:
-        """Wait until all is written, for at most so long."""
+        """Wait until all lines are written, for at most `seconds`."""
         with self._lines.all_tasks_done:
             self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, seconds)
 
     def _write(self) -> None:
         while True:
             line = self._lines.get()
-            with suppress(OSError):  # nobody is left who reads
+            with suppress(OSError):  # the reader has closed the pipe
                 while line:
                     line = line[os.write(self._file, line) :]
             self._lines.task_done()
 
 
-def start_log(form: Literal["json", "text"], level: str) -> Written:
+def start_log(form: Literal["json", "text"], level: str) -> BackgroundHandler:
     """Send the server's log to standard error."""
-    handler = Written(sys.stderr.fileno())
+    handler = BackgroundHandler(sys.stderr.fileno())
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     LOG.handlers = [handler]
     LOG.setLevel(level.upper())

@@ -1,4 +1,4 @@
-"""What Prometheus sees. One registry for each server, so that several can live in one process."""
+"""Prometheus metrics. Each server has its own registry, so that several can run in one process."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ _GAPS: Final = (0, 1e-9, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
 
 class Metrics:
-    """The server's figures."""
+    """The metrics of a server."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -18,14 +18,14 @@ class Metrics:
             "raq_call_seconds", "Time of a call", ("method", "code"), buckets=_SECONDS, registry=registry
         )
         self.running = Gauge("raq_calls_running", "Calls being answered", registry=registry)
-        self.waiting = Gauge("raq_queue_waiting", "Calls waiting for a worker", registry=registry)
-        self.queued = Histogram("raq_queue_seconds", "Wait for a worker", buckets=_SECONDS, registry=registry)
-        self.busy = Gauge("raq_workers_busy", "Workers that solve", registry=registry)
-        self.restarts = Counter("raq_worker_restarts", "Workers ended by cancellation or crash", registry=registry)
-        self.cache = Counter("raq_cache", "Look-ups of answers", ("level", "result"), registry=registry)
-        self.joined = Counter(
-            "raq_calls_joined", "Calls answered by the search of another that asked the same", registry=registry
+        self.waiting = Gauge("raq_queue_waiting", "Calls waiting to be searched", registry=registry)
+        self.queued = Histogram("raq_queue_seconds", "Wait for a search to begin", buckets=_SECONDS, registry=registry)
+        self.busy = Gauge("raq_workers_busy", "Searches that run", registry=registry)
+        self.restarts = Counter(
+            "raq_worker_restarts", "Solving processes that were killed or crashed", registry=registry
         )
+        self.cache = Counter("raq_cache", "Look-ups of answers", ("level", "result"), registry=registry)
+        self.joined = Counter("raq_calls_joined", "Calls that shared the search of an equal request", registry=registry)
         self.solves = Histogram(
             "raq_solve_seconds", "Time of a search", ("termination",), buckets=_SECONDS, registry=registry
         )

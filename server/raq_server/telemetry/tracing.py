@@ -1,7 +1,7 @@
-"""OpenTelemetry, when asked for: a span for every call, below the caller's where it sends a traceparent.
+"""Optional OpenTelemetry tracing: a span for every call, a child of the caller's span if it sends a traceparent.
 
-The only file that knows the library, which comes with `raq[tracing]`. Where spans go is said by its own variables
-(OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER ...).
+The only file that imports the library, which `raq[tracing]` installs. It is configured by its own environment
+variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER ...).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,21 +13,21 @@ from raq_solver.errors import Fault, InvalidInput
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
 
-Tell = Callable[[Mapping[str, str | float]], None]
-"""Adds attributes to a span."""
-Spans = Callable[[str, Mapping[str, str]], AbstractContextManager[Tell]]
-"""Begins the span of a call: its method, its metadata."""
+SetAttributes = Callable[[Mapping[str, str | float]], None]
+"""Sets attributes of a span."""
+Spans = Callable[[str, Mapping[str, str]], AbstractContextManager[SetAttributes]]
+"""Begins the span of a call, given its method and metadata."""
 
 
-def no_spans(_method: str, _metadata: Mapping[str, str]) -> AbstractContextManager[Tell]:
-    """Traces nothing."""
+def no_spans(_method: str, _metadata: Mapping[str, str]) -> AbstractContextManager[SetAttributes]:
+    """A span that records nothing."""
     return nullcontext(lambda _attributes: None)
 
 
 def spans(exporter: "SpanExporter | None" = None) -> Spans:
-    """Traces every call to the exporter; None: OTLP over HTTP, as the library's variables say.
+    """Spans that go to the exporter; None: OTLP over HTTP, configured by environment variables.
 
-    Raises InvalidInput when the library is not installed.
+    Raises InvalidInput if the library is not installed.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
@@ -43,7 +43,7 @@ def spans(exporter: "SpanExporter | None" = None) -> Spans:
     propagator = TraceContextTextMapPropagator()
 
     @contextmanager
-    def span(method: str, metadata: Mapping[str, str]) -> Iterator[Tell]:
+    def span(method: str, metadata: Mapping[str, str]) -> Iterator[SetAttributes]:
         parent = propagator.extract(metadata)
         with tracer.start_as_current_span(method.lstrip("/"), parent, kind=SpanKind.SERVER) as current:
             yield current.set_attributes

@@ -1,22 +1,23 @@
-"""What the solver service answers, as functions from a request's bytes to the bytes of its answers.
+"""The methods of SolverService, as functions from a request to the messages of its answers.
 
 Rules
-- These run in a worker process: they may take long, and may be killed at any point.
-- What they need of the server (stored profiles, results known already) they ask the desk for.
+- They run in a thread of the server or in a process of their own, and may take long.
+- In a thread, `Desk.check` ends them; in a process, killing it does.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from google.protobuf.message import DecodeError, Message
 
 from raq_proto import convert
 from raq_proto.v1 import outcome_pb2, problem_pb2, solver_service_pb2
-from raq_server.sizes import Sizes
+from raq_server.limits import RequestLimits
 from raq_solver.budget import Budget, TotalBytes
+from raq_solver.constraints import CONSTRAINT_KINDS, SideConstraint
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits, Termination
 from raq_solver.outcome import Outcome
@@ -32,116 +33,100 @@ from raq_solver.solve import NO_LIMITS, solve
 from raq_solver.verify import verify
 
 PROVEN: Final = (Termination.OPTIMAL, Termination.INFEASIBLE)
-"""Answers that stay the same however often one asks; the others depend on the time there was."""
-
-Request = TypeVar("Request", bound=Message)
+"""How a search ended whose answer is final; other answers depend on the time that there was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The bytes of one answer; `proven`: the same request may be answered by them again."""
+    """The bytes of one answer; if `proven`, they answer every later request of the same bytes too."""
 
     content: bytes
     proven: bool
 
 
 class Desk(Protocol):
-    """What a job may ask the server for."""
+    """What a handler may use of the server."""
 
-    sizes: Sizes
+    limits: RequestLimits
     deadline: float | None
-    """On `time.monotonic`; None: the caller waits for ever."""
+    """On `time.monotonic`; None: the caller waits without limit."""
 
     def profile(self, digest: str) -> Profile:
         """The stored profile of that digest. Raises UnknownProfile."""
 
-    def known(self, digest: str) -> bytes | None:
-        """The outcome message of the problem of that digest, when it was proven before."""
-
-    def remember(self, digest: str, outcome: bytes) -> None:
-        """Keep a proven outcome."""
-
     def observe(self, termination: str, seconds: float, gap: float | None) -> None:
-        """Count a search."""
+        """Count a finished search."""
+
+    def check(self) -> None:
+        """Raises if the request was cancelled."""
 
 
-Job = Callable[[bytes, Desk], Iterator[Answer]]
-
-
-def answer_solve(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_solve(request: solver_service_pb2.SolveRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.Solve."""
-    request = _read(solver_service_pb2.SolveRequest, content)
-    desk.sizes.check_problem(request.problem)
+    desk.limits.check_problem(request.problem)
     problem = convert.problem_from_proto(request.problem, desk.profile)
     outcome = _outcome(problem, request.limit_seconds, desk)
     yield _answer(solver_service_pb2.SolveResponse(outcome=outcome), outcome.termination)
 
 
-def answer_batch(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_batch(request: solver_service_pb2.SolveBatchRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.SolveBatch."""
-    request = _read(solver_service_pb2.SolveBatchRequest, content)
     most = max((len(variant.constraints) for variant in request.variants), default=0)
-    desk.sizes.check_problem(request.problem, budgets=len(request.variants), constraints=most)
+    desk.limits.check_problem(request.problem, budgets=len(request.variants), constraints=most)
     for index, problem in enumerate(convert.batch_from_proto(request, desk.profile)):
         outcome = _outcome(problem, request.limit_seconds, desk)
         yield _answer(solver_service_pb2.SolveBatchResponse(index=index, outcome=outcome), outcome.termination)
 
 
-def answer_sweep(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_sweep(request: solver_service_pb2.SweepRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.Sweep."""
-    request = _read(solver_service_pb2.SweepRequest, content)
-    desk.sizes.check_problem(request.problem, budgets=max(len(request.budgets), request.range.points))
+    desk.limits.check_problem(request.problem, budgets=max(len(request.budgets), request.range.points))
     problem, capacities = convert.sweep_from_proto(request, desk.profile)
-    points = sweep(problem, capacities, limits_of(request.limit_seconds, desk.deadline))
+    points = sweep(problem, capacities, limits_of(request.limit_seconds, desk))
     for message in convert.points_to_proto(points):
         desk.observe(outcome_pb2.Termination.Name(message.termination), message.seconds, None)
         yield _answer(solver_service_pb2.SweepResponse(point=message), message.termination)
 
 
-def answer_smallest(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_smallest(request: solver_service_pb2.SmallestRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.Smallest."""
-    request = _read(solver_service_pb2.SmallestRequest, content)
-    desk.sizes.check_problem(request.problem)
+    desk.limits.check_problem(request.problem)
     problem = convert.problem_from_proto(request.problem, desk.profile)
-    found = smallest_size(problem, request.most_loss, limits_of(request.limit_seconds, desk.deadline))
+    found = smallest_size(problem, request.most_loss, limits_of(request.limit_seconds, desk))
     message = convert.smallest_to_proto(found)
     desk.observe(outcome_pb2.Termination.Name(message.termination), found.seconds, None)
     yield _answer(solver_service_pb2.SmallestResponse(smallest=message), message.termination)
 
 
-def answer_verify(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_verify(request: solver_service_pb2.VerifyRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.Verify."""
-    request = _read(solver_service_pb2.VerifyRequest, content)
-    desk.sizes.check_problem(request.problem)
+    desk.limits.check_problem(request.problem)
     problem = convert.problem_from_proto(request.problem, desk.profile)
     found = verify(problem, convert.outcome_from_proto(request.outcome))
     message = solver_service_pb2.VerifyResponse(verification=convert.verification_to_proto(found))
     yield Answer(message.SerializeToString(), proven=True)
 
 
-def answer_tensor(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_tensor(request: solver_service_pb2.ExplainTensorRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.ExplainTensor."""
-    request = _read(solver_service_pb2.ExplainTensorRequest, content)
     problem, solver = _searched(request.problem, request.limit_seconds, desk)
-    limits = limits_of(request.limit_seconds, desk.deadline)
+    limits = limits_of(request.limit_seconds, desk)
     reasons = explain_tensor(problem, request.tensor, limits, solver)
     message = solver_service_pb2.ExplainTensorResponse(reasons=convert.reasons_to_proto(reasons))
-    # The budgets at which the type changes come from a sweep that does not say whether a limit stopped it.
+    # The budgets at which the type changes come from a sweep, which does not report whether a limit stopped it.
     yield Answer(message.SerializeToString(), proven=solver.proven and limits == NO_LIMITS)
 
 
-def answer_costs(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_costs(request: solver_service_pb2.ExplainCostsRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.ExplainCosts."""
-    request = _read(solver_service_pb2.ExplainCostsRequest, content)
     problem, solver = _searched(request.problem, request.limit_seconds, desk)
     costs = constraint_costs(problem, NO_LIMITS, solver)
     message = solver_service_pb2.ExplainCostsResponse(costs=convert.costs_to_proto(costs))
     yield Answer(message.SerializeToString(), proven=solver.proven)
 
 
-def answer_conflict(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_conflict(request: solver_service_pb2.ExplainConflictRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.ExplainConflict."""
-    request = _read(solver_service_pb2.ExplainConflictRequest, content)
     problem, solver = _searched(request.problem, request.limit_seconds, desk)
     conflict = explain_conflict(problem, NO_LIMITS, solver)
     found = None if conflict is None else convert.conflict_to_proto(conflict)
@@ -149,70 +134,105 @@ def answer_conflict(content: bytes, desk: Desk) -> Iterator[Answer]:
     yield Answer(message.SerializeToString(), proven=solver.proven)
 
 
-def answer_audit(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_audit(request: solver_service_pb2.AuditRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.Audit."""
-    request = _read(solver_service_pb2.AuditRequest, content)
     problem, solver = _searched(request.problem, request.limit_seconds, desk, TotalBytes(0))
     found = audit(problem, convert.allocation_from_proto(request.allocation), NO_LIMITS, solver)
     message = solver_service_pb2.AuditResponse(audit=convert.audit_to_proto(found))
     yield Answer(message.SerializeToString(), proven=solver.proven)
 
 
-def answer_ladder(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_ladder(request: solver_service_pb2.LadderRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.Ladder."""
-    request = _read(solver_service_pb2.LadderRequest, content)
-    desk.sizes.check_problem(request.problem, budgets=len(request.budgets))
+    desk.limits.check_problem(request.problem, budgets=len(request.budgets))
     problem, capacities = convert.ladder_request_from_proto(request, desk.profile)
-    found = nested_ladder(problem, capacities, limits_of(request.limit_seconds, desk.deadline))
+    found = nested_ladder(problem, capacities, limits_of(request.limit_seconds, desk))
     message = convert.ladder_to_proto(found)
     desk.observe(outcome_pb2.Termination.Name(message.termination), found.seconds, None)
     yield _answer(solver_service_pb2.LadderResponse(ladder=message), message.termination)
 
 
-def answer_worst_case(content: bytes, desk: Desk) -> Iterator[Answer]:
+def answer_worst_case(request: solver_service_pb2.WorstCaseRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.WorstCase."""
-    request = _read(solver_service_pb2.WorstCaseRequest, content)
-    desk.sizes.check_domains(request)
+    desk.limits.check_domains(request)
     question = convert.domains_from_proto(request, desk.profile)
-    found = solve_worst_case(question, limits_of(request.limit_seconds, desk.deadline))
+    found = solve_worst_case(question, limits_of(request.limit_seconds, desk))
     message = convert.worst_case_to_proto(found)
     desk.observe(found.termination.name, found.seconds, found.gap)
     yield _answer(solver_service_pb2.WorstCaseResponse(worst_case=message), message.termination)
 
 
-JOBS: Final[Mapping[str, Job]] = MappingProxyType(
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method of SolverService: the type of its requests, and what answers them."""
+
+    request: type[Message]
+    handler: Callable[[Any, Desk], Iterator[Answer]]
+
+
+METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {
-        "Solve": answer_solve,
-        "SolveBatch": answer_batch,
-        "Sweep": answer_sweep,
-        "Smallest": answer_smallest,
-        "Verify": answer_verify,
-        "ExplainTensor": answer_tensor,
-        "ExplainCosts": answer_costs,
-        "ExplainConflict": answer_conflict,
-        "Audit": answer_audit,
-        "Ladder": answer_ladder,
-        "WorstCase": answer_worst_case,
+        "Solve": Method(solver_service_pb2.SolveRequest, answer_solve),
+        "SolveBatch": Method(solver_service_pb2.SolveBatchRequest, answer_batch),
+        "Sweep": Method(solver_service_pb2.SweepRequest, answer_sweep),
+        "Smallest": Method(solver_service_pb2.SmallestRequest, answer_smallest),
+        "Verify": Method(solver_service_pb2.VerifyRequest, answer_verify),
+        "ExplainTensor": Method(solver_service_pb2.ExplainTensorRequest, answer_tensor),
+        "ExplainCosts": Method(solver_service_pb2.ExplainCostsRequest, answer_costs),
+        "ExplainConflict": Method(solver_service_pb2.ExplainConflictRequest, answer_conflict),
+        "Audit": Method(solver_service_pb2.AuditRequest, answer_audit),
+        "Ladder": Method(solver_service_pb2.LadderRequest, answer_ladder),
+        "WorstCase": Method(solver_service_pb2.WorstCaseRequest, answer_worst_case),
     }
 )
-"""The methods of SolverService."""
+"""The methods of SolverService by name."""
+_GENERAL: Final = frozenset({"Ladder", "WorstCase"})
+"""Methods that may use OR-Tools whatever the request."""
+_SIDE: Final = frozenset(kind for kind, made in CONSTRAINT_KINDS.items() if issubclass(made, SideConstraint))
+"""The kinds of constraints for which OR-Tools is used."""
 
 
-def limits_of(asked_seconds: float, deadline: float | None) -> Limits:
-    """The search's limit: what was asked for, but not beyond the deadline (on `time.monotonic`).
+def read(method: str, content: bytes) -> Any:
+    """The request message. Raises InvalidInput if the content is not one."""
+    kind = METHODS[method].request
+    try:
+        return kind.FromString(content)
+    except DecodeError:
+        raise InvalidInput(Fault("request", f"is not a {kind.DESCRIPTOR.full_name} message")) from None
 
-    Raises InvalidInput for a negative number and for none at all.
+
+def answers(method: str, request: Any, desk: Desk) -> Iterator[Answer]:
+    """The answers to a request, each found when it is asked for. Raises RaqError."""
+    return METHODS[method].handler(request, desk)
+
+
+def needs_process(method: str, request: Any) -> bool:
+    """Whether a request may need OR-Tools, which can only be ended together with its process."""
+    if method in _GENERAL:
+        return True
+    variants: Iterable[Any] = request.variants if method == "SolveBatch" else ()
+    return any(
+        constraint.WhichOneof("kind") in _SIDE
+        for holder in (request.problem, *variants)
+        for constraint in holder.constraints
+    )
+
+
+def limits_of(asked_seconds: float, desk: Desk) -> Limits:
+    """The limits of a search: the seconds asked for (0: no limit), but not beyond the deadline of the call.
+
+    Raises InvalidInput for negative seconds and NaN.
     """
     if not asked_seconds >= 0:
         raise InvalidInput(Fault("limit_seconds", f"is {asked_seconds}; must be at least 0 (0: no limit)"))
     known = [asked_seconds] if asked_seconds else []
-    if deadline is not None:
-        known.append(max(0.0, deadline - time.monotonic()))
-    return Limits(min(known) if known else None)
+    if desk.deadline is not None:
+        known.append(max(0.0, desk.deadline - time.monotonic()))
+    return Limits(min(known) if known else None, desk.check)
 
 
 class _Searches:
-    """`solve` for questions that solve several times: each within what is left of the time."""
+    """`solve` for questions that solve several times, each within the time left."""
 
     def __init__(self, limit_seconds: float, desk: Desk) -> None:
         self._limit_seconds = limit_seconds
@@ -220,7 +240,7 @@ class _Searches:
         self.proven = True
 
     def __call__(self, problem: Problem, _limits: Limits) -> Outcome:
-        outcome = solve(problem, limits_of(self._limit_seconds, self._desk.deadline))
+        outcome = solve(problem, limits_of(self._limit_seconds, self._desk))
         self._desk.observe(outcome.termination.name, outcome.seconds, outcome.gap)
         self.proven = self.proven and outcome.termination in PROVEN
         return outcome
@@ -229,33 +249,18 @@ class _Searches:
 def _searched(
     message: problem_pb2.Problem, limit_seconds: float, desk: Desk, budget: Budget | None = None
 ) -> tuple[Problem, _Searches]:
-    """The problem, and what solves it; `budget` stands in for the message's own when that is missing."""
-    desk.sizes.check_problem(message)
+    """The problem and its solver; `budget` is used if the message has none."""
+    desk.limits.check_problem(message)
     problem = convert.problem_from_proto(message, desk.profile, budget)
     return problem, _Searches(limit_seconds, desk)
 
 
 def _outcome(problem: Problem, limit_seconds: float, desk: Desk) -> outcome_pb2.Outcome:
-    limits = limits_of(limit_seconds, desk.deadline)
-    digest = problem.digest()
-    known = desk.known(digest)
-    if known is not None:
-        return outcome_pb2.Outcome.FromString(known)
-    outcome = solve(problem, limits)
+    outcome = solve(problem, limits_of(limit_seconds, desk))
     desk.observe(outcome.termination.name, outcome.seconds, outcome.gap)
-    message = convert.outcome_to_proto(outcome)
-    if outcome.termination in PROVEN:
-        desk.remember(digest, message.SerializeToString())
-    return message
+    return convert.outcome_to_proto(outcome)
 
 
 def _answer(message: Message, termination: int) -> Answer:
     proven = termination in (outcome_pb2.TERMINATION_OPTIMAL, outcome_pb2.TERMINATION_INFEASIBLE)
     return Answer(message.SerializeToString(), proven)
-
-
-def _read(kind: type[Request], content: bytes) -> Request:
-    try:
-        return kind.FromString(content)
-    except DecodeError:
-        raise InvalidInput(Fault("request", f"is not a {kind.DESCRIPTOR.full_name} message")) from None

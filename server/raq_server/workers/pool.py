@@ -1,152 +1,130 @@
-"""The processes that solve: so many at a time, a bounded queue before them, each killed when its caller has gone.
+"""Runs jobs, at most so many at a time: pure knapsacks in threads, all others in a process each.
 
 Rules
-- A worker that is given back in the middle of a job is killed and replaced: that is what cancels a solve, at once
-  and whatever it is doing. One more process than may work is ready, so nobody waits for the replacement.
+- The native search of a pure knapsack releases the interpreter lock and looks about 50 times a second whether its job
+  is cancelled. OR-Tools can't be ended, so what may need it runs in a process that can be killed.
+- Large requests run in a process too: reading them would keep the interpreter lock, and so the event loop, for long.
 - Nothing here blocks the event loop.
 """
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Final
 
 from raq_proto.errors import Overloaded
-from raq_server.log import LOG
-from raq_server.metrics import Metrics
-from raq_server.processes import Worker
-from raq_solver.errors import BackendFailure
+from raq_server.telemetry.metrics import Metrics
+from raq_server.workers import handlers, process
+from raq_server.workers.handlers import Answer
+from raq_server.workers.job import LARGE, Job
 
-_SPARE: Final = 1
-_START_SECONDS: Final = 60.0
 _LEAST_RETRY_SECONDS: Final = 0.1
 _SMOOTHING: Final = 0.1
 """Weight of the newest job in the average that the retry hint is made from."""
+_END_SECONDS: Final = 5.0
+_THREADS: Final = 2
+"""Threads of a job: one works, and one waits to close it when it is cancelled."""
 
 
 class Pool:
-    """A fixed number of workers at work. To be opened and closed on one event loop."""
+    """Runs at most `workers` jobs; at most `queue` wait. To be used on one event loop."""
 
     def __init__(self, workers: int, queue: int, metrics: Metrics) -> None:
-        self._number = workers
+        self._workers = workers
         self._queue = queue
         self._metrics = metrics
-        self._all: set[Worker] = set()
-        self._idle: list[Worker] = []
-        self._lent: set[Worker] = set()
-        self._waiting: deque[asyncio.Future[Worker]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._free = asyncio.Semaphore(workers)
+        self._waiting = 0
+        self._running: dict[Job, float] = {}
+        """The jobs, and when they began."""
+        self._threads = ThreadPoolExecutor(_THREADS * workers, "raq solver")
         self._job_seconds = _LEAST_RETRY_SECONDS
 
     async def open(self) -> None:
-        """Start all workers and wait until they take jobs."""
-        await asyncio.gather(*(self._begin(self._hire()) for _ in range(self._number + _SPARE)))
+        """Get ready to start processes. Raises OSError."""
+        await asyncio.to_thread(process.start_template)
 
     async def close(self) -> None:
-        """End all workers, in the middle of a job or not."""
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(worker.end() for worker in self._all))
+        """Cancel all jobs and wait for their end, for at most a few seconds."""
+        for job in list(self._running):
+            job.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await asyncio.to_thread(self._threads.shutdown)
 
     @property
-    def working_pids(self) -> frozenset[int]:
-        """The numbers of the processes that are lent to a call."""
-        return frozenset(worker.pid for worker in list(self._lent))
+    def process_ids(self) -> frozenset[int]:
+        """The processes that solve at this moment."""
+        return frozenset(job.process_id for job in list(self._running) if job.process_id is not None)
 
-    @asynccontextmanager
-    async def worker(self) -> AsyncIterator[Worker]:
-        """A worker of one's own, when there is one. Raises Overloaded when too many wait already."""
-        start = time.monotonic()
-        found = await self._taken()
-        begun = time.monotonic()
-        self._metrics.queued.observe(begun - start)
+    async def answers(self, job: Job) -> AsyncGenerator[Answer, None]:
+        """The answers to a job, each found when it is asked for. Closing this generator cancels the job at once.
+
+        Raises Overloaded when too many jobs wait already, and what the job raises.
+        """
+        arrived = time.monotonic()
+        await self._turn()
+        self._metrics.queued.observe(time.monotonic() - arrived)
         self._metrics.busy.inc()
+        self._running[job] = time.monotonic()
+        found = _answers(job)
         try:
-            yield found
+            while (answer := await asyncio.wrap_future(self._threads.submit(_next, job, found))) is not None:
+                yield answer
+                if job.ended:
+                    return
         finally:
-            self._metrics.busy.dec()
-            self._job_seconds += _SMOOTHING * (time.monotonic() - begun - self._job_seconds)
-            self._give_back(found)
+            if job.ended:
+                self._ended(job)
+            else:
+                job.cancel()
+                loop = asyncio.get_running_loop()
+                closing = self._threads.submit(_close, job, found)
+                closing.add_done_callback(lambda _: loop.call_soon_threadsafe(self._ended, job))
 
-    async def _taken(self) -> Worker:
-        place: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
-        self._serve()
-        if place.done():
-            return place.result()
-        waiting = len(self._waiting) - 1
-        if waiting >= self._queue:
-            self._waiting.pop()
+    def _ended(self, job: Job) -> None:
+        """Let the next job begin. A cancelled job's turn lasts until its search has really ended."""
+        seconds = time.monotonic() - self._running.pop(job)
+        self._job_seconds += _SMOOTHING * (seconds - self._job_seconds)
+        self._metrics.busy.dec()
+        self._free.release()
+
+    async def _turn(self) -> None:
+        """Wait until the job may begin."""
+        if self._free.locked() and self._waiting >= self._queue:
             self._metrics.refused.labels("queue").inc()
-            wait = max(_LEAST_RETRY_SECONDS, self._job_seconds * (waiting + 1) / self._number)
-            raise Overloaded(f"{waiting} calls wait for a worker already; try again later", wait)
+            wait = max(_LEAST_RETRY_SECONDS, self._job_seconds * (self._waiting + 1) / self._workers)
+            raise Overloaded(f"{self._waiting} calls wait for a worker already; try again later", wait)
+        self._waiting += 1
         self._metrics.waiting.inc()
         try:
-            return await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():
-                self._give_back(place.result())
-            raise
+            await self._free.acquire()
         finally:
+            self._waiting -= 1
             self._metrics.waiting.dec()
-            if place in self._waiting:
-                self._waiting.remove(place)
 
-    def _serve(self) -> None:
-        """Lend idle workers to those who wait, in their order."""
-        while self._waiting and self._idle and len(self._lent) < self._number:
-            place = self._waiting.popleft()
-            if not place.done():
-                self._lent.add(self._idle[-1])
-                place.set_result(self._idle.pop())
 
-    def _give_back(self, worker: Worker) -> None:
-        self._lent.discard(worker)
-        if self._closed:
+def _answers(job: Job) -> Generator[Answer, None, None]:
+    """The answers, found in the calling thread or in a process. Reading the request is part of the first one."""
+    if len(job.request) < LARGE:
+        message = handlers.read(job.method, job.request)
+        if not handlers.needs_process(job.method, message) and not job.names_large_profile(message.problem):
+            yield from handlers.answers(job.method, message, job)
             return
-        if worker.working:
-            self._begin(self._replace(worker))
-        else:
-            self._idle.append(worker)
-        self._serve()
+    yield from process.answers(job)
 
-    async def _replace(self, worker: Worker) -> None:
-        self._metrics.restarts.inc()
-        await self._dismiss(worker)
-        while True:
-            try:
-                await self._hire()
-            except (OSError, EOFError, BackendFailure, TimeoutError):
-                LOG.exception("a worker could not be started; trying again")
-                await asyncio.sleep(1)
-            else:
-                return
 
-    async def _hire(self) -> None:
-        worker = Worker()
-        self._all.add(worker)
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                await worker.start()
-        except asyncio.CancelledError:
-            raise  # closing: `close` ends it
-        except BaseException:
-            await self._dismiss(worker)
-            raise
-        self._idle.append(worker)
-        self._serve()
+def _next(job: Job, found: Generator[Answer, None, None]) -> Answer | None:
+    with job.lock:
+        answer = next(found, None)
+        if answer is None or job.single:
+            found.close()  # ends the process of a job that has one
+            job.ended = True
+        return answer
 
-    async def _dismiss(self, worker: Worker) -> None:
-        await worker.end()
-        self._all.discard(worker)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+def _close(job: Job, found: Generator[Answer, None, None]) -> None:
+    with job.lock:  # waits for a thread that is still inside the generator
+        found.close()

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from google.rpc import status_pb2
 from grpc_status import rpc_status
-from raq_server.tokens import hash_of
+from raq_server.service.tokens import hash_of
 
 from raq_client import connect
 from raq_client.solver_client.protocol import ROOTS_VARIABLE, TOKEN_VARIABLE, open_solver

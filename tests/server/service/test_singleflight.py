@@ -1,4 +1,4 @@
-"""One search for all who ask the same at the same time: all get its answers, and it lives while one of them waits."""
+"""Equal requests at the same time share a search: all get its answers, and it runs while one of them waits."""
 
 import asyncio
 import time
@@ -12,11 +12,10 @@ import pytest
 from raq_client import connect
 from raq_proto import convert
 from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
-from raq_server.backroom import Memory
-from raq_server.flights import Answers, Flights
-from raq_server.metrics import Metrics
+from raq_server.service.singleflight import Answers, SingleFlight
+from raq_server.telemetry.metrics import Metrics
 from raq_solver.knapsack import Limits
-from support.services import alive, hard_problem, problem, serving, wait_until
+from support.services import alive, general_problem, hard_problem, problem, serving, wait_until
 
 KEY = b"what is asked"
 MOST = 1000
@@ -44,9 +43,19 @@ class Search:
             raise
 
 
-def flights() -> tuple[Flights, Memory, Metrics]:
-    memory, metrics = Memory(8 * MOST), Metrics()
-    return Flights(memory, metrics), memory, metrics
+class Kept:
+    """A single flight, and what the searches that it started were asked to keep."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics()
+        self.flight = SingleFlight(MOST, self.metrics)
+        self.answers: dict[bytes, tuple[bytes, ...]] = {}
+
+    def start(self, until: float | None, answers: Answers) -> AsyncGenerator[bytes, None]:
+        return self.flight.start(KEY, until, answers, lambda proven: self.answers.update({KEY: proven}))
+
+    def join(self, until: float | None, key: bytes = KEY) -> AsyncGenerator[bytes, None] | None:
+        return self.flight.join(key, until)
 
 
 async def taken(answers: AsyncGenerator[bytes, None] | None, count: int | None = None) -> list[int]:
@@ -71,27 +80,27 @@ async def settled() -> None:
 
 def test_all_who_join_get_all_answers_of_one_search() -> None:
     async def test() -> None:
-        running, memory, metrics = flights()
+        running = Kept()
         search = Search(5)
-        first = running.start(KEY, None, search.answers())
+        first = running.start(None, search.answers())
         assert (await anext(first))[0] == 0
-        others = [asyncio.create_task(taken(running.join(KEY, None))) for _ in range(3)]
+        others = [asyncio.create_task(taken(running.join(None))) for _ in range(3)]
         assert await taken(first) == [1, 2, 3, 4]
         assert [await other for other in others] == [[0, 1, 2, 3, 4]] * 3
         assert search.given == 5
-        assert metrics.joined._value.get() == 3
-        assert running.join(KEY, None) is None
-        assert len(memory.get(KEY) or ()) == 5
+        assert running.metrics.joined._value.get() == 3
+        assert running.join(None) is None
+        assert len(running.answers.get(KEY) or ()) == 5
 
     run(test())
 
 
 def test_the_last_who_leaves_ends_the_search() -> None:
     async def test() -> None:
-        running, memory, _ = flights()
+        running = Kept()
         search = Search(5)
-        first = running.start(KEY, None, search.answers())
-        second = running.join(KEY, None)
+        first = running.start(None, search.answers())
+        second = running.join(None)
         assert second is not None
         await anext(first)
         await anext(second)
@@ -100,57 +109,57 @@ def test_the_last_who_leaves_ends_the_search() -> None:
         assert not search.cancelled
         assert (await anext(second))[0] == 1
         await second.aclose()
-        assert running.join(KEY, None) is None, "a search that ends can't be joined"
-        await running.close()
+        assert running.join(None) is None, "a search that ends can't be joined"
+        await running.flight.close()
         assert search.given < 5
-        assert memory.get(KEY) is None
+        assert running.answers.get(KEY) is None
 
     run(test())
 
 
 def test_closing_ends_a_search_that_is_under_way() -> None:
     async def test() -> None:
-        running, _, _ = flights()
+        running = Kept()
         never = asyncio.Event()
 
         async def endless() -> Answers:
             await never.wait()
             yield b"", True
 
-        reading = asyncio.create_task(taken(running.start(KEY, None, endless())))
+        reading = asyncio.create_task(taken(running.start(None, endless())))
         await settled()
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        await running.close()
-        assert running.join(KEY, None) is None
+        await running.flight.close()
+        assert running.join(None) is None
 
     run(test())
 
 
 def test_a_failure_reaches_all() -> None:
     async def test() -> None:
-        running, memory, _ = flights()
+        running = Kept()
         search = Search(1, ZeroDivisionError())
-        readers = [running.start(KEY, None, search.answers()), running.join(KEY, None)]
+        readers = [running.start(None, search.answers()), running.join(None)]
         for result in await asyncio.gather(*map(taken, readers), return_exceptions=True):
             assert isinstance(result, ZeroDivisionError)
-        assert memory.get(KEY) is None
+        assert running.answers.get(KEY) is None
 
     run(test())
 
 
 def test_nobody_loses_time_by_joining() -> None:
     async def test() -> None:
-        running, _, _ = flights()
+        running = Kept()
         now = time.monotonic()
-        first = running.start(KEY, now + 1000, Search(2).answers())
+        first = running.start(now + 1000, Search(2).answers())
         await anext(first)
-        assert running.join(KEY, None) is None
-        assert running.join(KEY, now + 999) is None, "it would have to answer before the search ends"
-        assert running.join(KEY, now + 1200) is None, "it would lose more than a tenth of its time"
-        assert running.join(b"something else", now + 1000) is None
-        assert await taken(running.join(KEY, now + 1050)) == [0, 1]
+        assert running.join(None) is None
+        assert running.join(now + 999) is None, "it would have to answer before the search ends"
+        assert running.join(now + 1200) is None, "it would lose more than a tenth of its time"
+        assert running.join(now + 1000, b"something else") is None
+        assert await taken(running.join(now + 1050)) == [0, 1]
         assert await taken(first) == [1]
 
     run(test())
@@ -158,26 +167,26 @@ def test_nobody_loses_time_by_joining() -> None:
 
 def test_a_slow_reader_bounds_the_search_and_what_was_let_go_can_not_be_joined() -> None:
     async def test() -> None:
-        running, memory, _ = flights()
+        running = Kept()
         search = Search(100)
-        slow = running.start(KEY, None, search.answers())
+        slow = running.start(None, search.answers())
         await anext(slow)
-        quick = asyncio.create_task(taken(running.join(KEY, None)))
+        quick = asyncio.create_task(taken(running.join(None)))
         await settled()
         assert search.given == MOST // 100 + 1
-        assert running.join(KEY, None) is None
+        assert running.join(None) is None
         assert await taken(slow) == list(range(1, 100))
         assert await quick == list(range(100))
-        assert memory.get(KEY) is None
+        assert running.answers.get(KEY) is None
 
     run(test())
 
 
 def test_the_search_does_not_run_ahead_of_its_reader() -> None:
     async def test() -> None:
-        running, _, _ = flights()
+        running = Kept()
         search = Search(5)
-        reader = running.start(KEY, None, search.answers())
+        reader = running.start(None, search.answers())
         await anext(reader)
         await settled()
         assert search.given == 1
@@ -210,15 +219,16 @@ def test_the_same_question_is_solved_once_for_all_who_ask_it_at_the_same_time() 
 def test_cancelling_one_call_leaves_the_search_to_the_others() -> None:
     with serving() as running, grpc.insecure_channel(running.address) as channel:
         stub = solver_service_pb2_grpc.SolverServiceStub(channel)
-        asked = solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(hard_problem()), limit_seconds=600)
+        message = convert.problem_to_proto(general_problem())
+        asked = solver_service_pb2.SolveRequest(problem=message, limit_seconds=600)
         first = stub.Solve.future(asked)
-        wait_until(lambda: running.metrics.busy._value.get() == 1)
+        wait_until(lambda: len(running.pool.process_ids) == 1)
         second = stub.Solve.future(asked)
         wait_until(lambda: running.metrics.joined._value.get() == 1)
-        (searching,) = running.pool.working_pids
+        (searching,) = running.pool.process_ids
         first.cancel()
         wait_until(lambda: running.metrics.running._value.get() == 1)
-        assert running.pool.working_pids == {searching}
+        assert running.pool.process_ids == {searching}
         assert alive(searching)
         second.cancel()
         wait_until(lambda: not alive(searching))

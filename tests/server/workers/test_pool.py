@@ -1,17 +1,55 @@
-"""The pool by itself: a spare worker stands in, nothing is left over when it closes, at whatever moment."""
+"""The pool by itself: threads and processes, turns, cancellation; nothing is left over when it closes."""
 
 import asyncio
 import gc
-import os
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from raq_server.metrics import Metrics
-from raq_server.pool import Pool
-from raq_server.processes import Worker
-from raq_solver.errors import BackendFailure
-from support.services import alive
+from raq_proto import convert
+from raq_proto.errors import Overloaded
+from raq_proto.v1 import outcome_pb2, solver_service_pb2
+from raq_server.limits import RequestLimits
+from raq_server.service.solver_service import SERVICE
+from raq_server.store.database import Database, engine_of
+from raq_server.telemetry.metrics import Metrics
+from raq_server.workers import process
+from raq_server.workers.handlers import Answer
+from raq_server.workers.job import Job, ProfileCache
+from raq_server.workers.pool import Pool
+from raq_solver.errors import BackendFailure, InvalidInput
+from raq_solver.problem import Problem
+from support.services import alive, general_problem, hard_problem, problem, wait_until
+
+LIMITS = RequestLimits(tensors=10_000, types=100, constraints=100, budgets=100)
+
+
+def job(asked: Problem, metrics: Metrics, method: str = "Solve", limits: RequestLimits = LIMITS, **more: Any) -> Job:
+    message = solver_service_pb2.SweepRequest if method == "Sweep" else solver_service_pb2.SolveRequest
+    request = message(problem=convert.problem_to_proto(asked), **more).SerializeToString()
+    profiles = ProfileCache(Database(engine_of("sqlite:///:memory:")))
+    return Job(SERVICE.methods_by_name[method], request, None, limits, profiles, metrics)
+
+
+async def first(pool: Pool, asked: Job) -> Answer:
+    async with aclosing(pool.answers(asked)) as answers:
+        return await anext(answers)
+
+
+def run(test: Callable[[Pool, Metrics], Coroutine[Any, Any, None]], workers: int = 1, queue: int = 0) -> None:
+    async def opened() -> None:
+        metrics = Metrics()
+        pool = Pool(workers, queue, metrics)
+        await pool.open()
+        async with asyncio.timeout(60):
+            await test(pool, metrics)
+        await pool.close()
+
+    asyncio.run(opened())
 
 
 def open_files() -> dict[str, str]:
@@ -25,104 +63,150 @@ def open_files() -> dict[str, str]:
     return found
 
 
-def test_the_spare_stands_in_for_a_worker_that_is_killed() -> None:
-    async def test() -> None:
-        pool = Pool(1, 0, Metrics())
-        await pool.open()
-        async with pool.worker() as first:
-            pid = first.pid
-            first.working = True
-        async with pool.worker() as second:  # with no place in the queue: it must be there at once
-            assert second.pid != pid
-        await pool.close()
-        assert not alive(pid)
-
-    asyncio.run(test())
+async def until(reached: Callable[[], bool]) -> None:
+    await asyncio.to_thread(wait_until, reached)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 3, 10])
-def test_closing_while_a_worker_is_replaced_leaves_nothing_open(steps: int) -> None:
-    async def test() -> None:
-        pool = Pool(1, 1, Metrics())
-        await pool.open()
-        async with pool.worker() as worker:
-            worker.working = True
-        for _ in range(steps):
-            await asyncio.sleep(0.001)
-        await pool.close()
+@pytest.mark.parametrize("hard", [hard_problem, general_problem])
+def test_a_cancelled_job_gives_its_turn_to_the_next(hard: Callable[[int], Problem]) -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        solving = asyncio.create_task(first(pool, job(hard(0), metrics)))
+        await until(lambda: metrics.busy._value.get() == 1)
+        await asyncio.sleep(0.5)  # into the search
+        pids = pool.process_ids
+        assert len(pids) == (hard is general_problem)
+        waiting = asyncio.create_task(first(pool, job(problem(), metrics)))
+        await until(lambda: metrics.waiting._value.get() == 1)
+        solving.cancel()
+        assert (await waiting).proven
+        assert not pool.process_ids
+        await until(lambda: not any(map(alive, pids)))
 
-    asyncio.run(test())  # the first starts the process that workers are forked from, which stays
-    before = open_files()
-    asyncio.run(test())
-    gc.collect()
-    assert open_files() == before
-
-
-def test_closing_while_workers_are_started_leaves_nothing_open() -> None:
-    async def test() -> None:
-        pool = Pool(3, 1, Metrics())
-        opening = asyncio.create_task(pool.open())
-        await asyncio.sleep(0)
-        await pool.close()
-        with pytest.raises(asyncio.CancelledError):
-            await opening
-
-    asyncio.run(test())
-    before = open_files()
-    asyncio.run(test())
-    gc.collect()
-    assert open_files() == before
+    run(test, queue=1)
 
 
-def test_a_worker_that_can_not_be_started_is_tried_again_and_leaves_nothing_open(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def test() -> None:
-        pool = Pool(1, 1, Metrics())
-        await pool.open()
-        started, failures = Worker.start, iter([OSError("no more processes"), BackendFailure("ended")])
+def test_a_job_beyond_the_queue_is_refused() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        solving = asyncio.create_task(first(pool, job(hard_problem(), metrics)))
+        await until(lambda: metrics.busy._value.get() == 1)
+        with pytest.raises(Overloaded) as caught:
+            await first(pool, job(problem(), metrics))
+        assert caught.value.retry_seconds > 0
+        solving.cancel()
+        await until(lambda: metrics.busy._value.get() == 0)
+        assert (await first(pool, job(problem(), metrics))).proven
 
-        async def failing(worker: Worker) -> None:
-            await started(worker)
-            for failure in failures:
-                raise failure
+    run(test)
 
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_thread_and_a_process_give_the_same_answers(monkeypatch: pytest.MonkeyPatch, *, large: bool) -> None:
+    if large:
+        monkeypatch.setattr("raq_server.workers.pool.LARGE", 0)
+
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        asked = job(problem(), metrics, "Sweep", budgets=[{"capacity_bytes": size} for size in (30, 40, 60)])
+        async with aclosing(pool.answers(asked)) as answers:
+            contents = [answer.content async for answer in answers]
+        found = [solver_service_pb2.SweepResponse.FromString(content).point for content in contents]
+        assert [point.capacity_bytes for point in found] == [30, 40, 60]
+        assert all(point.termination == outcome_pb2.TERMINATION_OPTIMAL for point in found)
+        assert [point.size for point in found] == [30, 40, 60]
+        assert (asked.process_id is not None) == large
+        small = RequestLimits(tensors=1, types=1, constraints=1, budgets=1)
+        with pytest.raises((InvalidInput, process.StatusError), match="3 are given; this server takes at most 1"):
+            await first(pool, job(problem(), metrics, limits=small))
+
+    run(test)
+
+
+def test_leaving_a_stream_half_read_ends_its_process() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        asked = job(general_problem(), metrics, "Sweep", budgets=[{"capacity_bytes": size} for size in (1, 10**12)])
+        await first(pool, asked)  # infeasible: at once
+        pid = asked.process_id
+        assert pid is not None
+        await until(lambda: not alive(pid))
+        await until(lambda: metrics.busy._value.get() == 0)
+
+    run(test)
+
+
+def test_large_requests_reach_a_process_whole() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        with pytest.raises(process.StatusError, match="20,000 are given; this server takes at most 10,000"):
+            await first(pool, job(problem(tensors=20_000, types=20), metrics))
+
+    run(test)
+
+
+def test_the_template_is_started_again_when_it_was_killed() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        template = process._TEMPLATE._process
+        assert template is not None
+        template.kill()
+        template.wait()
+        limits = RequestLimits(tensors=1, types=1, constraints=1, budgets=1)
+        with pytest.raises(process.StatusError):
+            await first(pool, job(general_problem(), metrics, limits=limits))
+        assert process._TEMPLATE._process is not template
+
+    run(test)
+
+
+def test_a_process_that_can_not_be_started_is_a_failure_of_one_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    async def test(pool: Pool, metrics: Metrics) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(Worker, "start", failing)
-            for _ in range(2):
-                async with pool.worker() as worker:
-                    worker.working = True
-            async with asyncio.timeout(60), pool.worker():
-                pass
-        await pool.close()
+            patched.setattr(process._TEMPLATE, "fork", refused)
+            with pytest.raises(BackendFailure, match="temporarily unavailable"):
+                await first(pool, job(general_problem(), metrics))
+        assert (await first(pool, job(problem(), metrics))).proven
 
-    asyncio.run(test())
+    run(test, queue=1)
+
+
+@pytest.mark.parametrize("pause", [0, 0.001, 0.01, 0.1])
+@pytest.mark.parametrize("hard", [hard_problem, general_problem])
+def test_closing_leaves_nothing_open(hard: Callable[[int], Problem], pause: float) -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        solving = [asyncio.create_task(first(pool, job(hard(seed), metrics))) for seed in range(2)]
+        await asyncio.sleep(pause)
+        for task in solving:
+            task.cancel()
+        await asyncio.gather(*solving, return_exceptions=True)
+
+    run(test, workers=2)  # the first starts the template, which stays
+    gc.collect()
     before = open_files()
-    asyncio.run(test())
+    run(test, workers=2)
     gc.collect()
     assert open_files() == before
 
 
-def test_large_frames_pass_in_both_directions() -> None:
-    async def test() -> None:
-        from raq_proto.v1 import solver_service_pb2
-        from raq_server.frames import Tag, job_head
+def test_closing_ends_what_runs() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        solving = [asyncio.create_task(first(pool, job(hard(0), metrics))) for hard in (hard_problem, general_problem)]
+        await until(lambda: metrics.busy._value.get() == 2)
+        start = time.monotonic()
+        await pool.close()
+        for task in solving:
+            with suppress(Exception):
+                await task
+        assert time.monotonic() - start < 5
 
-        worker = Worker()
-        await worker.start()
-        request = solver_service_pb2.SolveRequest()
-        request.problem.table.tensors.extend("x" * 2**20 for _ in range(20))
-        sizes = {"tensors": 1, "types": 1, "constraints": 1, "budgets": 1}
-        head = job_head({"method": "Solve", "seconds": None, "sizes": sizes})
-        await worker.send(Tag.JOB, head, request.SerializeToString())
-        tag, content = await worker.receive()
-        assert tag is Tag.ERROR
-        assert b"20 are given; this server takes at most 1" in content
-        assert not worker.working
-        os.kill(worker.pid, 9)
-        with pytest.raises(BackendFailure, match="out of memory"):
-            await worker.receive()
-        await worker.end()
-        await worker.end()
+    run(test, workers=2)
 
-    asyncio.run(test())
+
+def test_the_answers_of_a_pool_are_those_of_the_solver() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        from raq_solver.solve import solve
+
+        for seed in range(3):
+            answer = await first(pool, job(problem(seed=seed), metrics))
+            found = convert.outcome_from_proto(solver_service_pb2.SolveResponse.FromString(answer.content).outcome)
+            assert found.ledger == solve(problem(seed=seed)).ledger
+
+    run(test)

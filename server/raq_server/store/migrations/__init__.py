@@ -1,4 +1,4 @@
-"""The history of the store's tables, applied when a server starts. Alembic's files, with no configuration file."""
+"""The history of the store's tables, applied when a server starts. Alembic's layout without a configuration file."""
 
 from pathlib import Path
 from typing import Final
@@ -13,9 +13,9 @@ _LOCK: Final = 0x7261715F  # "raq_": one server migrates, the others wait
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the tables to the newest form; several servers may do so at the same time.
+    """Bring the tables to the newest version; several servers may do so at the same time.
 
-    Raises InvalidInput when the database does not answer or can't be written to.
+    Raises InvalidInput if the database does not answer or can't be written.
     """
     try:
         _upgrade(engine)
@@ -28,7 +28,7 @@ def _upgrade(engine: sa.Engine) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent))
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
-            # The driver begins transactions only before changes of data; tables are changed by one here.
+            # The driver begins transactions only before changes of data; here one is needed for changes of tables.
             connection.connection.driver_connection.isolation_level = None  # type: ignore[union-attr]
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
@@ -36,4 +36,4 @@ def _upgrade(engine: sa.Engine) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
-        connection.detach()  # its driver is set up for this alone
+        connection.detach()  # its isolation level was changed for the migration

@@ -1,0 +1,1 @@
+"""Profiles and proven answers in a database."""

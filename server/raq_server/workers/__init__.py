@@ -1,0 +1,1 @@
+"""What runs a request to the solver: a bounded pool, handlers, and processes that can be killed."""
