@@ -36,13 +36,35 @@ std::vector<float> hard_weights() {
   return weights;
 }
 
+// Upper triangular, by integer arithmetic as well.
+std::vector<float> factor() {
+  std::vector<float> numbers(length * length);
+  for (std::int64_t j = 0; j < length; ++j) {
+    numbers[j * length + j] = 1 + static_cast<float>(j % 7) / 8;
+    for (std::int64_t k = j + 1; k < length; ++k)
+      numbers[j * length + k] = static_cast<float>((31 * j + 17 * k) % 97 - 48) / 4096;
+  }
+  return numbers;
+}
+
+void print_feedback(const raq::QuantType& type, const std::vector<float>& weights) {
+  static const std::vector<float> upper = factor();
+  raq::Options options;
+  options.threads = 1;
+  std::vector<std::uint8_t> blocks(rows * type.row_bytes(length));
+  raq::quantize_with_feedback(type, {weights.data(), nullptr, rows, length}, upper.data(), options,
+                              blocks.data());
+  std::printf("%-8s feedback %016" PRIx64 "\n", type.name, digest(blocks.data(), blocks.size()));
+}
+
 }  // namespace
 
 int main() {
   const std::vector<float> weights = hard_weights();
   std::vector<float> importance(length);
   for (std::int64_t i = 0; i < length; ++i) importance[i] = static_cast<float>(i % 17 * (i % 5)) / 16;
-  for (const raq::QuantType& type : raq::quant_types())
+  for (const raq::QuantType& type : raq::quant_types()) {
+    if (type.weights_per_block > 1) print_feedback(type, weights);
     for (const bool weighted : {false, true})
       for (const raq::Effort effort : {raq::Effort::fast, raq::Effort::best}) {
         const raq::Rows all{weights.data(), weighted ? importance.data() : nullptr, rows, length};
@@ -57,4 +79,5 @@ int main() {
                     effort == raq::Effort::best, digest(blocks.data(), blocks.size()),
                     digest(restored.data(), restored.size() * sizeof(float)));
       }
+  }
 }

@@ -2,7 +2,8 @@
 //
 // Arrays are allocated to the byte, so that a sanitizer sees every read or write beside one. What must hold:
 // - any bytes can be dequantized;
-// - finite weights become blocks that are finite again, whatever the importance;
+// - finite weights become blocks that are finite again, whatever the importance, and whatever the factor of
+//   error feedback;
 // - the error message names the position of a NaN.
 #include <bit>
 #include <cmath>
@@ -94,6 +95,30 @@ void quantize_and_back(const raq::QuantType& type, const Case& given, raq::Effor
       fail(std::string(type.name) + " measured an error that is not a finite number");
 }
 
+// Upper triangular, its diagonal over twenty powers of ten, and beside it any numbers or small ones.
+std::unique_ptr<float[]> hard_factor(Random& random, std::int64_t length, bool any) {
+  std::unique_ptr<float[]> factor(new float[length * length]);
+  for (std::int64_t j = 0; j < length; ++j)
+    for (std::int64_t k = 0; k < length; ++k)
+      factor[j * length + k] = k < j    ? 0.0f
+                               : k == j ? std::pow(10.0f, static_cast<float>(random() % 21) - 10.0f)
+                               : any    ? any_finite(random)
+                                        : std::normal_distribution<float>(0.0f, 0.1f)(random);
+  return factor;
+}
+
+void feed_errors_forward(const raq::QuantType& type, const Case& given, Random& random, bool any) {
+  const raq::Options options{raq::Effort::fast, 1};
+  const std::int64_t bytes = given.rows * type.row_bytes(given.length), count = given.rows * given.length;
+  const std::unique_ptr<float[]> factor = hard_factor(random, given.length, any);
+  const std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[bytes]);
+  const std::unique_ptr<float[]> restored(new float[count]);
+  raq::quantize_with_feedback(type, given.view(), factor.get(), options, blocks.get());
+  raq::dequantize(type, blocks.get(), given.rows, given.length, options, restored.get());
+  for (std::int64_t i = 0; i < count; ++i)
+    if (!std::isfinite(restored[i])) fail(std::string(type.name) + " fed forward what is not finite");
+}
+
 void read_any_bytes(const raq::QuantType& type, Random& random, std::int64_t rows, std::int64_t length) {
   const std::int64_t bytes = rows * type.row_bytes(length);
   const std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[bytes]);
@@ -133,6 +158,8 @@ int main(int count, char** arguments) {
           const Case given(random, 1 + kind % 3, length, kind, importance);
           quantize_and_back(type, given, raq::Effort::fast);
           if ((kind + importance) % 5 == 0) quantize_and_back(type, given, raq::Effort::best);
+          if (importance < 2 && type.weights_per_block > 1)
+            feed_errors_forward(type, given, random, importance == 1);
         }
       for (int rows = 1; rows <= 4; ++rows) read_any_bytes(type, random, rows, length);
       refuse_nan(type, Case(random, 3, length, 6, 4), random);

@@ -18,6 +18,7 @@ from raq_native._raq_native import measure_error as measure_error
 from raq_native._raq_native import measure_errors as measure_errors
 from raq_native._raq_native import measure_rows as measure_rows
 from raq_native._raq_native import quantize as quantize
+from raq_native._raq_native import quantize_with_feedback as quantize_with_feedback
 
 __all__ = [
     "QUANT_TYPES",
@@ -33,4 +34,5 @@ __all__ = [
     "measure_errors",
     "measure_rows",
     "quantize",
+    "quantize_with_feedback",
 ]

@@ -77,6 +77,24 @@ NewBlocks quantize(const std::string& quant_type, const Weights& weights,
   return new_array<NewBlocks>(std::move(blocks), {weights.shape(0), static_cast<std::size_t>(row_bytes)});
 }
 
+NewBlocks quantize_with_feedback(const std::string& quant_type, const Weights& weights, const Weights& factor,
+                                 int threads, const std::string& effort, const std::string& instruction_set) {
+  const raq::QuantType& type = raq::find_quant_type(quant_type);
+  const raq::Rows rows = rows_of(weights, std::nullopt);
+  const raq::Options options = options_of(threads, effort, instruction_set);
+  const std::int64_t row_bytes = type.row_bytes(rows.length);
+  if (factor.shape(0) != weights.shape(1) || factor.shape(1) != weights.shape(1))
+    throw std::invalid_argument("a factor of " + std::to_string(factor.shape(0)) + " x " +
+                                std::to_string(factor.shape(1)) + " for a row length of " +
+                                std::to_string(rows.length));
+  std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[rows.count * row_bytes]);
+  {
+    const nb::gil_scoped_release unlocked;
+    raq::quantize_with_feedback(type, rows, factor.data(), options, blocks.get());
+  }
+  return new_array<NewBlocks>(std::move(blocks), {weights.shape(0), static_cast<std::size_t>(row_bytes)});
+}
+
 NewWeights dequantize(const std::string& quant_type, const Blocks& blocks, std::int64_t row_length,
                       int threads, const std::string& device, const std::string& instruction_set) {
   const raq::QuantType& type = raq::find_quant_type(quant_type);
@@ -162,6 +180,22 @@ another length or with a negative or non-finite value, and a NaN or infinite wei
 named); RuntimeError if CUDA is asked for and absent, or fails; MemoryError if the device has no room
 for a quarter of a MiB of weights.)";
 
+constexpr char quantize_with_feedback_text[] =
+    R"(Quantize the weights so that later columns take back the errors of earlier ones: uint8[rows, row bytes].
+
+For inputs x with H the mean of x xᵀ and H⁻¹ = Uᵀ U, `factor` is U: float32[row length, row length],
+upper triangular with a positive diagonal. Columns are rounded from left to right. The error of column j,
+e = (w - r) / U_jj with w the weight as it has become and r the restored one, is subtracted as e U_jk from
+the weights of the columns k after it. Scales of a block are searched on its weights as they have become,
+with importance 1 / U_jj². Where inputs are correlated, the squared error of the outputs, tr(ΔW H ΔWᵀ), is
+far below that of `quantize`; blocks have the same format and size.
+
+Codebook types choose the vector of 4 or 8 columns at once and then feed their errors forward. `threads`,
+`effort` and `instruction_set` are as in `quantize`; neither threads nor the instruction set changes a byte.
+There is no CUDA version. Raises ValueError as `quantize` does, for F32, F16 and BF16, which store every
+weight by itself, and for a factor of another shape, with a NaN or infinite number, with one below the
+diagonal that is not zero, or with a diagonal that is not positive.)";
+
 constexpr char dequantize_text[] = R"(Restore the weights of each row, float32[rows, row_length].
 
 Any bytes give some floats. Raises ValueError if the bytes of a row are not those of row_length weights.)";
@@ -223,6 +257,9 @@ NB_MODULE(_raq_native, module) {
   module.def("quantize", &quantize, "quant_type"_a, "weights"_a.noconvert(),
              "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
              "device"_a = "cpu", "instruction_set"_a = "automatic", quantize_text);
+  module.def("quantize_with_feedback", &quantize_with_feedback, "quant_type"_a, "weights"_a.noconvert(),
+             "factor"_a.noconvert(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
+             "instruction_set"_a = "automatic", quantize_with_feedback_text);
   module.def("dequantize", &dequantize, "quant_type"_a, "blocks"_a.noconvert(), "row_length"_a, nb::kw_only(),
              "threads"_a = 0, "device"_a = "cpu", "instruction_set"_a = "automatic", dequantize_text);
   module.def("measure_error", &measure_error, "quant_type"_a, "weights"_a.noconvert(),

@@ -2,7 +2,9 @@
 #include "quantizer.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
+#include <cmath>
 
 namespace raq {
 
@@ -58,6 +60,41 @@ Effort effort_for(const Rows& rows, Effort asked) {
 NonFiniteWeight::NonFiniteWeight(std::int64_t row, std::int64_t column)
     : std::invalid_argument("weight [" + std::to_string(row) + ", " + std::to_string(column) +
                             "] is NaN or infinite") {}
+
+namespace {
+
+[[noreturn]] void refuse_factor(std::int64_t row, std::int64_t column, const char* what) {
+  throw std::invalid_argument("factor [" + std::to_string(row) + ", " + std::to_string(column) + "] is " +
+                              what);
+}
+
+// Whether row j of a factor is zero before the diagonal and finite after it. Without a branch for each number.
+bool sound(const float* row, std::int64_t j, std::int64_t columns) {
+  std::uint32_t below = 0, not_finite = 0;
+  for (std::int64_t k = 0; k < j; ++k) below |= std::bit_cast<std::uint32_t>(row[k]) << 1;
+  for (std::int64_t k = j; k < columns; ++k)
+    not_finite |= (std::bit_cast<std::uint32_t>(row[k]) & 0x7fffffffu) > 0x7f7fffffu;
+  return (below | not_finite) == 0;
+}
+
+}  // namespace
+
+std::vector<float> importance_of(const float* factor, std::int64_t columns) {
+  std::vector<float> importance(columns);
+  for (std::int64_t j = 0; j < columns; ++j) {
+    const float* row = factor + j * columns;
+    if (!sound(row, j, columns))
+      for (std::int64_t k = 0; k < columns; ++k) {
+        if (!std::isfinite(row[k])) refuse_factor(j, k, "NaN or infinite");
+        if (k < j && row[k] != 0) refuse_factor(j, k, "below the diagonal, but not zero");
+      }
+    importance[j] = 1.0f / (row[j] * row[j]);
+    if (row[j] <= 0) refuse_factor(j, j, "on the diagonal, but not positive");
+    if (!std::isnormal(importance[j]))
+      refuse_factor(j, j, "on the diagonal, but its square is too small or too large");
+  }
+  return importance;
+}
 
 std::vector<ErrorSums> totals_of(const std::vector<ErrorSums>& sums_of_rows, std::size_t types,
                                  std::int64_t rows) {

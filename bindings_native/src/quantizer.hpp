@@ -64,11 +64,20 @@ struct NonFiniteWeight : std::invalid_argument {
 void quantize(const QuantType& type, const Rows& rows, const Options& options, std::uint8_t* blocks);
 void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t row_length,
                 const Options& options, float* weights);
+// With error feedback: `factor` is U of H^-1 = U^T U for H the mean of x x^T over the inputs x, row after row.
+// The importance of `rows` is not read. Throws std::invalid_argument for a factor that `importance_of` refuses
+// and for a type that stores every weight by itself.
+void quantize_with_feedback(const QuantType& type, const Rows& rows, const float* factor,
+                            const Options& options, std::uint8_t* blocks);
 // One pass over the tensor for all types: the sums of each row, type after type.
 std::vector<ErrorSums> measure_rows(const std::vector<QuantType>& types, const Rows& rows,
                                     const Options& options);
 // The sums of the whole tensor, one for each type.
 std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, const Options& options);
+
+// The importance of the columns, 1 / U_jj^2, of a factor as `quantize_with_feedback` takes. Throws
+// std::invalid_argument if it is none.
+std::vector<float> importance_of(const float* factor, std::int64_t columns);
 
 // Adds up what `measure_rows` returns, row after row: the one order of addition on every device.
 std::vector<ErrorSums> totals_of(const std::vector<ErrorSums>& sums_of_rows, std::size_t types,

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from raq_server.service.tokens import hash_of
 
 from raq_client.files.profile_file import save_profile
 from raq_client.importance.imatrix_file import read_importance
@@ -14,6 +13,7 @@ from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_server import RunningServer
 from raq_server.config import TokenEntry
+from raq_server.service.tokens import hash_of
 from support.commands import client
 from support.services import serving
 

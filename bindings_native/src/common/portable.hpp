@@ -136,6 +136,10 @@ struct Bytes {
   RAQ_INLINE void clear() {
     for (int i = 0; i < words; ++i) word[i] = splat(0);
   }
+  // The `bits` of some bytes.
+  RAQ_INLINE void clear(int first, int number, int bits = 0xff) {
+    for (int i = first; i < first + number; ++i) word[i / 4] &= splat(~(bits << (8 * (i % 4))));
+  }
   // Both `put`s expect the place to be clear and `value` to have no bits above the byte or pair of bytes.
   RAQ_INLINE void put(int index, Int value) { word[index / 4] |= value << (8 * (index % 4)); }
   RAQ_INLINE void put_pair(int index, Int value) { word[index / 4] |= value << (8 * (index % 4)); }

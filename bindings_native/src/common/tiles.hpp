@@ -1,4 +1,4 @@
-// A tile: RAQ_LANES consecutive blocks, transposed so that lane i of the k-th Float is weight k of block i.
+// A tile: RAQ_LANES blocks, transposed so that lane i of the k-th Float is weight k of block i.
 #pragma once
 
 #include "common/half.hpp"
@@ -7,8 +7,6 @@
 
 namespace raq::RAQ_LEVEL {
 
-// Rows are complete, so block number b of them begins at weight b * K; its importance begins at column
-// (b * K) % row length. Missing lanes of the last tile are zero.
 template <int K>
 struct Tile {
   Float weights[K];
@@ -17,18 +15,28 @@ struct Tile {
   Int top;                // bits of the largest magnitude, before dividing by the unit
   Float importance_unit;  // the same for importance; 0 where that of a whole block is zero
 
+  // Consecutive blocks. Rows are complete, so block number b of them begins at weight b * K; its importance
+  // begins at column (b * K) % row length. Missing lanes of the last tile are zero.
   RAQ_HD void load(const Rows& rows, std::int64_t block, int count) {
-    load_weights(rows.weights + block * K, count);
+    const float* source[lanes];
+    for (int i = 0; i < lanes; ++i) source[i] = rows.weights + (block + i) * K;
+    turn<K>(source, count, weights);
+    divide_weights();
     load_importance(rows, block, count);
+  }
+
+  // The same columns of several rows. Weight k of them is turned[k * stride], its importance of_columns[k].
+  RAQ_HD void load_columns(const Float* turned, int stride, const float* of_columns) {
+    for (int k = 0; k < K; ++k) weights[k] = turned[k * stride];
+    divide_weights();
+    for (int k = 0; k < K; ++k) importance[k] = splat(of_columns[k]);
+    divide_importance();
   }
 
  private:
   bool alike = false;  // `importance` already holds ones, from the tile before
 
-  RAQ_HD void load_weights(const float* source, int count) {
-    const float* rows[lanes];
-    for (int i = 0; i < lanes; ++i) rows[i] = source + i * K;
-    turn<K>(rows, count, weights);
+  RAQ_HD void divide_weights() {
     unit = {splat(1.0f), splat(1.0f)};
     if constexpr (K == 1) return;  // not searched: nothing can overflow
     top = splat(0);
@@ -55,6 +63,10 @@ struct Tile {
     for (int i = 0; i < lanes; ++i)
       columns[i] = rows.importance + (block + (i < count ? i : 0)) % blocks_per_row * K;
     turn<K>(columns, count, importance);
+    divide_importance();
+  }
+
+  RAQ_HD void divide_importance() {
     Float most = splat(0.0f);
     RAQ_UNROLL
     for (int k = 0; k < K; ++k) most = larger(importance[k], most);
@@ -93,13 +105,15 @@ RAQ_HD LaneErrors errors_of(const Tile<K>& tile, const Float* restored) {
   return sums;
 }
 
+// `stride` is the distance of the blocks in memory, in bytes.
 template <int Count>
-RAQ_HD void store_blocks(const Bytes<Count>& block, int count, std::uint8_t* out) {
+RAQ_HD void store_blocks(const Bytes<Count>& block, int count, std::uint8_t* out,
+                         std::int64_t stride = Count) {
   constexpr int words = Bytes<Count>::words;
   for (int i = 0; i < count; ++i) {
     std::int32_t row[words];
     for (int w = 0; w < words; ++w) row[w] = reinterpret_cast<const std::int32_t*>(&block.word[w])[i];
-    memcpy(out + i * Count, row, Count);
+    memcpy(out + i * stride, row, Count);
   }
 }
 

@@ -6,6 +6,7 @@
 #include "cpu/kernels.hpp"
 
 #include "common/tiles.hpp"
+#include "cpu/feedback.hpp"
 #include "formats/all.hpp"
 
 namespace raq::RAQ_LEVEL {
@@ -100,6 +101,22 @@ void dequantize(const std::uint8_t* blocks, std::int64_t block_count, float* wei
   }
 }
 
+template <class Format>
+std::int64_t quantize_with_feedback(Rows rows, const float* factor, Effort effort, float* scratch,
+                                    std::uint8_t* blocks) {
+  const std::int64_t bad = first_non_finite(rows.weights, rows.count * rows.length);
+  if (bad == all_finite) Feedback<Format>(rows, factor, effort, scratch, blocks).run();
+  return bad;
+}
+
+template <class Format>
+constexpr Kernels kernels_of() {
+  Kernels kernels{quantize<Format>, measure<Format>, dequantize<Format>, nullptr};
+  if constexpr (CodePerWeight<Format> || CodePerGroup<Format>)
+    kernels.quantize_with_feedback = quantize_with_feedback<Format>;
+  return kernels;
+}
+
 }  // namespace
 }  // namespace raq::RAQ_LEVEL
 
@@ -108,9 +125,7 @@ void dequantize(const std::uint8_t* blocks, std::int64_t block_count, float* wei
 
 const raq::Kernels* raq::RAQ_JOIN(kernels_, RAQ_LEVEL)() {
   static constexpr Kernels table[] = {
-#define RAQ_QUANT_TYPE(name, id, weights_per_block, bytes_per_block)          \
-  {RAQ_LEVEL::quantize<RAQ_LEVEL::name>, RAQ_LEVEL::measure<RAQ_LEVEL::name>, \
-   RAQ_LEVEL::dequantize<RAQ_LEVEL::name>},
+#define RAQ_QUANT_TYPE(name, id, weights_per_block, bytes_per_block) RAQ_LEVEL::kernels_of<RAQ_LEVEL::name>(),
 #include "quant_types.def"
 #undef RAQ_QUANT_TYPE
   };

@@ -11,12 +11,25 @@ namespace raq {
 
 constexpr std::int64_t all_finite = -1;
 
+// Memory that `quantize_with_feedback` works in, aligned to 64 bytes: for each of the rows, rounded up to
+// whole `row_step`s, span + columns floats; and span * (corner_stride + strip) floats beside them.
+namespace feedback {
+constexpr int row_step = 32;
+constexpr int span = 256;                 // columns whose errors are kept until all later columns get them
+constexpr int strip = 32;                 // columns that get them at once
+constexpr int corner_stride = span + 16;  // not a power of two, which few lines of a cache could hold
+}  // namespace feedback
+
 struct Kernels {
   // Both return the position of the first non-finite weight in the rows, or all_finite. If there is such a
   // weight, what they wrote must not be used. `measure` adds to the sums of each row.
   std::int64_t (*quantize)(Rows rows, Effort effort, std::uint8_t* blocks);
   std::int64_t (*measure)(Rows rows, Effort effort, ErrorSums* sums_of_rows);
   void (*dequantize)(const std::uint8_t* blocks, std::int64_t block_count, float* weights);
+  // Null for formats that store every weight by itself. Returns as `quantize` does. `factor` is U, see
+  // feedback.hpp; the importance of the rows is 1 / U_jj^2.
+  std::int64_t (*quantize_with_feedback)(Rows rows, const float* factor, Effort effort, float* scratch,
+                                         std::uint8_t* blocks);
 };
 
 // Tables in the order of quant_types.def. Each comes from its own copy of kernels.cpp.

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 
 #include "chunks.hpp"
@@ -13,10 +15,14 @@
 namespace raq {
 namespace {
 
+int threads_of(const Options& options) {
+  return options.threads > 0 ? options.threads
+                             : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
 // Runs work(chunk) for every chunk. Of several exceptions the one of the first chunk is thrown again
 // here, whichever thread is faster.
 void for_each_chunk(std::int64_t count, int threads, const std::function<void(std::int64_t)>& work) {
-  if (threads <= 0) threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   std::atomic<std::int64_t> next{0}, failed_chunk{count};
   std::exception_ptr failure;
   std::mutex guard;
@@ -49,6 +55,40 @@ void require_finite(std::int64_t position, const Rows& rows, std::int64_t first_
     throw NonFiniteWeight(first_row + position / rows.length, position % rows.length);
 }
 
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t step) {
+  return (value + step - 1) / step * step;
+}
+
+// Groups of rows that feed errors forward together and share what they read of the factor. As many for each
+// thread; the results do not depend on them.
+struct FeedbackGroups {
+  static constexpr std::int64_t most_rows = 128;  // 2 MiB of weights where there are 4096 columns
+  std::int64_t rows_each, count;
+
+  FeedbackGroups(std::int64_t rows, int threads) {
+    const std::int64_t wanted =
+        round_up(std::max<std::int64_t>(1, (rows + most_rows - 1) / most_rows), threads);
+    rows_each = std::max<std::int64_t>(feedback::row_step,
+                                       round_up((rows + wanted - 1) / wanted, feedback::row_step));
+    count = (rows + rows_each - 1) / rows_each;
+  }
+};
+
+// Memory in floats, aligned as the kernels need it.
+class Scratch {
+ public:
+  explicit Scratch(std::int64_t count)
+      : data_(static_cast<float*>(::operator new(count * sizeof(float), alignment))) {}
+  ~Scratch() { ::operator delete(data_, alignment); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  float* data() const { return data_; }
+
+ private:
+  static constexpr std::align_val_t alignment{64};
+  float* data_;
+};
+
 }  // namespace
 
 void quantize(const QuantType& type, const Rows& rows, const Options& options, std::uint8_t* blocks) {
@@ -56,7 +96,7 @@ void quantize(const QuantType& type, const Rows& rows, const Options& options, s
   const Kernels& kernels = cpu_kernels(type, options.instruction_set);
   const Chunks chunks(rows.count, rows.length);
   const Effort effort = effort_for(rows, options.effort);
-  for_each_chunk(chunks.count, options.threads, [&](std::int64_t chunk) {
+  for_each_chunk(chunks.count, threads_of(options), [&](std::int64_t chunk) {
     const std::int64_t first = chunks.first(chunk);
     require_finite(kernels.quantize(part(rows, chunks, chunk), effort, blocks + first * row_bytes), rows,
                    first);
@@ -68,10 +108,34 @@ void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t 
   const std::int64_t row_bytes = type.row_bytes(row_length);
   const Kernels& kernels = cpu_kernels(type, options.instruction_set);
   const Chunks chunks(rows, row_length);
-  for_each_chunk(chunks.count, options.threads, [&](std::int64_t chunk) {
+  for_each_chunk(chunks.count, threads_of(options), [&](std::int64_t chunk) {
     const std::int64_t first = chunks.first(chunk);
     kernels.dequantize(blocks + first * row_bytes, chunks.size(chunk) * row_length / type.weights_per_block,
                        weights + first * row_length);
+  });
+}
+
+void quantize_with_feedback(const QuantType& type, const Rows& rows, const float* factor,
+                            const Options& options, std::uint8_t* blocks) {
+  const std::int64_t row_bytes = type.row_bytes(rows.length), columns = rows.length;
+  const Kernels& kernels = cpu_kernels(type, options.instruction_set);
+  if (kernels.quantize_with_feedback == nullptr)
+    throw std::invalid_argument(std::string("errors cannot be fed forward in ") + type.name +
+                                ": it stores every weight by itself");
+  const std::vector<float> importance = importance_of(factor, columns);
+  const Effort effort = effort_for({nullptr, importance.data(), 0, columns}, options.effort);
+  const int threads = threads_of(options);
+  const FeedbackGroups groups(rows.count, threads);
+  const std::int64_t floats = groups.rows_each * (feedback::span + columns) +
+                              feedback::span * (feedback::corner_stride + feedback::strip);
+  for_each_chunk(groups.count, threads, [&](std::int64_t group) {
+    const std::int64_t first = group * groups.rows_each;
+    const Rows some{rows.weights + first * columns, importance.data(),
+                    std::min(groups.rows_each, rows.count - first), columns};
+    const Scratch scratch(floats);
+    require_finite(
+        kernels.quantize_with_feedback(some, factor, effort, scratch.data(), blocks + first * row_bytes),
+        rows, first);
   });
 }
 
@@ -81,7 +145,7 @@ std::vector<ErrorSums> measure_rows(const std::vector<QuantType>& types, const R
   const Chunks chunks(rows.count, rows.length);
   const Effort effort = effort_for(rows, options.effort);
   std::vector<ErrorSums> sums(types.size() * rows.count);
-  for_each_chunk(chunks.count, options.threads, [&](std::int64_t chunk) {
+  for_each_chunk(chunks.count, threads_of(options), [&](std::int64_t chunk) {
     const std::int64_t first = chunks.first(chunk);
     for (std::size_t t = 0; t < types.size(); ++t)
       require_finite(cpu_kernels(types[t], options.instruction_set)

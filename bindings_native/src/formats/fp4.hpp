@@ -59,6 +59,8 @@ RAQ_INLINE Float fp4_error(const Float* x, const Float* h, Float scale) {
 
 struct MXFP4 {
   static constexpr int weights = 32, bytes = 17;
+  static constexpr int sub_block = 32, first_code_byte = 1, code_bytes = 16;
+  using Levels = DoubledFp4;
 
   // 2^(e - 128). As floats, those of e = 0 and 1 are subnormal.
   RAQ_INLINE static Float scale_of(Int e) {
@@ -85,7 +87,13 @@ struct MXFP4 {
     for (int k = 0; k < weights; ++k) codes[k] = DoubledFp4::code_of(x[k] * inverse);
     block.clear();
     block.put(0, select(empty, splat(0), best_e));
-    put_nibbles(block, 1, codes);
+    put_codes(block, codes);
+  }
+
+  RAQ_INLINE static Int code_of(Float level) { return DoubledFp4::code_of(level); }
+  RAQ_INLINE static void put_codes(Bytes<bytes>& block, const Int* codes) { put_nibbles(block, 1, codes); }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int) {
+    return {scale_of(block.get(0)), splat(0.0f)};
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
@@ -96,6 +104,8 @@ struct MXFP4 {
 
 struct NVFP4 {
   static constexpr int weights = 64, bytes = 36;
+  static constexpr int sub_block = 16, first_code_byte = 4, code_bytes = 32;
+  using Levels = DoubledFp4;
   static constexpr int largest_scale = 0x7e;  // 448; 0x7f means zero
 
   // Half of the scale that a byte encodes; its top bit is ignored.
@@ -116,6 +126,7 @@ struct NVFP4 {
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
+    Int codes[weights];
     block.clear();
     for (int j = 0; j < 4; ++j) {
       const Float *xj = x + 16 * j, *hj = h + 16 * j;
@@ -136,10 +147,17 @@ struct NVFP4 {
       }
       const Float inverse = inverse_or_zero(half_scale(best_code) * unit.inverse);
       block.put(j, best_code);
-      for (int k = 0; k < 8; ++k)
-        block.put(4 + 8 * j + k,
-                  DoubledFp4::code_of(xj[k] * inverse) | (DoubledFp4::code_of(xj[k + 8] * inverse) << 4));
+      for (int k = 0; k < 16; ++k) codes[16 * j + k] = code_of(xj[k] * inverse);
     }
+    put_codes(block, codes);
+  }
+
+  RAQ_INLINE static Int code_of(Float level) { return DoubledFp4::code_of(level); }
+  RAQ_INLINE static void put_codes(Bytes<bytes>& block, const Int* codes) {
+    for (int k = 0; k < weights; ++k) block.put(4 + 8 * (k / 16) + k % 8, codes[k] << (4 * (k % 16 / 8)));
+  }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int j) {
+    return {half_scale(block.get(j)), splat(0.0f)};
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {

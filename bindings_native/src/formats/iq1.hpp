@@ -15,13 +15,40 @@
 
 namespace raq::RAQ_LEVEL {
 
+RAQ_INLINE Float delta_of(Int negative) {
+  return select(negative == splat(1), splat(-0.125f), splat(0.125f));
+}
 RAQ_INLINE Float shifted_value(Float scale, Int code, Int negative, int k) {
-  const Float delta = select(negative == splat(1), splat(-0.125f), splat(0.125f));
-  return scale * (book_value<BookIq1>(code, k) + delta);
+  return scale * (book_value<BookIq1>(code, k) + delta_of(negative));
 }
 
-struct IQ1_S {
-  static constexpr int weights = 256, bytes = 50;
+// Error feedback; `per_group`, the sign of delta is chosen for every 8 weights.
+template <bool per_group>
+struct ShiftedGroups {
+  static constexpr int group = 8;
+  using Vectors = BlockVectors<BookIq1>;
+
+  RAQ_HD static void choose(const Float* x, const Float* h, Float scale, int place, Vectors& found,
+                            Float* levels) {
+    GroupSearch<BookIq1> search;
+    Int& negative = found.signs[place / 8];
+    if constexpr (per_group) {
+      Float gain[2];
+      RAQ_ROLLED
+      for (int n = 0; n < 2; ++n) {
+        search.build(x, h, delta_of(splat(n)));
+        gain[n] = search.gain(scale);
+      }
+      negative = select(gain[1] > gain[0], splat(1), splat(0));
+    }
+    search.build(x, h, delta_of(negative));
+    const Int code = found.codes[place / 8] = search.find(scale).code;
+    for (int k = 0; k < 8; ++k) levels[k] = book_value<BookIq1>(code, k) + delta_of(negative);
+  }
+};
+
+struct IQ1_S : ShiftedGroups<false> {
+  static constexpr int weights = 256, bytes = 50, sub_block = 32;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
@@ -29,39 +56,56 @@ struct IQ1_S {
     found.search(x, h, unit, effort);
     block.clear();
     block.put_pair(0, found.d.bits);
+    for (int j = 0; j < 8; ++j)
+      block.put(35 + 2 * j, (scale_code(found.scales[j]) << 4) | (found.negative_shift[4 * j] << 7));
+    put_vectors(block, found.codes, found.negative_shift);
+  }
+
+  RAQ_INLINE static void clear_vectors(Bytes<bytes>& block) {
+    block.clear(2, 32);
     for (int j = 0; j < 8; ++j) {
-      Int pair = (scale_code(found.scales[j]) << 12) | (found.negative_shift[4 * j] << 15);
+      block.clear(34 + 2 * j, 1);
+      block.clear(35 + 2 * j, 1, 0x0f);
+    }
+  }
+  // Shifts stand beside the scales and stay.
+  RAQ_INLINE static void put_vectors(Bytes<bytes>& block, const Int* codes, const Int*) {
+    for (int j = 0; j < 8; ++j) {
+      Int pair = splat(0);
       for (int g = 0; g < 4; ++g) {
-        block.put(2 + 4 * j + g, found.codes[4 * j + g] & 0xff);
-        pair |= (found.codes[4 * j + g] >> 8) << (3 * g);
+        block.put(2 + 4 * j + g, codes[4 * j + g] & 0xff);
+        pair |= (codes[4 * j + g] >> 8) << (3 * g);
       }
       block.put_pair(34 + 2 * j, pair);
     }
   }
+  RAQ_INLINE static void get_fixed(const Bytes<bytes>& block, Vectors& vectors) {
+    for (int g = 0; g < 32; ++g) vectors.signs[g] = block.get(35 + 2 * (g / 4)) >> 7;
+  }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int j) {
+    const Float d = half_to_float(block.get_pair(0));
+    return {d * to_float(2 * ((block.get(35 + 2 * j) >> 4) & 7) + 1), splat(0.0f)};
+  }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
-    const Float d = half_to_float(block.get_pair(0));
     for (int g = 0; g < 32; ++g) {
       const Int pair = block.get_pair(34 + 2 * (g / 4));
       const Int code = block.get(2 + g) | (((pair >> (3 * (g % 4))) & 7) << 8);
-      const Float scale = d * to_float(2 * ((pair >> 12) & 7) + 1);
+      const Float scale = scales(block, g / 4).scale;
       for (int k = 0; k < 8; ++k) x[8 * g + k] = shifted_value(scale, code, pair >> 15, k);
     }
   }
 };
 
-struct IQ1_M {
-  static constexpr int weights = 256, bytes = 56;
+struct IQ1_M : ShiftedGroups<true> {
+  static constexpr int weights = 256, bytes = 56, sub_block = 16;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
     CodebookSuperBlock<BookIq1, BookShape{16, 15, 1.0f, Shift::per_group, 1.125f, 0.3f, 4.0f, 0.84f}> found;
     found.search(x, h, unit, effort);
     block.clear();
-    for (int g = 0; g < 32; ++g) {
-      block.put(g, found.codes[g] & 0xff);
-      block.put(32 + g / 2, ((found.codes[g] >> 8) | (found.negative_shift[g] << 3)) << (4 * (g % 2)));
-    }
+    put_vectors(block, found.codes, found.negative_shift);
     for (int p = 0; p < 4; ++p) {
       Int pair = ((found.d.bits >> (4 * p)) & 15) << 12;
       for (int i = 0; i < 4; ++i) pair |= scale_code(found.scales[4 * p + i]) << (3 * i);
@@ -69,14 +113,24 @@ struct IQ1_M {
     }
   }
 
-  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
+  RAQ_INLINE static void clear_vectors(Bytes<bytes>& block) { block.clear(0, 48); }
+  RAQ_INLINE static void put_vectors(Bytes<bytes>& block, const Int* codes, const Int* negative) {
+    for (int g = 0; g < 32; ++g) {
+      block.put(g, codes[g] & 0xff);
+      block.put(32 + g / 2, ((codes[g] >> 8) | (negative[g] << 3)) << (4 * (g % 2)));
+    }
+  }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int j) {
     Int bits = splat(0);
     for (int p = 0; p < 4; ++p) bits |= (block.get_pair(48 + 2 * p) >> 12) << (4 * p);
-    const Float d = half_to_float(bits);
+    const Int odd = 2 * ((block.get_pair(48 + 2 * (j / 4)) >> (3 * (j % 4))) & 7) + 1;
+    return {half_to_float(bits) * to_float(odd), splat(0.0f)};
+  }
+
+  RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
     for (int g = 0; g < 32; ++g) {
       const Int high = (block.get(32 + g / 2) >> (4 * (g % 2))) & 15, code = block.get(g) | ((high & 7) << 8);
-      const int j = g / 2;
-      const Float scale = d * to_float(2 * ((block.get_pair(48 + 2 * (j / 4)) >> (3 * (j % 4))) & 7) + 1);
+      const Float scale = scales(block, g / 2).scale;
       for (int k = 0; k < 8; ++k) x[8 * g + k] = shifted_value(scale, code, high >> 3, k);
     }
   }

@@ -14,8 +14,8 @@
 
 namespace raq::RAQ_LEVEL {
 
-struct IQ3_XXS {
-  static constexpr int weights = 256, bytes = 98;
+struct IQ3_XXS : SignedGroups<BookIq3Xxs, 8, true> {
+  static constexpr int weights = 256, bytes = 98, sub_block = 32;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
@@ -26,28 +26,43 @@ struct IQ3_XXS {
     found.search(signs.sizes, h, unit, effort);
     block.clear();
     block.put_pair(0, found.d.bits);
-    for (int g = 0; g < 64; ++g) block.put(2 + g, found.codes[g]);
+    for (int j = 0; j < 8; ++j) block.put(69 + 4 * j, scale_code(found.scales[j]) << 4);
+    put_vectors(block, found.codes, signs.bits);
+  }
+
+  RAQ_INLINE static void clear_vectors(Bytes<bytes>& block) {
+    block.clear(2, 64);
     for (int j = 0; j < 8; ++j) {
-      Int word = scale_code(found.scales[j]) << 28;
-      for (int g = 0; g < 4; ++g) word |= (signs.bits[4 * j + g] & 0x7f) << (7 * g);
+      block.clear(66 + 4 * j, 3);
+      block.clear(69 + 4 * j, 1, 0x0f);
+    }
+  }
+  RAQ_INLINE static void put_vectors(Bytes<bytes>& block, const Int* codes, const Int* signs) {
+    for (int g = 0; g < 64; ++g) block.put(2 + g, codes[g]);
+    for (int j = 0; j < 8; ++j) {
+      Int word = splat(0);
+      for (int g = 0; g < 4; ++g) word |= (signs[4 * j + g] & 0x7f) << (7 * g);
       put_word(block, 66 + 4 * j, word);
     }
   }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int j) {
+    const Float d = half_to_float(block.get_pair(0));
+    return {d * (0.5f + to_float(block.get(69 + 4 * j) >> 4)) * 0.5f, splat(0.0f)};
+  }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
-    const Float d = half_to_float(block.get_pair(0));
     for (int g = 0; g < 64; ++g) {
       const Int word = get_word(block, 66 + 4 * (g / 8)), code = block.get(2 + g);
       const Int signs = signs_of_code((word >> (7 * (g / 2 % 4))) & 0x7f);
-      const Float scale = d * (0.5f + to_float((word >> 28) & 15)) * 0.5f;
+      const Float scale = scales(block, g / 8).scale;
       for (int k = 0; k < 4; ++k)
         x[4 * g + k] = with_sign(scale * book_value<BookIq3Xxs>(code, k), signs, 4 * (g % 2) + k);
     }
   }
 };
 
-struct IQ3_S {
-  static constexpr int weights = 256, bytes = 110;
+struct IQ3_S : SignedGroups<BookIq3S, 4, false> {
+  static constexpr int weights = 256, bytes = 110, sub_block = 32;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
@@ -57,20 +72,28 @@ struct IQ3_S {
     found.search(signs.sizes, h, unit, effort);
     block.clear();
     block.put_pair(0, found.d.bits);
-    for (int g = 0; g < 64; ++g) {
-      block.put(2 + g, found.codes[g] & 0xff);
-      block.put(66 + g / 8, (found.codes[g] >> 8) << (g % 8));
-    }
-    for (int g = 0; g < 32; ++g) block.put(74 + g, signs.bits[g]);
     put_scale_nibbles(block, 106, found.scales, 8);
+    put_vectors(block, found.codes, signs.bits);
+  }
+
+  RAQ_INLINE static void clear_vectors(Bytes<bytes>& block) { block.clear(2, 104); }
+  RAQ_INLINE static void put_vectors(Bytes<bytes>& block, const Int* codes, const Int* signs) {
+    for (int g = 0; g < 64; ++g) {
+      block.put(2 + g, codes[g] & 0xff);
+      block.put(66 + g / 8, (codes[g] >> 8) << (g % 8));
+    }
+    for (int g = 0; g < 32; ++g) block.put(74 + g, signs[g]);
+  }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int j) {
+    const Float d = half_to_float(block.get_pair(0));
+    return {d * to_float(1 + 2 * get_scale_nibble(block, 106, j)), splat(0.0f)};
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
-    const Float d = half_to_float(block.get_pair(0));
     for (int g = 0; g < 64; ++g) {
       const Int code = block.get(2 + g) | (((block.get(66 + g / 8) >> (g % 8)) & 1) << 8);
       const Int signs = block.get(74 + g / 2);
-      const Float scale = d * to_float(1 + 2 * get_scale_nibble(block, 106, g / 8));
+      const Float scale = scales(block, g / 8).scale;
       for (int k = 0; k < 4; ++k)
         x[4 * g + k] = with_sign(scale * book_value<BookIq3S>(code, k), signs, 4 * (g % 2) + k);
     }

@@ -46,6 +46,8 @@ struct UnevenValues {
 
 struct IQ4_NL {
   static constexpr int weights = 32, bytes = 18;
+  static constexpr int sub_block = 32, first_code_byte = 2, code_bytes = 16;
+  using Levels = UnevenValues;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
@@ -56,7 +58,13 @@ struct IQ4_NL {
     for (int k = 0; k < weights; ++k) codes[k] = UnevenValues::code_of(x[k] * inverse);
     block.clear();
     block.put_pair(0, d.bits);
-    put_nibbles(block, 2, codes);
+    put_codes(block, codes);
+  }
+
+  RAQ_INLINE static Int code_of(Float level) { return UnevenValues::code_of(level); }
+  RAQ_INLINE static void put_codes(Bytes<bytes>& block, const Int* codes) { put_nibbles(block, 2, codes); }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int) {
+    return {half_to_float(block.get_pair(0)), splat(0.0f)};
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
@@ -67,6 +75,8 @@ struct IQ4_NL {
 
 struct IQ4_XS {
   static constexpr int weights = 256, bytes = 136;
+  static constexpr int sub_block = 32, first_code_byte = 8, code_bytes = 128;
+  using Levels = UnevenValues;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
@@ -78,18 +88,25 @@ struct IQ4_XS {
       const Int scale = truncate(found.scales[j]) + 32;
       block.put(2 + j / 4, (scale >> 4) << (2 * (j % 4)));
       block.put(4 + j / 2, (scale & 15) << (4 * (j % 2)));
-      Int codes[32];
-      for (int k = 0; k < 32; ++k) codes[k] = UnevenValues::code_of(found.codes[32 * j + k]);
-      put_nibbles(block, 8 + 16 * j, codes);
     }
+    Int codes[weights];
+    for (int k = 0; k < weights; ++k) codes[k] = code_of(found.codes[k]);
+    put_codes(block, codes);
+  }
+
+  RAQ_INLINE static Int code_of(Float level) { return UnevenValues::code_of(level); }
+  RAQ_INLINE static void put_codes(Bytes<bytes>& block, const Int* codes) {
+    for (int j = 0; j < 8; ++j) put_nibbles(block, 8 + 16 * j, codes + 32 * j);
+  }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int j) {
+    const Int high = (block.get(2 + j / 4) >> (2 * (j % 4))) & 3,
+              low = (block.get(4 + j / 2) >> (4 * (j % 2))) & 15;
+    return {half_to_float(block.get_pair(0)) * to_float((low | (high << 4)) - 32), splat(0.0f)};
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
-    const Float d = half_to_float(block.get_pair(0));
     for (int j = 0; j < 8; ++j) {
-      const Int high = (block.get(2 + j / 4) >> (2 * (j % 4))) & 3,
-                low = (block.get(4 + j / 2) >> (4 * (j % 2))) & 15;
-      const Float scale = d * to_float((low | (high << 4)) - 32);
+      const Float scale = scales(block, j).scale;
       for (int k = 0; k < 32; ++k)
         x[32 * j + k] = scale * UnevenValues::value_of(get_nibble(block, 8 + 16 * j, k));
     }

@@ -42,56 +42,76 @@ RAQ_INLINE Int get_row_nibble(const Bytes<Count>& block, int start, int k) {
   return (block.get(start + 32 * (k / 64) + k % 32) >> (4 * (k / 32 % 2))) & 15;
 }
 
-struct Q4_K {
-  static constexpr int weights = 256, bytes = 144;
+// What Q4_K and Q5_K share: codes are levels from 0 to `high`.
+template <int high>
+struct SixBitScales {
+  static constexpr int weights = 256, sub_block = 32, first_code_byte = 16;
+  using Levels = Whole<0, high>;
 
-  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
-                                    Bytes<bytes>& block) {
-    AffineSuperBlock<AffineShape{8, 32, 15, 63}> found;
+  RAQ_INLINE static Int code_of(Float level) { return truncate(level); }
+  template <int Count>
+  RAQ_INLINE static Scales scales(const Bytes<Count>& block, int j) {
+    const Float d = half_to_float(block.get_pair(0)), dmin = half_to_float(block.get_pair(2));
+    return {d * to_float(get_scale(block, j)), dmin * to_float(get_offset(block, j))};
+  }
+  // Writes all but the codes, which are returned.
+  template <int Count>
+  RAQ_HD static void search(const Float* x, const Float* h, Unit unit, Effort effort, Bytes<Count>& block,
+                            Int* codes) {
+    AffineSuperBlock<AffineShape{8, 32, high, 63}> found;
     found.search(x, h, unit, effort);
-    Int codes[weights];
     to_codes(found.codes, splat(0), codes, weights);
     block.clear();
     block.put_pair(0, found.d.bits);
     block.put_pair(2, found.dmin.bits);
     put_six_bits(block, found.scales, found.offsets);
+  }
+};
+
+struct Q4_K : SixBitScales<15> {
+  static constexpr int bytes = 144, code_bytes = 128;
+
+  RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
+                                    Bytes<bytes>& block) {
+    Int codes[weights];
+    search(x, h, unit, effort, block, codes);
+    put_codes(block, codes);
+  }
+
+  RAQ_INLINE static void put_codes(Bytes<bytes>& block, const Int* codes) {
     put_nibble_rows(block, 16, codes);
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
-    const Float d = half_to_float(block.get_pair(0)), dmin = half_to_float(block.get_pair(2));
     for (int j = 0; j < 8; ++j) {
-      const Float scale = d * to_float(get_scale(block, j)), offset = dmin * to_float(get_offset(block, j));
+      const Scales s = scales(block, j);
       for (int k = 32 * j; k < 32 * (j + 1); ++k)
-        x[k] = scale * to_float(get_row_nibble(block, 16, k)) - offset;
+        x[k] = s.scale * to_float(get_row_nibble(block, 16, k)) - s.offset;
     }
   }
 };
 
-struct Q5_K {
-  static constexpr int weights = 256, bytes = 176;
+struct Q5_K : SixBitScales<31> {
+  static constexpr int bytes = 176, code_bytes = 160;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
-    AffineSuperBlock<AffineShape{8, 32, 31, 63}> found;
-    found.search(x, h, unit, effort);
     Int codes[weights];
-    to_codes(found.codes, splat(0), codes, weights);
-    block.clear();
-    block.put_pair(0, found.d.bits);
-    block.put_pair(2, found.dmin.bits);
-    put_six_bits(block, found.scales, found.offsets);
+    search(x, h, unit, effort, block, codes);
+    put_codes(block, codes);
+  }
+
+  RAQ_INLINE static void put_codes(Bytes<bytes>& block, const Int* codes) {
     for (int k = 0; k < weights; ++k) block.put(16 + k % 32, (codes[k] >> 4) << (k / 32));
     put_nibble_rows(block, 48, codes);
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
-    const Float d = half_to_float(block.get_pair(0)), dmin = half_to_float(block.get_pair(2));
     for (int j = 0; j < 8; ++j) {
-      const Float scale = d * to_float(get_scale(block, j)), offset = dmin * to_float(get_offset(block, j));
+      const Scales s = scales(block, j);
       for (int k = 32 * j; k < 32 * (j + 1); ++k) {
         const Int fifth = (block.get(16 + k % 32) >> j) & 1;
-        x[k] = scale * to_float(get_row_nibble(block, 48, k) | (fifth << 4)) - offset;
+        x[k] = s.scale * to_float(get_row_nibble(block, 48, k) | (fifth << 4)) - s.offset;
       }
     }
   }

@@ -52,6 +52,8 @@ RAQ_INLINE StoredScale fit_few_codes(const Float* x, const Float* h, Unit unit, 
 
 struct TQ1_0 {
   static constexpr int weights = 256, bytes = 54;
+  static constexpr int sub_block = 32, first_code_byte = 0, code_bytes = 52;
+  using Levels = Whole<-1, 1>;
 
   // Calls use(byte, place of the trit, weight) for every weight.
   template <class Use>
@@ -67,19 +69,26 @@ struct TQ1_0 {
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
-    using Codes = Whole<-1, 1>;
-    const StoredScale d = fit_few_codes<Codes, weights>(x, h, unit, effort);
+    const StoredScale d = fit_few_codes<Levels, weights>(x, h, unit, effort);
     const Float inverse = inverse_or_zero(d.value);
+    Int codes[weights];
+    for (int k = 0; k < weights; ++k) codes[k] = code_of(Levels::round(x[k] * inverse));
+    block.clear();
+    put_codes(block, codes);
+    block.put_pair(52, d.bits);
+  }
+
+  RAQ_INLINE static Int code_of(Float level) { return truncate(level) + 1; }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int) {
+    return {half_to_float(block.get_pair(52)), splat(0.0f)};
+  }
+  RAQ_HD static void put_codes(Bytes<bytes>& block, const Int* codes) {
     Int sums[52];
     for (int i = 0; i < 52; ++i) sums[i] = splat(0);
-    for_each_trit([&](int byte, int place, int k) {
-      sums[byte] += (truncate(Codes::round(x[k] * inverse)) + 1) * power_of_3(4 - place);
-    });
-    block.clear();
+    for_each_trit([&](int byte, int place, int k) { sums[byte] += codes[k] * power_of_3(4 - place); });
     // ceil(256 v / 243) without a division, which no vector unit has: 4316 / 2^20 is a little over 1 / 243,
     // and the result is exact for every v up to 242.
     for (int i = 0; i < 52; ++i) block.put(i, ((sums[i] * 256 + 242) * 4316) >> 20);
-    block.put_pair(52, d.bits);
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
@@ -93,17 +102,24 @@ struct TQ1_0 {
 
 struct TQ2_0 {
   static constexpr int weights = 256, bytes = 66;
+  static constexpr int sub_block = 32, first_code_byte = 0, code_bytes = 64;
+  using Levels = Whole<-1, 1>;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
-    using Codes = Whole<-1, 1>;
-    const StoredScale d = fit_few_codes<Codes, weights>(x, h, unit, effort);
+    const StoredScale d = fit_few_codes<Levels, weights>(x, h, unit, effort);
     const Float inverse = inverse_or_zero(d.value);
     Int codes[weights];
-    for (int k = 0; k < weights; ++k) codes[k] = truncate(Codes::round(x[k] * inverse)) + 1;
+    for (int k = 0; k < weights; ++k) codes[k] = code_of(Levels::round(x[k] * inverse));
     block.clear();
-    put_bit_pairs(block, 0, codes);
+    put_codes(block, codes);
     block.put_pair(64, d.bits);
+  }
+
+  RAQ_INLINE static Int code_of(Float level) { return truncate(level) + 1; }
+  RAQ_INLINE static void put_codes(Bytes<bytes>& block, const Int* codes) { put_bit_pairs(block, 0, codes); }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int) {
+    return {half_to_float(block.get_pair(64)), splat(0.0f)};
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
@@ -112,8 +128,17 @@ struct TQ2_0 {
   }
 };
 
+// The numbers 1 and -1.
+struct SignLevels {
+  RAQ_INLINE static Float round(Float position) {
+    return select(position < splat(0.0f), splat(-1.0f), splat(1.0f));
+  }
+};
+
 struct Q1_0 {
   static constexpr int weights = 128, bytes = 18;
+  static constexpr int sub_block = 32, first_code_byte = 2, code_bytes = 16;
+  using Levels = SignLevels;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort, Bytes<bytes>& block) {
     Float sum = splat(0.0f), importance = splat(0.0f);
@@ -123,8 +148,17 @@ struct Q1_0 {
     }
     block.clear();
     block.put_pair(0, store_scale(quotient_or_zero(sum, importance), unit).bits);
-    for (int k = 0; k < weights; ++k)
-      block.put(2 + k / 8, select(x[k] < splat(0.0f), splat(0), splat(1 << (k % 8))));
+    Int codes[weights];
+    for (int k = 0; k < weights; ++k) codes[k] = code_of(x[k]);
+    put_codes(block, codes);
+  }
+
+  RAQ_INLINE static Int code_of(Float level) { return select(level < splat(0.0f), splat(0), splat(1)); }
+  RAQ_INLINE static void put_codes(Bytes<bytes>& block, const Int* codes) {
+    for (int k = 0; k < weights; ++k) block.put(2 + k / 8, codes[k] << (k % 8));
+  }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int) {
+    return {half_to_float(block.get_pair(0)), splat(0.0f)};
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {
@@ -136,16 +170,26 @@ struct Q1_0 {
 
 struct Q2_0 {
   static constexpr int weights = 64, bytes = 18;
+  static constexpr int sub_block = 32, first_code_byte = 2, code_bytes = 16;
+  using Levels = Whole<-1, 2>;
 
   RAQ_NOINLINE static void quantize(const Float* x, const Float* h, Unit unit, Effort effort,
                                     Bytes<bytes>& block) {
-    using Codes = Whole<-1, 2>;
-    const StoredScale d = fit_few_codes<Codes, weights>(x, h, unit, effort);
+    const StoredScale d = fit_few_codes<Levels, weights>(x, h, unit, effort);
     const Float inverse = inverse_or_zero(d.value);
+    Int codes[weights];
+    for (int k = 0; k < weights; ++k) codes[k] = code_of(Levels::round(x[k] * inverse));
     block.clear();
     block.put_pair(0, d.bits);
-    for (int k = 0; k < weights; ++k)
-      block.put(2 + k / 4, (truncate(Codes::round(x[k] * inverse)) + 1) << (2 * (k % 4)));
+    put_codes(block, codes);
+  }
+
+  RAQ_INLINE static Int code_of(Float level) { return truncate(level) + 1; }
+  RAQ_INLINE static void put_codes(Bytes<bytes>& block, const Int* codes) {
+    for (int k = 0; k < weights; ++k) block.put(2 + k / 4, codes[k] << (2 * (k % 4)));
+  }
+  RAQ_INLINE static Scales scales(const Bytes<bytes>& block, int) {
+    return {half_to_float(block.get_pair(0)), splat(0.0f)};
   }
 
   RAQ_HD static void dequantize(const Bytes<bytes>& block, Float* x) {

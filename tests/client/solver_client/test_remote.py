@@ -10,7 +10,6 @@ import grpc
 import pytest
 from google.rpc import status_pb2
 from grpc_status import rpc_status
-from raq_server.service.tokens import hash_of
 
 from raq_client import connect
 from raq_client.solver_client.protocol import ROOTS_VARIABLE, TOKEN_VARIABLE, open_solver
@@ -19,6 +18,7 @@ from raq_proto.errors import Overloaded, Unauthenticated
 from raq_proto.status import REQUEST_ID_KEY, status_of
 from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_server.config import Scope, TokenEntry
+from raq_server.service.tokens import hash_of
 from raq_solver.errors import InvalidInput, RaqError, ServiceUnavailable
 from raq_solver.solve import solve
 from support.services import Certificates, problem, serving

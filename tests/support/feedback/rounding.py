@@ -2,7 +2,7 @@
 
 For a matrix W of rows w that meets inputs x, the expected squared change of the outputs is tr(ΔW H ΔWᵀ), H = E[x xᵀ].
 With H⁻¹ = Uᵀ U (U upper triangular), rounding column j and spreading its error e = (w_j - q_j) / U_jj over the columns
-k > j as w_k -= e U_jk is optimal for what is left, and costs e² (Frantar and others, GPTQ, arXiv 2210.17323; the LDLQ of
+k > j as w_k -= e U_jk is optimal for what is left, and costs e² (GPTQ, Frantar and others, arXiv 2210.17323; LDLQ,
 Chee and others, arXiv 2307.13304). Here the scales of a block are searched on the weights as they have become, by the
 kernels that write files, with 1 / U_jj² as the importance of column j: what an error there costs after the feedback.
 """
