@@ -64,5 +64,5 @@ def ended_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number in kept:  # whoever was asked to end is ending, and not to be killed on the way out
+        for number in kept:  # a process that is ending must not be killed on the way out
             signal.signal(number, signal.SIG_DFL if last is None else signal.SIG_IGN)

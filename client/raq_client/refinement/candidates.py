@@ -93,10 +93,9 @@ class Comparison:
 
     @property
     def best(self) -> Tried:
-        """The candidate with the lowest divergence if it is significantly better than the plan's own, else that."""
+        """The lowest divergence among the candidates that beat the plan's own beyond noise; else the plan's own."""
         own = self.tried[0]
-        lowest = min(self.tried, key=lambda one: one.kl if math.isfinite(one.kl) else math.inf)
-        return lowest if lowest is not own and lowest.beats(own) else own
+        return min((one for one in self.tried[1:] if one.beats(own)), key=lambda one: one.kl, default=own)
 
 
 def candidates(

@@ -49,7 +49,7 @@ def infeasible_text(outcome: Outcome, budget: str, weights: int, capacity: int) 
         return f"budget {budget}: {outcome.termination.value}; allow more --seconds"
     least = f"{outcome.least_bytes:,} bytes"
     if capacity >= outcome.least_bytes:
-        return "the demands on several tensors can't be kept together; raq-client explain says which"
+        return "the constraints on several tensors can't be kept together; raq-client explain says which"
     if weights:
         least = f"{bpw_text(bits_per_weight(outcome.least_bytes, weights))} bpw ({least})"
     return f"even the smallest types need {least}; the budget is {budget}"

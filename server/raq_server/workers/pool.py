@@ -1,4 +1,4 @@
-"""Runs jobs, at most so many at a time: pure knapsacks in threads, all others in a process each.
+"""Runs jobs, a bounded number at a time: pure knapsacks in threads, all others in a process each.
 
 Rules
 - The native search of a pure knapsack releases the interpreter lock and looks about 50 times a second whether its job
