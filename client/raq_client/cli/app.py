@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from raq_client.cli.streams import close_streams, ended_by_signals, open_streams
+from raq_client.cli.streams import EXIT_NOBODY_READS, close_streams, ended_by_signals, open_streams
 
 EXIT_BUG: Final = 1
 EXIT_BAD_INPUT: Final = 2
 EXIT_UNREACHABLE: Final = 5
 EXIT_INTERRUPTED: Final = 130
-EXIT_NOBODY_READS: Final = 141
-"""Exit code where the reader of the output has gone: 128 and the number of SIGPIPE, as of a program killed by it."""
 ENDED_BY: Final = {EXIT_INTERRUPTED: "interrupted", 143: "ended (SIGTERM)", 129: "ended (SIGHUP)"}
 """What to say where a signal ended a command: by exit code, 128 and the number of the signal."""
 

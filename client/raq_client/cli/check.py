@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.console import OUT, fail, print_json, progress_bar, say
+from raq_client.cli.console import OUT, fail, print_json, say
+from raq_client.cli.progress import progress_bar
 from raq_client.cli.written import check_written
 from raq_client.engine.texts import read_texts
 from raq_client.files.settings import read_settings

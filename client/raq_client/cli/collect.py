@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.console import print_json, progress_bar, say
+from raq_client.cli.console import print_json, say
+from raq_client.cli.progress import progress_bar
 from raq_client.cli.written import check_written
 from raq_client.files.names import readable
 from raq_solver.errors import Fault, InvalidInput

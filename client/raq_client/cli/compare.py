@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.console import OUT, print_json, progress_bar
+from raq_client.cli.console import OUT, print_json
+from raq_client.cli.progress import progress_bar
 from raq_client.files.settings import read_settings
 from raq_client.reports.plain import plain, plain_fields
 from raq_solver.errors import Fault, InvalidInput

@@ -3,8 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -103,26 +102,3 @@ def _peak_memory() -> str:
 def print_json(value: Any) -> None:
     """Print a result for programs on stdout."""
     OUT.out(json.dumps(value, indent=2, allow_nan=False))
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Report]:
-    """Show the progress of the block on stderr: a bar in a terminal, else a line every 30 seconds."""
-    from raq_client.cli.progress import shown_progress
-
-    with shown_progress(title) as report:
-        yield report
-
-
-@contextmanager
-def size_bar(title: str, total: int) -> Iterator[Callable[[str, int], None]]:
-    """Show the progress of work that reports (what, size of a part) and has `total` bytes in all."""
-    done = 0
-    with progress_bar(title) as report:
-
-        def advance(_what: str, size: int) -> None:
-            nonlocal done
-            done += size
-            report(done, total)
-
-        yield advance

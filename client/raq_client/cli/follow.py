@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from raq_client.cli.console import progress_bar
+from raq_client.cli.progress import progress_bar
 from raq_client.progress import Progress, Step
 
 

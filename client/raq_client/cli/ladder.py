@@ -10,11 +10,12 @@ import typer
 
 from raq_client import pipeline
 from raq_client.cli import options
-from raq_client.cli.console import OUT, print_json, progress_bar, say
+from raq_client.cli.console import OUT, print_json, say
 from raq_client.cli.follow import followed
 from raq_client.cli.groups import CheckOptions, MeasureOptions
 from raq_client.cli.option_groups import spread
 from raq_client.cli.problem_options import ProblemOptions
+from raq_client.cli.progress import progress_bar
 from raq_client.cli.written import check_written
 from raq_client.engine.texts import read_texts
 from raq_client.files.settings import Settings, read_settings

@@ -124,7 +124,7 @@ class LogLines:
 
 
 @contextmanager
-def shown_progress(title: str) -> Iterator[Report]:
+def progress_bar(title: str) -> Iterator[Report]:
     """Show what the block reports; nothing where --quiet."""
     pace = Pace()
     if is_quiet():
@@ -171,3 +171,17 @@ def _state(pace: Pace) -> "ProgressColumn":
             return Text("" if task.finished else units + pace.left_text(), no_wrap=True)
 
     return State()
+
+
+@contextmanager
+def size_bar(title: str, total: int) -> Iterator[Callable[[str, int], None]]:
+    """Show the progress of work that reports (what, size of a part) and has `total` bytes in all."""
+    done = 0
+    with progress_bar(title) as report:
+
+        def advance(_what: str, size: int) -> None:
+            nonlocal done
+            done += size
+            report(done, total)
+
+        yield advance

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.console import print_json, say, size_bar
+from raq_client.cli.console import print_json, say
 from raq_client.cli.groups import CarryOutOptions
 from raq_client.cli.option_groups import spread
+from raq_client.cli.progress import size_bar
 from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
 from raq_client.reports.plain import plain

@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 
 from rich.console import Console
 
-from raq_client.cli.app import EXIT_NOBODY_READS
+from raq_client.cli.streams import EXIT_NOBODY_READS
 
 WIDTH_OF_PIPES: Final = 120
 """Columns of tables where there is neither a terminal to fit nor COLUMNS."""

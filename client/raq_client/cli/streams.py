@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
+EXIT_NOBODY_READS: Final = 141
+"""Exit code where the reader of standard output has gone: 128 and the number of SIGPIPE."""
 _SECONDS_TO_END: Final = 2.0
 """Seconds in which further signals count as the same one: a closing terminal sends SIGHUP twice."""
 

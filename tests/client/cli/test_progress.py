@@ -133,7 +133,7 @@ def test_quick_work_writes_nothing(clock: Clock) -> None:
 def log_of_a_work(monkeypatch: pytest.MonkeyPatch, *, fails: bool = False) -> str:
     """What a work of some waits writes to a stream that is no terminal."""
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.01)
-    with redirect_stderr(io.StringIO()) as stream, console.progress_bar("measuring") as report:
+    with redirect_stderr(io.StringIO()) as stream, progress.progress_bar("measuring") as report:
         report(1, 4)
         deadline = time.monotonic() + 30
         while "measuring" not in stream.getvalue() and not console.is_quiet() and time.monotonic() < deadline:
