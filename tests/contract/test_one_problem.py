@@ -64,13 +64,21 @@ QUESTIONS = (
 )
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of measured errors for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_path: Path, fisher_path: Path, data: Path) -> Path:
+def project(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, model_path: Path, fisher_path: Path, data: Path
+) -> Path:
     """A folder with a raq.toml that constrains in every way, and a plan made there."""
     text = data / "gsm8k.evaluation.txt"
     (tmp_path / "raq.toml").write_text(SETTINGS.format(model=model_path, imatrix=fisher_path, text=text))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     made = client("solve", "-b", BUDGET, "--json")
     assert made.code == 0, made.err
     (tmp_path / "plan.json").write_text(made.out)

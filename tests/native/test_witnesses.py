@@ -76,7 +76,7 @@ def test_measured_errors_are_those_of_the_blocks(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSY)
 @pytest.mark.parametrize("columns", ["alike", "by importance"])
-@pytest.mark.parametrize("effort", ["fast", "best"])
+@pytest.mark.parametrize("effort", ["fast", pytest.param("best", marks=pytest.mark.slow)])
 def test_no_worse_than_ggml_on_heavy_tails(name: str, columns: str, effort: str) -> None:
     weighted = columns == "by importance"
     if name in ggml.NEEDS_IMPORTANCE and not weighted:

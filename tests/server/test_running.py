@@ -155,11 +155,12 @@ def test_metrics_are_served(running: RunningServer) -> None:
     assert 'raq_call_seconds_count{code="OK",method="Solve"}' in text
 
 
-def test_plain_http_says_whether_it_lives_and_is_ready(running: RunningServer) -> None:
-    for path in ("live", "ready"):
-        with urllib.request.urlopen(f"http://{running.metrics_address}/{path}") as response:
-            assert response.read() == b"yes\n"
-    running.loop.call_soon_threadsafe(running.stopping.set)
-    with pytest.raises(OSError, match=r"503|refused|reset"):  # noqa: PT012
-        while True:
-            urllib.request.urlopen(f"http://{running.metrics_address}/ready", timeout=60).read()
+def test_plain_http_says_whether_it_lives_and_is_ready() -> None:
+    with serving(metrics_address="127.0.0.1:0") as own:  # it is stopped here, so it is no server of other tests
+        for path in ("live", "ready"):
+            with urllib.request.urlopen(f"http://{own.metrics_address}/{path}") as response:
+                assert response.read() == b"yes\n"
+        own.loop.call_soon_threadsafe(own.stopping.set)
+        with pytest.raises(OSError, match=r"503|refused|reset"):  # noqa: PT012
+            while True:
+                urllib.request.urlopen(f"http://{own.metrics_address}/ready", timeout=60).read()

@@ -24,6 +24,7 @@ def _differences(found: Importance, expected: Importance) -> np.ndarray:
     return np.concatenate([abs(found.entries[name].sums / entry.sums - 1) for name, entry in expected.entries.items()])
 
 
+@pytest.mark.slow
 def test_added_as_llama_imatrix_adds_every_value_is_its_value() -> None:
     """Its float32 sums are reproduced to 1e-4; ours of float64 tell how far both are from what was to be added."""
     witness = read_importance(DATA / "wiki-math-4M.gsm8k.imatrix.gguf")
