@@ -1,5 +1,6 @@
-// Prints digests of what every quant type's quantizer writes and its dequantizer restores, for weights made
-// by integer arithmetic alone. Two machines that print the same lines have the same formats, to the byte.
+// Prints digests of what every quant type's quantizer writes, with error feedback too, and its dequantizer
+// restores, for weights made by integer arithmetic alone. Two machines that print the same lines have the same
+// formats, to the byte.
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
