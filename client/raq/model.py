@@ -100,10 +100,7 @@ class Model:
 
         Raises InvalidInput with what is wrong with the model's weights.
         """
-        found: Profile | None = self.__dict__.get("_profile")
-        if found is None:
-            found = self.__dict__["_profile"] = self.inputs.profile(progress=progress)
-        return found
+        return self.inputs.profile(progress=progress)
 
     def plan(
         self,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from raq_client.engine import DEFAULT_CONTEXT
 from raq_client.engine.windows import Text
+from raq_client.models.table import table_of
 from raq_client.planning.build_problem import ProblemSpec, ResolvedBase, build_problem, resolve_base, types_in
 from raq_client.planning.model_inputs import ModelInputs, missing_facts
 from raq_client.planning.plan import Plan, make_plan, solve_plan
@@ -50,17 +51,18 @@ def pose(
     Every question about a model (solve, sweep, explain, audit, a ladder) uses this function. The types of a base are
     measured too, so that its loss is known.
     """
-    base = _base(inputs, request)
-    more = types_in(base, inputs.table_of_model()) if base is not None else ()
+    base, more = _base(inputs, request)
     profile = inputs.profile(more_types=more, progress=progress, notes=notes)
     return build_problem(request, profile, inputs.table(profile), base=base, needs_budget=needs_budget)
 
 
-def _base(inputs: ModelInputs, request: Request) -> ResolvedBase | None:
-    """The base resolved before measuring, if there is a model; else None."""
+def _base(inputs: ModelInputs, request: Request) -> tuple[ResolvedBase | None, tuple[str, ...]]:
+    """The base resolved before measuring, and its types; nothing where there is no model to measure."""
     if request.base.base is None or not inputs.has_weights:
-        return None
-    return resolve_base(request.base, inputs.table_of_model(), has_importance=bool(inputs.imatrix))
+        return None, ()
+    table = table_of(inputs.model)
+    base = resolve_base(request.base, table, has_importance=bool(inputs.imatrix))
+    return base, types_in(base, table)
 
 
 def plan(
@@ -99,8 +101,7 @@ def worst_case_plan(
     Each importance file of `inputs`, or each of `profiles`, is a domain.
     """
     domains = domains_of(inputs, profiles)
-    base = None if profiles else _base(next(iter(domains.values())), request)
-    more = types_in(base, inputs.table_of_model()) if base is not None else ()
+    base, more = _base(next(iter(domains.values())), request)
     measured = [(name, one.profile(more_types=more, progress=progress, notes=notes)) for name, one in domains.items()]
     table = next(iter(domains.values())).table(measured[0][1])
     found = solve_worst_case_plan(measured, request, measure, solver, limits, table, base)
@@ -262,7 +263,7 @@ def against_mixture(
     from raq_client.quantizing.quantize import quantize_model
     from raq_client.recipes.mixtures import mixture, tensor_bytes
 
-    types = mixture(inputs.table_of_model(), file_type(name), has_importance=inputs.importance is not None)
+    types = mixture(table_of(inputs.model), file_type(name), has_importance=inputs.importance is not None)
     allocation = Allocation({tensor.name: chosen.name for tensor, chosen in types.items()})
     _, ledger = found.outcome.unwrap()
     size = tensor_bytes(types)

@@ -170,6 +170,22 @@ def test_a_project_may_have_a_base(
     assert solved()["base"]["name"] == "Q4_K_M"
 
 
+def test_a_project_may_have_a_budget_and_a_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_path: Path, imatrix_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [f'model = "{model_path}"', f'imatrix = "{imatrix_path}"', "budget = 4.5"]
+    (tmp_path / "raq.toml").write_text("\n".join(lines))
+    capacity = solved()["capacity_bytes"]
+    assert solved("-b", "5")["capacity_bytes"] > capacity
+    assert solved("--vram", "32M", "--vram-context", "2k")["capacity_bytes"] != capacity, "a flag takes its place"
+    result = client("run", "-o", "out.gguf", "--json")
+    assert result.code == 0, result.err
+    assert result.json["file"]["tensor_bytes"] <= capacity
+    (tmp_path / "raq.toml").write_text("\n".join([*lines, "[memory]", 'vram = "11M"', "context = 512"]))
+    assert solved()["capacity_bytes"] < capacity, "the smaller of both"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -164,7 +164,7 @@ def test_variants_replace_the_budget_and_add_constraints(problem: Problem, budge
 def test_points_verification_and_smallest_there_and_back(problem: Problem) -> None:
     pure = Problem(problem.table, problem.capacity_bytes)
     points = list(sweep(pure, [0, pure.capacity_bytes, 2 * pure.capacity_bytes, 10**6]))
-    assert list(convert.points_from_proto(convert.points_to_proto(points))) == points
+    assert list(map(convert.PointReader().read, convert.points_to_proto(points))) == points
     outcome = solve(pure)
     found = verify(pure, outcome)
     assert convert.verification_from_proto(convert.verification_to_proto(found)) == found

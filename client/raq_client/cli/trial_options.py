@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.table import Table
+from rich.console import Group
 
 from raq_client import pipeline
 from raq_client.cli.console import OUT, say
@@ -14,6 +14,7 @@ from raq_client.engine.texts import read_texts
 from raq_client.engine.windows import Text
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.planning.plan import Plan
+from raq_client.reports.tables import Field, table_of
 from raq_client.solver_client.protocol import SolverClient
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
@@ -154,17 +155,17 @@ class TrialOptions:
         return None
 
 
-def trial_table(found: "Comparison") -> Table:
+def trial_table(found: "Comparison") -> Group:
     """A table of the tried allocations, with the best one marked."""
+    fields = (
+        Field("allocation", read=lambda one: one.candidate.name),
+        Field("bytes", figures=True, read=lambda one: f"{one.candidate.size:,}"),
+        Field("mean KL divergence", figures=True, read=lambda one: f"{one.kl:.6f} ± {one.error:.6f}"),
+        Field("seconds", figures=True, spare=1, read=lambda one: f"{one.seconds:.0f}"),
+        Field("", read=lambda one: "taken" if one is found.best else ""),
+    )
     windows = len(found.tried[0].per_window)
-    table = Table(title=f"Tried in memory on {windows} windows", title_justify="left")
-    for name in ("allocation", "bytes", "mean KL divergence", "seconds", ""):
-        table.add_column(name, justify="left" if name in {"allocation", ""} else "right")
-    for one in found.tried:
-        taken = "taken" if one is found.best else ""
-        level = f"{one.kl:.6f} ± {one.error:.6f}"
-        table.add_row(one.candidate.name, f"{one.candidate.size:,}", level, f"{one.seconds:.0f}", taken)
-    return table
+    return Group(f"Tried in memory on {windows} windows", table_of(found.tried, fields))
 
 
 def trial_dict(found: "Comparison") -> dict[str, Any]:

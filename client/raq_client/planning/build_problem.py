@@ -65,11 +65,6 @@ class ProblemSpec:
     on_host: tuple[str, ...] = ()
     groups: Mapping[str, tuple[Constraint, ...]] = field(default_factory=dict)
 
-    @property
-    def table(self) -> LossTable:
-        """The predicted losses."""
-        return self.problem.table
-
 
 def build_problem(
     request: Request,

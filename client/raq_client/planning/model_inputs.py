@@ -72,10 +72,6 @@ class ModelInputs:
         """The tensor table of the model, or of a saved profile with its stored metadata."""
         return table_of(self.model) if self.has_weights else profile_table(profile)
 
-    def table_of_model(self) -> ModelTable:
-        """The tensor table of the model file."""
-        return table_of(self.model)
-
     def with_imatrix(self, imatrix: Sequence[str]) -> "ModelInputs":
         """The same inputs with other importance files; an opened model is kept."""
         other = replace(self, imatrix=tuple(imatrix))
@@ -86,11 +82,21 @@ class ModelInputs:
     def profile(
         self, *, more_types: Sequence[str] = (), progress: Progress | None = None, notes: Notes = silent
     ) -> Profile:
-        """Load the saved profile, or measure the model (from the cache if nothing changed).
+        """Load the saved profile, or measure the model (from the cache if nothing changed); once for these inputs.
 
         `more_types` are measured in addition to `types`. `notes` is called with remarks for the user, such as tensors
         without importance.
         """
+        key = tuple(more_types)
+        if key not in self._profiles:
+            self._profiles[key] = self._profile(key, progress, notes)
+        return self._profiles[key]
+
+    @cached_property
+    def _profiles(self) -> dict[tuple[str, ...], Profile]:
+        return {}
+
+    def _profile(self, more_types: tuple[str, ...], progress: Progress | None, notes: Notes) -> Profile:
         if self.profile_path is not None:
             return load_profile(self.profile_path)
         from raq_client.quantizing.measure import measure_profile

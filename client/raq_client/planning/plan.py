@@ -129,7 +129,7 @@ def solve_plan(spec: ProblemSpec, solver: SolverClient, limits: Limits = NO_LIMI
     if found.ledger is None:
         raise LossNotReached(spec.request.max_loss, found.least_loss, found.termination)
     problem = replace(spec.problem, capacity_bytes=found.ledger.size)
-    return replace(make_plan(spec, problem, solver.solve(problem, limits), solver, limits), smallest=found)
+    return make_plan(spec, problem, solver.solve(problem, limits), solver, limits, smallest=found)
 
 
 class LossNotReached(InvalidInput):
@@ -148,10 +148,11 @@ def make_plan(
     solver: SolverClient,
     limits: Limits = NO_LIMITS,
     worst_case: WorstCaseDetails | None = None,
+    smallest: Smallest | None = None,
 ) -> Plan:
     """The plan for a solved problem, with the prices of the spec's groups (none for a worst case)."""
     prices = () if worst_case is not None else _prices(spec, problem, outcome, solver, limits)
-    return Plan(spec, problem, outcome, prices, worst_case)
+    return Plan(spec, problem, outcome, prices, worst_case, smallest)
 
 
 def _prices(

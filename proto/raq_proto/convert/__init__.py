@@ -44,7 +44,7 @@ from raq_proto.convert.requests import (
     sweep_from_proto,
     sweep_to_proto,
 )
-from raq_proto.convert.sweep import PointReader, points_from_proto, points_to_proto
+from raq_proto.convert.sweep import PointReader, points_to_proto
 from raq_proto.convert.worst_case import (
     domains_from_proto,
     domains_to_proto,
@@ -76,7 +76,6 @@ __all__ = [
     "ladder_to_proto",
     "outcome_from_proto",
     "outcome_to_proto",
-    "points_from_proto",
     "points_to_proto",
     "problem_from_proto",
     "problem_to_proto",

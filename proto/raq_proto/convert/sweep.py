@@ -53,8 +53,3 @@ class PointReader:
             changes=changes,
             seconds=message.seconds,
         )
-
-
-def points_from_proto(messages: Iterable[outcome_pb2.Point]) -> Iterator[Point]:
-    """Messages of one frontier to points, one by one."""
-    return map(PointReader().read, messages)
