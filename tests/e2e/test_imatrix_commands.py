@@ -182,3 +182,16 @@ def test_mistakes_are_named(tmp_path: Path, imatrix_path: Path, arguments: tuple
     assert result.code == 2
     assert words in result.err
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_the_model_may_stand_in_raq_toml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_path: Path, data: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ("imatrix", "collect", "-t", data / "gsm8k.evaluation.txt", "--context", 64, "--windows", 2)
+    without = client(*arguments, "--fisher", 0, "-o", "i.gguf")
+    assert (without.code, "which model?" in without.err) == (2, True)
+    (tmp_path / "raq.toml").write_text(f'model = "{model_path}"')
+    found = client(*arguments, "--fisher", 0, "-o", "i.gguf")
+    assert found.code == 0, found.err
+    assert (tmp_path / "i.gguf").is_file()

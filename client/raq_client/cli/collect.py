@@ -10,9 +10,11 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, say
+from raq_client.cli.groups import project_model
 from raq_client.cli.progress import progress_bar
 from raq_client.cli.written import check_written
 from raq_client.files.names import readable
+from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ class Sums(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
 
 def collect(
     called: typer.Context,
-    model: options.ModelArgument,
+    model: options.OptionalModel = None,
+    *,
     output: options.Output,
     text: options.Texts = None,
     context: options.Context = 512,
@@ -73,17 +76,19 @@ def collect(
     from raq_client.importance.collect import collect as count
     from raq_client.importance.imatrix_file import write_importance
 
+    settings = read_settings(Path.cwd())
+    path = project_model(model, settings)
     partial = output.with_name(f"{output.stem}.partial.gguf")
-    check_written(called, {"output": output}, {"partial": partial}, force=force)
-    fisher = _asked(fisher, model, output)
+    check_written(called, {"output": output}, {"partial": partial}, force=force, also=settings.files())
+    fisher = _asked(fisher, path, output)
     texts = read_texts(text or [])
-    marks = _marks(model, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
+    marks = _marks(path, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
     resume = _resumed(partial, marks)
 
     def save(importance: "Importance") -> None:
         write_importance(replace(importance, datasets=marks), partial, force=True)
 
-    with loading.loaded(model, context=context, threads=threads, library=libllama) as loaded:
+    with loading.loaded(path, context=context, threads=threads, library=libllama) as loaded:
         with progress_bar("collecting") as report:
             found = count(
                 loaded,

@@ -15,6 +15,14 @@ from raq_client.quantizing.devices import chosen_device
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 
+def project_model(model: Path | None, settings: Settings) -> Path:
+    """The model of an argument, or else that of raq.toml. Raises InvalidInput if there is neither."""
+    path = model or settings.model
+    if path is None:
+        raise InvalidInput(Fault("", "which model? Name MODEL, or model in raq.toml"))
+    return path
+
+
 @dataclass(frozen=True)
 class CarryOutOptions:
     """A model, its importance, and how its tensors are quantized."""
@@ -29,10 +37,7 @@ class CarryOutOptions:
 
         Raises InvalidInput without a model.
         """
-        path = model or settings.model
-        if path is None:
-            raise InvalidInput(Fault("", "which model? Name MODEL, or model in raq.toml"))
-        return self._inputs(settings, path, cached=cached)
+        return self._inputs(settings, project_model(model, settings), cached=cached)
 
     def _inputs(
         self, settings: Settings, path: Path | None, profile: Path | None = None, *, cached: bool = True

@@ -12,7 +12,7 @@ from raq_client import pipeline
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, say
 from raq_client.cli.follow import followed
-from raq_client.cli.groups import CheckOptions, MeasureOptions
+from raq_client.cli.groups import CheckOptions, MeasureOptions, project_model
 from raq_client.cli.option_groups import spread
 from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.progress import progress_bar
@@ -76,9 +76,7 @@ def ladder(
         raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
     if recipe and nested:
         raise InvalidInput(Fault("--nested", "is for budgets; a recipe defines its own steps"))
-    named = model or (None if settings.model is None else str(settings.model))
-    if named is None:
-        raise InvalidInput(Fault("", "which model? Name MODEL, or model in raq.toml"))
+    named = model or str(project_model(None, settings))
     inputs = measure.inputs_of(Path(named), settings)
     rungs = (
         recipe_rungs(read_recipe(recipe), read_table(named))
