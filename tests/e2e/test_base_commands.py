@@ -179,6 +179,7 @@ def test_a_project_may_have_a_budget_and_a_memory(
     capacity = solved()["capacity_bytes"]
     assert solved("-b", "5")["capacity_bytes"] > capacity
     assert solved("--vram", "32M", "--vram-context", "2k")["capacity_bytes"] != capacity, "a flag takes its place"
+    assert client("vram", "--vram", "1G", "--json").json["context"] > 0
     result = client("run", "-o", "out.gguf", "--json")
     assert result.code == 0, result.err
     assert result.json["file"]["tensor_bytes"] <= capacity

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raq_client.cli import options
-from raq_client.cli.base import Architecture, Table
+from raq_client.cli.base import Architecture
 from raq_client.cli.base_options import MemoryOptions
 from raq_client.cli.console import OUT, print_json
+from raq_client.cli.groups import project_model
 from raq_client.cli.option_groups import spread
 from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @spread
 def vram(
-    model: Table,
+    model: options.OptionalTable = None,
     allocation: Annotated[
         Path | None,
         typer.Option(
@@ -58,7 +59,7 @@ def vram(
         raise InvalidInput(Fault("", "how much memory is there? Give --vram, e.g. --vram 24GiB"))
     if memory.host_memory is not None:
         raise InvalidInput(Fault("--host-memory", "is for solving; here the weights are given"))
-    table = read_table(model, model_architecture or "")
+    table = read_table(model or str(project_model(None, settings)), model_architecture or "")
     on_device, on_host = _weights(table, allocation, base, target.host)
     shape = memory_shape(table)
     context = largest_context(target.memory, on_device, shape, target.serving)
