@@ -19,7 +19,8 @@ def model(model_path: Path, fisher_path: Path) -> raq.Model:
     return raq.open(model_path, imatrix=fisher_path, types=TYPES)
 
 
-def test_the_whole_road(model: raq.Model, tmp_path: Path, data: Path) -> None:
+def test_the_whole_road(model_path: Path, fisher_path: Path, tmp_path: Path, data: Path) -> None:
+    model = raq.open(model_path, imatrix=fisher_path, types=TYPES)  # its own: a model is measured once
     steps: list[raq.Step] = []
     plan = model.plan(budget="5.0", pin={"output.weight": "Q6_K"}, progress=steps.append)
     assert plan.proven

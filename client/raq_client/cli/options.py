@@ -65,7 +65,7 @@ OptionalTable = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="GGUF file, or where no weights are needed any table of tensors that `base` reads. Else model in raq.toml.",
+        help="GGUF file; where no weights are needed, any table of tensors that `base` reads. Else model in raq.toml.",
         show_default=False,
     ),
 ]
