@@ -1,6 +1,6 @@
 // Prints digests of what every quant type's quantizer writes, with error feedback too, and its dequantizer
-// restores, for weights made by integer arithmetic alone. Two machines that print the same lines have the same
-// formats, to the byte.
+// restores, and of a factor for feedback, for numbers made by integer arithmetic alone. Two machines that print
+// the same lines have the same formats, to the byte.
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
@@ -58,9 +58,21 @@ void print_feedback(const raq::QuantType& type, const std::vector<float>& weight
   std::printf("%-8s feedback %016" PRIx64 "\n", type.name, digest(blocks.data(), blocks.size()));
 }
 
+// The factor of a matrix with a diagonal large enough, of which only the upper triangle is read.
+void print_factor() {
+  std::vector<float> gram = factor();
+  for (float& number : gram) number /= 16;
+  raq::Options options;
+  options.threads = 1;
+  std::vector<float> found(length * length);
+  raq::feedback_factor(gram.data(), length, 1.0, options, found.data());
+  std::printf("factor   %016" PRIx64 "\n", digest(found.data(), found.size() * sizeof(float)));
+}
+
 }  // namespace
 
 int main() {
+  print_factor();
   const std::vector<float> weights = hard_weights();
   std::vector<float> importance(length);
   for (std::int64_t i = 0; i < length; ++i) importance[i] = static_cast<float>(i % 17 * (i % 5)) / 16;

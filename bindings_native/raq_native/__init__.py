@@ -13,6 +13,7 @@ from raq_native._raq_native import cuda_built as cuda_built
 from raq_native._raq_native import cuda_devices as cuda_devices
 from raq_native._raq_native import cuda_release as cuda_release
 from raq_native._raq_native import dequantize as dequantize
+from raq_native._raq_native import feedback_factor as feedback_factor
 from raq_native._raq_native import instruction_sets as instruction_sets
 from raq_native._raq_native import measure_error as measure_error
 from raq_native._raq_native import measure_errors as measure_errors
@@ -29,6 +30,7 @@ __all__ = [
     "cuda_devices",
     "cuda_release",
     "dequantize",
+    "feedback_factor",
     "instruction_sets",
     "measure_error",
     "measure_errors",

@@ -155,7 +155,7 @@ def try_plan(
     time does not suffice for a comparison, NotFiniteError and BrokenByTrialError if predictions are not finite.
     """
     from raq_client.evaluation.in_memory import Trial
-    from raq_client.refinement.candidates import candidates, compare_candidates
+    from raq_client.refinement.candidates import candidates, compare_candidates, with_plain_rounding
 
     table = inputs.table(found.profile)
     offered = candidates(found.problem, found.outcome, found.profile, table, solver.solve, limits)
@@ -168,6 +168,7 @@ def try_plan(
         compared = compare_candidates(
             offered, found.profile, trial, seconds=seconds, progress=stage(progress, "trying allocations")
         )
+        compared = with_plain_rounding(compared, found.profile, trial)
     best = compared.best.candidate
     return make_plan(found.spec, best.problem, best.outcome, solver, limits), compared
 
@@ -185,7 +186,16 @@ def trial_setup(
 
     model = inputs.model
     return TrialSetup(
-        model, model.path, inputs.importance, texts, windows, context, inputs.effort, inputs.threads, library
+        model,
+        model.path,
+        inputs.importance,
+        texts,
+        windows,
+        context,
+        inputs.effort,
+        inputs.threads,
+        library,
+        inputs.compensation,
     )
 
 
@@ -207,6 +217,7 @@ def quantize(
         threads=inputs.threads,
         effort=inputs.effort,
         device=inputs.device,
+        compensation=inputs.compensation,
         force=force,
         progress=bytes_stage(progress, "quantizing", ledger.size),
         metadata={"raq.profile": found.profile.digest(), "raq.problem": found.problem.digest()},

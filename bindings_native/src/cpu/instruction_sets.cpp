@@ -40,16 +40,34 @@ InstructionSet find_instruction_set(const std::string& name) {
   throw std::invalid_argument("unknown instruction set '" + name + "'");
 }
 
-const Kernels& cpu_kernels(const QuantType& type, InstructionSet set) {
-  static const std::vector<InstructionSet> available = instruction_sets();
-  if (set == InstructionSet::automatic) set = available.back();
-  if (std::find(available.begin(), available.end(), set) == available.end())
+namespace {
+
+InstructionSet available(InstructionSet set) {
+  static const std::vector<InstructionSet> sets = instruction_sets();
+  if (set == InstructionSet::automatic) return sets.back();
+  if (std::find(sets.begin(), sets.end(), set) == sets.end())
     throw std::invalid_argument("this processor or build does not have the asked instruction set");
+  return set;
+}
+
+}  // namespace
+
+const Kernels& cpu_kernels(const QuantType& type, InstructionSet set) {
+  set = available(set);
 #if defined(RAQ_X86)
   if (set == InstructionSet::v3) return kernels_v3()[type.index];
   if (set == InstructionSet::v4) return kernels_v4()[type.index];
 #endif
   return kernels_baseline()[type.index];
+}
+
+const FactorKernels& factor_kernels(InstructionSet set) {
+  set = available(set);
+#if defined(RAQ_X86)
+  if (set == InstructionSet::v3) return factor_kernels_v3();
+  if (set == InstructionSet::v4) return factor_kernels_v4();
+#endif
+  return factor_kernels_baseline();
 }
 
 }  // namespace raq

@@ -6,7 +6,8 @@
 
 namespace raq {
 
-// Throws std::invalid_argument if the build or the processor lacks the instruction set.
+// Both throw std::invalid_argument if the build or the processor lacks the instruction set.
 const Kernels& cpu_kernels(const QuantType& type, InstructionSet set);
+const FactorKernels& factor_kernels(InstructionSet set);
 
 }  // namespace raq

@@ -6,6 +6,7 @@
 #include "cpu/kernels.hpp"
 
 #include "common/tiles.hpp"
+#include "cpu/factor.hpp"
 #include "cpu/feedback.hpp"
 #include "formats/all.hpp"
 
@@ -130,4 +131,10 @@ const raq::Kernels* raq::RAQ_JOIN(kernels_, RAQ_LEVEL)() {
 #undef RAQ_QUANT_TYPE
   };
   return table;
+}
+
+const raq::FactorKernels& raq::RAQ_JOIN(factor_kernels_, RAQ_LEVEL)() {
+  using namespace RAQ_LEVEL::factoring;
+  static constexpr FactorKernels steps{finish_rows, update_rows, invert_rows};
+  return steps;
 }

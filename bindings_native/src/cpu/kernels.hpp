@@ -20,6 +20,21 @@ constexpr int strip = 32;                 // columns that get them at once
 constexpr int corner_stride = span + 16;  // not a power of two, which few lines of a cache could hold
 }  // namespace feedback
 
+// Sizes of matrices that are factored, see factor.hpp: their rows and columns are multiples of `step`.
+namespace factor {
+constexpr int step = 16;
+constexpr int panel = 64;  // rows whose products are subtracted together
+}  // namespace factor
+
+// The steps of factoring a matrix of `size` rows: finish the rows of a panel, subtract their products from the
+// rows after it, and invert a panel's rows of the result.
+struct FactorKernels {
+  bool (*finish_rows)(double* w, std::int64_t size, std::int64_t first, std::int64_t last);
+  void (*update_rows)(double* w, std::int64_t size, std::int64_t first, std::int64_t last, std::int64_t from,
+                      std::int64_t to);
+  void (*invert_rows)(const double* w, double* x, std::int64_t size, std::int64_t from, std::int64_t to);
+};
+
 struct Kernels {
   // Both return the position of the first non-finite weight in the rows, or all_finite. If there is such a
   // weight, what they wrote must not be used. `measure` adds to the sums of each row.
@@ -34,9 +49,12 @@ struct Kernels {
 
 // Tables in the order of quant_types.def. Each comes from its own copy of kernels.cpp.
 const Kernels* kernels_baseline();
+const FactorKernels& factor_kernels_baseline();
 #if defined(RAQ_X86)
 const Kernels* kernels_v3();
 const Kernels* kernels_v4();
+const FactorKernels& factor_kernels_v3();
+const FactorKernels& factor_kernels_v4();
 #endif
 
 }  // namespace raq

@@ -28,6 +28,7 @@ class CarryOutOptions:
     """A model, its importance, and how its tensors are quantized."""
 
     imatrix: options.Imatrix = None
+    gram: options.Gram = None
     effort: options.Effort = "fast"
     threads: options.Threads = 0
     device: options.Device = "cpu"
@@ -47,6 +48,7 @@ class CarryOutOptions:
         return ModelInputs(
             path=path,
             imatrix=tuple(self.imatrix or (settings.imatrix if of_project else ())),
+            gram=self.gram or (settings.gram if of_project else None),
             profile_path=profile,
             types=self._types(settings),
             effort=self.effort,
@@ -107,6 +109,7 @@ class SourceOptions(MeasureOptions):
         model, profile = self.named_model, self.profile[0] if self.profile else None
         if profile is not None:
             given = {"a model": model is not None, "--imatrix": bool(self.imatrix), "--types": self.types is not None}
+            given["--gram"] = self.gram is not None
             what = "can't be used with a saved profile, which is already measured"
             raise_faults([Fault(name, what) for name, there in given.items() if there])
             return self._inputs(settings, None, profile)
@@ -120,6 +123,7 @@ class SourceOptions(MeasureOptions):
             "a model": self.named_model is not None,
             "--profile": bool(self.profile),
             "--imatrix": bool(self.imatrix),
+            "--gram": self.gram is not None,
             "--types": self.types is not None,
         }
         raise_faults([Fault(name, f"can't be used together with {flag}") for name, there in given.items() if there])

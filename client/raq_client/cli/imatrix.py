@@ -15,7 +15,7 @@ from raq_client.cli.tables import print_csv, print_rows
 from raq_client.cli.written import check_written
 from raq_client.reports.plain import plain, plain_fields
 from raq_client.reports.tables import Field, table_of
-from raq_solver.errors import Fault, InvalidInput, near_misses
+from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 
 if TYPE_CHECKING:
     from raq_client.importance.ratio import RatioReport, TensorRatio
@@ -154,21 +154,44 @@ def merge(
 ) -> None:
     """Add importance files up, or blend them by weights.
 
-    Without weights the result is that of one run over all the texts.
+    Without weights the result is that of one run over all the texts. Files of Gram statistics (.gram) are merged in the
+    same way.
 
     Examples:
 
     raq-client imatrix merge part-1.gguf part-2.gguf -o whole.gguf
 
     raq-client imatrix merge reasoning.gguf:0.7 tools.gguf:0.3 -o both.gguf
+
+    raq-client imatrix merge reasoning.gram:2 prose.gram:1 -o both.gram
     """
-    from raq_client.importance.domains import read_domains
+    from raq_client.compensation.gram_file import is_gram
+    from raq_client.importance.domains import named_file, read_domains
     from raq_client.importance.imatrix_file import write_importance
 
     check_written(called, {"output": output}, force=force)
+    grams = [is_gram(named_file(text)[0]) for text in files]
+    if any(grams):
+        _merge_grams(files, grams, output, force=force)
+        return
     importance = read_domains(files)
     write_importance(importance, output, force=force)
     say(f"{output}: {len(importance.entries)} tensors, {importance.chunk_count} chunks")
+
+
+def _merge_grams(files: list[str], grams: list[bool], output: Path, *, force: bool) -> None:
+    from raq_client.compensation.gram import merge_grams
+    from raq_client.compensation.gram_file import read_gram, write_gram
+    from raq_client.importance.domains import named_file
+
+    named = [named_file(text) for text in files]
+    others = [path for (path, _), gram in zip(named, grams, strict=True) if not gram]
+    raise_faults(
+        [Fault(str(path), "is an importance file; it can't be merged with Gram statistics") for path in others]
+    )
+    merged = merge_grams([(read_gram(path), weight) for path, weight in named])
+    write_gram(merged, output, force=force)
+    say(f"{output}: {len(merged.shared)} tensors, {merged.windows} windows")
 
 
 def convert(called: typer.Context, file: File, output: options.Output, force: options.Force = False) -> None:

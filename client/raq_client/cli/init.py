@@ -14,6 +14,7 @@ from raq_solver.errors import Fault, InvalidInput
 EXAMPLES: Final = {
     "model": '"model-f16.gguf"',
     "imatrix": '["imatrix.gguf"]',
+    "gram": '"model.gram"',
     "profile": '"model.profile.json"',
     "text": '["held-out.txt"]',
     "budget": '"5.0"',

@@ -114,6 +114,7 @@ def _setup(
         device=inputs.device,
         library=checks.libllama,
         force=force,
+        compensation=inputs.compensation,
     )
 
 

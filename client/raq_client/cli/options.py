@@ -40,6 +40,15 @@ Imatrix = Annotated[
         show_default=False,
     ),
 ]
+Gram = Annotated[
+    Path | None,
+    typer.Option(
+        "--gram",
+        metavar="FILE",
+        help="Gram statistics (imatrix collect --gram): tensors are rounded with error feedback.",
+        show_default=False,
+    ),
+]
 Texts = Annotated[
     list[Path] | None,
     typer.Option(

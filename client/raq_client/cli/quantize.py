@@ -59,6 +59,7 @@ def quantize(
             threads=inputs.threads,
             effort=inputs.effort,
             device=inputs.device,
+            compensation=inputs.compensation,
             force=force,
             progress=report,
         )

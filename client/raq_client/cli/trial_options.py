@@ -140,6 +140,11 @@ class TrialOptions:
             say(f"not tried for lack of time (--trial-minutes {self.trial_minutes:g}): {', '.join(found.left_out)}")
         if found.best is not found.tried[0]:
             say(f"significantly better than the plan, and used instead: {found.best.candidate.name}")
+        if found.feedback_gain is not None and found.plain is not None:
+            ratio, error = found.feedback_gain
+            say(f"error feedback: {ratio:.3f} ± {error:.3f} of the KL divergence of plain rounding at the same bytes")
+            if found.plain.beats(found.best):
+                say("note: on this text plain rounding is better; use Gram statistics of text that is more like it")
         return chosen, {"trial": trial_dict(found)}
 
     def _reason(self, plan: Plan, texts: list[Text]) -> str | None:
@@ -183,6 +188,7 @@ def trial_dict(found: "Comparison") -> dict[str, Any]:
             }
             for one in found.tried
         ],
+        "feedback_gain": None if found.feedback_gain is None else list(found.feedback_gain),
         "left_out": list(found.left_out),
         "broken": list(found.broken),
     }

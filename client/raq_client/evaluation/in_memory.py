@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 import raq_native
+from raq_client.compensation.compensate import Compensation, Effort
 from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError, scored_positions
 from raq_client.engine.loading import loaded
 from raq_client.engine.windows import Text, spread_windows
@@ -23,7 +24,7 @@ from raq_client.evaluation.scores import TokenScores, join_scores, score_window
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import fitting_type, needs_importance
-from raq_client.quantizing.quantize import Effort
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensors import Tensor
@@ -31,7 +32,7 @@ from raq_solver.tensors import Tensor
 
 @dataclass(frozen=True, eq=False)
 class TrialSetup:
-    """The setup of a trial: the model, the importance for quantizing it, the texts, and the number of their windows.
+    """The setup of a trial: the model, the statistics for quantizing it, the texts, and the number of their windows.
 
     Raises InvalidInput if there is no text.
     """
@@ -45,6 +46,12 @@ class TrialSetup:
     effort: Effort = "fast"
     threads: int = 0
     library: Path | str | None = None
+    compensation: Compensation | None = None
+
+    @property
+    def rounding(self) -> Rounding:
+        """How tensors are rounded: as in a file, always on the CPU."""
+        return Rounding(self.importance, self.compensation, self.effort, self.threads)
 
     def __post_init__(self) -> None:
         if not self.texts:
@@ -82,16 +89,12 @@ def probe_type(wanted: QuantType, tensor: Tensor, *, has_importance: bool) -> Qu
 
 def make_probe(
     weights: Float32[np.ndarray, "matrices rows length"],
+    tensor: Tensor,
     quant_type: QuantType,
-    rounding: Float32[np.ndarray, "matrices length"] | None,
+    rounding: Rounding,
     importance: Float32[np.ndarray, "matrices length"] | None,
-    *,
-    effort: Effort = "fast",
-    threads: int = 0,
 ) -> Probe:
-    """Quantize and dequantize every matrix with the kernels that write files.
-
-    Columns are weighted by `rounding` for quantizing, and by `importance` in the error.
+    """Quantize and dequantize every matrix as a file would be written; `importance` weights columns in the error.
 
     Raises ValueError if the row length is not a multiple of the block length, or a weight or importance is not finite.
     """
@@ -99,9 +102,8 @@ def make_probe(
     squared = energy = 0.0
     for index, matrix in enumerate(weights):
         columns = None if importance is None else importance[index]
-        rounded_by = None if rounding is None else rounding[index]
-        blocks = raq_native.quantize(quant_type.name, matrix, rounded_by, threads=threads, effort=effort)
-        values[index] = raq_native.dequantize(quant_type.name, blocks, matrix.shape[1], threads=threads)
+        blocks = rounding.of_matrix(tensor, index, quant_type, matrix.__getitem__).blocks(matrix)
+        values[index] = raq_native.dequantize(quant_type.name, blocks, matrix.shape[1], threads=rounding.threads)
         counted = np.ones(matrix.shape[1]) if columns is None else columns.astype(np.float64)
         squared += float(np.square(values[index] - matrix).sum(axis=0, dtype=np.float64) @ counted)
         energy += float(np.square(matrix).sum(axis=0, dtype=np.float64) @ counted)
@@ -160,10 +162,11 @@ class Trial:
         self._stack = ExitStack()
         self._loaded: tuple[Engine, RecordedLogits] | None = None
 
-    def run(self, types: Mapping[str, QuantType]) -> TrialResult:
+    def run(self, types: Mapping[str, QuantType], *, compensated: bool = True) -> TrialResult:
         """Quantize these tensors to these types, each with its importance, and compare with the unchanged model.
 
-        A type that does not fit a tensor is replaced by llama.cpp's substitute. Afterwards the weights are restored.
+        A type that does not fit a tensor is replaced by llama.cpp's substitute. Without `compensated` all are rounded
+        plainly, also if the setup has Gram statistics. Afterwards the weights are restored.
 
         Raises InvalidInput if the model can't be loaded or evaluated, a text is too short, or a tensor in `types` is
         not used by the model or already quantized; BrokenByTrialError if the changed model's predictions are not
@@ -172,11 +175,12 @@ class Trial:
         model, recorded = self._ready()
         weights = model.weights()
         self._require_writable(types)
+        rounding = self._setup.rounding if compensated else replace(self._setup.rounding, compensation=None)
         errors: dict[str, float] = {}
 
         def values() -> Iterator[tuple[str, Float32[np.ndarray, "matrices rows length"]]]:
             for name, quant_type in types.items():
-                probe = self._probe(name, quant_type)
+                probe = self._probe(name, quant_type, rounding)
                 errors[name] = probe.error
                 yield name, probe.values
 
@@ -200,19 +204,23 @@ class Trial:
         """Scores of another model with this one's vocabulary, e.g. a quantized file, against the unchanged model."""
         return self._ready()[1].compare(other)
 
+    @property
+    def compensates(self) -> bool:
+        """Whether the setup has Gram statistics."""
+        return self._setup.compensation is not None
+
     def writable(self) -> frozenset[str]:
         """The names of the tensors that can be tried: used by the model and stored as plain floats."""
         model, _ = self._ready()
         return frozenset(name for name, tensor in model.weights().items() if tensor.writable)
 
-    def _probe(self, name: str, quant_type: QuantType) -> Probe:
+    def _probe(self, name: str, quant_type: QuantType, rounding: Rounding) -> Probe:
         setup = self._setup
         tensor = setup.model.tensor(name)
         rows = None if setup.importance is None else setup.importance.rows(tensor)
-        rounding = None if setup.importance is None else setup.importance.rounding(tensor)
         fitting = probe_type(quant_type, tensor, has_importance=rows is not None)
         weights = self._ready()[0].weights().read(name)
-        return make_probe(weights, fitting, rounding, rows, effort=setup.effort, threads=setup.threads)
+        return make_probe(weights, tensor, fitting, rounding, rows)
 
     def _original(self, name: str) -> UInt8[np.ndarray, "rows size"]:
         model = self._setup.model

@@ -41,6 +41,7 @@ class Settings(BaseModel):
 
     model: Path | None = Field(default=None, description="the model file to quantize")
     imatrix: Texts = Field(default=(), description="importance of the model's input columns; FILE, or FILE:WEIGHT")
+    gram: Path | None = Field(default=None, description="Gram statistics, for rounding with error feedback")
     profile: Path | None = Field(default=None, description="a saved profile, instead of model and imatrix")
     text: tuple[Path, ...] = Field(default=(), description="texts to check on")
     budget: Text | None = Field(default=None, description="bits per weight (5.7) or a size (4.2GiB)")
@@ -66,11 +67,17 @@ class Settings(BaseModel):
 
     def files(self) -> tuple[Path | str, ...]:
         """All files in the settings; importance files may have a weight."""
-        return (*(path for path in (self.model, self.profile) if path is not None), *self.imatrix, *self.text)
+        return (
+            *(path for path in (self.model, self.gram, self.profile) if path is not None),
+            *self.imatrix,
+            *self.text,
+        )
 
     def beside(self, folder: Path) -> Self:
         """The same settings with their paths taken relative to `folder`."""
-        changed = {name: folder / path for name in ("model", "profile") if (path := getattr(self, name)) is not None}
+        changed = {
+            name: folder / path for name in ("model", "gram", "profile") if (path := getattr(self, name)) is not None
+        }
         changed |= {"text": tuple(folder / path for path in self.text)}
         return self.model_copy(update={**changed, "imatrix": tuple(str(folder / text) for text in self.imatrix)})
 

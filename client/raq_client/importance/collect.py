@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float32, Int32, Shaped
 
 from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError, Product
 from raq_client.engine.loading import loaded
@@ -59,6 +59,12 @@ class Tally:
             for name, entry in entries.items()
         }
 
+    def round(self) -> None:
+        """Round the sums to float32, as they are saved: an interrupted collection then ends with the same bits."""
+        plain = (sums for sums in self._plain.values() if sums is not None)
+        for sums in (*self._squares.values(), *self._counts.values(), *plain):
+            sums[:] = sums.astype(np.float32)
+
     def add(self, product: Product) -> None:
         """Add the inputs of one product."""
         matrices, columns = product.stack[0] * product.stack[1], product.inputs.shape[-1]
@@ -69,7 +75,7 @@ class Tally:
             raise InvalidInput(
                 Fault(product.name, f"has {matrices * columns} columns, {flat.size} were counted before")
             )
-        for matrix, rows in _rows_of(product):
+        for matrix, rows in rows_by_matrix(product):
             part = slice(matrix * columns, (matrix + 1) * columns)
             self._add_rows(flat[part], np.square(rows))
             if plain is not None:
@@ -91,7 +97,7 @@ class Tally:
         }
 
 
-def _rows_of(product: Product) -> Iterator[tuple[int, Float32[np.ndarray, "rows columns"]]]:
+def rows_by_matrix(product: Product) -> Iterator[tuple[int, Float32[np.ndarray, "rows columns"]]]:
     """Yield (matrix, its inputs) in the order in which llama-imatrix counts them."""
     inputs, experts = product.inputs, product.experts
     if experts is None:
@@ -153,6 +159,31 @@ def _collect(
     cut = np.concatenate(cut_windows(model, texts, limit))
     before = _windows_before(resume, model.context, len(cut))
 
+    def importance(done: int) -> Importance:
+        datasets = tuple(text.name for text in texts)
+        return Importance(tally.entries(), datasets, done, model.context, f"collected from {model.path.name}")
+
+    for done in count_windows(model, cut[before:], tally, output_head=output_head):
+        if progress is not None:
+            progress(before + done, len(cut))
+        if save is not None and done % SAVE_EVERY == 0:
+            save(importance(before + done))
+            tally.round()
+    found = importance(len(cut))
+    if not found.entries:
+        what = "nothing was counted: libllama multiplies no tensor of it that is named blk.…; is it a language model?"
+        raise InvalidInput(Fault(str(model.path), what))
+    return found
+
+
+def count_windows(
+    model: Engine, windows: Int32[np.ndarray, "windows context"], tally: Tally, *, output_head: bool
+) -> Iterator[int]:
+    """Run windows through the model and add their products to `tally`; yields the number done after each.
+
+    Raises InvalidInput if libllama fails, or if an input is not finite.
+    """
+
     def wanted(name: str) -> bool:
         return name.startswith("blk.") or (output_head and name == OUTPUT)
 
@@ -161,20 +192,7 @@ def _collect(
             raise NotFiniteError(Fault(str(model.path), f"what {product.name} is multiplied with is not finite"))
         tally.add(product)
 
-    def importance(done: int) -> Importance:
-        datasets = tuple(text.name for text in texts)
-        return Importance(tally.entries(), datasets, done, model.context, f"collected from {model.path.name}")
-
-    for done in model.observe_products(cut[before:], wanted, count, LEAST_TOKENS):
-        if progress is not None:
-            progress(before + done, len(cut))
-        if save is not None and done % SAVE_EVERY == 0:
-            save(importance(before + done))
-    found = importance(len(cut))
-    if not found.entries:
-        what = "nothing was counted: libllama multiplies no tensor of it that is named blk.…; is it a language model?"
-        raise InvalidInput(Fault(str(model.path), what))
-    return found
+    return model.observe_products(windows, wanted, count, LEAST_TOKENS)
 
 
 def _windows_before(resume: Importance | None, context: int, windows: int) -> int:

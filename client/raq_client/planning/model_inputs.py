@@ -7,6 +7,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from raq_client.compensation.compensate import Compensation, Effort
+from raq_client.compensation.gram_file import read_gram
 from raq_client.files.profile_file import load_profile
 from raq_client.importance.domains import read_domains
 from raq_client.importance.imatrix import Importance, check_against
@@ -16,7 +18,7 @@ from raq_client.models.table import NUMBERS, ModelTable, guessed_architecture, n
 from raq_client.models.type_choice import AUTO, chosen_types
 from raq_client.progress import Notes, Progress, silent, stage
 from raq_client.quantizing.devices import CPU, Device
-from raq_client.quantizing.quantize import Effort
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.loss_models import default_loss_model
 from raq_solver.profile import Profile
@@ -30,11 +32,13 @@ NAMED = 3
 class ModelInputs:
     """A model, given by its file and importance files or by a saved profile, and the settings for measuring it.
 
-    `imatrix` are importance files, each `FILE` or `FILE:WEIGHT`; `rows` rows are measured of each matrix (None: all).
+    `imatrix` are importance files, each `FILE` or `FILE:WEIGHT`, `gram` a file of Gram statistics for rounding with
+    error feedback; `rows` rows are measured of each matrix (None: all).
     """
 
     path: Path | None = None
     imatrix: tuple[str, ...] = ()
+    gram: Path | None = None
     profile_path: Path | None = None
     types: tuple[str, ...] = ()
     effort: Effort = "fast"
@@ -63,6 +67,17 @@ class ModelInputs:
         check_against(importance, self.model.tensors, ())
         return importance
 
+    @cached_property
+    def compensation(self) -> Compensation | None:
+        """Error feedback by the Gram statistics; None without a file.
+
+        Raises InvalidInput if they can't be read or are of another model.
+        """
+        if self.gram is None:
+            return None
+        model = self.model
+        return Compensation(read_gram(self.gram).check_against(model.fingerprint(), model.tensors))
+
     @property
     def has_weights(self) -> bool:
         """Whether plans are made from the model itself, not from a saved profile."""
@@ -75,8 +90,9 @@ class ModelInputs:
     def with_imatrix(self, imatrix: Sequence[str]) -> "ModelInputs":
         """The same inputs with other importance files; an opened model is kept."""
         other = replace(self, imatrix=tuple(imatrix))
-        if "model" in self.__dict__:
-            other.__dict__["model"] = self.model
+        for kept in ("model", "compensation"):
+            if kept in self.__dict__:
+                other.__dict__[kept] = self.__dict__[kept]
         return other
 
     def profile(
@@ -106,7 +122,8 @@ class ModelInputs:
         if unknown is not None:
             notes(f"note: {unknown}")
         types = (*(self.types or (AUTO,)), *more_types) if more_types else self.types
-        return measure_profile(
+        cache = user_cache_path("raq") / "measurements" if self.cached else None
+        measured = measure_profile(
             model,
             importance,
             chosen_types(tuple(dict.fromkeys(types))),
@@ -114,8 +131,16 @@ class ModelInputs:
             threads=self.threads,
             device=self.device,
             rows=self.rows,
-            cache=user_cache_path("raq") / "measurements" if self.cached else None,
+            cache=cache,
             progress=stage(progress, "measuring errors"),
+        )
+        if self.compensation is None:
+            return measured
+        from raq_client.quantizing.compensated import compensated_profile
+
+        rounding = Rounding(importance, self.compensation, self.effort, self.threads)
+        return compensated_profile(
+            model, measured, rounding, cache=cache, progress=stage(progress, "measuring error feedback")
         )
 
 

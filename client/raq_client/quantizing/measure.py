@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 
 import raq_native
+from raq_client.compensation.compensate import Effort
 from raq_client.files.cache_file import CacheFile
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile, row_chunks
@@ -26,7 +27,7 @@ from raq_client.models.table import NUMBERS, numbers_text, table_of
 from raq_client.models.type_choice import TypeChoice
 from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.fisher_rows import FisherRows
-from raq_client.quantizing.quantize import Effort, refusals_named
+from raq_client.quantizing.quantize import refusals_named
 from raq_client.quantizing.row_sample import RowSums, draw_rows, estimate_errors
 from raq_native import _raq_native
 from raq_solver.errors import Fault, InvalidInput

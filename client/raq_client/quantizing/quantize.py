@@ -7,16 +7,17 @@ Rules
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 import raq_native
+from raq_client.compensation.compensate import Compensation, Effort
 from raq_client.importance.imatrix import Importance, check_against
 from raq_client.models.file_types import file_type_of
 from raq_client.models.gguf_header import Value
@@ -24,6 +25,7 @@ from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks, t
 from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.models.writer import Progress, WrittenModel, write_model
 from raq_client.quantizing.devices import CPU, Device
+from raq_client.quantizing.rounding import MatrixRounding, ReadRows, Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.quant_types import QuantType, quant_type
@@ -32,7 +34,12 @@ from raq_solver.tensors import Tensor
 CUDA_CHUNK_WEIGHTS: Final = 64 * 2**20
 """Weights per chunk on CUDA devices: 256 MiB, so that they need not wait for each other or for the next call."""
 
-Effort = Literal["fast", "best"]
+Keep = Callable[
+    [Tensor, QuantType, Rounding, Iterator[UInt8[np.ndarray, "rows size"]]], Iterator[UInt8[np.ndarray, "rows size"]]
+]
+"""Called with a tensor, its new type, how it is rounded, and its blocks, which are made when they are read; returns
+blocks with the same bytes."""
+
 _PLAIN: Final = ("F32", "F16", "BF16")
 _LLAMA_TEXT_BYTES: Final = 127
 """llama-quantize truncates text in its metadata to this length."""
@@ -47,14 +54,17 @@ def quantize_model(
     threads: int = 0,
     effort: Effort = "fast",
     device: Device = CPU,
+    compensation: Compensation | None = None,
+    keep: Keep | None = None,
     force: bool = False,
     progress: Progress = lambda _name, _size: None,
     metadata: Mapping[str, Value] | None = None,
 ) -> WrittenModel:
     """Write `model` to `out` with the types of `allocation`, which must contain every tensor.
 
-    `threads` 0 means one per core; ignored on a CUDA `device`. `metadata` is written in addition to the keys of
-    llama-quantize and raq.
+    `threads` 0 means one per core; ignored on a CUDA `device`. With `compensation` tensors are rounded with error
+    feedback where that helps. `keep` may return a tensor's blocks from an earlier build (`tensor_store`). `metadata` is
+    written in addition to the keys of llama-quantize and raq.
     Raises InvalidInput with every tensor that can't have its type, and as `write_model` does.
     """
     chosen = resolved_types(model, allocation, importance)
@@ -64,10 +74,13 @@ def quantize_model(
     def blocks(tensor: Tensor, wanted: QuantType) -> Iterator[UInt8[np.ndarray, "rows size"]]:
         if wanted == tensor.source_type:
             return _copied(model, tensor)
-        rows = None if importance is None else importance.rounding(tensor)
-        return _quantized(model, tensor, wanted, rows, threads, effort, device)
+        made = _quantized(model, tensor, wanted, rounding)
+        return made if keep is None else keep(tensor, wanted, rounding, made)
 
+    rounding = Rounding(importance, compensation, effort, threads, device)
     keys = quantization_metadata(chosen, importance) | dict(metadata or {})
+    if compensation is not None:
+        keys["raq.gram.sha256"] = compensation.gram.digest()
     types = {tensor.name: wanted for tensor, wanted in chosen.items()}
     written = write_model(out, model, types, blocks, metadata=keys, force=force, progress=progress)
     device.release()
@@ -149,20 +162,24 @@ def _copied(model: ModelFile, tensor: Tensor) -> Iterator[UInt8[np.ndarray, "row
 
 
 def _quantized(
-    model: ModelFile,
-    tensor: Tensor,
-    wanted: QuantType,
-    importance: Float32[np.ndarray, "matrices length"] | None,
-    threads: int,
-    effort: Effort,
-    device: Device,
+    model: ModelFile, tensor: Tensor, wanted: QuantType, rounding: Rounding
 ) -> Iterator[UInt8[np.ndarray, "rows size"]]:
-    for matrix, first, last in row_chunks(tensor, CHUNK_WEIGHTS if device.name == "cpu" else CUDA_CHUNK_WEIGHTS):
-        columns = None if importance is None else importance[matrix]
+    by: MatrixRounding | None = None
+    at = -1
+    chunk = CHUNK_WEIGHTS if rounding.device.name == "cpu" else CUDA_CHUNK_WEIGHTS
+    for matrix, first, last in row_chunks(tensor, chunk):
         weights = np.ascontiguousarray(model.weights(tensor, first, last))
         with refusals_named(tensor, weights, range(first, last)):
-            blocks = device.call(raq_native.quantize, wanted.name, weights, columns, threads=threads, effort=effort)
+            if by is None or matrix != at:
+                by, at = rounding.of_matrix(tensor, matrix, wanted, rows_of(model, tensor, matrix)), matrix
+            blocks = by.blocks(weights)
         yield blocks
+
+
+def rows_of(model: ModelFile, tensor: Tensor, matrix: int) -> ReadRows:
+    """A function that reads some rows of one matrix of a tensor, by their places in it."""
+    first = matrix * (tensor.rows // tensor.matrices)
+    return lambda places: np.concatenate([model.weights(tensor, row, row + 1) for row in (first + places).tolist()])
 
 
 def _type_faults(model: ModelFile, tensor: Tensor, wanted: QuantType, importance: Importance | None) -> list[Fault]:

@@ -84,18 +84,31 @@ class Comparison:
     """The tried candidates, beginning with the plan's own.
 
     `left_out` are the names of candidates not tried for lack of time, `broken` of those with which the model predicts
-    NaN or infinity.
+    NaN or infinity. With Gram statistics, `plain` is the best one rounded without error feedback.
     """
 
     tried: tuple[Tried, ...]
     left_out: tuple[str, ...]
     broken: tuple[str, ...] = ()
+    plain: Tried | None = None
 
     @property
     def best(self) -> Tried:
         """The lowest divergence among the candidates that beat the plan's own beyond noise; else the plan's own."""
         own = self.tried[0]
         return min((one for one in self.tried[1:] if one.beats(own)), key=lambda one: one.kl, default=own)
+
+    @property
+    def feedback_gain(self) -> tuple[float, float] | None:
+        """KL divergence with error feedback relative to plain rounding, and its standard error; None without both.
+
+        The error is that of a ratio of means over the same windows (delta method).
+        """
+        if self.plain is None or self.plain.kl <= 0:
+            return None
+        ratio = self.best.kl / self.plain.kl
+        left = self.best.per_window - ratio * self.plain.per_window
+        return ratio, _standard_error(left) / self.plain.kl
 
 
 def candidates(
@@ -203,6 +216,20 @@ def compare_candidates(
         if progress is not None:
             progress(number + 1, len(found))
     return Comparison(tuple(tried), (), tuple(broken))
+
+
+def with_plain_rounding(compared: Comparison, profile: Profile, trial: Trial) -> Comparison:
+    """The comparison with its best allocation tried without error feedback; unchanged without Gram statistics.
+
+    Raises InvalidInput if the model's predictions are not finite then.
+    """
+    if not trial.compensates:
+        return compared
+    best, before = compared.best.candidate, time.monotonic()
+    scores = trial.run(changed_types(best.allocation, profile), compensated=False).scores
+    means = np.asarray(scores.kl.mean(axis=1), np.float64)
+    plain = Tried(replace(best, name=f"{best.name}, without error feedback"), means, time.monotonic() - before)
+    return replace(compared, plain=plain)
 
 
 def changed_types(allocation: Allocation, profile: Profile) -> dict[str, QuantType]:

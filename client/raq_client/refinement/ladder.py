@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raq_client.compensation.compensate import Compensation, Effort
 from raq_client.engine import DEFAULT_CONTEXT
 from raq_client.engine.loading import loaded
 from raq_client.engine.windows import Progress, Text
@@ -15,7 +16,7 @@ from raq_client.models.model_file import ModelFile
 from raq_client.models.table import ModelTable
 from raq_client.planning.plan import Plan
 from raq_client.quantizing.devices import CPU, Device
-from raq_client.quantizing.quantize import Effort, quantize_model
+from raq_client.quantizing.quantize import quantize_model
 from raq_client.recipes.diff import freed_and_spent
 from raq_client.recipes.recipe_file import Recipe
 from raq_client.recipes.steps import carry_out
@@ -73,6 +74,7 @@ class LadderSetup:
     device: Device = CPU
     library: Path | None = None
     force: bool = False
+    compensation: Compensation | None = None
 
     def path(self, rung: Rung) -> Path:
         """The file of a rung."""
@@ -190,6 +192,7 @@ def _written(rung: Rung, setup: LadderSetup, progress: Progress | None) -> Path:
         threads=setup.threads,
         effort=setup.effort,
         device=setup.device,
+        compensation=setup.compensation,
         force=setup.force,
         progress=advance,
         metadata={"raq.ladder": rung.name},

@@ -1,0 +1,309 @@
+"""Collect Gram statistics: run text through a model and sum x xᵀ of the inputs of every product.
+
+Inputs are scaled to unit length, so that a few long ones do not decide. Two kinds on which a model depends stay longer:
+the first of a window, which is an attention sink (`FIRST_SHARE`), and massive ones (`MASSIVE`).
+One window in `HELD_OUT_EVERY` is not counted; some of its inputs are kept as they are, to test compensation on.
+Memory is bounded: entries are summed in groups that fit, each in a run of its own over all windows.
+"""
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Int32
+from scipy.linalg import blas
+
+from raq_client.compensation.gram import Columns, Entry, Gram, InMemory, MatrixGram, column_blocks
+from raq_client.engine import Engine, NotFiniteError, Product
+from raq_client.engine.windows import Progress, Text, cut_windows
+from raq_client.importance.collect import LEAST_TOKENS, SAVE_EVERY, rows_by_matrix
+from raq_client.models.model_file import ModelFile
+from raq_client.models.quantizable import is_quantizable
+from raq_solver.errors import Fault, InvalidInput
+
+HELD_OUT_EVERY: Final = 8
+"""Of this many windows one is held out."""
+HELD_OUT_INPUTS: Final = 256
+"""Inputs that are held out for a matrix, beside massive ones."""
+DEFAULT_MEMORY: Final = 4 << 30
+"""Default bound on the memory of the sums, bytes."""
+FIRST_SHARE: Final = 0.5
+"""Weight of the first input of a window, as a share of the weight of all others. Most heads of most models attend to
+the first token, whatever it is (Xiao and others, arXiv 2309.17453); its inputs have a direction of their own, which
+counts for nothing among 511 others. On SmolLM2 at Q4_0 error feedback then multiplied the error of its keys and values
+by up to 5, and left 0.87 of the KL divergence of plain rounding; with a share of 0.1 it left 0.57, with 0.5 0.55."""
+MASSIVE: Final = 2.0
+"""An input longer than this many typical ones (the median of a window) is massive, and keeps a part of its length."""
+UNFINISHED: Final = "unfinished"
+"""The identity of the state of a collection."""
+_F32_BYTES: Final = 4
+_ROUNDING: Final = 1e-3  # squared lengths of unit rows differ from 1 by less
+
+
+def collect_gram(
+    engine: Engine,
+    model: ModelFile,
+    texts: Sequence[Text],
+    *,
+    windows: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    resume: Gram | None = None,
+    save: Callable[[Gram], Gram] | None = None,
+    progress: Progress | None = None,
+) -> Gram:
+    """Run `texts` through the model, at most `windows` windows of each, and sum x xᵀ of the inputs of every product.
+
+    `memory` bounds the bytes of the sums; the entry of one tensor is always summed at once. Every 50 windows `save` is
+    called with the state so far, and returns it as it was stored, so that it need not be kept in memory; passing it as
+    `resume` with the same texts continues from there.
+
+    Raises InvalidInput if there is no text or one is shorter than two windows, if the context is too short, or if an
+    input is not finite.
+    """
+    if not texts:
+        raise InvalidInput(Fault("text", "there is none to collect from; name at least one text file"))
+    if engine.context < LEAST_TOKENS:
+        what = f"must be at least {LEAST_TOKENS} tokens, not {engine.context}: shorter inputs are not counted"
+        raise InvalidInput(Fault("context", what))
+    cut = interleaved(cut_windows(engine, texts, windows))
+    if len(cut) < HELD_OUT_EVERY:
+        what = f"{len(cut)} windows, at least {HELD_OUT_EVERY} are needed, of which one is held out; give longer texts"
+        raise InvalidInput(Fault("text", what))
+    names = [tensor.name for tensor in model.tensors if is_quantizable(tensor, model.architecture)]
+    shared, shapes = _found_inputs(engine, cut[:1], names)
+    if not shared:
+        raise InvalidInput(Fault(str(model.path), "libllama multiplies none of its tensors; is it a language model?"))
+    named = tuple(text.name for text in texts)
+    empty = Gram({}, {}, InMemory({}), named, len(cut), engine.context, model.fingerprint(), identity=UNFINISHED)
+    if resume is not None and not _continues(resume, empty):
+        raise InvalidInput(Fault(resume.where, "was begun with another model, other texts or windows; remove it"))
+    found = _Run(engine, cut, empty).collect(_grouped(shapes, memory, resume), resume, save, progress)
+    return replace(found, shared=shared)
+
+
+def _continues(resume: Gram, empty: Gram) -> bool:
+    """Whether a state is of the same model, texts and windows."""
+    return (resume.model, resume.texts, resume.windows, resume.context) == (
+        empty.model,
+        empty.texts,
+        empty.windows,
+        empty.context,
+    )
+
+
+def _with(state: Gram, now: Mapping[str, Sequence[MatrixGram]], windows: int) -> Gram:
+    """The statistics with the entries of a group, counted in `windows` windows."""
+    more = {
+        name: Entry(parts[0].length, np.array([each.tokens for each in parts]), windows) for name, parts in now.items()
+    }
+    return replace(state, entries={**state.entries, **more}, source=InMemory(now, state.source))
+
+
+def interleaved(cut: Sequence[Int32[np.ndarray, "windows context"]]) -> Int32[np.ndarray, "windows context"]:
+    """The windows of all texts, those of each spread evenly over the whole, so that every part has all kinds.
+
+    >>> interleaved([np.zeros((2, 1), np.int32), np.ones((4, 1), np.int32)]).ravel().tolist()
+    [1, 0, 1, 1, 0, 1]
+    """
+    places = np.concatenate([(np.arange(len(each)) + 0.5) / len(each) for each in cut])
+    found: Int32[np.ndarray, "windows context"] = np.concatenate(cut)[np.argsort(places, kind="stable")]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """The shape of an entry: number of matrices and their columns; and the `typical` length of its inputs."""
+
+    matrices: int
+    length: int
+    typical: float
+
+    @property
+    def bytes(self) -> int:
+        """Memory of its sums."""
+        squares = sum(columns.square for columns in column_blocks(self.length))
+        return _F32_BYTES * self.matrices * (squares + HELD_OUT_INPUTS * self.length)
+
+
+def _found_inputs(
+    engine: Engine, window: Int32[np.ndarray, "windows context"], names: Collection[str]
+) -> tuple[dict[str, str], dict[str, _Shape]]:
+    """Run one window: the entry of every multiplied tensor (the first with equal inputs), and the entries' shapes."""
+    first: dict[bytes, str] = {}
+    shared: dict[str, str] = {}
+    shapes: dict[str, _Shape] = {}
+
+    def visit(product: Product) -> None:
+        state = hashlib.sha256(f"{product.stack} {product.inputs.shape}".encode())
+        state.update(product.inputs.tobytes())
+        if product.experts is not None:
+            state.update(product.experts.tobytes())
+        entry = first.setdefault(state.digest(), product.name)
+        shared.setdefault(product.name, entry)
+        if entry == product.name and entry not in shapes:
+            matrices, columns = product.stack[0] * product.stack[1], product.inputs.shape[-1]
+            lengths = np.linalg.norm(product.inputs.reshape(-1, columns), axis=1)
+            shapes[entry] = _Shape(matrices, columns, float(np.median(lengths)))
+
+    for _ in engine.observe_products(window, lambda name: name in names, visit, LEAST_TOKENS):
+        pass
+    return shared, shapes
+
+
+def _grouped(shapes: Mapping[str, _Shape], memory: int, resume: Gram | None) -> list[dict[str, _Shape]]:
+    """The entries still to be summed, in groups that fit; those begun before an interruption come first, together."""
+    begun: dict[str, _Shape] = {}
+    left = dict(shapes)
+    if resume is not None:
+        for name, entry in resume.entries.items():
+            shape = left.pop(name, None)
+            if shape is not None and entry.windows < resume.windows:
+                begun[name] = shape
+    groups: list[dict[str, _Shape]] = [begun] if begun else []
+    used = memory
+    for name, shape in left.items():
+        if used + shape.bytes > memory:
+            groups.append({})
+            used = 0
+        groups[-1][name] = shape
+        used += shape.bytes
+    return groups
+
+
+@dataclass(eq=False)
+class _Sums:
+    """The growing sums of one matrix."""
+
+    blocks: list[Float32[np.ndarray, "width width"]]
+    tokens: int = 0
+    held_out: list[Float32[np.ndarray, "inputs length"]] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, length: int) -> "_Sums":
+        widths = [columns.last - columns.first for columns in column_blocks(length)]
+        return cls([np.zeros((width, width), np.float32, order="F") for width in widths])
+
+    @classmethod
+    def of(cls, matrix: MatrixGram) -> "_Sums":
+        blocks = [np.asfortranarray(block * np.float32(matrix.tokens)) for block in matrix.blocks]
+        return cls(blocks, matrix.tokens, [matrix.held_out])
+
+    def add(self, inputs: Float32[np.ndarray, "inputs length"], columns: Sequence[Columns]) -> None:
+        for place, (block, each) in enumerate(zip(self.blocks, columns, strict=True)):
+            part = np.ascontiguousarray(inputs[:, each.first : each.last])
+            # Only the lower triangle, in place: half the work of a product, and no copy of the sums.
+            self.blocks[place] = blas.ssyrk(1.0, part.T, beta=1.0, c=block, lower=1, overwrite_c=1)
+        self.tokens += len(inputs)
+
+    def found(self, length: int) -> MatrixGram:
+        """The means so far."""
+        blocks = []
+        for block in self.blocks:
+            # scipy names triangles in column order: what it filled is the upper one of the C-ordered matrix.
+            upper = np.triu(block.T) / np.float32(max(1, self.tokens))
+            blocks.append(upper + np.triu(upper, 1).T)
+        held_out = np.concatenate([np.zeros((0, length), np.float32), *self.held_out])
+        return MatrixGram(tuple(blocks), self.tokens, held_out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A collection: the model, the windows, and the empty statistics to fill."""
+
+    engine: Engine
+    windows: Int32[np.ndarray, "windows context"]
+    empty: Gram
+
+    def collect(
+        self,
+        groups: Sequence[Mapping[str, _Shape]],
+        resume: Gram | None,
+        save: Callable[[Gram], Gram] | None,
+        progress: Progress | None,
+    ) -> Gram:
+        done_before = {} if resume is None else {n: e for n, e in resume.entries.items() if e.windows == resume.windows}
+        state = replace(self.empty, entries=done_before, source=resume.source if resume is not None else InMemory({}))
+        for number, group in enumerate(groups):
+            begun = resume if number == 0 and resume is not None and set(group) <= set(resume.entries) else None
+            for done, found in self._group(group, begun):
+                if progress is not None:
+                    progress(number * len(self.windows) + done, len(groups) * len(self.windows))
+                finished = done == len(self.windows)
+                if finished or (save is not None and done % SAVE_EVERY == 0):
+                    now = _with(state, found(), done)
+                    kept = now if save is None else save(now)
+                    # The file that `state` was read from has been replaced: from now on it is read from the new one.
+                    state = kept if finished else replace(state, source=kept.source)
+        return replace(state, identity="")
+
+    def _group(
+        self, group: Mapping[str, _Shape], begun: Gram | None
+    ) -> Iterator[tuple[int, Callable[[], dict[str, list[MatrixGram]]]]]:
+        """Sum a group over all windows; yields the number of windows done, and a function for the means so far."""
+        sums = {
+            name: [
+                _Sums.empty(shape.length) if begun is None else _Sums.of(begun.source.matrix(name, index))
+                for index in range(shape.matrices)
+            ]
+            for name, shape in group.items()
+        }
+        first = 0 if begun is None else begun.entries[next(iter(group))].windows
+        held_out = len(range(HELD_OUT_EVERY - 1, len(self.windows), HELD_OUT_EVERY))
+        at = first
+
+        def visit(product: Product) -> None:
+            if not np.isfinite(product.inputs).all():
+                what = f"what {product.name} is multiplied with is not finite"
+                raise NotFiniteError(Fault(str(self.engine.path), what))
+            columns = column_blocks(group[product.name].length)
+            for matrix, inputs in rows_by_matrix(_scaled(product, group[product.name].typical)):
+                if at % HELD_OUT_EVERY == HELD_OUT_EVERY - 1:
+                    sums[product.name][matrix].held_out.append(_sample(inputs, -(-HELD_OUT_INPUTS // held_out)))
+                else:
+                    sums[product.name][matrix].add(inputs, columns)
+
+        def found() -> dict[str, list[MatrixGram]]:
+            return {name: [each.found(group[name].length) for each in parts] for name, parts in sums.items()}
+
+        for done in self.engine.observe_products(self.windows[first:], group.__contains__, visit, LEAST_TOKENS):
+            at = first + done
+            yield at, found
+
+
+def _scaled(product: Product, typical: float) -> Product:
+    """The product with inputs at unit length, but for the first and for massive ones; inputs of 0 stay 0."""
+    lengths = np.sqrt(np.square(product.inputs, dtype=np.float64).sum(axis=-1, keepdims=True))
+    wanted = np.maximum(1, lengths / (MASSIVE * typical)) if typical > 0 else np.ones_like(lengths)
+    # Tokens are the last axis but one, with experts the second.
+    first = wanted[:, :, :1] if product.experts is None else wanted[:, :1]
+    tokens = wanted.shape[2] if product.experts is None else wanted.shape[1]
+    np.maximum(first, np.sqrt(FIRST_SHARE * tokens), out=first)
+    scale = np.divide(wanted, lengths, out=np.zeros_like(wanted), where=lengths > 0)
+    return replace(product, inputs=(product.inputs * scale).astype(np.float32))
+
+
+def _sample(rows: Float32[np.ndarray, "rows length"], count: int) -> Float32[np.ndarray, "rows length"]:
+    """About `count` rows whose mean product x xᵀ estimates that of all of them.
+
+    Those longer than 1 are too rare to be met by chance and too long to be left out: `count` of them are kept, scaled
+    to the share that the others have in the sample.
+    """
+    if len(rows) <= count:
+        return rows
+    longer = np.square(rows, dtype=np.float64).sum(axis=1) > 1 + _ROUNDING
+    usual, rare = rows[~longer], rows[longer]
+    kept = _spread(usual, count)
+    scale = np.sqrt(len(kept) / max(1, len(usual)) * len(rare) / max(1, len(_spread(rare, count))))
+    sample: Float32[np.ndarray, "rows length"] = np.concatenate([kept, _spread(rare, count) * np.float32(scale)])
+    return sample
+
+
+def _spread(rows: Float32[np.ndarray, "rows length"], count: int) -> Float32[np.ndarray, "rows length"]:
+    """At most `count` rows, evenly spread."""
+    count = min(count, len(rows))
+    chosen: Float32[np.ndarray, "rows length"] = rows[
+        ((np.arange(count) + 0.5) * len(rows) / max(1, count)).astype(int)
+    ]
+    return chosen

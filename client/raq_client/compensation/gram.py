@@ -1,0 +1,274 @@
+"""Gram statistics: the mean of x xᵀ over the inputs x of a product, which says how columns vary together.
+
+Rules
+- Inputs are scaled to unit length before they are counted, but for those that a model depends on (attention sinks,
+  massive activations): see `collect`.
+- Weights multiplied with the same inputs (query, key and value; gate and up) share one entry.
+- A matrix wider than `WIDEST` is kept as blocks along its diagonal; columns of different blocks count as unrelated.
+- A part of the inputs is held out: a sample of them is kept as rows, on which compensation is tested per tensor.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Protocol, Self
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.tensors import Tensor
+
+WIDEST: Final = 8192
+"""Columns of the widest block: 256 MiB as float32."""
+_BLOCK_OF_TYPES: Final = 256  # blocks end where blocks of all quant types end
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A range of columns, `first` up to but not including `last`."""
+
+    first: int
+    last: int
+
+    @property
+    def packed(self) -> int:
+        """Values of the upper triangle of the range's Gram matrix."""
+        width = self.last - self.first
+        return width * (width + 1) // 2
+
+    @property
+    def square(self) -> int:
+        """Values of the whole Gram matrix of the range."""
+        return (self.last - self.first) ** 2
+
+
+def column_blocks(length: int, widest: int = WIDEST) -> tuple[Columns, ...]:
+    """The blocks of a row of `length` columns: as few as needed, of nearly equal width.
+
+    >>> column_blocks(512, widest=256)
+    (Columns(first=0, last=256), Columns(first=256, last=512))
+    >>> column_blocks(100)
+    (Columns(first=0, last=100),)
+    """
+    count = -(-length // widest)
+    step = -(-length // count)
+    if count > 1:
+        step = -(-step // _BLOCK_OF_TYPES) * _BLOCK_OF_TYPES
+    return tuple(Columns(first, min(first + step, length)) for first in range(0, length, step))
+
+
+def pack(square: Float32[np.ndarray, "width width"]) -> Float32[np.ndarray, " packed"]:
+    """The upper triangle, row after row."""
+    return np.concatenate([row[place:] for place, row in enumerate(square)])
+
+
+def unpack(packed: Float32[np.ndarray, " packed"], width: int) -> Float32[np.ndarray, "width width"]:
+    """The symmetric matrix of a packed upper triangle.
+
+    >>> unpack(np.array([1, 2, 3], np.float32), 2).tolist()
+    [[1.0, 2.0], [2.0, 3.0]]
+    """
+    square = np.empty((width, width), np.float32)
+    start = 0
+    for place in range(width):
+        row = packed[start : start + width - place]
+        square[place, place:] = row
+        square[place:, place] = row
+        start += row.size
+    return square
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixGram:
+    """The statistics of the inputs of one matrix: of an expert, or of the whole tensor if it has no experts.
+
+    `blocks` are mean Gram matrices of scaled inputs along the diagonal, `tokens` their number, `held_out` scaled inputs
+    of other tokens.
+    """
+
+    blocks: tuple[Float32[np.ndarray, "width width"], ...]
+    tokens: int
+    held_out: Float32[np.ndarray, "inputs length"]
+
+    @property
+    def length(self) -> int:
+        """Number of columns."""
+        return sum(len(block) for block in self.blocks)
+
+    def columns(self) -> Iterator[Columns]:
+        """The column range of each block."""
+        first = 0
+        for block in self.blocks:
+            yield Columns(first, first + len(block))
+            first += len(block)
+
+    def energy(self, changes: Float32[np.ndarray, "rows length"]) -> float:
+        """tr(ΔW G ΔWᵀ): the mean squared change of the outputs of all rows for a scaled input."""
+        found = 0.0
+        for columns, block in zip(self.columns(), self.blocks, strict=True):
+            part = np.ascontiguousarray(changes[:, columns.first : columns.last])
+            found += float(np.einsum("ij,ij->", part @ block, part, dtype=np.float64))
+        return found
+
+    def held_out_energy(self, changes: Float32[np.ndarray, "rows length"]) -> float:
+        """The same over the inputs that were held out; 0 without any."""
+        return float(np.square(changes @ self.held_out.T, dtype=np.float64).sum()) / max(1, len(self.held_out))
+
+
+class GramSource(Protocol):
+    """Where the entries of Gram statistics are kept: in a file, or in memory."""
+
+    def matrix(self, entry: str, index: int) -> MatrixGram:
+        """Matrix `index` of an entry."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What is known of an entry without reading its matrices.
+
+    `length` columns, `tokens` counted for each matrix, in `windows` windows: fewer than those of the whole file only in
+    the state of an interrupted collection.
+    """
+
+    length: int
+    tokens: Int64[np.ndarray, " matrices"]
+    windows: int
+
+
+@dataclass(frozen=True, eq=False)
+class Gram:
+    """Gram statistics of a model's products.
+
+    `entries` are named by one of the tensors that have these inputs, `shared` maps every tensor to its entry. `texts`
+    are the names of the calibration texts, in `windows` windows of `context` tokens; `model` is the fingerprint of the
+    model that ran. Raises InvalidInput if a tensor's entry is missing.
+    """
+
+    entries: Mapping[str, Entry]
+    shared: Mapping[str, str]
+    source: GramSource
+    texts: tuple[str, ...]
+    windows: int
+    context: int
+    model: str
+    where: str = "the Gram statistics"
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
+        object.__setattr__(self, "shared", MappingProxyType(dict(sorted(self.shared.items()))))
+        lost = [name for name, entry in self.shared.items() if entry not in self.entries]
+        raise_faults([Fault(name, f"has no statistics in {self.where}: the file is damaged") for name in lost])
+
+    def entry_of(self, tensor: Tensor) -> str | None:
+        """The name of the entry with this tensor's inputs; None if there is none."""
+        return self.shared.get(tensor.name)
+
+    def tokens(self, tensor: Tensor) -> Int64[np.ndarray, " matrices"]:
+        """Inputs counted for each matrix of the tensor; zeros where nothing is known."""
+        entry = self.entry_of(tensor)
+        return np.zeros(tensor.matrices, np.int64) if entry is None else self.entries[entry].tokens
+
+    def check_against(self, fingerprint: str, tensors: Sequence[Tensor]) -> Self:
+        """These statistics, if they are of the model with this fingerprint and these tensors.
+
+        Raises InvalidInput if they are of another model.
+        """
+        if self.model != fingerprint:
+            what = "was collected from another model (weights or tensors differ); collect it from this one"
+            raise InvalidInput(Fault(self.where, what))
+        by_name = {tensor.name: tensor for tensor in tensors}
+        faults = []
+        for name, entry in self.shared.items():
+            tensor, known = by_name.get(name), self.entries[entry]
+            if tensor is None:
+                faults.append(Fault(name, f"in {self.where}, but not a tensor of this model"))
+            elif (tensor.row_length, tensor.matrices) != (known.length, known.tokens.size):
+                shape = f"{known.tokens.size} matrices of {known.length} columns"
+                faults.append(Fault(name, f"has {shape} in {self.where}, not those of this model"))
+        raise_faults(faults)
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 of everything that quantization depends on; equal digests mean equal statistics."""
+        if self.identity:
+            return self.identity
+        state = hashlib.sha256(b"raq gram 1\0")
+        for name, entry in self.entries.items():
+            state.update(f"{name}\0{entry.length}\0".encode() + entry.tokens.astype("<i8").tobytes())
+            for index in range(entry.tokens.size):
+                found = self.source.matrix(name, index)
+                for block in found.blocks:
+                    state.update(block.astype("<f4").tobytes())
+                state.update(found.held_out.astype("<f4").tobytes())
+        state.update("".join(f"{name}={entry}\0" for name, entry in self.shared.items()).encode())
+        return state.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """Entries in memory; those that are not are taken from another source."""
+
+    matrices: Mapping[str, Sequence[MatrixGram]]
+    others: GramSource | None = None
+
+    def matrix(self, entry: str, index: int) -> MatrixGram:
+        """Matrix `index` of an entry."""
+        if entry not in self.matrices and self.others is not None:
+            return self.others.matrix(entry, index)
+        return self.matrices[entry][index]
+
+
+def merge_grams(parts: Sequence[tuple[Gram, float | None]]) -> Gram:
+    """The statistics of several texts together, by weight; with None, each counts by its number of tokens.
+
+    Matrices are computed when they are read. Raises InvalidInput if they are of different models or shapes, or if a
+    weight is not above 0.
+    """
+    assert parts, "nothing to merge"
+    first = parts[0][0]
+    faults = [Fault(gram.where, f"weight {weight}; must be above 0") for gram, weight in parts if _is_no_weight(weight)]
+    if len({weight is None for _, weight in parts}) > 1:
+        faults.append(Fault("Gram statistics", "some have weights and some not; give all of them FILE:WEIGHT, or none"))
+    for gram, _ in parts[1:]:
+        if gram.model != first.model:
+            faults.append(Fault(gram.where, f"is of another model than {first.where}"))
+        elif dict(gram.shared) != dict(first.shared):
+            faults.append(Fault(gram.where, f"has other products than {first.where}"))
+    raise_faults(faults)
+    windows = sum(gram.windows for gram, _ in parts)
+    entries = {
+        name: Entry(entry.length, np.sum([gram.entries[name].tokens for gram, _ in parts], axis=0), windows)
+        for name, entry in first.entries.items()
+    }
+    texts = tuple(dict.fromkeys(text for gram, _ in parts for text in gram.texts))
+    where = " + ".join(gram.where for gram, _ in parts)
+    return Gram(entries, first.shared, _Merged(tuple(parts)), texts, windows, first.context, first.model, where)
+
+
+def _is_no_weight(weight: float | None) -> bool:
+    return weight is not None and not 0 < weight < np.inf
+
+
+@dataclass(frozen=True, eq=False)
+class _Merged:
+    """Several sources as one."""
+
+    parts: tuple[tuple[Gram, float | None], ...]
+
+    def matrix(self, entry: str, index: int) -> MatrixGram:
+        """The weighted mean of a matrix over the parts that saw inputs of it, with held-out inputs of all of them."""
+        found = [(gram.source.matrix(entry, index), weight) for gram, weight in self.parts]
+        weights = [(matrix.tokens if weight is None else weight) * (matrix.tokens > 0) for matrix, weight in found]
+        total = sum(weights)
+        blocks = []
+        for place in range(len(found[0][0].blocks)):
+            added = np.zeros_like(found[0][0].blocks[place])
+            for (matrix, _), weight in zip(found, weights, strict=True):
+                added += np.float32(weight / total if total else 0) * matrix.blocks[place]
+            blocks.append(added)
+        held_out = np.concatenate([matrix.held_out for matrix, _ in found])
+        return MatrixGram(tuple(blocks), sum(matrix.tokens for matrix, _ in found), held_out)

@@ -1,0 +1,89 @@
+"""How the weights of a model are rounded: by importance, and with error feedback where Gram statistics help.
+
+The one place that chooses between plain rounding and compensation; files, profiles and trials in memory all use it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+import raq_native
+from raq_client.compensation.compensate import TESTED_ROWS, Compensation, Effort, MatrixFactor
+from raq_client.importance.imatrix import Importance
+from raq_client.quantizing.devices import CPU, Device
+from raq_solver.quant_types import QuantType
+from raq_solver.tensors import Tensor
+
+Rows = Float32[np.ndarray, "rows length"]
+Blocks = UInt8[np.ndarray, "rows size"]
+ReadRows = Callable[[Int64[np.ndarray, " places"]], Rows]
+"""Returns the rows of one matrix at these places."""
+
+_PLAIN_FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixRounding:
+    """How one matrix is rounded to one type. `gain` is its error relative to plain rounding, 1 without feedback."""
+
+    rounding: "Rounding"
+    quant_type: QuantType
+    columns: Float32[np.ndarray, " length"] | None
+    factor: MatrixFactor | None = None
+    gain: float = 1.0
+
+    def blocks(self, weights: Rows) -> Blocks:
+        """Rows of the matrix in the type. Raises ValueError if a weight or importance is not finite."""
+        by = self.rounding
+        if self.factor is not None:
+            return self.factor.quantize(self.quant_type.name, weights, threads=by.threads, effort=by.effort)
+        found: Blocks = by.device.call(
+            raq_native.quantize, self.quant_type.name, weights, self.columns, threads=by.threads, effort=by.effort
+        )
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Rounding:
+    """The statistics and settings for rounding a model's tensors.
+
+    `threads` 0 means one per core; ignored on a CUDA `device`, which is used for plain rounding only.
+    """
+
+    importance: Importance | None = None
+    compensation: Compensation | None = None
+    effort: Effort = "fast"
+    threads: int = 0
+    device: Device = CPU
+
+    def columns(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
+        """Weights of the columns of each matrix in plain rounding; None if all count equally."""
+        return None if self.importance is None else self.importance.rounding(tensor)
+
+    def of_matrix(self, tensor: Tensor, matrix: int, wanted: QuantType, read: ReadRows) -> MatrixRounding:
+        """How matrix `matrix` of a tensor is rounded to `wanted`; `read` returns rows of it to test feedback on.
+
+        Raises InvalidInput if Gram statistics can't be read, ValueError if a weight or importance is not finite.
+        """
+        columns = self.columns(tensor)
+        plain = MatrixRounding(self, wanted, None if columns is None else columns[matrix])
+        if self.compensation is None or wanted.name in _PLAIN_FLOATS:
+            return plain
+        factor = self.compensation.factor(tensor, matrix)
+        if factor is None:
+            return plain
+        rows = np.ascontiguousarray(read(sampled_rows(tensor.rows // tensor.matrices)))
+        gain = factor.gain(wanted.name, rows, plain.blocks(rows), effort=self.effort)
+        return MatrixRounding(self, wanted, plain.columns, factor, gain) if gain < 1 else plain
+
+
+def sampled_rows(rows: int) -> Int64[np.ndarray, " places"]:
+    """The rows of a matrix of `rows` rows on which feedback is tested: evenly spread, the same everywhere.
+
+    >>> sampled_rows(3).tolist(), sampled_rows(256)[:3].tolist()
+    ([0, 1, 2], [2, 6, 10])
+    """
+    count = min(rows, TESTED_ROWS)
+    return ((2 * np.arange(count) + 1) * rows // (2 * count)).astype(np.int64)

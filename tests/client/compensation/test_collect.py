@@ -1,0 +1,156 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raq_client import engine
+from raq_client.compensation.collect import HELD_OUT_EVERY, HELD_OUT_INPUTS, collect_gram, interleaved
+from raq_client.compensation.gram import Gram
+from raq_client.compensation.gram_file import read_gram, write_gram
+from raq_client.engine import Engine, Product
+from raq_client.engine.windows import Text, cut_windows
+from raq_client.models.model_file import open_model
+from raq_solver.errors import InvalidInput
+from support.engine_models import MODEL, TEXT, write_mixture
+
+TEXTS = [Text("one", TEXT[:9000]), Text("other", TEXT[9000:20000])]
+CONTEXT = 128
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[Engine]:
+    with engine.load(MODEL, context=CONTEXT, threads=1) as model:
+        yield model
+
+
+@pytest.fixture(scope="module")
+def gram(loaded: Engine) -> Gram:
+    return collect_gram(loaded, open_model(MODEL), TEXTS, windows=8)
+
+
+def _inputs(loaded: Engine, name: str, windows: np.ndarray) -> list[np.ndarray]:
+    """The inputs of a product by window, scaled: the first one has half the weight of all."""
+    found: list[np.ndarray] = []
+
+    def visit(product: Product) -> None:
+        found.append(product.inputs.reshape(-1, product.inputs.shape[-1]).astype(np.float64))
+
+    for _ in loaded.observe_products(windows, lambda each: each == name, visit):
+        pass
+    typical = np.median(np.linalg.norm(found[0], axis=1))
+    scales = []
+    for rows in found:
+        lengths = np.linalg.norm(rows, axis=1)
+        wanted = np.maximum(1, lengths / (2 * typical))
+        wanted[0] = max(wanted[0], np.sqrt(0.5 * CONTEXT))
+        scales.append((wanted / lengths)[:, None])
+    return [rows * scale for rows, scale in zip(found, scales, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_k.weight", "blk.1.ffn_down.weight", "output.weight"])
+def test_a_matrix_is_the_mean_of_products_of_scaled_inputs(loaded: Engine, gram: Gram, name: str) -> None:
+    windows = interleaved(cut_windows(loaded, TEXTS, 8))
+    inputs = _inputs(loaded, name, windows)
+    held_out = [each for place, each in enumerate(inputs) if place % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]
+    counted = np.concatenate(
+        [each for place, each in enumerate(inputs) if place % HELD_OUT_EVERY != HELD_OUT_EVERY - 1]
+    )
+    found = gram.source.matrix(gram.shared[name], 0)
+    assert found.tokens == len(counted)
+    np.testing.assert_allclose(found.blocks[0], counted.T @ counted / len(counted), atol=1e-6)
+    np.testing.assert_array_equal(found.blocks[0], found.blocks[0].T)
+    assert 0 < len(found.held_out) <= 2 * HELD_OUT_INPUTS
+    everything = np.concatenate(held_out)
+    mean = np.trace(everything.T @ everything) / len(everything)
+    assert np.trace(found.held_out.T @ found.held_out) / len(found.held_out) == pytest.approx(mean, rel=0.2)
+    directions = everything / np.linalg.norm(everything, axis=1, keepdims=True)
+    for row in found.held_out[::17]:
+        assert (directions @ (row / np.linalg.norm(row))).max() == pytest.approx(1, abs=1e-5)
+
+
+def test_products_with_equal_inputs_share_an_entry(gram: Gram) -> None:
+    shared = {name: gram.shared[name] for name in gram.shared if name.startswith("blk.0.")}
+    by_role = {name.split(".")[2]: entry for name, entry in shared.items()}
+    assert by_role["attn_q"] == by_role["attn_k"] == by_role["attn_v"]
+    assert by_role["ffn_gate"] == by_role["ffn_up"]
+    assert len({by_role[role] for role in ("attn_q", "attn_output", "ffn_gate", "ffn_down")}) == 4
+
+
+def test_it_is_of_its_model_and_texts(gram: Gram) -> None:
+    model = open_model(MODEL)
+    assert gram.check_against(model.fingerprint(), model.tensors) is gram
+    assert (gram.texts, gram.windows, gram.context) == (("one", "other"), 16, CONTEXT)
+
+
+def _same(one: Gram, other: Gram) -> None:
+    assert dict(one.shared) == dict(other.shared)
+    for name, entry in one.entries.items():
+        for index in range(entry.tokens.size):
+            first, second = one.source.matrix(name, index), other.source.matrix(name, index)
+            assert first.tokens == second.tokens
+            np.testing.assert_allclose(first.blocks[0], second.blocks[0], atol=1e-6)
+            np.testing.assert_allclose(first.held_out, second.held_out, atol=1e-6)
+
+
+def test_little_memory_takes_more_passes_and_finds_the_same(loaded: Engine, gram: Gram) -> None:
+    totals = set()
+    found = collect_gram(
+        loaded, open_model(MODEL), TEXTS, windows=8, memory=8 << 20, progress=lambda _, total: totals.add(total)
+    )
+    (total,) = totals
+    assert total > 16
+    assert total % 16 == 0
+    _same(found, gram)
+
+
+def test_an_interrupted_collection_goes_on(
+    loaded: Engine, gram: Gram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ended in each of the passes; what it had saved is enough to end with the same statistics."""
+    monkeypatch.setattr("raq_client.compensation.collect.SAVE_EVERY", 5)
+    state = tmp_path / "state.gram"
+
+    def save(found: Gram) -> Gram:
+        write_gram(found, state, force=True)
+        return read_gram(state)
+
+    class EndedError(Exception):
+        pass
+
+    for most in (12, 18, 3):
+        left = iter(range(most))
+
+        def end(_done: int, _total: int, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise EndedError
+
+        resume = read_gram(state) if state.exists() else None
+        with pytest.raises(EndedError):
+            collect_gram(
+                loaded, open_model(MODEL), TEXTS, windows=8, memory=8 << 20, resume=resume, save=save, progress=end
+            )
+    found = collect_gram(
+        loaded, open_model(MODEL), TEXTS, windows=8, memory=8 << 20, resume=read_gram(state), save=save
+    )
+    _same(found, gram)
+    with pytest.raises(InvalidInput, match="other texts"):
+        collect_gram(loaded, open_model(MODEL), TEXTS[:1], resume=read_gram(state))
+
+
+def test_each_expert_has_its_own_statistics(tmp_path: Path) -> None:
+    path = write_mixture(tmp_path / "mixture.gguf", 4, 2)
+    with engine.load(path, context=CONTEXT, threads=1) as loaded:
+        found = collect_gram(loaded, open_model(path), TEXTS, windows=8)
+    name = next(name for name in found.shared if "ffn_up_exps" in name)
+    tokens = found.entries[found.shared[name]].tokens
+    assert tokens.size == open_model(path).tensor(name).matrices
+    assert len(set(tokens.tolist())) > 1
+    assert found.shared[name] == found.shared[name.replace("up", "gate")]
+
+
+def test_too_little_text_is_refused(loaded: Engine) -> None:
+    with pytest.raises(InvalidInput, match="none to collect"):
+        collect_gram(loaded, open_model(MODEL), [])
+    with pytest.raises(InvalidInput, match="windows, at least 8"):
+        collect_gram(loaded, open_model(MODEL), TEXTS, windows=2)

@@ -1,0 +1,153 @@
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, merge_grams, pack, unpack
+from raq_client.compensation.gram_file import read_gram, write_gram
+from raq_solver.errors import InvalidInput
+from raq_solver.quant_types import CATALOGUE
+from raq_solver.tensors import Tensor
+
+
+def _matrix(length: int, seed: int) -> MatrixGram:
+    random = np.random.default_rng(seed)
+    inputs = random.standard_normal((2 * length, length)).astype(np.float32)
+    return MatrixGram((inputs.T @ inputs / np.float32(2 * length),), 2 * length, inputs[:3])
+
+
+def _gram(*, seed: int = 0, model: str = "a model") -> Gram:
+    """Two entries: a matrix shared by two tensors, and three experts of which one saw nothing."""
+    silent = MatrixGram((np.zeros((4, 4), np.float32),), 0, np.zeros((0, 4), np.float32))
+    matrices = {"q": [_matrix(8, seed)], "up": [_matrix(4, seed + 1), _matrix(4, seed + 2), silent]}
+    entries = {"q": Entry(8, np.array([16]), 10), "up": Entry(4, np.array([8, 8, 0]), 10)}
+    shared = {"q": "q", "k": "q", "up": "up"}
+    return Gram(entries, shared, InMemory(matrices), ("a text",), 10, 64, model)
+
+
+@given(st.integers(1, 3000), st.integers(1, 8).map(lambda each: 256 * each))
+def test_blocks_of_columns_cover_a_row_in_order_and_end_where_types_do(length: int, widest: int) -> None:
+    blocks = column_blocks(length, widest)
+    assert [block.first for block in blocks] == [0, *(block.last for block in blocks[:-1])]
+    assert blocks[-1].last == length
+    assert all(0 < block.last - block.first <= widest for block in blocks)
+    assert all(block.last % 256 == 0 for block in blocks[:-1])
+
+
+@given(st.integers(1, 40), st.integers(0, 99))
+def test_packing_loses_nothing_of_a_symmetric_matrix(width: int, seed: int) -> None:
+    values = np.random.default_rng(seed).standard_normal((width, width)).astype(np.float32)
+    symmetric = values + values.T
+    np.testing.assert_array_equal(unpack(pack(symmetric), width), symmetric)
+
+
+@given(st.integers(1, 20), st.integers(1, 5), st.integers(0, 99))
+def test_the_energy_of_a_change_is_the_mean_squared_output_over_the_inputs(length: int, rows: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    inputs = random.standard_normal((7, length)).astype(np.float32)
+    changes = random.standard_normal((rows, length)).astype(np.float32)
+    gram = MatrixGram((inputs.T @ inputs / np.float32(7),), 7, inputs)
+    expected = float(np.square(inputs.astype(np.float64) @ changes.T.astype(np.float64)).sum()) / 7
+    assert gram.energy(changes) == pytest.approx(expected, rel=1e-4)
+    assert gram.held_out_energy(changes) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_file_holds_all_that_was_written(tmp_path: Path) -> None:
+    gram = _gram()
+    write_gram(gram, tmp_path / "a.gram")
+    found = read_gram(tmp_path / "a.gram")
+    assert (found.texts, found.windows, found.context, found.model) == (("a text",), 10, 64, "a model")
+    assert dict(found.shared) == dict(gram.shared)
+    assert found.digest() == gram.digest()
+    for name, entry in gram.entries.items():
+        assert found.entries[name].length == entry.length
+        assert found.entries[name].windows == entry.windows
+        np.testing.assert_array_equal(found.entries[name].tokens, entry.tokens)
+        for index in range(entry.tokens.size):
+            one, other = gram.source.matrix(name, index), found.source.matrix(name, index)
+            assert one.tokens == other.tokens
+            np.testing.assert_array_equal(one.held_out, other.held_out)
+            # The lower triangle is not stored: products of BLAS are symmetric to the last bit only.
+            np.testing.assert_allclose(one.blocks[0], other.blocks[0], rtol=1e-5, atol=1e-7)
+
+
+def test_digests_differ_with_the_statistics() -> None:
+    assert _gram().digest() == _gram().digest() != _gram(seed=1).digest()
+
+
+def test_of_another_model_it_is_refused() -> None:
+    tensors = [Tensor("q", (8, 2), CATALOGUE["F16"]), Tensor("k", (8, 2), CATALOGUE["F16"])]
+    up = Tensor("up", (4, 2, 3), CATALOGUE["F16"])
+    gram = _gram()
+    assert gram.check_against("a model", [*tensors, up]) is gram
+    with pytest.raises(InvalidInput, match="another model"):
+        gram.check_against("another", [*tensors, up])
+    with pytest.raises(InvalidInput, match="not a tensor of this model"):
+        gram.check_against("a model", tensors)
+    with pytest.raises(InvalidInput, match="3 matrices of 4 columns"):
+        gram.check_against("a model", [*tensors, Tensor("up", (4, 6), CATALOGUE["F16"])])
+
+
+def _damage(path: Path, change: Callable[[bytes], bytes]) -> Path:
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data[:-100], "cut off"),
+        (lambda data: b"nothing", "not a GGUF file"),
+        (lambda data: data.replace(b"q=8:10", b"q=9:10"), "different shapes"),
+        (lambda data: data.replace(b"q=8:10", b"x=8:10"), "incomplete"),
+        (lambda data: data.replace(b"q=8:10", b"q=8:ab"), "damaged"),
+        (lambda data: data.replace(b"k=q", b"k=x"), "has no statistics"),
+        (lambda data: data.replace(b"raq.gram.texts", b"raq.gram.tests"), "has not all of"),
+        (lambda data: data.replace(struct.pack("<f", 16), struct.pack("<f", -1), 1), "no numbers of tokens"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, change: Callable[[bytes], bytes], message: str) -> None:
+    write_gram(_gram(), tmp_path / "a.gram")
+    with pytest.raises(InvalidInput, match=message):
+        read_gram(_damage(tmp_path / "a.gram", change))
+
+
+def test_statistics_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Path) -> None:
+    gram = _gram()
+    broken = MatrixGram((np.full((8, 8), np.nan, np.float32),), 16, np.zeros((0, 8), np.float32))
+    others = {"up": [gram.source.matrix("up", index) for index in range(3)]}
+    write_gram(replace(gram, source=InMemory({"q": [broken], **others})), tmp_path / "a.gram")
+    with pytest.raises(InvalidInput, match="not finite"):
+        read_gram(tmp_path / "a.gram").source.matrix("q", 0)
+
+
+def test_merged_by_weight_they_are_the_weighted_mean() -> None:
+    one, other = _gram(seed=0), _gram(seed=5)
+    merged = merge_grams([(one, 1.0), (other, 3.0)])
+    blocks = [each.source.matrix("q", 0).blocks[0] for each in (one, other)]
+    np.testing.assert_allclose(merged.source.matrix("q", 0).blocks[0], 0.25 * blocks[0] + 0.75 * blocks[1], rtol=1e-5)
+    assert merged.entries["q"].tokens.tolist() == [32]
+    assert merged.windows == 20
+    assert merged.texts == ("a text",)
+
+
+def test_merged_without_weights_they_are_as_if_collected_together() -> None:
+    one, other = _gram(seed=0), _gram(seed=5)
+    merged = merge_grams([(one, None), (other, None)])
+    blocks = [each.source.matrix("q", 0).blocks[0] for each in (one, other)]
+    np.testing.assert_allclose(merged.source.matrix("q", 0).blocks[0], (blocks[0] + blocks[1]) / 2, rtol=1e-5)
+    assert merged.entries["up"].tokens.tolist() == [16, 16, 0]
+
+
+def test_merging_refuses_other_models_and_weights_that_are_none() -> None:
+    with pytest.raises(InvalidInput, match="another model"):
+        merge_grams([(_gram(), None), (_gram(model="b"), None)])
+    with pytest.raises(InvalidInput, match="some have weights"):
+        merge_grams([(_gram(), None), (_gram(), 1.0)])
+    with pytest.raises(InvalidInput, match="above 0"):
+        merge_grams([(_gram(), 0.0), (_gram(), 1.0)])
