@@ -40,13 +40,13 @@ docs:
     {{python}} -m sphinx --fail-on-warning --fresh-env --quiet docs build/docs
     ! grep -rE '(src|href)="(https?:)?//[^"]+[.](js|css|woff2?)"' --include='*.html' build/docs  # readable offline
 
-# The fast tests, in random order; `-p no:randomly` for the order of the files.
+# The fast tests, in random order and several processes; `-p no:randomly` for the order of the files, `-n 0` for one.
 test *arguments:
-    {{python}} -m pytest {{arguments}}
+    {{python}} -m pytest -n auto --maxprocesses 4 {{arguments}}
 
 # The same with the share of lines and branches that they run, also in the processes that they start.
 coverage *arguments:
-    {{python}} -m pytest --cov --cov-report=term --cov-report=html:build/coverage {{arguments}}
+    {{python}} -m pytest -n auto --maxprocesses 4 --cov --cov-report=term --cov-report=html:build/coverage {{arguments}}
 
 # What needs a GPU: bytes, sums, a hundred million weights of every type, then the figures.
 test-gpu:
@@ -65,7 +65,7 @@ check-arm folder:
 # The kernels on hard floats and on any bytes, under the address and undefined-behaviour sanitizers, in a folder.
 sanitize folder rounds="2" seed="0":
     cmake -S bindings_native -B {{folder}} -DRAQ_CUDA=OFF -DPython_EXECUTABLE="$(realpath -s {{python}})"
-    cmake --build {{folder}} --target raq_fuzz --parallel 2
+    cmake --build {{folder}} --target raq_fuzz --parallel
     {{folder}}/raq_fuzz {{rounds}} {{seed}}
 
 # What is generated and committed: messages, the blocking client, the reference of the commands, the native stubs.
@@ -83,6 +83,10 @@ lock:
 # Allocations on models with real weights, which are fetched and kept; options as in tests/bench/bench_real.py.
 bench-real *arguments:
     {{python}} tests/bench/bench_real.py {{arguments}}
+
+# What error feedback is worth on a model; options as in tests/bench/bench_compensation.py.
+bench-compensation *arguments:
+    {{python}} tests/bench/bench_compensation.py {{arguments}}
 
 # Figures; each bench prints a table.
 bench *arguments:

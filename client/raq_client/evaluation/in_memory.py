@@ -155,12 +155,15 @@ def _room(shape: tuple[int, int, int]) -> Float32[np.ndarray, "windows positions
 
 
 class Trial:
-    """Tries allocations on a model in memory; a context manager that frees the model."""
+    """Tries allocations on a model in memory; a context manager that frees the model.
 
-    def __init__(self, setup: TrialSetup) -> None:
+    With `loaded`, an editable engine and its recording, that model is used, and not freed.
+    """
+
+    def __init__(self, setup: TrialSetup, loaded: tuple[Engine, RecordedLogits] | None = None) -> None:
         self._setup = setup
         self._stack = ExitStack()
-        self._loaded: tuple[Engine, RecordedLogits] | None = None
+        self._loaded = loaded
 
     def run(self, types: Mapping[str, QuantType], *, compensated: bool = True) -> TrialResult:
         """Quantize these tensors to these types, each with its importance, and compare with the unchanged model.
