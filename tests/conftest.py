@@ -69,6 +69,24 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder of this run, one for all processes of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment(run_folder: Path) -> Iterator[None]:
+    """Not that of the user: no server, and a cache of this run, in which errors of one model are measured once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(run_folder / "cache"))
+        patch.delenv("RAQ_SERVER", raising=False)
+        # Many tests start processes of this code: their modules are compiled once.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tables of published models' tensors."""
     from support.published_shapes import write_tables

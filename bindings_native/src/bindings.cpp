@@ -214,11 +214,12 @@ diagonal that is not zero, or with a diagonal that is not positive.)";
 constexpr char feedback_factor_text[] =
     R"(The factor of a Gram matrix for `quantize_with_feedback`: float32[columns, columns], upper triangular.
 
-With H = gram + damping * mean(diagonal of gram) * I (and I alone added where that mean is not above 0), the
-factor U has H⁻¹ = Uᵀ U. Only the upper triangle of `gram` is read. Computed in float64, by products in one
-order: neither threads nor the instruction set changes a bit. Takes 2/3 columns³ operations and two float64
+With H = gram + damping * mean(diagonal of gram) * I (where that mean is 0, I is added instead), the factor
+U has H⁻¹ = Uᵀ U. Only the upper triangle of `gram` is read. Computed in float64, by products in one order:
+neither threads nor the instruction set changes a bit. Takes 2/3 columns³ operations and two float64
 matrices. Raises ValueError for a matrix that is not square, has a NaN or infinite number, or is not positive
-definite with this damping, and for a damping that is negative or not finite.)";
+definite with this damping, for a damping that is negative or not finite, and for a factor beyond the range
+of float32.)";
 
 constexpr char dequantize_text[] = R"(Restore the weights of each row, float32[rows, row_length].
 

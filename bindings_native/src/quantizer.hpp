@@ -69,9 +69,10 @@ void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t 
 // and for a type that stores every weight by itself.
 void quantize_with_feedback(const QuantType& type, const Rows& rows, const float* factor,
                             const Options& options, std::uint8_t* blocks);
-// Such a factor for H = `gram` + `damping` * the mean of its diagonal * I (+ I if that mean is not above 0),
-// of which only the upper triangle is read. Computed in double precision; threads and instruction sets change
-// no bit. Throws std::invalid_argument for numbers that are not finite and if H is not positive definite.
+// Such a factor for H = `gram` + `damping` * the mean of its diagonal * I (+ I if that mean is 0), of which only
+// the upper triangle is read. Computed in double precision; threads and instruction sets change no bit. Throws
+// std::invalid_argument for numbers that are not finite, if H is not positive definite, and if the factor is
+// beyond the range of float.
 void feedback_factor(const float* gram, std::int64_t columns, double damping, const Options& options,
                      float* factor);
 // One pass over the tensor for all types: the sums of each row, type after type.

@@ -128,10 +128,10 @@ class Model:
     ) -> Plan:
         """The allocation of least predicted loss within a budget, with proof that none is better.
 
-        `budget` as `--budget` takes it: bits per weight (5.7) or a size ("4.2GiB"). Without one: `max_loss` asks for
-        the smallest size that keeps a loss, `base` for the size of that base (a mixture such as "Q4_K_M", a GGUF file,
-        a recipe), `memory` for what a device leaves. Constraints are those of the flags of the same names. `loss` names
-        a loss model, `solver` a `raq.connect`ed service; `seconds` bounds the search.
+        `budget` as `--budget` takes it: bits per weight (5.7) or the size of the file ("4.2GiB"). Without one:
+        `max_loss` asks for the smallest size that keeps a loss, `base` for the size of that base (a mixture such as
+        "Q4_K_M", a GGUF file, a recipe), `memory` for what a device leaves. Constraints are those of the flags of the
+        same names. `loss` names a loss model, `solver` a `raq.connect`ed service; `seconds` bounds the search.
 
         Raises Infeasible if nothing fits, InvalidInput with the faults of what is asked for.
 

@@ -11,11 +11,12 @@ from raq_client import pipeline
 from raq_client.models.writer import WrittenModel
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.planning.plan import Plan as SolvedPlan
+from raq_client.planning.size_budget import parse_size_budget
 from raq_client.progress import Progress, Step
 from raq_client.reports.plan import infeasible_text
 from raq_client.solver_client.protocol import SolverClient
 from raq_solver.allocation import Ledger
-from raq_solver.budget import TotalBytes, parse_budget
+from raq_solver.budget import TotalBytes
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 from raq_solver.make_problem import capacity_in
@@ -103,7 +104,9 @@ class Plan:
         True
         """
         losses = self.solved.table
-        least, most = (capacity_in(losses, parse_budget(str(text))) for text in (first, last))
+        least, most = (
+            capacity_in(losses, parse_size_budget(str(text), self.solved.spec.overhead)) for text in (first, last)
+        )
         budgets = [TotalBytes(capacity) for capacity in spaced(least, most, points)]
         found = []
         for point in self._solver.sweep(self.solved.problem, budgets, NO_LIMITS):

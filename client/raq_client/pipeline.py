@@ -53,7 +53,10 @@ def pose(
     """
     base, more = _base(inputs, request)
     profile = inputs.profile(more_types=more, progress=progress, notes=notes)
-    return build_problem(request, profile, inputs.table(profile), base=base, needs_budget=needs_budget)
+    spec = build_problem(request, profile, inputs.table(profile), base=base, needs_budget=needs_budget)
+    if spec.size_note is not None:
+        notes(f"note: {spec.size_note}")
+    return spec
 
 
 def _base(inputs: ModelInputs, request: Request) -> tuple[ResolvedBase | None, tuple[str, ...]]:

@@ -5,6 +5,7 @@ RaqError
 │   └── UnknownProfile        no stored profile has that digest
 └── ServiceError
     ├── Overloaded            the server can't accept another call now; carries the time after which to try again
+    ├── StoreFull             the server has no room for what should be stored
     ├── Unauthenticated       the call carries no token that the server knows
     └── NotPermitted          the token's scopes do not cover the call
 """
@@ -29,6 +30,10 @@ class Overloaded(ServiceError):
     def __init__(self, text: str, retry_seconds: float) -> None:
         super().__init__(text)
         self.retry_seconds = retry_seconds
+
+
+class StoreFull(ServiceError):
+    """The server has no room for what should be stored."""
 
 
 class Unauthenticated(ServiceError):

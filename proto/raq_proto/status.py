@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from raq_proto.errors import NotPermitted, Overloaded, Unauthenticated, UnknownProfile
+from raq_proto.errors import NotPermitted, Overloaded, StoreFull, Unauthenticated, UnknownProfile
 from raq_solver.errors import (
     BackendFailure,
     DeadlineExceeded,
@@ -38,6 +38,7 @@ CODES: Final[dict[type[RaqError], grpc.StatusCode]] = {
     ServiceUnavailable: grpc.StatusCode.UNAVAILABLE,
     DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    StoreFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     NotPermitted: grpc.StatusCode.PERMISSION_DENIED,
     BackendFailure: grpc.StatusCode.INTERNAL,
@@ -53,7 +54,15 @@ beside the text."""
 _INPUT_ERRORS: Final = {kind.__name__: kind for kind in (InvalidInput, UnknownQuantType, UnknownTensor, UnknownProfile)}
 _OTHER_ERRORS: Final = {
     kind.__name__: kind
-    for kind in (ServiceUnavailable, DeadlineExceeded, Unauthenticated, NotPermitted, BackendFailure, LedgerMismatch)
+    for kind in (
+        ServiceUnavailable,
+        DeadlineExceeded,
+        StoreFull,
+        Unauthenticated,
+        NotPermitted,
+        BackendFailure,
+        LedgerMismatch,
+    )
 }
 
 

@@ -23,6 +23,7 @@ from raq_server.config import ServerConfig
 from raq_server.limits import RequestLimits
 from raq_server.listen import OPTIONS, bind
 from raq_server.service.cache import LruCache
+from raq_server.service.intake import Intake
 from raq_server.service.interceptor import CallInterceptor
 from raq_server.service.profile_service import ProfileService
 from raq_server.service.singleflight import SingleFlight
@@ -37,11 +38,15 @@ from raq_server.telemetry.metrics import Metrics
 from raq_server.telemetry.tracing import no_spans, spans
 from raq_server.workers.job import ProfileCache
 from raq_server.workers.pool import Pool
-from raq_solver.errors import ServiceUnavailable
+from raq_solver.errors import ServiceError
 
 SOLVER_SERVICE: Final = SERVICE.full_name
 PROFILE_SERVICE: Final = profile_service_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name
 _PING_SECONDS: Final = 2.0
+_OTHERS: Final = 4
+_OTHERS_SECONDS: Final = 1.0
+"""Clients whose messages to health and reflection, which need no token, are received at the same time, and the longest
+time for such a message to arrive whole."""
 _LARGEST_KEPT: Final = 8 * 2**20
 """Bytes of the largest answers that are stored, and that are held while slow readers catch up."""
 
@@ -118,13 +123,18 @@ class _Parts:
         self.stopping = asyncio.Event()
         self.metrics = Metrics()
         self.engine = engine_of(config.database)
-        database = Database(self.engine)
+        database = Database(self.engine, config.store_limit_bytes)
         self.store = AsyncStore(database, self.metrics)
         self.pool = Pool(config.workers, config.queue, self.metrics)
         self.flights = SingleFlight(_LARGEST_KEPT, self.metrics)
         self.health = health.aio.HealthServicer()
         traced = spans() if config.tracing else no_spans
-        interceptor = CallInterceptor(Tokens.of(config.tokens), config.calls_per_client, self.metrics, traced)
+        largest, idle = config.message_limit_bytes, config.idle_seconds
+        intake = Intake(config.receive_limit_bytes, largest, config.request_seconds, idle)
+        others = Intake(_OTHERS * largest, largest, config.request_seconds, min(idle, _OTHERS_SECONDS), _OTHERS)
+        interceptor = CallInterceptor(
+            Tokens.of(config.tokens), config.calls_per_client, self.metrics, traced, intake, others
+        )
         self.server = grpc.aio.server(
             interceptors=[interceptor],
             options=(*channel_options(config.message_limit_bytes), *OPTIONS),
@@ -138,6 +148,7 @@ class _Parts:
             self.metrics,
             RequestLimits.of(config),
             config.idle_seconds,
+            config.search_seconds,
         )
         self.server.add_generic_rpc_handlers((solver.handler(),))
         profiles = ProfileService(self.store, config)
@@ -183,8 +194,8 @@ class _Parts:
             try:
                 await self.store.ask(self.store.database.ping)
                 state = states.SERVING
-            except ServiceUnavailable:
+            except ServiceError as error:
                 state = states.NOT_SERVING
-                LOG.warning("the store does not answer")
+                LOG.warning("the store fails", extra={"fields": {"what": str(error), "cause": str(error.__cause__)}})
             await self.health.set(PROFILE_SERVICE, state)
             await asyncio.sleep(_PING_SECONDS)

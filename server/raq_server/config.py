@@ -91,6 +91,13 @@ class ServerConfig(BaseSettings):
     constraints_limit: int = Field(default=10_000, ge=0, description="most constraints of a problem")
     budgets_limit: int = Field(default=10_000, ge=1, description="most points of a sweep, variants of a batch")
     calls_per_client: int = Field(default=64, ge=1, description="most calls of one client at the same time")
+    receive_limit_bytes: int = Field(
+        default=4 * MESSAGE_LIMIT_BYTES,
+        ge=2**16,
+        description="memory for requests that are received or not yet answered",
+    )
+    request_seconds: float = Field(default=120, gt=0, description="longest time for a request to arrive whole")
+    search_seconds: float = Field(default=3600, gt=0, description="longest search, whatever time a call allows")
     idle_seconds: float = Field(default=30, gt=0, description="longest pause of a client that sends or reads a stream")
 
     log_format: Literal["json", "text"] = Field(default="json", description="json or text, on standard error")

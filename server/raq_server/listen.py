@@ -1,6 +1,7 @@
 """Bind a server to its address, with TLS where configured; refuse addresses that would be open to strangers."""
 
 import ipaddress
+import ssl
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +19,16 @@ OPTIONS: Final = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.max_concurrent_streams", 256),
+    ("grpc.max_allowed_incoming_connections", 2_000),
+    # A few kilobytes that unpack to gigabytes: compressed requests are refused. Answers are not compressed either.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.per_message_decompression", 0),
 )
 """Channel options of every server."""
+
+
+_LARGEST_PORT: Final = 65_535
 
 
 def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
@@ -28,6 +37,7 @@ def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
     Raises InvalidInput if the address can't be bound, if TLS files are missing, or if the server would serve clients
     beyond this machine without authentication and `allow_anonymous` is not set.
     """
+    _check_port(config.address)
     credentials = _credentials(config)
     if not (_is_local(config.address) or config.tokens or config.client_ca or config.allow_anonymous):
         what = (
@@ -46,6 +56,15 @@ def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
     return config.address if config.address.startswith("unix:") else f"{config.address.rpartition(':')[0]}:{port}"
 
 
+def _check_port(address: str) -> None:
+    """Raise InvalidInput for an address without a port that exists; gRPC would take it modulo 65536."""
+    if address.startswith("unix:"):
+        return
+    _, colon, port = address.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal() and int(port[:6]) <= _LARGEST_PORT):
+        raise InvalidInput(Fault(address, f"is not HOST:PORT with a port from 0 to {_LARGEST_PORT}, nor unix:PATH"))
+
+
 def _is_local(address: str) -> bool:
     if address.startswith("unix:"):
         return True
@@ -62,6 +81,11 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
             raise InvalidInput(Fault("TLS", "needs both a certificate and a private key"))
         return None
     key, chain = _content(config.private_key), _content(config.certificate)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.certificate, config.private_key)
+    except (ssl.SSLError, OSError) as error:
+        what = f"{config.certificate} and {config.private_key} are no certificate and its private key: {error}"
+        raise InvalidInput(Fault("TLS", what)) from error
     if config.client_ca is None:
         return grpc.ssl_server_credentials([(key, chain)])
     roots = _content(config.client_ca)

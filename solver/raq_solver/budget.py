@@ -52,14 +52,19 @@ _BYTES: Final = {
     "mib": 2**20,
     "gib": 2**30,
     "tib": 2**40,
+    "k": 2**10,
+    "m": 2**20,
+    "g": 2**30,
+    "t": 2**40,
 }
 _PATTERN: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
 
 
 def parse_budget(text: str) -> Budget:
-    """Read `5.7`, `5.7bpw`, `4.2GiB`, `17GB`, `900MB` or `123456B`.
+    """Read `5.7`, `5.7bpw`, `4.2GiB`, `17GB`, `900MB`, `24G` or `123456B`.
 
-    A number without a unit is bits per weight. GB is 10^9 bytes, GiB 2^30. Fractions of a byte are cut off.
+    A number without a unit is bits per weight. GB is 10^9 bytes; GiB is 2^30, and so is G alone, as for `ls -h` and
+    Slurm. Fractions of a byte are cut off.
     Raises InvalidInput for anything else, and for zero.
 
     >>> parse_budget("5.7"), parse_budget("17GB")

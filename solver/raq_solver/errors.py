@@ -16,6 +16,9 @@ Not errors: an infeasible budget, a search stopped by its limit, a failed check.
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+_LONGEST_WORD: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +126,8 @@ def raise_faults(faults: Sequence[Fault]) -> None:
 
 def near_misses(word: str, known: Iterable[str]) -> str:
     """A clause such as ` (did you mean Q4_K, Q4_1?)`, or empty text when no known word is near."""
+    if len(word) > _LONGEST_WORD:  # not a name with a letter wrong, and comparing takes time in its square
+        return ""
     by_folded = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), list(by_folded), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(by_folded[name] for name in near)}?)" if near else ""

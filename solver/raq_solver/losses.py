@@ -166,6 +166,9 @@ class LossTable:
         largest = sum(np.where(self.offered, self.sizes, 0).max(axis=1).tolist())
         if largest >= 2**53:
             faults.append(Fault("loss table", f"sizes add up to {largest:,} bytes; at most 2^53 are supported"))
+        weights = sum(self.weights.tolist())
+        if weights >= 2**53:
+            faults.append(Fault("loss table", f"holds {weights:,} weights; at most 2^53 are supported"))
         if not math.isfinite(sum(np.where(self.offered, self.losses, 0.0).max(axis=1).tolist())):
             faults.append(Fault("loss table", "losses add up to more than a double can hold"))
         return faults

@@ -156,6 +156,9 @@ class Profile:
         if [array.shape for array in arrays] != expected:
             shapes = ", ".join(str(array.shape) for array in arrays)
             return [Fault("profile", f"{shape[0]} tensors × {shape[1]} types, but arrays have shapes {shapes}")]
+        weights = sum(tensor.weights for tensor in self.tensors)
+        if weights >= 2**53:  # sizes would leave the range of their arrays
+            return [Fault("profile", f"holds {weights:.3g} weights; at most 2^53 are supported")]
         faults = []
         if self.sampling_errors is not None and not (self.sampling_errors >= 0).all():
             faults.append(Fault("profile", "holds a standard error that is negative or not a number"))

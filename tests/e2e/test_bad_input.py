@@ -16,14 +16,6 @@ from raq_client.importance.imatrix_file import read_importance
 from support.commands import Result, client
 from support.gguf_files import small_model, write
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
-
-@pytest.fixture
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.delenv("RAQ_SERVER", raising=False)
-
 
 def refused(result: Result, *patterns: str, code: int = 2) -> None:
     assert result.code == code, result.err

@@ -15,12 +15,6 @@ from support.commands import client
 MEMORY = ("--vram", "16MiB", "--vram-context", "4k", "--kv", "q8_0", "--overhead", "1MiB")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.delenv("RAQ_SERVER", raising=False)
-
-
 @pytest.fixture
 def model(model_path: Path, imatrix_path: Path) -> tuple[object, ...]:
     return ("-m", model_path, "-i", imatrix_path)

@@ -19,12 +19,6 @@ from support.commands import client
 TENSOR = "blk.0.attn_norm.weight"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.delenv("RAQ_SERVER", raising=False)
-
-
 @pytest.fixture(scope="module")
 def text(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
@@ -97,3 +91,19 @@ def test_tensors_that_the_importance_does_not_know_are_listed_once(
     result = client("quantize", model_path, "-a", types, "-i", partly, "-o", tmp_path / "out.gguf")
     assert result.code == 2
     assert f"blk.1.ffn_down.weight: IQ2_S needs importance, and {partly} has none of this tensor" in result.err
+
+
+def test_a_source_that_is_quantized_already_is_said(model_path: Path, tmp_path: Path) -> None:
+    types, once, twice = tmp_path / "types.txt", tmp_path / "once.gguf", tmp_path / "twice.gguf"
+    types.write_text("attn_q=q8_0\n")
+    first = client("quantize", model_path, "-a", types, "-o", once)
+    assert first.code == 0
+    assert "quantized already" not in first.err
+    types.write_text("attn_q=q4_k\nffn_up=q4_k\n")
+    again = client("quantize", once, "-a", types, "-o", twice)
+    assert again.code == 0
+    assert f"note: {once} is quantized already (4 Q8_0 of 8 tensors)" in again.err
+    planned = client("solve", "-m", once, "-b", "5", "--types", "Q4_K,Q8_0")
+    assert planned.code == 0, planned.err
+    assert planned.err.count(f"note: {once} is quantized already (4 Q8_0 of 39 tensors)") == 1
+    assert "quantized already" not in client("solve", "-m", model_path, "-b", "5", "--types", "Q4_K,Q8_0").err

@@ -88,7 +88,7 @@ def test_a_profile_has_smaller_losses_where_feedback_is_used(
     )
     changed = {name for name, ratio in ratios.items() if ratio < 1}
     assert changed > {f"blk.{block}.{role}.weight" for block in range(3) for role in ("attn_q", "attn_k", "ffn_up")}
-    assert 0.2 < min(ratios.values()) < 0.9
+    assert 0.05 < min(ratios.values()) < 0.9
     assert one.provenance["gram"]
     assert "gram" not in other.provenance
 
@@ -96,12 +96,12 @@ def test_a_profile_has_smaller_losses_where_feedback_is_used(
 def test_raq_toml_names_the_statistics(
     gram: Path, model_path: Path, imatrix_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = f'model = "{model_path}"\nimatrix = "{imatrix_path}"\ngram = "{gram}"\nbudget = "4.2"\ntypes = ["Q4_K"]\n'
+    lines = f'model = "{model_path}"\nimatrix = "{imatrix_path}"\ngram = "{gram}"\nbudget = "4.6"\ntypes = ["Q4_K"]\n'
     (tmp_path / "raq.toml").write_text(lines, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert client("run", "-o", "out.gguf").code in {0, 2}
+    assert client("run", "-o", "out.gguf").code == 0
     refused = client("run", "-o", gram, "--force")
-    assert refused.code == 1
+    assert refused.code == 2
     assert str(gram) in refused.err
 
 
@@ -110,7 +110,7 @@ def test_files_are_merged_by_weight(gram: Path, imatrix_path: Path, tmp_path: Pa
     assert result.code == 0, result.err
     assert "64 windows" in result.err
     mixed = client("imatrix", "merge", gram, imatrix_path, "-o", tmp_path / "mixed.gram")
-    assert mixed.code == 1
+    assert mixed.code == 2
     assert "can't be merged with Gram statistics" in mixed.err
 
 
@@ -119,9 +119,9 @@ def test_statistics_of_another_model_and_other_files_are_refused(
 ) -> None:
     other = rewrite(tmp_path / "other.gguf", lambda name, data: {name: data * data.dtype.type(1.5)})
     refused = client("run", other, "-b", "4.0", "--gram", gram, "-o", tmp_path / "x.gguf")
-    assert refused.code == 1
+    assert refused.code == 2
     assert "another model" in refused.err
     no_gram = client("run", model_path, "-b", "4.0", "--gram", imatrix_path, "-o", tmp_path / "x.gguf")
-    assert no_gram.code == 1
+    assert no_gram.code == 2
     assert "importance file" in no_gram.err
     assert not (tmp_path / "x.gguf").exists()

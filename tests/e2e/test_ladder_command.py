@@ -20,11 +20,6 @@ LADDER = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """Four steps; the third takes back what the second gave."""
@@ -37,7 +32,7 @@ def test_a_ladder_ends_where_nothing_is_gained(
     recipe: Path, tmp_path: Path, model_path: Path, imatrix_path: Path, data: Path
 ) -> None:
     folder = tmp_path / "out"
-    text = ("-t", data / "gsm8k.evaluation.txt", "--windows", 6)
+    text = ("-t", data / "gsm8k.evaluation.txt", "--windows", 6, "--context", 256)
     result = client("ladder", model_path, "--recipe", recipe, "-i", imatrix_path, *text, "-o", folder, "--json")
     assert result.code == 0, result.err
     first, second, third, fourth = result.json["steps"]

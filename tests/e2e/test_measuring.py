@@ -11,26 +11,22 @@ from pathlib import Path
 import pytest
 
 from raq_client.files.profile_file import load_profile
+from raq_client.importance.imatrix import Importance
 from raq_client.importance.imatrix_file import read_importance
 from support.commands import client
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 @pytest.fixture(scope="module")
 def text(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:8000], encoding="utf-8")
+    path.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:5000], encoding="utf-8")
     return path
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, model_path: Path, imatrix_path: Path, text: Path) -> Path:
     out = tmp_path_factory.mktemp("measured") / "4m.json"
-    arguments = ("--evaluations", "10", "--windows", "2", "--json")
+    arguments = ("--evaluations", "10", "--windows", "4", "--context", "128", "--json")
     result = client("sensitivity", model_path, "-i", imatrix_path, "-t", text, "-o", out, *arguments)
     assert result.code == 0, result.err
     found = result.json
@@ -70,10 +66,10 @@ def test_better_worse_and_the_same(model_path: Path, tmp_path: Path, text: Path)
     small, large = tmp_path / "small.gguf", tmp_path / "large.gguf"
     for budget, out in (("3.2", small), ("6", large)):
         assert client("run", model_path, "-b", budget, "-o", out).code == 0
-    result = client("compare", small, large, large, "-m", model_path, "-t", text, "--json")
+    result = client("compare", small, large, large, "-m", model_path, "-t", text, "--context", "128", "--json")
     assert result.code == 0, result.err
     assert [step["verdict"] for step in result.json] == ["better", "no difference beyond noise"]
-    back = client("compare", large, small, "-m", model_path, "-t", text)
+    back = client("compare", large, small, "-m", model_path, "-t", text, "--context", "128")
     assert "worse" in back.out
 
 
@@ -98,11 +94,23 @@ def test_importance_is_collected(model_path: Path, data: Path, tmp_path: Path) -
     assert all(0 < row["bias"] < 1 and row["centre"] is not None for row in shown)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_killed_collection_goes_on(model_path: Path, data: Path, tmp_path: Path, how: signal.Signals) -> None:
-    text, out, partial = tmp_path / "text.txt", tmp_path / "i.gguf", tmp_path / "i.partial.gguf"
-    text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:20_000], encoding="utf-8")
+@pytest.fixture(scope="module")
+def collected(model_path: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Importance]:
+    """Arguments of a collection, and what it collects in one go."""
+    folder = tmp_path_factory.mktemp("collected")
+    text, whole = folder / "text.txt", folder / "whole.gguf"
+    text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:14_000], encoding="utf-8")
     arguments = ["imatrix", "collect", str(model_path), "-t", str(text), "--context", "64", "--fisher", "0"]
+    assert client(*arguments, "-o", whole).code == 0
+    return arguments, read_importance(whole)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_collection_goes_on(
+    collected: tuple[list[str], Importance], tmp_path: Path, how: signal.Signals
+) -> None:
+    arguments, whole = collected
+    out, partial = tmp_path / "i.gguf", tmp_path / "i.partial.gguf"
     command = [sys.executable, "-c", "from raq_client.cli.app import main; main()", *arguments, "-o", str(out)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
         while not partial.exists():  # then half is done
@@ -119,9 +127,7 @@ def test_a_killed_collection_goes_on(model_path: Path, data: Path, tmp_path: Pat
     assert resumed.code == 0, resumed.err
     assert "going on" in resumed.err
     assert not partial.exists()
-    whole = tmp_path / "whole.gguf"
-    assert client(*arguments, "-o", whole).code == 0
-    first, second = (read_importance(path) for path in (out, whole))
-    assert first.datasets == second.datasets == (str(text),)
-    for name, entry in first.entries.items():
-        assert entry.mean_squares == pytest.approx(second.entries[name].mean_squares, rel=1e-6)
+    found = read_importance(out)
+    assert found.datasets == whole.datasets == (arguments[4],)
+    for name, entry in found.entries.items():
+        assert entry.mean_squares == pytest.approx(whole.entries[name].mean_squares, rel=1e-6)

@@ -88,11 +88,13 @@ def test_names_are_text(folder: Path) -> None:
     for name in names:
         shutil.copy("m.gguf", name)
         assert client("base", "Q4_K_M", name).code == 0
-    result = client("compare", *names, "-m", "m.gguf", "-t", "t.txt", "--windows", "2")
+    result = client("compare", *names, "-m", "m.gguf", "-t", "t.txt", "--windows", "2", "--context", "64")
     assert result.code == 0, result.err
     text = Path(os.fsdecode(b"[/]caf\xe9.txt".replace(b"/", b"")))
     shutil.copy("t.txt", text)
-    found = client("imatrix", "collect", names[2], "-t", text, "-o", "c.gguf", "--windows", "2", "--fisher", "0")
+    found = client(
+        "imatrix", "collect", names[2], "-t", text, "-o", "c.gguf", "--windows", "2", "--context", "64", "--fisher", "0"
+    )
     assert found.code == 0, found.err
     assert client("imatrix", "convert", "c.gguf", "-o", "c.dat").code == 0
     profile = client("profile", names[2], "--types", "Q4_0", "-o", os.fsdecode(b"\xe9.json"))
@@ -109,7 +111,10 @@ def ended(line: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
 def test_consoles(folder: Path) -> None:
     shutil.copy("m.gguf", os.fsdecode(b"caf\xe9.gguf"))
     for encoding in ("ascii", "cp1252", "utf-8"):
-        done = ended('"$@" check $(printf "caf\\xe9.gguf") -m m.gguf -t t.txt --windows 2', PYTHONIOENCODING=encoding)
+        done = ended(
+            '"$@" check $(printf "caf\\xe9.gguf") -m m.gguf -t t.txt --windows 2 --context 64',
+            PYTHONIOENCODING=encoding,
+        )
         assert done.returncode == 0, done.stderr
         assert ("±".encode(encoding, "replace") + b" ") in done.stdout
     plain = ended('"$@" base Q4_K_M m.gguf', LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")

@@ -54,7 +54,7 @@ def layout_of(name: str) -> CodeLayout:
 
 def quadratic_error(weights: np.ndarray, restored: np.ndarray, gram: np.ndarray) -> float:
     difference = weights.astype(np.float64) - restored
-    return float(np.einsum("ij,jk,ik->", difference, gram.astype(np.float64), difference))
+    return float(((difference @ gram.astype(np.float64)) * difference).sum())
 
 
 def diagonal_factor(columns: int) -> np.ndarray:

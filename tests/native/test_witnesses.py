@@ -1,6 +1,7 @@
 """gguf-py reads our blocks as we do; ggml's own blocks are no nearer to the weights than ours."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import gguf
@@ -9,12 +10,19 @@ import pytest
 
 from raq_native import QUANT_TYPES, dequantize, measure_error, quantize
 from support.oracles import ggml
+from support.paths import DATA
 
+Rows = tuple[np.ndarray, np.ndarray | None]
+"""Weights, and the importance of their columns."""
 NAMES = [quant_type.name for quant_type in QUANT_TYPES]
 LOSSY = [name for name in NAMES if name not in {"F32", "F16", "BF16"}]
 READ_BY_GGUF = [name for name in NAMES if name not in {"Q1_0", "Q2_0"}]
 NOT_WORSE = 1.01
 """Our squared error over ggml's."""
+KEPT = DATA / "ggml_errors.json"
+"""ggml's weighted squared errors of types whose tables take it seconds to make: by type, and by tensor."""
+TABLES_TAKE_LONG = ("IQ1_S", "IQ1_M", "IQ2_S")
+WITHOUT = " without importance"
 
 
 def heavy_tailed(rows: int, length: int) -> np.ndarray:
@@ -40,6 +48,57 @@ def real_importance(path: Path) -> dict[str, np.ndarray]:
         for name, values in found.items()
         if name.endswith(suffix)
     }
+
+
+def errors_of_ggml(name: str, cases: Mapping[str, Rows]) -> dict[str, float]:
+    """ggml's weighted squared error in each case."""
+    found = {}
+    for case, (weights, importance) in cases.items():
+        restored = dequantize(name, ggml.quantize(name, weights, importance), weights.shape[1])
+        found[case] = ggml.squared_error(weights, restored, importance)
+    return found
+
+
+def known_errors(name: str, cases: Mapping[str, Rows]) -> dict[str, float]:
+    """The same; for types whose tables take long, as kept (a slow test makes them again)."""
+    if name not in TABLES_TAKE_LONG:
+        return errors_of_ggml(name, cases)
+    kept: dict[str, float] = json.loads(KEPT.read_text(encoding="utf-8"))[name]
+    return {case: kept[case] for case in cases}
+
+
+def heavy_tails(name: str, columns: str) -> dict[str, Rows]:
+    weighted = columns == "by importance"
+    if name in ggml.NEEDS_IMPORTANCE and not weighted:
+        return {}
+    return {f"heavy tails, columns {columns}": (heavy_tailed(24, 1024), column_importance(1024) if weighted else None)}
+
+
+def real_rows(name: str, path: Path, importance_of: Mapping[str, np.ndarray]) -> dict[str, Rows]:
+    """Some rows of each tensor that ggml can store as the type."""
+    found: dict[str, Rows] = {}
+    for tensor, weights in real_tensors(path):
+        importance = importance_of.get(tensor)
+        if weights.shape[1] % ggml.BY_NAME[name].weights_per_block:
+            continue
+        if importance is None and name in ggml.NEEDS_IMPORTANCE:
+            continue
+        rows = np.ascontiguousarray(weights[:: max(1, len(weights) // 32)])
+        found[tensor if importance is not None else tensor + WITHOUT] = (rows, importance)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES_TAKE_LONG)
+def test_kept_errors_are_ggmls(name: str, model_path: Path, imatrix_path: Path) -> None:
+    """`errors_of_ggml(name, all_cases(…))` of each type is what the file keeps."""
+    cases = all_cases(name, model_path, imatrix_path)
+    assert known_errors(name, cases) == pytest.approx(errors_of_ggml(name, cases), rel=1e-6)
+
+
+def all_cases(name: str, model_path: Path, imatrix_path: Path) -> dict[str, Rows]:
+    heavy = heavy_tails(name, "alike") | heavy_tails(name, "by importance")
+    return heavy | real_rows(name, model_path, {}) | real_rows(name, model_path, real_importance(imatrix_path))
 
 
 @pytest.mark.parametrize("name", READ_BY_GGUF)
@@ -78,47 +137,36 @@ def test_measured_errors_are_those_of_the_blocks(name: str) -> None:
 @pytest.mark.parametrize("columns", ["alike", "by importance"])
 @pytest.mark.parametrize("effort", ["fast", pytest.param("best", marks=pytest.mark.slow)])
 def test_no_worse_than_ggml_on_heavy_tails(name: str, columns: str, effort: str) -> None:
-    weighted = columns == "by importance"
-    if name in ggml.NEEDS_IMPORTANCE and not weighted:
+    cases = heavy_tails(name, columns)
+    if not cases:
         pytest.skip("ggml aborts on this type without importance")
-    weights, importance = heavy_tailed(24, 1024), column_importance(1024) if weighted else None
-    theirs = dequantize(name, ggml.quantize(name, weights, importance), 1024)
-    found = measure_error(name, weights, importance, effort=effort)
-    assert found.weighted_squared_error <= NOT_WORSE * ggml.squared_error(weights, theirs, importance)
+    assert max(ratios(name, effort, cases)) <= NOT_WORSE
 
 
-def ratios_on_a_real_model(name: str, effort: str, path: Path, importance_of: dict[str, np.ndarray]) -> list[float]:
-    """Our weighted squared error over ggml's, of each tensor that both can store as the type."""
-    row = ggml.BY_NAME[name]
-    ratios = []
-    for tensor, all_weights in real_tensors(path):
-        weights, importance = (
-            np.ascontiguousarray(all_weights[:: max(1, len(all_weights) // 32)]),
-            importance_of.get(tensor),
-        )
-        if weights.shape[1] % row.weights_per_block or (name in ggml.NEEDS_IMPORTANCE and importance is None):
-            continue
-        theirs = dequantize(name, ggml.quantize(name, weights, importance), weights.shape[1])
-        found = measure_error(name, weights, importance, effort=effort)
-        ratios.append(found.weighted_squared_error / ggml.squared_error(weights, theirs, importance))
-    return ratios
+def ratios(name: str, effort: str, cases: Mapping[str, Rows]) -> list[float]:
+    """Our weighted squared error over ggml's, of each case."""
+    theirs = known_errors(name, cases)
+    return [
+        measure_error(name, weights, importance, effort=effort).weighted_squared_error / theirs[case]
+        for case, (weights, importance) in cases.items()
+    ]
 
 
 @pytest.mark.parametrize("name", LOSSY)
 def test_no_worse_than_ggml_on_a_real_model(name: str, model_path: Path, imatrix_path: Path) -> None:
-    ratios = ratios_on_a_real_model(name, "fast", model_path, real_importance(imatrix_path))
-    assert ratios
-    assert max(ratios) <= NOT_WORSE
+    found = ratios(name, "fast", real_rows(name, model_path, real_importance(imatrix_path)))
+    assert found
+    assert max(found) <= NOT_WORSE
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSY if name not in ggml.NEEDS_IMPORTANCE])
 def test_no_worse_than_ggml_on_a_real_model_without_importance(name: str, model_path: Path) -> None:
-    assert max(ratios_on_a_real_model(name, "fast", model_path, {})) <= NOT_WORSE
+    assert max(ratios(name, "fast", real_rows(name, model_path, {}))) <= NOT_WORSE
 
 
 @pytest.mark.slow
 def test_effort_best_is_better_than_ggml(model_path: Path, imatrix_path: Path) -> None:
     importance_of = real_importance(imatrix_path)
-    ratios = {name: ratios_on_a_real_model(name, "best", model_path, importance_of) for name in LOSSY}
-    assert {name: max(found) for name, found in ratios.items() if max(found) > 1.02} == {}
-    assert np.median(np.concatenate(list(ratios.values()))) <= 0.99
+    by_type = {name: ratios(name, "best", real_rows(name, model_path, importance_of)) for name in LOSSY}
+    assert {name: max(found) for name, found in by_type.items() if max(found) > 1.02} == {}
+    assert np.median(np.concatenate(list(by_type.values()))) <= 0.99

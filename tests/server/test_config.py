@@ -1,8 +1,5 @@
 """Flags before environment before file before defaults; what the command prints and refuses."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,11 +7,7 @@ import pytest
 from raq_server.config import ServerConfig, load_config
 from raq_server.service.tokens import hash_of
 from raq_solver.errors import InvalidInput
-
-
-def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    line = [sys.executable, "-c", "from raq_server.cli import main; main()", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
+from support.commands import server
 
 
 def test_flags_then_environment_then_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,33 +45,33 @@ def test_a_file_that_is_none_is_one_sentence(tmp_path: Path, content: str | None
 
 
 def test_printing_the_configuration_hides_the_password() -> None:
-    done = command("--print-config", "--database", "postgresql://raq:secret@host/raq", "--workers", "2")
-    assert done.returncode == 0
-    assert "secret" not in done.stdout
-    printed = json.loads(done.stdout)
+    done = server("--print-config", "--database", "postgresql://raq:secret@host/raq", "--workers", "2")
+    assert done.code == 0
+    assert "secret" not in done.out
+    printed = done.json
     assert printed["workers"] == 2
     assert set(printed) == set(ServerConfig.model_fields)
 
 
 def test_mistakes_on_the_command_line_are_sentences() -> None:
-    done = command("--workers", "0")
-    assert done.returncode == 2
-    assert done.stderr.startswith("raq-server: workers: ")
-    assert "Traceback" not in done.stderr
+    done = server("--workers", "0")
+    assert done.code == 2
+    assert done.err.startswith("raq-server: workers: ")
+    assert "Traceback" not in done.err
 
 
 def test_a_token_is_printed_once_with_its_hash(tmp_path: Path) -> None:
-    done = command("token", "ci", "--scope", "admin")
-    made = done.stderr.strip().splitlines()[-1]
+    done = server("token", "ci", "--scope", "admin")
+    made = done.err.strip().splitlines()[-1]
     file = tmp_path / "raq-server.toml"
-    file.write_text(done.stdout)
+    file.write_text(done.out)
     (entry,) = load_config(file).tokens
     assert entry.sha256 == hash_of(made)
     assert entry.scope == "admin"
-    assert command("token", "ci", "--scope", "everything").returncode == 2
+    assert server("token", "ci", "--scope", "everything").code == 2
 
 
 def test_cleaning_an_empty_store(tmp_path: Path) -> None:
-    done = command("clean", "--database", f"sqlite:///{tmp_path}/store.sqlite")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "removed 0 answers and 0 profiles; 0 bytes are left\n"
+    done = server("clean", "--database", f"sqlite:///{tmp_path}/store.sqlite")
+    assert done.code == 0, done.err
+    assert done.out == "removed 0 answers and 0 profiles; 0 bytes are left\n"

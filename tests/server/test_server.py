@@ -1,5 +1,6 @@
 """The service as strangers meet it: health, reflection, faults, bugs, the log, a graceful end."""
 
+import fcntl
 import json
 import logging
 import socket
@@ -200,9 +201,10 @@ def test_a_log_that_nobody_reads_holds_up_nobody(tmp_path: Path) -> None:
     database = ["--database", f"sqlite:///{tmp_path}/store.sqlite", "--workers", "1"]
     with subprocess.Popen([*command, *database], stderr=subprocess.PIPE, text=True, bufsize=1) as process:
         assert process.stderr is not None
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
         address = json.loads(process.stderr.readline())["address"]
         with connect(address) as client:
-            for _ in range(400):  # 100 KB of lines; a pipe takes 64
+            for _ in range(50):  # 12 KB of lines; the pipe takes 4
                 assert client.solve(problem(), Limits(20.0)).ledger is not None
         process.terminate()
         assert process.wait(60) == 0

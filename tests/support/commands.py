@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +25,21 @@ def client(*arguments: object) -> Result:
     """`raq-client ARGUMENTS`."""
     from raq_client.cli import app
 
+    return _ended(app.main, "raq-client", *arguments)
+
+
+def server(*arguments: object) -> Result:
+    """`raq-server ARGUMENTS`, for what ends by itself."""
+    from raq_server.cli import main
+
+    return _ended(main, "raq-server", *arguments)
+
+
+def _ended(main: Callable[[], None], *words: object) -> Result:
     out, err = io.StringIO(), io.StringIO()
-    with (
-        redirect_stdout(out),
-        redirect_stderr(err),
-        mock.patch.object(sys, "argv", ["raq-client", *map(str, arguments)]),
-    ):
+    with redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "argv", [str(word) for word in words]):
         try:
-            app.main()
+            main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
     return Result(code, out.getvalue(), err.getvalue())

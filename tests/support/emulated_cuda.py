@@ -5,6 +5,7 @@ functions of `raq_native` for `device="cuda…"`, and controls the devices.
 """
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
@@ -50,9 +51,11 @@ def library() -> ctypes.CDLL:
                 digest.update(path.read_bytes())
     folder = ROOT / "build" / "cuda_host" / digest.hexdigest()[:16]
     built = folder / "cuda_host.so"
-    if not built.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _build(folder, built)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests in other processes wait for the first to build it
+        if not built.exists():
+            _build(folder, built)
     found = ctypes.CDLL(str(built))
     found.emulated_reset.argtypes = [
         ctypes.c_int,
@@ -70,14 +73,14 @@ def _build(folder: Path, built: Path) -> None:
     includes = [f"-I{place}" for place in (HOST, NATIVE / "src", folder)]
     objects, running = [], []
     for source in SOURCES:
-        made = folder / f"{source.name}.{os.getpid()}.o"
+        made = folder / f"{source.name}.o"
         objects.append(made)
         level = "-O2" if source.name == SLOW else "-O0"
         command = [str(compiler()), level, *FLAGS, *DEFINES, *includes, "-x", "c++", "-c", source, "-o", made]
         running.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
     said = "".join(process.communicate()[1] for process in running)
     assert not any(process.returncode for process in running), said
-    fresh = built.with_suffix(f".{os.getpid()}")
+    fresh = built.with_suffix(".fresh")
     subprocess.run([str(compiler()), "-shared", "-pthread", *objects, "-o", fresh], check=True)
     fresh.rename(built)
     for made in objects:

@@ -47,7 +47,9 @@ def rewrite(
 
 
 def _add_value(writer: gguf.GGUFWriter, name: str, value: object, like: gguf.ReaderField | None) -> None:
-    if like is None:
+    if like is None and isinstance(value, str):
+        writer.add_string(name, value)
+    elif like is None:
         assert isinstance(value, int)
         writer.add_uint32(name, value)
     else:

@@ -80,3 +80,12 @@ def split_model(folder: Path, shards: int = 3) -> list[Path]:
             writer.add_tensor(f"blk.{number}.part_{part}.weight", rng.normal(size=(8, 32)).astype(np.float16))
         write(writer)
     return paths
+
+
+def named_model(path: Path, name: str) -> Path:
+    """A model of one tensor with any name."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(name)
+    writer.add_tensor("output.weight", np.zeros((32, 32), np.float32))
+    write(writer)
+    return path

@@ -50,6 +50,14 @@ void fill_row(double* row, const float* gram, std::int64_t columns, std::int64_t
   row[i] += added;
 }
 
+// Damping can be so large, or the matrix so nearly singular, that a double holds what a float does not.
+void require_float32(const float* row, std::int64_t columns, std::int64_t i) {
+  bool held = row[i] > 0;
+  for (std::int64_t j = i; j < columns; ++j) held &= std::isfinite(row[j]);
+  if (!held)
+    throw std::invalid_argument("row " + std::to_string(i) + " of the factor is beyond the range of float32");
+}
+
 }  // namespace
 
 void feedback_factor(const float* gram, std::int64_t columns, double damping, const Options& options,
@@ -59,7 +67,7 @@ void feedback_factor(const float* gram, std::int64_t columns, double damping, co
   if (columns == 0) return;
   const FactorKernels& kernels = factor_kernels(options.instruction_set);
   const int threads = threads_of(options);
-  const double mean = mean_of_diagonal(gram, columns), added = mean > 0 ? damping * mean : 1.0;
+  const double mean = mean_of_diagonal(gram, columns), added = mean == 0 ? 1.0 : damping * mean;
   const std::int64_t size = (columns + factor::step - 1) / factor::step * factor::step;
   const std::int64_t panels = (size + factor::panel - 1) / factor::panel;
   const auto first_of = [&](std::int64_t panel) { return std::min(panel * factor::panel, size); };
@@ -84,10 +92,12 @@ void feedback_factor(const float* gram, std::int64_t columns, double damping, co
     kernels.invert_rows(w.data(), x.data(), size, first_of(panel), first_of(panel + 1));
   });
   for_each_chunk(panels, threads, [&](std::int64_t panel) {
-    for (std::int64_t i = first_of(panel); i < std::min(first_of(panel + 1), columns); ++i)
+    for (std::int64_t i = first_of(panel); i < std::min(first_of(panel + 1), columns); ++i) {
       for (std::int64_t j = 0; j < columns; ++j)
         factor[i * columns + j] =
             j < i ? 0.0f : static_cast<float>(x.data()[(columns - 1 - j) * size + (columns - 1 - i)]);
+      require_float32(factor + i * columns, columns, i);
+    }
   });
 }
 

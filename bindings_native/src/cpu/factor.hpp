@@ -67,8 +67,8 @@ inline bool finish_rows(double* w, std::int64_t size, std::int64_t first, std::i
 }
 
 // Subtracts the products of rows `first` to `last` of W from the rows `from` to `to` of the matrix.
-inline void update_rows(double* w, std::int64_t size, std::int64_t first, std::int64_t last, std::int64_t from,
-                        std::int64_t to) {
+inline void update_rows(double* w, std::int64_t size, std::int64_t first, std::int64_t last,
+                        std::int64_t from, std::int64_t to) {
   const double* done = w + first * size;
   for (std::int64_t strip = from / near * near; strip < size; strip += near) {
     const std::int64_t end = strip + near < size ? strip + near : size;

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NoReturn
 
+from raq_client.cli import events
 from raq_client.cli.streams import EXIT_NOBODY_READS, close_streams, ended_by_signals, open_streams
 
 EXIT_BUG: Final = 1
@@ -26,6 +27,7 @@ FAULTS_SHOWN: Final = 20
 def main() -> NoReturn:
     """Run a command; turn errors into one sentence and an exit code."""
     open_streams()
+    events.set_events(False)
     try:
         with ended_by_signals():
             _run()
@@ -36,6 +38,8 @@ def main() -> NoReturn:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     if code in ENDED_BY:
         complain([f"{ENDED_BY[code]}; nothing is left half-written"])
+    if events.are_on():
+        events.emit("end", code=code)
     close_streams()
     sys.exit(code)
 
@@ -105,7 +109,10 @@ def complain(lines: Sequence[str]) -> None:
     more = [f"and {rest} more faults like these"] if rest > 1 else lines[FAULTS_SHOWN:]
     with suppress(OSError):  # the terminal may be gone
         for line in [*lines[:FAULTS_SHOWN], *more]:
-            sys.stderr.write(f"raq-client: {line}\n")
+            if events.are_on():
+                events.emit("error", text=line)
+            else:
+                sys.stderr.write(f"raq-client: {line}\n")
 
 
 def exit_code(error: Exception) -> int:

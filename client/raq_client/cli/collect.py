@@ -1,6 +1,8 @@
 """`raq-client imatrix collect`: importance, measured by running calibration text through a model."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -54,6 +56,22 @@ def collect(
             show_default=False,
         ),
     ] = None,
+    gram: Annotated[
+        Path | None,
+        typer.Option(
+            "--gram",
+            metavar="FILE",
+            help="Collect Gram statistics too, for rounding with error feedback, and write them here.",
+            show_default=False,
+        ),
+    ] = None,
+    gram_memory: Annotated[
+        str,
+        typer.Option("--gram-memory", metavar="SIZE", help="Memory for Gram statistics; with less, more passes."),
+    ] = "4GiB",
+    parse_special: Annotated[
+        bool, typer.Option("--parse-special", help="Special tokens spelled out in the texts are those tokens.")
+    ] = False,
     threads: options.Threads = 0,
     libllama: options.Library = None,
     force: options.Force = False,
@@ -65,46 +83,59 @@ def collect(
     some windows Fisher information is collected too: how much the model's output moves with each weight, of which
     raq's default losses are made. Such a window takes several times as long.
 
-    Texts are plain text, or .jsonl files of chats and completions, of which the parts that the model writes are
-    counted, reasoning and tool calls included. The state is saved every 50 windows to OUTPUT.partial.gguf; run an
-    interrupted command again, and it goes on from there. An output that ends in .dat has the older format.
+    With --gram the text is run once more for Gram statistics: how the inputs of a tensor vary together. They take 4
+    bytes for each pair of columns, and `--gram` of other commands rounds tensors with them (docs/compensation.md).
+
+    Texts are plain text, or .jsonl files of chats and completions, reasoning and tool calls included. Chats are
+    rendered by the model's own chat template, if it has one, and tokenized with special tokens, as the runtime does;
+    so is a text of `imatrix render` with --parse-special. The state is saved every 50 windows to
+    OUTPUT.partial.gguf; run an interrupted command again, and it goes on from there. An output that ends in .dat has
+    the older format.
 
     Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
     """
+    from raq_client.cli.collect_gram import gathered, partial_gram
+    from raq_client.compensation.gram_file import write_gram
     from raq_client.engine import loading
-    from raq_client.engine.texts import read_texts
-    from raq_client.importance.collect import collect as count
     from raq_client.importance.imatrix_file import write_importance
+    from raq_client.planning.memory_budget import parse_size
+    from raq_client.prompts.calibration import read_calibration
 
     settings = read_settings(Path.cwd())
     path = project_model(model, settings)
     partial = output.with_name(f"{output.stem}.partial.gguf")
-    check_written(called, {"output": output}, {"partial": partial}, force=force, also=settings.files())
+    partials = {"partial": partial, "partial gram": None if gram is None else partial_gram(gram)}
+    check_written(called, {"output": output, "gram": gram}, partials, force=force, also=settings.files())
+    memory = parse_size(gram_memory)
     fisher = _asked(fisher, path, output)
-    texts = read_texts(text or [])
+    texts = read_calibration(text or [], path, special=parse_special, library=libllama)
     marks = _marks(path, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
     resume = _resumed(partial, marks)
 
     def save(importance: "Importance") -> None:
         write_importance(replace(importance, datasets=marks), partial, force=True)
 
-    with loading.loaded(path, context=context, threads=threads, library=libllama) as loaded:
-        with progress_bar("collecting") as report:
-            found = count(
-                loaded,
-                texts,
-                windows=windows,
-                output_head=output_head,
-                sums=sums.value,
-                resume=resume,
-                save=save,
-                progress=report,
-            )
+    with _kept_when_ended(partial), loading.loaded(path, context=context, threads=threads, library=libllama) as loaded:
+        found = _counted(loaded, texts, windows, sums, resume, save, head=output_head)
         if fisher != 0:
             found = _with_fisher(found, resume, loaded, texts, windows, fisher, save)
+        if gram is not None:
+            write_gram(gathered(loaded, texts, gram, windows, memory), gram, force=force)
+            partial_gram(gram).unlink(missing_ok=True)
     write_importance(found, output, force=force)
     partial.unlink(missing_ok=True)
     _show(found, output, as_json=as_json)
+
+
+@contextmanager
+def _kept_when_ended(partial: Path) -> Iterator[None]:
+    """Say how to go on where Ctrl-C or another signal ends the block."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if partial.exists():
+            say(f"{partial} holds what was counted; run the same command again to go on from there")
+        raise
 
 
 def _asked(windows: int | None, model: Path, output: Path) -> int | None:
@@ -119,6 +150,31 @@ def _asked(windows: int | None, model: Path, output: Path) -> int | None:
     if windows:
         shape_of(open_model(model))
     return windows
+
+
+def _counted(
+    loaded: "Engine",
+    texts: "list[Text]",
+    windows: int | None,
+    sums: Sums,
+    resume: "Importance | None",
+    save: "Callable[[Importance], None]",
+    *,
+    head: bool,
+) -> "Importance":
+    from raq_client.importance.collect import collect as count
+
+    with progress_bar("collecting") as report:
+        return count(
+            loaded,
+            texts,
+            windows=windows,
+            output_head=head,
+            sums=sums.value,
+            resume=resume,
+            save=save,
+            progress=report,
+        )
 
 
 def _show(found: "Importance", output: Path, *, as_json: bool) -> None:
@@ -175,7 +231,7 @@ def _marks(model: Path, texts: "list[Text]", ways: str) -> tuple[str, ...]:
 
     state = hashlib.sha256(f"{open_model(model).fingerprint()} {ways}".encode())
     for each in texts:
-        state.update(hashlib.sha256(each.content.encode()).digest())
+        state.update(hashlib.sha256(each.content.encode() + b"\0special" * each.special).digest())
     return *(readable(each.name) for each in texts), f"sha256:{state.hexdigest()}"
 
 

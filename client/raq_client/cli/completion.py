@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from raq_client.cli.commands import COMMANDS, Command
 from raq_client.cli.help import program
 
-FLAGS: Final = ("-q", "--quiet", "-v", "--verbose")
+FLAGS: Final = ("-q", "--quiet", "-v", "--verbose", "--events")
 _HERE: Final = os.path.dirname(__file__)  # noqa: PTH120  # pathlib takes longer to import than all the rest
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from raq_client.cli import events
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -57,13 +59,20 @@ def is_quiet() -> bool:
 
 def say(text: str) -> None:
     """Print a remark on stderr, unless --quiet."""
-    if not is_quiet():
+    if is_quiet():
+        return
+    if events.are_on():
+        events.emit("note", text=text)
+    else:
         ERR.print(text, soft_wrap=True)
 
 
 def fail(text: str) -> None:
     """Print on stderr why a command did not succeed, --quiet or not."""
-    ERR.print(f"raq-client: {text}", soft_wrap=True)
+    if events.are_on():
+        events.emit("error", text=text)
+    else:
+        ERR.print(f"raq-client: {text}", soft_wrap=True)
 
 
 def detail(text: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
-from raq_client.cli.commands import COMMANDS
+from raq_client.cli.commands import COMMANDS, MORE
 
 if TYPE_CHECKING:
     import typer
@@ -18,6 +18,7 @@ SUMMARY: Final = "Choose the best quant type for every tensor of a GGUF model, a
 OPTIONS: Final = (
     ("-q, --quiet", "Print results and errors only: no remarks, no progress."),
     ("-v, --verbose", "Print versions, time and memory too, and tracebacks."),
+    ("--events", "Print progress and remarks as JSON lines on stderr."),
     ("-V, --version", "Print the version."),
     ("-h, --help", "Print this help, or that of the command before it."),
     ("--install-completion", "Install completion for this shell."),
@@ -77,7 +78,11 @@ def group_help(name: str, path: Sequence[str]) -> str | None:
     names = max(len(row[0]) for row in (*commands, *rows))
     for panel in dict.fromkeys(command.panel for command in commands):
         members = [(command.name, command.summary) for command in commands if command.panel == panel]
-        lines += ["", _heading(panel or "Commands"), *_definitions(members, names)]
+        lines += ["", _heading(panel or "Commands")]
+        if panel == MORE:  # only named: a screen has no room for what is seldom asked for
+            lines += ["  " + line for line in wrap(", ".join(name for name, _ in members), width() - 2)]
+        else:
+            lines += _definitions(members, names)
     if rows:
         lines += ["", _heading("Options"), *_definitions(rows, names)]
     return "\n".join(lines) + "\n"

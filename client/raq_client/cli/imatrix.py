@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from raq_client.importance.ratio import RatioReport, TensorRatio
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Importance file (GGUF or .dat).")]
+ChunkSize = Annotated[
+    int,
+    typer.Option(
+        "--chunk-size", min=1, metavar="TOKENS", help="Tokens of a chunk in .dat files, which do not store them."
+    ),
+]
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Parts = list[Path] | None
 
@@ -150,6 +156,7 @@ def merge(
     called: typer.Context,
     files: Annotated[list[str], typer.Argument(metavar="FILE[:WEIGHT]...", help="Importance files of one model.")],
     output: options.Output,
+    chunk_size: ChunkSize = 512,
     force: options.Force = False,
 ) -> None:
     """Add importance files up, or blend them by weights.
@@ -174,8 +181,10 @@ def merge(
     if any(grams):
         _merge_grams(files, grams, output, force=force)
         return
-    importance = read_domains(files)
+    importance = read_domains(files, chunk_size=chunk_size)
     write_importance(importance, output, force=force)
+    for remark in importance.remarks:
+        say(f"note: {remark}")
     say(f"{output}: {len(importance.entries)} tensors, {importance.chunk_count} chunks")
 
 
@@ -194,7 +203,13 @@ def _merge_grams(files: list[str], grams: list[bool], output: Path, *, force: bo
     say(f"{output}: {len(merged.shared)} tensors, {merged.windows} windows")
 
 
-def convert(called: typer.Context, file: File, output: options.Output, force: options.Force = False) -> None:
+def convert(
+    called: typer.Context,
+    file: File,
+    output: options.Output,
+    chunk_size: ChunkSize = 512,
+    force: options.Force = False,
+) -> None:
     """Write an importance file in the other format.
 
     The format is the older one if the name of the output ends in .dat, else GGUF. The older one has no counts per
@@ -205,7 +220,7 @@ def convert(called: typer.Context, file: File, output: options.Output, force: op
     from raq_client.importance.imatrix_file import read_importance, write_importance
 
     check_written(called, {"output": output}, force=force)
-    importance = read_importance(file)
+    importance = read_importance(file, chunk_size=chunk_size)
     write_importance(importance, output, force=force)
     say(f"{output}: {len(importance.entries)} tensors, {importance.chunk_count} chunks")
 

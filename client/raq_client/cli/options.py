@@ -14,7 +14,7 @@ Budget = Annotated[
         "--budget",
         "-b",
         metavar="BUDGET",
-        help="Bits per weight (5.7) or a size (4.2GiB, 17GB) of all tensor data.",
+        help="Bits per weight (5.7) of tensor data, or the size of the file (4.2GiB, 17GB, 24G).",
         show_default=False,
     ),
 ]

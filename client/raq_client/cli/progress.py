@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from raq_client.cli import events
 from raq_client.cli.console import ERR, Report, is_quiet, say
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def progress_bar(title: str) -> Iterator[Report]:
     pace = Pace()
     if is_quiet():
         yield pace.report
+    elif events.are_on():
+        yield _both(pace.report, events.reporter(title, pace.left))
     elif ERR.console.is_terminal:
         with _bar(title, pace) as report:
             yield report
@@ -142,6 +145,14 @@ def progress_bar(title: str) -> Iterator[Report]:
             over.set()
             thread.join()
         lines.end()
+
+
+def _both(first: Report, second: Report) -> Report:
+    def report(done: int, total: int) -> None:
+        first(done, total)
+        second(done, total)
+
+    return report
 
 
 @contextmanager

@@ -41,15 +41,24 @@ def quantize(
 
     Example: raq-client quantize model-f16.gguf -a plan.json -i imatrix.gguf -o model-raq.gguf
     """
+    from raq_client.models.quantizable import requantized_note
     from raq_client.quantizing.quantize import planned_size, quantize_model, resolved_types
-    from raq_client.recipes.allocation_file import read_allocation
+    from raq_client.recipes.allocation_file import made_for, read_allocation
 
     settings = read_settings(Path.cwd())
     check_written(called, {"output": output}, force=force, also=settings.files())
     inputs = measure.inputs_of(model, settings)
     source, importance = inputs.model, inputs.importance
     types = read_allocation(allocation, source.tensors, source.architecture)
-    total = planned_size(resolved_types(source, types, importance))
+    chosen = resolved_types(source, types, importance)
+    if made_for(allocation) not in {None, source.fingerprint()}:
+        say(
+            f"note: {allocation} was made for a model with other weights than {source.path}: its losses are not of this"
+        )
+    total = planned_size(chosen)
+    changed = [tensor for tensor, wanted in chosen.items() if wanted != tensor.source_type]
+    if (note := requantized_note(changed, str(source.path))) is not None:
+        say(f"note: {note}")
     with size_bar("quantizing", total) as report:
         written = quantize_model(
             source,

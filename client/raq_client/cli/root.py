@@ -15,7 +15,7 @@ NAMES_OF_HELP = {"help_option_names": ["-h", "--help"]}
 
 
 class LazyCommand(TyperCommand):
-    """A command with its help in panels, --help-all, and the program's --quiet and --verbose after its name too."""
+    """A command with its help in panels, --help-all, and the program's own options (--quiet, …) after its name too."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
@@ -86,6 +86,13 @@ def _set_verbose(verbose: bool) -> None:
         console.set_verbosity(console.VERBOSE)
 
 
+def _set_events(wanted: bool) -> None:
+    from raq_client.cli import events
+
+    if wanted:
+        events.set_events(True)
+
+
 def _print_version(asked: bool) -> None:
     if asked:
         from raq_client.cli.help import version_text
@@ -101,16 +108,27 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Print more, tracebacks too.", hidden=True)
 ]
 
+Events = Annotated[
+    bool,
+    typer.Option(
+        "--events",
+        callback=_set_events,
+        is_eager=True,
+        help="Print progress and remarks as JSON lines on stderr.",
+        hidden=True,
+    ),
+]
+
 
 def _verbosity_options() -> list[Any]:
-    """--quiet and --verbose as parameters that no command's function is given."""
+    """--quiet, --verbose and --events as parameters that no command's function is given."""
     app = typer.Typer(add_completion=False)
 
     @app.command()
-    def silent(quiet: Quiet = False, verbose: Verbose = False) -> None:
+    def silent(quiet: Quiet = False, verbose: Verbose = False, events: Events = False) -> None:
         """Do nothing."""
 
-    found = [each for each in get_command(app).params if each.name in {"quiet", "verbose"}]
+    found = [each for each in get_command(app).params if each.name in {"quiet", "verbose", "events"}]
     for each in found:
         each.expose_value = False
     return found
@@ -129,6 +147,7 @@ APP = typer.Typer(
 def common(
     quiet: Quiet = False,
     verbose: Verbose = False,
+    events: Events = False,
     version: Annotated[
         bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,

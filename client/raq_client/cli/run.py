@@ -177,12 +177,14 @@ def _keep_manifest(
 ) -> None:
     """Write the manifest of the run: its inputs and outputs."""
     from raq_client.files.manifest import make_manifest, write_manifest
+    from raq_client.hub.names import origin_of
     from raq_client.importance.domains import named_file
 
     importance = [named_file(text)[0] for text in inputs.imatrix]
     read = [*inputs.model.shards, *importance, *texts]
     outputs = [] if target is None else [target]
-    write_manifest(make_manifest(sys.argv, read, outputs, result), path)
+    origins = {str(shard): origin for shard in inputs.model.shards if (origin := origin_of(shard)) is not None}
+    write_manifest(make_manifest(sys.argv, read, outputs, {"origins": origins} | result), path)
 
 
 def _target(output: Path | None, *, plan_only: bool) -> Path | None:

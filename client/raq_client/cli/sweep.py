@@ -16,8 +16,9 @@ from raq_client.cli.plan_output import EXIT_CODES
 from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.written import check_written
 from raq_client.files.settings import Settings, read_settings
+from raq_client.planning.size_budget import parse_size_budget
 from raq_client.progress import Step
-from raq_solver.budget import TotalBytes, parse_budget
+from raq_solver.budget import TotalBytes
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.make_problem import capacity_in
 
@@ -58,6 +59,9 @@ def sweep(
         typer.Option("--plot", metavar="FILE", help="Draw the frontier into this .svg or .png.", show_default=False),
     ] = None,
     as_json: options.Json = False,
+    with_table: Annotated[
+        bool, typer.Option("--with-table", help="With --json: bytes and losses of every tensor at every type too.")
+    ] = False,
 ) -> None:
     """Solve a range of budgets: the frontier of size and loss.
 
@@ -71,7 +75,7 @@ def sweep(
 
     raq-client sweep --ladder 4,4.5,5,5.7 -p model.profile.json
     """
-    from raq_client.reports.frontier import frontier_table, mixture_landmarks, plot_frontier, point_to_dict, to_csv
+    from raq_client.reports.frontier import frontier_dict, frontier_table, mixture_landmarks, plot_frontier, to_csv
     from raq_solver.questions.sweep import knee
 
     settings = read_settings(Path.cwd())
@@ -93,9 +97,7 @@ def sweep(
     if as_csv:
         OUT.out(to_csv(found, table.total_weights), end="", highlight=False)
     elif as_json:
-        rows = [point_to_dict(point, table.total_weights) for point in found]
-        knee_bytes = None if bend is None else bend.capacity_bytes
-        print_json({"loss_source": table.source, "knee_capacity_bytes": knee_bytes, "points": rows})
+        print_json(frontier_dict(found, bend, spec, with_table=with_table))
     else:
         OUT.print(frontier_table(found, bend, table, LINES_SHOWN))
 
@@ -106,7 +108,7 @@ def _solved(
     """The optimum of each budget in the range that fits the memory."""
     from raq_solver.questions.sweep import spaced
 
-    least, most = (capacity_in(spec.problem.table, parse_budget(text)) for text in ends)
+    least, most = (capacity_in(spec.problem.table, parse_size_budget(text, spec.overhead)) for text in ends)
     capacities = spaced(least, most, points)
     kept = [one for one in capacities if spec.budget is None or one <= spec.problem.capacity_bytes]
     if not kept:
@@ -128,7 +130,9 @@ def _print_nested(
     from raq_client.reports.explain import ladder_dict, ladder_table
 
     with posed.solver(settings) as solver:
-        found = solver.nested_ladder(spec.problem, [parse_budget(rung) for rung in rungs], posed.limits)
+        found = solver.nested_ladder(
+            spec.problem, [parse_size_budget(rung, spec.overhead) for rung in rungs], posed.limits
+        )
     if as_json:
         print_json(ladder_dict(found))
     else:

@@ -20,8 +20,8 @@ def upper_factor(
 ) -> Float32[np.ndarray, "columns columns"]:
     """The factor U of a damped Gram matrix; 0 below the diagonal.
 
-    >>> upper_factor(np.diag([3, 1]).astype(np.float32), damping=0.5).round(3).tolist()
-    [[0.5, 0.0], [0.0, 0.707]]
+    >>> upper_factor(np.diag([14, 2]).astype(np.float32), damping=0.25).tolist()
+    [[0.25, 0.0], [0.0, 0.5]]
     """
     found: Float32[np.ndarray, "columns columns"] = raq_native.feedback_factor(gram, damping, threads=threads)
     return found

@@ -173,7 +173,10 @@ def collect_fisher(
         add_windows(network, windows[group.start : group.stop], sums, first=group.start, passed=passed)
         sums.windows = group.stop
         if save is not None:
-            save(sums.found(), sums.windows)
+            found = sums.found()
+            save(found, sums.windows)
+            # As if read again, in float32: an interrupted collection then ends with the same bits.
+            sums = FisherSums(model, windows.shape[1], found, sums.windows)
     return sums.found()
 
 

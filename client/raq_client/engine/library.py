@@ -48,6 +48,8 @@ _PROTOTYPES: dict[str, tuple[object, list[object]]] = {
     "llama_vocab_n_tokens": (_INT, [_POINTER]),
     "llama_vocab_get_add_bos": (_BOOL, [_POINTER]),
     "llama_vocab_bos": (_INT, [_POINTER]),
+    "llama_vocab_is_eog": (_BOOL, [_POINTER, _INT]),
+    "llama_token_to_piece": (_INT, [_POINTER, _INT, _POINTER, _INT, _INT, _BOOL]),
     "llama_tokenize": (_INT, [_POINTER, _TEXT, _INT, _POINTER, _INT, _BOOL, _BOOL]),
     "ggml_backend_dev_count": (ctypes.c_size_t, []),
     "ggml_backend_load_all_from_path": (None, [_TEXT]),

@@ -11,6 +11,7 @@ from raq_client import engine
 from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError
 from raq_client.models.gguf_header import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, Header, Value
 from raq_client.models.model_file import NO_TENSORS, first_shard, open_model, read_header, require_kind, row_chunks
+from raq_client.models.sources import local_model
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 ENCODERS: Final = (
@@ -27,7 +28,7 @@ def evaluable(path: Path | str) -> Path:
 
     Raises InvalidInput with every reason why no text can be evaluated with this model.
     """
-    path = Path(path)
+    path = local_model(path)
     if not path.is_file():
         raise InvalidInput(Fault(str(path), "there is no such model file"))
     header = read_header(path)

@@ -10,17 +10,18 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from raq_client.engine.generate import Generator
 from raq_client.engine.interrupts import deferred_interrupts
 from raq_client.engine.layout import MODEL_PARAMS, write_field
 from raq_client.engine.library import Library, open_library
 from raq_client.engine.observe import Product, watch_products
 from raq_client.engine.session import Loaded, Session
+from raq_client.engine.tokenizer import Tokenizer
 from raq_client.engine.weights import Weights, find_weights
 from raq_solver.errors import Fault, InvalidInput
 
 DEFAULT_CONTEXT = 512
 SMALLEST_CONTEXT = 8
-ADD_SPECIAL, PARSE_SPECIAL = True, False  # arguments of llama_tokenize, as llama-perplexity sets them
 LOAD_INTO_MEMORY = 0  # llama.h: LLAMA_LOAD_MODE_NONE
 
 
@@ -48,26 +49,16 @@ class Engine:
         self.vocabulary = model.vocabulary
         self._model, self._editable = model, editable
         calls = self._calls = model.library.calls
-        self._vocabulary = calls.llama_model_get_vocab(model.handle)
+        self.tokenizer = Tokenizer(model)
         self.trained_context: int = calls.llama_model_n_ctx_train(model.handle)
-        adds_begin = calls.llama_vocab_get_add_bos(self._vocabulary)
-        self.begin_token: int | None = calls.llama_vocab_bos(self._vocabulary) if adds_begin else None
+        self.begin_token = self.tokenizer.begin_token
         self._session = Session(model, context, scored_positions(context), threads)
         self._weights: Weights | None = None
         self._closed = False
 
-    def tokenize(self, text: str) -> Int32[np.ndarray, " tokens"]:
-        """Tokens of `text`, with the special tokens that the vocabulary adds by itself, as in llama-perplexity.
-
-        Special tokens spelled out in the text are treated as plain text.
-        """
-        data = text.encode()
-        tokens = np.empty(len(data) + 8, np.int32)
-        count = self._calls.llama_tokenize(
-            self._vocabulary, data, len(data), tokens.ctypes.data, len(tokens), ADD_SPECIAL, PARSE_SPECIAL
-        )
-        assert count >= 0, "no tokenizer makes more tokens than a text has bytes, special ones aside"
-        return tokens[:count].copy()
+    def tokenize(self, text: str, *, special: bool = False) -> Int32[np.ndarray, " tokens"]:
+        """Tokens of `text`, as `Tokenizer.tokenize` makes them."""
+        return self.tokenizer.tokenize(text, special=special)
 
     def score_windows(
         self, windows: Int32[np.ndarray, "windows context"]
@@ -98,6 +89,13 @@ class Engine:
         with closing(Session(self._model, self.context, everywhere, self.threads, watcher, most_windows=1)) as session:
             for done, _ in enumerate(session.run(self._begun(windows)), start=1):
                 yield done
+
+    def generator(self, length: int) -> Generator:
+        """A context of `length` tokens, prompt and answer, for greedy generation; close it before the engine.
+
+        Raises InvalidInput if libllama can't make it.
+        """
+        return Generator(self._model, length, self.threads)
 
     def weights(self) -> Weights:
         """The weights of an engine loaded with `editable=True`; they can be read and replaced in place."""

@@ -18,11 +18,16 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A named text to evaluate on; texts of one `domain` are also reported together."""
+    """A named text to evaluate on; texts of one `domain` are also reported together.
+
+    In a `special` text, special tokens that are spelled out (`<|im_start|>`) become those tokens, as in a chat at run
+    time; in other texts they are plain text, as in llama-perplexity.
+    """
 
     name: str
     content: str
     domain: str = ""
+    special: bool = False
 
 
 def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list[Int32[np.ndarray, "windows context"]]:
@@ -32,7 +37,7 @@ def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list
     """
     faults, cut = [], []
     for text in texts:
-        tokens = model.tokenize(text.content)
+        tokens = model.tokenize(text.content, special=text.special)
         count = len(tokens) // model.context
         if count < LEAST_WINDOWS:
             faults.append(

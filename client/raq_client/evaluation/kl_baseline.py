@@ -23,6 +23,7 @@ from raq_client.engine.windows import LEAST_WINDOWS, Progress, Text, cut_windows
 from raq_client.evaluation.perplexity import Measurement, TextScores
 from raq_client.evaluation.scores import TokenScores, join_scores, score_window
 from raq_client.files.atomic_file import atomic_file
+from raq_client.files.reading import check_readable
 from raq_solver.errors import Fault, InvalidInput
 
 MAGIC = b"_logits_"
@@ -58,6 +59,7 @@ def open_baseline(path: Path | str) -> StoredBaseline:
     Raises InvalidInput if there is no such file, or if it is something else or cut short.
     """
     path = Path(path)
+    check_readable(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

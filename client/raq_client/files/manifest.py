@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +22,26 @@ def make_manifest(
     return {
         "format": FORMAT,
         "command": list(command),
-        "versions": {"raq": version("raq")} | {name: found for name in _LIBRARIES if (found := _version(name))},
+        "versions": versions(),
         "inputs": {str(path): file_digest(path) for path in inputs},
         "outputs": {str(path): file_digest(path) for path in outputs},
         **result,
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of raq and of the libraries that results depend on."""
+    return {"raq": version("raq")} | {name: found for name in _LIBRARIES if (found := _version(name))}
+
+
+def host() -> dict[str, Any]:
+    """The machine, as far as it may matter for a result; without its name."""
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "processors": os.cpu_count(),
     }
 
 

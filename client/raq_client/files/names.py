@@ -8,3 +8,12 @@ def readable(name: str) -> str:
     'model-?.gguf'
     """
     return name.encode("utf-8", "replace").decode()
+
+
+def is_model_name(text: str) -> bool:
+    """Whether a text names a model on a hub or in another program's store, instead of a file.
+
+    >>> is_model_name("hf:org/repo:Q4_K_M"), is_model_name("model.gguf")
+    (True, False)
+    """
+    return text.startswith(("hf:", "ollama:", "lmstudio:"))

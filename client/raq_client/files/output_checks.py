@@ -74,16 +74,22 @@ def _status(path: Path) -> os.stat_result | None:
         raise InvalidInput(unwritable(path, error)) from error
 
 
-def _check_kind(path: Path, there: os.stat_result) -> None:
-    if stat.S_ISDIR(there.st_mode):
-        raise InvalidInput(Fault(str(path), "is a folder; name a file"))
-    if not stat.S_ISREG(there.st_mode):
-        raise InvalidInput(Fault(str(path), f"is {_kind(there.st_mode)}, not a file; name a file"))
+def kind_of(mode: int) -> str:
+    """What something with this mode (`st_mode`) is, if it is no regular file; empty if it is one.
 
-
-def _kind(mode: int) -> str:
-    kinds = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    >>> kind_of(stat.S_IFIFO), kind_of(stat.S_IFREG)
+    ('a pipe', '')
+    """
+    kinds = ((stat.S_ISREG, ""), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
     return next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+
+
+def _check_kind(path: Path, there: os.stat_result) -> None:
+    kind = kind_of(there.st_mode)
+    if kind == "a folder":
+        raise InvalidInput(Fault(str(path), "is a folder; name a file"))
+    if kind:
+        raise InvalidInput(Fault(str(path), f"is {kind}, not a file; name a file"))
 
 
 def _check_writable(path: Path, target: Path) -> None:

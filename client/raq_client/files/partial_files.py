@@ -35,6 +35,14 @@ def remove_stale(target: Path) -> None:
                 _remove_if_stale(path)
 
 
+def remove_stale_in(folder: Path) -> None:
+    """Remove all partial files in a folder that no running process holds open."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name.startswith(".") and path.name.endswith(_ENDING):
+                _remove_if_stale(path)
+
+
 def _start(target: Path) -> str:
     """The prefix of the names of a file's partial files."""
     name = os.fsencode(target.name)

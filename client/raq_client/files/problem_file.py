@@ -5,15 +5,16 @@ can't have a type; optionally `weights` [T], needed for bits per weight. `.json`
 infinite, and optionally `capacity_bytes` and `constraints`. docs/solver.md shows both.
 """
 
-import json
 import zipfile
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
+from raq_client.files.reading import check_readable, damage_named, parse_json, read_text
 from raq_client.files.validation import faults_of
 from raq_solver.constraints import (
     ActiveBytes,
@@ -33,7 +34,10 @@ from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 
-_WHAT = "a plain problem"
+_WHAT: Final = "a plain problem"
+_ARRAYS: Final = ("tensors", "qtypes", "bytes", "losses", "weights")
+MOST_BYTES: Final = 2**30
+"""Limit on the unpacked arrays of a .npz file: a million tensors by 64 types take this much."""
 
 
 def _exact(value: object) -> object:
@@ -130,25 +134,36 @@ def read_plain_problem(path: Path, capacity_bytes: int | None = None) -> Problem
 
 
 def _read_arrays(path: Path) -> tuple[LossTable, int | None, tuple[Constraint, ...]]:
-    try:
+    check_readable(path)
+    with damage_named(path, _WHAT):
+        _check_sizes(path)
         with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InvalidInput(Fault(str(path), f"can't be read as {_WHAT}: {error}")) from error
+            arrays = {name: data[name] for name in data.files if name in _ARRAYS}
+            return _table_of(arrays, path), None, ()
+
+
+def _check_sizes(path: Path) -> None:
+    """Raise InvalidInput if the arrays to be read are larger than any problem: a small archive can unpack to much."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(each.file_size for each in archive.infolist() if each.filename.removesuffix(".npy") in _ARRAYS)
+    if size > MOST_BYTES:
+        raise InvalidInput(Fault(str(path), f"its arrays unpack to {size:,} bytes; at most {MOST_BYTES:,} are read"))
+
+
+def _table_of(arrays: Mapping[str, np.ndarray], path: Path) -> LossTable:
     missing = [name for name in ("tensors", "qtypes", "bytes", "losses") if name not in arrays]
     if missing:
         raise InvalidInput([Fault(str(path), f"has no array {name}") for name in missing])
     tensors = tuple(map(str, arrays["tensors"].ravel().tolist()))
     types = tuple(map(str, arrays["qtypes"].ravel().tolist()))
     weights = arrays.get("weights", np.zeros(len(tensors), dtype=np.int64))
-    return LossTable(tensors, types, weights, arrays["bytes"], arrays["losses"], str(path)), None, ()
+    return LossTable(tensors, types, weights, arrays["bytes"], arrays["losses"], str(path))
 
 
 def _read_json(path: Path) -> tuple[LossTable, int | None, tuple[Constraint, ...]]:
+    content = parse_json(read_text(path, _WHAT), path, _WHAT)
     try:
-        file = _File.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InvalidInput(Fault(str(path), f"can't be read as {_WHAT}: {error}")) from error
+        file = _File.model_validate(content)
     except ValidationError as error:
         raise InvalidInput(faults_of(error, str(path), _WHAT)) from None
     faults = [

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raq_client.files.atomic_file import atomic_file
 from raq_client.files.names import readable
+from raq_client.files.reading import read_bytes
 from raq_client.files.validation import faults_of
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import FisherLosses, Profile
@@ -87,9 +88,7 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
 def load_profile(path: Path) -> Profile:
     """Read a profile. Raises InvalidInput with every fault of the file."""
     try:
-        content = _File.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidInput(Fault(str(path), f"can't be read: {error.strerror}")) from error
+        content = _File.model_validate_json(read_bytes(path, "a raq profile"))
     except ValidationError as error:
         raise InvalidInput(faults_of(error, str(path), "a raq profile")) from None
     rows = content.tensors

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from raq_client.files.names import is_model_name
 from raq_client.files.user_files import read_user_file
 
 FILE_NAME: Final = "raq.toml"
@@ -44,7 +45,7 @@ class Settings(BaseModel):
     gram: Path | None = Field(default=None, description="Gram statistics, for rounding with error feedback")
     profile: Path | None = Field(default=None, description="a saved profile, instead of model and imatrix")
     text: tuple[Path, ...] = Field(default=(), description="texts to check on")
-    budget: Text | None = Field(default=None, description="bits per weight (5.7) or a size (4.2GiB)")
+    budget: Text | None = Field(default=None, description="bits per weight (5.7) or the size of the file (4.2GiB)")
     server: str | None = Field(default=None, description="HOST:PORT of a raq-server; else solve in this process")
     types: tuple[str, ...] = Field(default=(), description="quant types to choose from, or auto, k, iq, legacy, all")
     rows: int | None = Field(default=None, ge=2, description="rows of each matrix to measure errors on; else all")
@@ -76,7 +77,9 @@ class Settings(BaseModel):
     def beside(self, folder: Path) -> Self:
         """The same settings with their paths taken relative to `folder`."""
         changed = {
-            name: folder / path for name in ("model", "gram", "profile") if (path := getattr(self, name)) is not None
+            name: path if is_model_name(str(path)) else folder / path
+            for name in ("model", "gram", "profile")
+            if (path := getattr(self, name)) is not None
         }
         changed |= {"text": tuple(folder / path for path in self.text)}
         return self.model_copy(update={**changed, "imatrix": tuple(str(folder / text) for text in self.imatrix)})

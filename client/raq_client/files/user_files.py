@@ -1,12 +1,11 @@
 """Read TOML and JSON files written by users through pydantic models, reporting all faults and near misses at once."""
 
-import json
-import tomllib
 from pathlib import Path
 from typing import TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from raq_client.files.reading import parse_json, parse_toml, read_text
 from raq_client.files.validation import faults_of
 from raq_solver.errors import Fault, InvalidInput, near_misses
 
@@ -18,19 +17,12 @@ def read_user_file(path: Path, model: type[Model], what: str) -> Model:
 
     Raises InvalidInput with every unknown key (and its nearest known one) and every wrong value.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error
-    return parse_user_text(text, model, str(path), what)
+    return parse_user_text(read_text(path, what), model, str(path), what)
 
 
 def parse_user_text(text: str, model: type[Model], where: str, what: str) -> Model:
     """Like `read_user_file` for a text, read as JSON if `where` ends in .json, else as TOML."""
-    try:
-        content = json.loads(text) if where.endswith(".json") else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InvalidInput(Fault(where, f"not {what}: {error}")) from error
+    content = parse_json(text, where, what) if where.endswith(".json") else parse_toml(text, where, what)
     try:
         return model.model_validate(content)
     except ValidationError as error:

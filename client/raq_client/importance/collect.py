@@ -17,11 +17,12 @@ import numpy as np
 from jaxtyping import Float32, Int32, Shaped
 
 from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError, Product
+from raq_client.engine.interrupts import deferred_interrupts
 from raq_client.engine.loading import loaded
 from raq_client.engine.windows import Progress, Text, cut_windows
 from raq_client.importance.imatrix import Entry, Importance
 from raq_solver.errors import Fault, InvalidInput, raise_faults
-from raq_solver.tensor_names import OUTPUT
+from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING
 
 LEAST_TOKENS = 16
 """Least number of inputs of a counted product: llama-imatrix ignores smaller batches."""
@@ -128,9 +129,9 @@ def collect(
 ) -> Importance:
     """Run `texts` through the model and sum the squared inputs of every weight; at most `windows` per text.
 
-    Every 50 windows `save` is called with the importance so far; passing that as `resume` with the same texts
-    continues from there. `output_head` includes the output head, at no cost. With `sums="float32"` rounding errors
-    are the same as in llama-imatrix.
+    Every 50 windows, and on an interrupt, `save` is called with the importance so far; passing that as `resume` with
+    the same texts continues from there. `output_head` includes the output head, at no cost, also where that is the
+    token embedding. With `sums="float32"` rounding errors are the same as in llama-imatrix.
 
     Raises InvalidInput if there is no text or one is shorter than two windows, if the model can't be loaded, if
     `resume` has another window length or more windows than the texts, or if an input is not finite.
@@ -163,12 +164,22 @@ def _collect(
         datasets = tuple(text.name for text in texts)
         return Importance(tally.entries(), datasets, done, model.context, f"collected from {model.path.name}")
 
-    for done in count_windows(model, cut[before:], tally, output_head=output_head):
-        if progress is not None:
-            progress(before + done, len(cut))
-        if save is not None and done % SAVE_EVERY == 0:
+    steps = count_windows(model, cut[before:], tally, output_head=output_head)
+    done = 0
+    try:
+        while before + done < len(cut):
+            with deferred_interrupts():  # a window is counted whole or not at all
+                done = next(steps)
+            if progress is not None:
+                progress(before + done, len(cut))
+            if save is not None and done % SAVE_EVERY == 0:
+                save(importance(before + done))
+                tally.round()
+    except (KeyboardInterrupt, SystemExit):
+        if save is not None and done % SAVE_EVERY:
             save(importance(before + done))
-            tally.round()
+        raise
+    next(steps, None)  # frees its context
     found = importance(len(cut))
     if not found.entries:
         what = "nothing was counted: libllama multiplies no tensor of it that is named blk.…; is it a language model?"
@@ -185,7 +196,8 @@ def count_windows(
     """
 
     def wanted(name: str) -> bool:
-        return name.startswith("blk.") or (output_head and name == OUTPUT)
+        # A model without a head of its own multiplies with its embedding instead; looking rows up is no product.
+        return name.startswith("blk.") or (output_head and name in {OUTPUT, TOKEN_EMBEDDING})
 
     def count(product: Product) -> None:
         if not np.isfinite(product.inputs).all():

@@ -7,13 +7,13 @@ by its weight and not by the length of its text.
 from collections.abc import Sequence
 from pathlib import Path
 
-from raq_client.importance.imatrix import Importance, blend, merge
+from raq_client.importance.imatrix import DEFAULT_CHUNK_SIZE, Importance, blend, merge
 from raq_client.importance.imatrix_file import read_importance
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 
-def read_domains(texts: Sequence[str]) -> Importance:
-    """The combined importance of these files.
+def read_domains(texts: Sequence[str], *, chunk_size: int = DEFAULT_CHUNK_SIZE) -> Importance:
+    """The combined importance of these files; `chunk_size` is that of .dat files, as for `read_importance`.
 
     Raises InvalidInput with the faults of all files, if only some have weights, or if the files are not of one model.
     """
@@ -22,7 +22,7 @@ def read_domains(texts: Sequence[str]) -> Importance:
     faults: list[Fault] = []
     for path, _ in named:
         try:
-            parts.append(read_importance(path))
+            parts.append(read_importance(path, chunk_size=chunk_size))
         except InvalidInput as error:
             faults += error.faults
     weights = [weight for _, weight in named if weight is not None]

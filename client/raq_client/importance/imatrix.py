@@ -10,18 +10,21 @@ Rules
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Final
 
 import numpy as np
 from jaxtyping import Float32
 
 from raq_client.curvature.information import Fisher, averaged
+from raq_client.importance.fused import same_input
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.tensors import Tensor
 
-DEFAULT_CHUNK_SIZE = 512
+DEFAULT_CHUNK_SIZE: Final = 512
 """llama-imatrix's default number of tokens per chunk; .dat files do not store it."""
 
 
@@ -79,6 +82,7 @@ class Importance:
     """The entries of an importance file, sorted by tensor name. Raises InvalidInput with every fault.
 
     `fisher` is the Fisher information by tensor, from `fisher_windows` windows of the text; empty if not collected.
+    `remarks` are what users should know of how it was combined.
     """
 
     entries: Mapping[str, Entry]
@@ -88,6 +92,7 @@ class Importance:
     source: str = ""
     fisher: Mapping[str, Fisher] = field(default_factory=dict)
     fisher_windows: int = 0
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
@@ -105,8 +110,8 @@ class Importance:
         same result, since a common factor does not matter within a row.) Idle columns get a small share of their row's
         mean: with 0 their weights would be unconstrained, and one text does not prove that they are never used.
         """
-        entry = self.entries.get(tensor.name)
-        if entry is None or not entry.counts.any():
+        entry = self._entry_of(tensor.name)
+        if entry is None or entry.sums.size != tensor.matrices * tensor.row_length:
             return None
         means = entry.mean_squares
         known = entry.counts > 0
@@ -117,8 +122,12 @@ class Importance:
 
     def knows(self, name: str) -> bool:
         """Whether there is importance or Fisher information for this tensor."""
-        entry = self.entries.get(name)
-        return name in self.fisher or (entry is not None and bool(entry.counts.any()))
+        return name in self.fisher or self._entry_of(name) is not None
+
+    def _entry_of(self, name: str) -> Entry | None:
+        """The counted entry of a tensor, or that of one with the same inputs in a model fused otherwise."""
+        entries = (self.entries.get(each) for each in (name, *same_input(name)))
+        return next((entry for entry in entries if entry is not None and entry.counts.any()), None)
 
     def rounding(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
         """Column weights for quantizing each matrix, or None if all columns count equally.
@@ -175,7 +184,7 @@ def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Seq
     match a tensor, with every entry that does not.
     """
     by_name = {tensor.name: tensor for tensor in tensors}
-    extra = tuple(name for name in importance.entries if name not in by_name)
+    extra = tuple(n for n in importance.entries if not any(each in by_name for each in (n, *same_input(n))))
     known = {name: entry for name, entry in importance.entries.items() if name in by_name}
     faults = [fault for name, entry in known.items() for fault in _shape_faults(importance, by_name[name], entry)]
     faults += [
@@ -194,8 +203,10 @@ def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Seq
 def merge(parts: Sequence[Importance]) -> Importance:
     """The sum of several importances, as if they had been collected in one run.
 
-    Sums of plain inputs are kept for tensors that have them in every part with an entry for the tensor.
-    Raises InvalidInput with every entry whose length differs between files.
+    Sums of plain inputs are kept for tensors that have them in every part with an entry for the tensor. Where one part
+    has counts per expert and another (an older file) one for all, that one is taken for each, as llama-imatrix does.
+    Fisher information is that of the parts that have any. Raises InvalidInput with every entry whose length differs
+    between files.
     """
     assert parts, "nothing to merge"
     entries: dict[str, Entry] = {}
@@ -205,17 +216,23 @@ def merge(parts: Sequence[Importance]) -> Importance:
             before = entries.get(name)
             if before is None:
                 entries[name] = entry
-            elif before.sums.shape != entry.sums.shape or before.counts.shape != entry.counts.shape:
-                what = f"{entry.sums.size} values in {_title(part)}, {before.sums.size} in another file"
+            elif before.sums.shape != entry.sums.shape or not _same_counts(before, entry):
+                what = f"{_extent(entry)} in {_title(part)}, {_extent(before)} in another file"
                 faults.append(Fault(name, f"can't be merged: {what}"))
             else:
                 entries[name] = Entry(before.sums + entry.sums, before.counts + entry.counts, _plain_sum(before, entry))
     raise_faults(faults)
     datasets = tuple(dict.fromkeys(text for part in parts for text in part.datasets))
     sources = " + ".join(part.source for part in parts)
-    chunks, windows = sum(p.chunk_count for p in parts), sum(p.fisher_windows for p in parts)
-    fisher = _fisher_of([(part, float(part.fisher_windows)) for part in parts])
-    return Importance(entries, datasets, chunks, parts[0].chunk_size, sources, fisher, windows if fisher else 0)
+    size, windows = parts[0].chunk_size, sum(p.fisher_windows for p in parts)
+    chunks = math.ceil(sum(p.chunk_count * p.chunk_size for p in parts) / size)
+    having = [part for part in parts if part.fisher]
+    fisher = _fisher_of([(part, float(part.fisher_windows)) for part in having]) if having else {}
+    remarks = [] if len(having) in {0, len(parts)} else [f"Fisher information is of {_titles(having)} alone"]
+    remarks += [remark for part in parts for remark in part.remarks]
+    return Importance(
+        entries, datasets, chunks, size, sources, fisher, windows if fisher else 0, tuple(dict.fromkeys(remarks))
+    )
 
 
 def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
@@ -228,7 +245,9 @@ def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
     assert parts, "nothing to blend"
     faults = [Fault(_title(part), f"weight {weight}; must be above 0") for part, weight in parts if not weight > 0]
     raise_faults(faults)
-    counted = merge([part for part, _ in parts])
+    lacking = [part for part, _ in parts if not part.fisher]
+    remarks = () if len(lacking) in {0, len(parts)} else (_without_fisher(lacking),)
+    counted = merge([part if not lacking else replace(part, fisher={}, fisher_windows=0) for part, _ in parts])
     entries = {}
     for name, whole in counted.entries.items():
         known = [(part.entries[name], weight) for part, weight in parts if name in part.entries]
@@ -238,7 +257,29 @@ def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
     sources = " + ".join(f"{weight:g} × {_title(part)}" for part, weight in parts)
     fisher = _fisher_of(parts)
     windows = counted.fisher_windows
-    return Importance(entries, counted.datasets, counted.chunk_count, counted.chunk_size, sources, fisher, windows)
+    return Importance(
+        entries,
+        counted.datasets,
+        counted.chunk_count,
+        counted.chunk_size,
+        sources,
+        fisher,
+        windows,
+        (*remarks, *counted.remarks),
+    )
+
+
+def _without_fisher(lacking: Sequence[Importance]) -> str:
+    what = "has no Fisher information, so that the blend has none"
+    return f"{_titles(lacking)} {what}; collect it again with --fisher"
+
+
+def _same_counts(one: Entry, other: Entry) -> bool:
+    return one.counts.size == other.counts.size or 1 in {one.counts.size, other.counts.size}
+
+
+def _extent(entry: Entry) -> str:
+    return f"{entry.sums.size} values of {entry.counts.size} matrices"
 
 
 def _fisher_of(parts: Sequence[tuple[Importance, float]]) -> dict[str, Fisher]:
@@ -258,7 +299,7 @@ def _blended(
     weights = np.zeros((whole.counts.size, 1))
     for means, counts, weight in parts:
         share = weight * (counts[:, None] > 0)
-        sums += share * means.astype(np.float64)
+        sums += share * means.reshape(sums.shape).astype(np.float64)
         weights += share
     np.divide(sums, weights, out=sums, where=weights > 0)
     sums *= whole.counts[:, None]
@@ -280,6 +321,10 @@ def _lift_idle(means: Float32[np.ndarray, "matrices length"]) -> None:
     idle = means < IDLE_BELOW * usual
     if idle.any():
         means[idle] = np.broadcast_to(IDLE_SHARE * usual, means.shape)[idle]
+
+
+def _titles(parts: Sequence[Importance]) -> str:
+    return ", ".join(map(_title, parts))
 
 
 def _title(importance: Importance) -> str:

@@ -18,8 +18,9 @@ import numpy as np
 
 from raq_client.curvature.information import Fisher
 from raq_client.files.atomic_file import atomic_file
+from raq_client.files.reading import check_readable, damage_named
 from raq_client.importance.imatrix import DEFAULT_CHUNK_SIZE, Entry, Importance
-from raq_client.models.gguf_header import TensorInfo, encode_header, padded, stored
+from raq_client.models.gguf_header import MAGIC, TensorInfo, encode_header, padded, stored
 from raq_client.models.mistaken import LONGEST, looks_like
 from raq_client.models.model_file import open_model
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -34,18 +35,19 @@ _ALIGNMENT: Final = 32
 _F32: Final = 0
 
 
-def read_importance(path: Path | str) -> Importance:
+def read_importance(path: Path | str, *, chunk_size: int = DEFAULT_CHUNK_SIZE) -> Importance:
     """Read an importance file in either format, recognised by its first bytes.
 
+    `chunk_size` are the tokens of a chunk in a .dat file, which does not store them: 512 unless llama-imatrix was given
+    another context. It matters where files are added up.
     Raises InvalidInput if it has neither format, is cut off, or holds impossible numbers.
     """
     path = Path(path)
-    try:
+    check_readable(path)
+    with damage_named(path, "an importance file"):
         with path.open("rb") as file:
-            start = file.read(4)
-        found = _read_gguf(path) if start == b"GGUF" else _read_dat(path)
-    except OSError as error:
-        raise InvalidInput(Fault(str(path), f"can't be read: {error.strerror}")) from error
+            start = file.read(len(MAGIC))
+        found = _read_gguf(path) if start == MAGIC else _read_dat(path, chunk_size)
     if not found.entries and not found.fisher:
         raise InvalidInput(Fault(str(path), "holds the importance of no tensor; collect it again from a longer text"))
     return found
@@ -93,13 +95,13 @@ def _read_gguf(path: Path) -> Importance:
     return Importance(entries, texts, chunk_count, chunk_size or DEFAULT_CHUNK_SIZE, str(path), fisher, seen)
 
 
-def _read_dat(path: Path) -> Importance:
+def _read_dat(path: Path, chunk_size: int) -> Importance:
     data = path.read_bytes()
     entries = {}
     try:
         position = 4
         for _ in range(_dat_count(data)):
-            name, entry, position = _dat_entry(data, position)
+            name, entry, position = _dat_entry(data, position, chunk_size)
             entries[name] = entry
         chunk_count, dataset = _dat_trailer(data, position)
     except (struct.error, ValueError, _DatError):
@@ -107,7 +109,7 @@ def _read_dat(path: Path) -> Importance:
         cut = f", or cut off: no end within its {len(data):,} bytes after {len(entries)} entries"
         what = f"not an importance file{cut if known is None else f': it is {known}'}"
         raise InvalidInput(Fault(str(path), what)) from None
-    return Importance(entries, dataset, chunk_count, DEFAULT_CHUNK_SIZE, str(path))
+    return Importance(entries, dataset, chunk_count, chunk_size, str(path))
 
 
 class _DatError(Exception):
@@ -121,7 +123,7 @@ def _dat_count(data: bytes) -> int:
     return int(count)
 
 
-def _dat_entry(data: bytes, position: int) -> tuple[str, Entry, int]:
+def _dat_entry(data: bytes, position: int, chunk_size: int) -> tuple[str, Entry, int]:
     (length,) = struct.unpack_from("<i", data, position)
     # llama.cpp limits tensor names to 64 bytes; anything near a kilobyte is not a name.
     if not 0 < length < 1024:
@@ -134,7 +136,7 @@ def _dat_entry(data: bytes, position: int) -> tuple[str, Entry, int]:
         raise _DatError
     stored_values = np.frombuffer(data, "<f4", values, position)
     chunks = max(chunks, 1)
-    tokens = np.float32(chunks * DEFAULT_CHUNK_SIZE)
+    tokens = np.float32(chunks * chunk_size)
     # An overflow gives infinity, which is reported later as a fault with the tensor's name.
     with np.errstate(over="ignore", invalid="ignore"):
         sums = (stored_values / np.float32(chunks)) * tokens

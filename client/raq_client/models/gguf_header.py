@@ -21,7 +21,8 @@ Value = bool | int | float | str | list["Value"]
 ALIGNMENT_KEY: Final = "general.alignment"
 DEFAULT_ALIGNMENT: Final = 32
 """The alignment of a header that gives none, and the smallest that llama.cpp accepts."""
-_MAGIC: Final = b"GGUF"
+MAGIC: Final = b"GGUF"
+"""The first bytes of every GGUF file."""
 _VERSION: Final = 3
 _BOOL: Final = 7
 _STRING: Final = 8
@@ -53,6 +54,11 @@ class TensorInfo:
     shape: tuple[int, ...]
     ggml_id: int
     offset: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the tensor has no elements: some converters write such placeholders."""
+        return 0 in self.shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +125,7 @@ def stored(value: Value) -> StoredValue:
 
 def encode_header(metadata: Mapping[str, StoredValue], tensors: Sequence[TensorInfo], alignment: int) -> bytes:
     """The header as bytes, padded so that data can follow."""
-    parts = [_MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
+    parts = [MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
     for key, value in metadata.items():
         parts += [_packed(key), struct.pack("<I", value.type_id), value.raw]
     for info in tensors:
@@ -142,7 +148,7 @@ class _DamageError(Exception):
 
 
 def _check_start(start: bytes, where: str) -> None:
-    if start[:4] != _MAGIC:
+    if start[:4] != MAGIC:
         found = in_place_of_model(start)
         what = "it does not begin with the letters GGUF" if found is None else f"it is {found}"
         raise InvalidInput(Fault(where, f"not a GGUF file ({what})"))
@@ -182,8 +188,6 @@ def _tensor_infos(data: bytes | memoryview, position: int, count: int) -> tuple[
         ggml_id, offset = struct.unpack_from("<IQ", data, position + 4 + 8 * dimensions)
         if name in infos:
             raise _DamageError(f"the tensor {name} occurs twice")
-        if 0 in shape:
-            raise _DamageError(f"the tensor {name} is empty")
         infos[name] = TensorInfo(name, shape or (1,), ggml_id, offset)
         position += 4 + 8 * dimensions + 12
     return tuple(infos.values()), position

@@ -5,7 +5,6 @@ through the map would count every page touched as memory of this process, and a 
 kill the process instead of raising an error.
 """
 
-import hashlib
 import mmap
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,10 @@ from jaxtyping import Float32, UInt8
 
 import raq_native
 from raq_client.files.names import readable
-from raq_client.models.gguf_header import Header, StoredValue, Value, parse_header
+from raq_client.files.reading import check_readable
+from raq_client.models.fingerprint import Part, fingerprint_of
+from raq_client.models.gguf_header import MAGIC, Header, StoredValue, TensorInfo, Value, parse_header
+from raq_client.models.sources import local_model
 from raq_solver.errors import Fault, InvalidInput, UnknownTensor, near_misses, raise_faults
 from raq_solver.quant_types import QuantType, stored_type_by_ggml_id
 from raq_solver.tensors import Tensor
@@ -50,7 +52,8 @@ class _Place:
 class ModelFile:
     """A model, in one GGUF file or several shards.
 
-    `metadata` is from the first shard, without the keys that describe the split.
+    `metadata` is from the first shard, without the keys that describe the split. `empty` are entries of the header
+    without elements, each with the number of `tensors` before it: nothing to quantize, but copies keep them.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class ModelFile:
     tensors: tuple[Tensor, ...]
     alignment: int
     _places: Mapping[str, _Place]
+    empty: tuple[tuple[int, TensorInfo], ...] = ()
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of that name. Raises UnknownTensor with the nearest names."""
@@ -114,36 +118,38 @@ class ModelFile:
         return to_weights(blocks, tensor.source_type, tensor.row_length)
 
     def fingerprint(self) -> str:
-        """SHA-256 over tensor names, shapes, types, and the first and last bytes of every tensor's data.
+        """SHA-256 over the names, shapes, types and bytes of all tensors; read once for each state of the files.
 
-        It differs between two fine-tunes of one model although only 8 KiB of each tensor are read.
+        It differs between models that differ in any weight. Raises InvalidInput if a file can't be read.
         """
-        state = hashlib.sha256(b"raq model 1\0")
-        for tensor in self.tensors:
-            state.update(f"{tensor.name}\0{tensor.shape}\0{tensor.source_type.name}\0".encode())
-            rows = min(tensor.rows, max(1, 4096 // tensor.source_type.size(tensor.row_length)))
-            for first in (0, tensor.rows - rows):
-                state.update(self.stored(tensor, first, first + rows).tobytes()[:4096])
-        return state.hexdigest()
+        return fingerprint_of(
+            [
+                Part(f"{tensor.name} {tensor.shape} {tensor.source_type.name}", place.shard, place.offset, tensor.size)
+                for tensor in self.tensors
+                for place in (self._places[tensor.name],)
+            ]
+        )
 
 
 def open_model(path: Path | str, *, header_only: bool = False, kind: str = "model") -> ModelFile:
-    """Open a model by its file or by any of its shards.
+    """Open a model by its file, by any of its shards, or by a name that `models.sources` resolves.
 
     With `header_only` the data may be missing (the first megabytes of a download, a sparse file). `kind` is the
     expected `general.type`: an importance file or an adapter given as a model is refused.
     Raises InvalidInput for every fault: not GGUF, cut off, unknown types, no tensors, overlapping tensors, missing
     shards, unreadable.
     """
-    path = Path(path)
+    path = local_model(path)
     opened = read_header(path)
     require_kind(opened, str(path), kind)
     split = shard_count(opened) > 1
     shards = _shard_paths(path, shard_count(opened)) if split else (path,)
     headers = [read_header(shard) for shard in shards] if split else [opened]
     places: dict[Tensor, _Place] = {}
+    empty: list[tuple[int, TensorInfo]] = []
     faults: list[Fault] = []
     for shard, header in zip(shards, headers, strict=True):
+        empty += [(len(places) + before, info) for before, info in _empty(header)]
         offsets, shard_faults = tensors_of(header, str(shard))
         known = {tensor.name for tensor in places}
         shard_faults += [
@@ -153,21 +159,27 @@ def open_model(path: Path | str, *, header_only: bool = False, kind: str = "mode
         places |= {tensor: _Place(shard, offset) for tensor, offset in offsets.items()}
         faults += shard_faults
     announced = _count(headers[0], "split.tensors.count")
-    if split and not faults and announced != len(places):
-        faults.append(Fault(str(path), f"the shards hold {len(places)} tensors, their header announces {announced}"))
+    held = len(places) + len(empty)
+    if split and not faults and announced != held:
+        faults.append(Fault(str(path), f"the shards hold {held} tensors, their header announces {announced}"))
     if not places and not faults and kind == "model":
         faults.append(Fault(str(path), NO_TENSORS))
     raise_faults(faults)
     metadata = {key: value for key, value in headers[0].metadata.items() if key not in _SPLIT_KEYS}
     by_name = {tensor.name: place for tensor, place in places.items()}
-    return ModelFile(path, shards, metadata, tuple(places), headers[0].alignment, by_name)
+    return ModelFile(path, shards, metadata, tuple(places), headers[0].alignment, by_name, tuple(empty))
 
 
 def tensors_of(header: Header, where: str) -> tuple[dict[Tensor, int], list[Fault]]:
-    """The valid tensors of a header with the position of their data in the file, and the faults of the others."""
+    """The valid tensors of a header with the position of their data in the file, and the faults of the others.
+
+    Entries without elements are left out.
+    """
     offsets: dict[Tensor, int] = {}
     faults: list[Fault] = []
     for info in header.tensors:
+        if info.is_empty:
+            continue
         source_type = stored_type_by_ggml_id(info.ggml_id)
         if source_type is None:
             faults.append(Fault(where, f"{info.name} is stored in a type raq does not know (ggml {info.ggml_id})"))
@@ -179,6 +191,15 @@ def tensors_of(header: Header, where: str) -> tuple[dict[Tensor, int], list[Faul
         else:
             offsets[Tensor(info.name, info.shape, source_type)] = header.data_start + info.offset
     return offsets, faults + _overlaps(offsets, where)
+
+
+def _empty(header: Header) -> Iterator[tuple[int, TensorInfo]]:
+    """The entries without elements, each with the number of other entries before it."""
+    before = 0
+    for info in header.tensors:
+        if info.is_empty:
+            yield before, info
+        before += not info.is_empty
 
 
 def _overlaps(offsets: Mapping[Tensor, int], where: str) -> list[Fault]:
@@ -247,20 +268,31 @@ def to_weights(
     return weights.reshape(-1, row_length)
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file is GGUF, by its first bytes, whatever its name; also for one that a model hub stores by digest."""
+    if not path.is_file():  # a pipe would lose these bytes
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def read_header(path: Path) -> Header:
     """The header of one GGUF file; an unchanged file is parsed once per process.
 
     Raises InvalidInput if it can't be read or is not GGUF.
     """
-    if path.is_dir():
-        raise InvalidInput(Fault(str(path), "is a folder; name a .gguf file in it"))
+    check_readable(path)
     try:
         found = path.stat()
         if found.st_size == 0:
             raise InvalidInput(Fault(str(path), "not a GGUF file (it is empty)"))
         return _parsed(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
-    except OSError as error:
-        raise InvalidInput(Fault(str(path), f"can't be opened: {error.strerror or error}")) from error
+    except (OSError, MemoryError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it needs more memory than there is"
+        raise InvalidInput(Fault(str(path), f"can't be opened: {reason or error}")) from error
 
 
 @lru_cache(maxsize=_HEADERS_KEPT)

@@ -4,6 +4,7 @@ Source: tensor_allows_quantization, tensor_type_fallback and tensor_requires_ima
 llama.cpp 0c1e57098.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -64,6 +65,7 @@ _FALLBACK: Final = {
     "Q6_K": "Q8_0",
 }
 _LAST_RESORT: Final = CATALOGUE["F16"]
+_UNQUANTIZED: Final = frozenset({"F32", "F16", "BF16"})
 _NO_FALLBACK: Final = ("Q1_0", "NVFP4")
 _NEEDS_IMPORTANCE: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 
@@ -103,6 +105,22 @@ def fitting_type(wanted: QuantType, row_length: int) -> QuantType | None:
 def needs_importance(quant_type: QuantType, name: str) -> bool:
     """Whether llama.cpp refuses to store this tensor in that type without an importance file."""
     return quant_type.name in _NEEDS_IMPORTANCE and name not in (*EMBEDDINGS, OUTPUT)
+
+
+def requantized_note(tensors: Iterable[Tensor], where: str) -> str | None:
+    """A note if some of these tensors of the file `where` are quantized already, with their number; else None.
+
+    llama-quantize refuses them without --allow-requantize.
+    """
+    tensors = list(tensors)
+    found = Counter(t.source_type.name for t in tensors if t.source_type.name in CATALOGUE.keys() - _UNQUANTIZED)
+    if not found:
+        return None
+    types = ", ".join(f"{count} {name}" for name, count in found.most_common())
+    return (
+        f"{where} is quantized already ({types} of {len(tensors)} tensors): errors and losses are counted from this "
+        "file and come on top of its own; start from an F16 or BF16 file of the model if you can"
+    )
 
 
 def candidates(

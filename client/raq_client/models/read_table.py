@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from raq_client.models.model_file import open_model
+from raq_client.files.reading import check_readable, damage_named, read_text
+from raq_client.hub.names import HUB
+from raq_client.models.model_file import is_gguf, open_model
 from raq_client.models.quantizable import is_quantizable
-from raq_client.models.remote import read_remote_table
+from raq_client.models.remote import read_hub_table, read_remote_table
 from raq_client.models.safetensors import read_safetensors_table
+from raq_client.models.sources import local_model
 from raq_client.models.table import ModelTable, guessed_architecture, table_of
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.quant_types import CATALOGUE, stored_type
@@ -27,25 +30,29 @@ _UNTOUCHED: Final = CATALOGUE["F32"]
 def read_table(path: Path | str, architecture: str = "") -> ModelTable:
     """Read a table in the format given by the file extension; an http(s) address must be that of a GGUF file.
 
+    Names of models elsewhere (`models.sources`) are taken too; of a model on a hub only the header is read.
+
     `architecture` (llama.cpp's name) is used for formats that do not contain it.
     Raises InvalidInput with a fault for every line that can't be read.
     """
     if str(path).startswith(("http://", "https://")):
         return read_remote_table(str(path))
-    path = Path(path)
+    if str(path).startswith(HUB):
+        return read_hub_table(str(path))
+    path = local_model(path)
     if path.is_dir():
-        return read_safetensors_table(path)
-    if path.suffix == ".gguf":
+        with damage_named(path, "a folder of safetensors files"):
+            return read_safetensors_table(path)
+    check_readable(path)
+    if path.suffix == ".gguf" or is_gguf(path):
         return table_of(open_model(path, header_only=True))
     readers: dict[str, Callable[[str, str], Iterable[Tensor]]] = {".csv": _read_csv, ".map": _read_map}
     if path.suffix not in readers:
         what = "not a table of tensors; give a .gguf file, a .csv of shapes, a .map, or a folder of safetensors"
         raise InvalidInput(Fault(str(path), what))
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error
-    tensors = tuple(readers[path.suffix](text, str(path)))
+    text = read_text(path, "a table of tensors")
+    with damage_named(path, "a table of tensors"):
+        tensors = tuple(readers[path.suffix](text, str(path)))
     if not tensors:
         raise InvalidInput(Fault(str(path), "lists no tensors"))
     name = path.name.removesuffix(path.suffix).removesuffix("_tensors").removesuffix(".bf16")
@@ -59,13 +66,12 @@ def _read_csv(text: str, where: str) -> Iterable[Tensor]:
     faults = []
     tensors = []
     for row in rows:
-        shape = tuple(int(length) for length in row["shape"].split("x") if length.isdecimal())
-        if not row["name"] or not shape or "x".join(map(str, shape)) != row["shape"] or 0 in shape:
-            faults.append(
-                Fault(f"{where}, line {rows.line_num}", f"{row['shape']!r} is not a shape such as 5120x17408")
-            )
+        name, written = row["name"] or "", row["shape"] or ""
+        shape = tuple(int(length) for length in written.split("x") if length.isdecimal())
+        if not name or not shape or "x".join(map(str, shape)) != written or 0 in shape:
+            faults.append(Fault(f"{where}, line {rows.line_num}", f"{written!r} is not a shape such as 5120x17408"))
         else:
-            tensors.append(_with_usual_type(row["name"], shape))
+            tensors.append(_with_usual_type(name, shape))
     raise_faults(faults + _twice(tensors, where))
     return tensors
 

@@ -8,21 +8,32 @@ from typing import Final
 
 from raq_client.models.gguf_header import Value
 from raq_client.models.model_file import ModelFile
+from raq_client.models.overhead import most_overhead
 from raq_solver.tensor_names import block_of, is_expert, local_name
 from raq_solver.tensors import Tensor
 
 NUMBERS: Final = "numbers"
 """Key in a profile's provenance for `numbers_text`, from which memory and active bytes are computed."""
 
+FINGERPRINT: Final = "model_sha256"
+"""Key in a profile's provenance, and in a plan, for the fingerprint of the model that was measured."""
+
+OVERHEAD: Final = "file_overhead_bytes"
+"""Key in a profile's provenance for `ModelTable.overhead`."""
+
 
 @dataclass(frozen=True, eq=False)
 class ModelTable:
-    """The tensors of a model in file order, its architecture and its known metadata."""
+    """The tensors of a model in file order, its architecture and its known metadata.
+
+    `overhead` are the bytes, at most, of a file made from the model that are not tensor data; 0 if unknown.
+    """
 
     name: str
     architecture: str
     tensors: tuple[Tensor, ...]
     metadata: Mapping[str, Value] = field(default_factory=dict)
+    overhead: int = 0
 
     @property
     def weights(self) -> int:
@@ -45,7 +56,7 @@ def table_of(model: ModelFile) -> ModelTable:
     """The table of a model file."""
     prefix = f"{model.architecture}."
     metadata = {key: value.decode() for key, value in model.metadata.items() if key.startswith(prefix)}
-    return ModelTable(model.name, model.architecture, model.tensors, MappingProxyType(metadata))
+    return ModelTable(model.name, model.architecture, model.tensors, MappingProxyType(metadata), most_overhead(model))
 
 
 def numbers_text(table: ModelTable) -> str:

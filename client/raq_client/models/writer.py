@@ -7,8 +7,8 @@ Rules
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,9 @@ from raq_solver.tensors import Tensor
 
 Blocks = Callable[[Tensor, QuantType], Iterable[UInt8[np.ndarray, "rows size"]]]
 """Returns the rows of a tensor as blocks of a type, in order, one chunk at a time."""
+
+Empty = Sequence[tuple[int, TensorInfo]]
+"""Tensors without elements, as `ModelFile.empty` has them."""
 
 Progress = Callable[[str, int], None]
 """Called with the name of the tensor and the number of its bytes just written."""
@@ -60,23 +63,19 @@ def write_model(
     blocks: Blocks,
     *,
     metadata: Mapping[str, Value] | None = None,
+    without: tuple[str, ...] = (),
     force: bool = False,
     progress: Progress = lambda _name, _size: None,
 ) -> WrittenModel:
     """Write `source` with each tensor in its type from `types`; a tensor not listed there keeps its own.
 
-    `metadata` replaces and adds keys. A split source becomes one file.
+    `metadata` replaces and adds keys; the source's keys that begin with one of `without` are left out. A split source
+    becomes one file.
     Raises InvalidInput if `path` is the source, exists without `force`, can't be written or the disk is full;
     LedgerMismatch if the written file differs from the expected layout.
     """
     _check_target(path, source, types)
-    chosen = {tensor: types.get(tensor.name, tensor.source_type) for tensor in source.tensors}
-    keys = dict(source.metadata) | {key: stored(value) for key, value in (metadata or {}).items()}
-    # libllama aborts the process if data are aligned to less, or if the alignment is not stored as u32.
-    alignment = max(source.alignment, DEFAULT_ALIGNMENT)
-    if ALIGNMENT_KEY in keys:
-        keys[ALIGNMENT_KEY] = stored(alignment)
-    header, end = _layout(chosen, keys, alignment)
+    chosen, header, end, alignment = _planned(source, types, metadata, without)
     digest = hashlib.sha256(header)
     with atomic_file(path, force=force, needed=len(header) + end) as file:
         file.write(header)
@@ -93,13 +92,39 @@ def write_model(
             digest.update(padding)
             file.write(padding)
         file.flush()
-        reconcile(Path(file.name), chosen)
+        reconcile(Path(file.name), chosen, source.empty)
     tensor_bytes = sum(quant_type.size(tensor.weights) for tensor, quant_type in chosen.items())
     return WrittenModel(path, tensor_bytes, end - tensor_bytes, len(header), digest.hexdigest())
 
 
-def reconcile(path: Path, chosen: Mapping[Tensor, QuantType]) -> None:
-    """Open the written file again and compare it with the expected tensors, in order.
+def file_size(
+    source: ModelFile,
+    types: Mapping[str, QuantType],
+    metadata: Mapping[str, Value] | None = None,
+    without: tuple[str, ...] = (),
+) -> int:
+    """The bytes of the file that `write_model` writes for these arguments."""
+    _, header, end, _ = _planned(source, types, metadata, without)
+    return len(header) + end
+
+
+def _planned(
+    source: ModelFile, types: Mapping[str, QuantType], metadata: Mapping[str, Value] | None, without: tuple[str, ...]
+) -> tuple[dict[Tensor, QuantType], bytes, int, int]:
+    """The type of every tensor, the encoded header, the number of bytes after it, and the alignment."""
+    chosen = {tensor: types.get(tensor.name, tensor.source_type) for tensor in source.tensors}
+    kept = {key: value for key, value in source.metadata.items() if not key.startswith(without)}
+    keys = kept | {key: stored(value) for key, value in (metadata or {}).items()}
+    # libllama aborts the process if data are aligned to less, or if the alignment is not stored as u32.
+    alignment = max(source.alignment, DEFAULT_ALIGNMENT)
+    if ALIGNMENT_KEY in keys:
+        keys[ALIGNMENT_KEY] = stored(alignment)
+    header, end = _layout(chosen, source.empty, keys, alignment)
+    return chosen, header, end, alignment
+
+
+def reconcile(path: Path, chosen: Mapping[Tensor, QuantType], empty: Empty = ()) -> None:
+    """Open the written file again and compare it with the expected tensors, in order; also with those `empty`.
 
     Raises LedgerMismatch with the first difference.
     """
@@ -114,6 +139,14 @@ def reconcile(path: Path, chosen: Mapping[Tensor, QuantType]) -> None:
             raise LedgerMismatch(f"{path}: expected {one}, the file has {other}")
     if len(expected) != len(found):
         raise LedgerMismatch(f"{path}: expected {len(expected)} tensors, the file has {len(found)}")
+    if _names(written.empty) != _names(empty):
+        raise LedgerMismatch(
+            f"{path}: expected the empty tensors {_names(empty)}, the file has {_names(written.empty)}"
+        )
+
+
+def _names(empty: Empty) -> list[tuple[int, str]]:
+    return [(before, info.name) for before, info in empty]
 
 
 def _check_target(path: Path, source: ModelFile, types: Mapping[str, QuantType]) -> None:
@@ -129,13 +162,19 @@ def _check_target(path: Path, source: ModelFile, types: Mapping[str, QuantType])
     raise_faults(faults)
 
 
-def _layout(chosen: Mapping[Tensor, QuantType], keys: Mapping[str, StoredValue], alignment: int) -> tuple[bytes, int]:
+def _layout(
+    chosen: Mapping[Tensor, QuantType], empty: Empty, keys: Mapping[str, StoredValue], alignment: int
+) -> tuple[bytes, int]:
     """The encoded header, and the number of bytes after it."""
     infos = []
     offset = 0
-    for tensor, quant_type in chosen.items():
+    left = list(empty)
+    for number, (tensor, quant_type) in enumerate(chosen.items()):
+        while left and left[0][0] == number:
+            infos.append(replace(left.pop(0)[1], offset=offset))
         infos.append(TensorInfo(tensor.name, tensor.shape, quant_type.ggml_id, offset))
         offset = padded(offset + quant_type.size(tensor.weights), alignment)
+    infos += [replace(info, offset=offset) for _, info in left]
     return encode_header(keys, infos, alignment), offset
 
 

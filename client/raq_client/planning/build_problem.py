@@ -18,6 +18,7 @@ from raq_client.planning.memory_budget import MemoryBudget
 from raq_client.planning.memory_target import candidates_of, host_pins, memory_budget, sides
 from raq_client.planning.model_inputs import profile_table
 from raq_client.planning.request import BaseSpec, Request
+from raq_client.planning.size_budget import is_of_file, parse_size_budget
 from raq_client.recipes.architecture import architecture_constraints, read_rules
 from raq_client.recipes.bases import base_recipe, reference
 from raq_client.recipes.diff import MoveConstraint, move_constraints, stored_size
@@ -52,7 +53,7 @@ class ProblemSpec:
 
     `profile` is None for a plain table of losses. `budget` is the smallest of the requested ones, None if the size is
     open. `groups` are the constraints that do not come from single options of the user, by origin: `architecture`,
-    `ratio`, `exo`. `on_host` are the tensors kept on the host.
+    `ratio`, `exo`. `on_host` are the tensors kept on the host, `overhead` the bytes of the file beside tensor data.
     """
 
     request: Request
@@ -64,6 +65,17 @@ class ProblemSpec:
     ratios: RatioReport | None = None
     on_host: tuple[str, ...] = ()
     groups: Mapping[str, tuple[Constraint, ...]] = field(default_factory=dict)
+    overhead: int = 0
+
+    @property
+    def size_note(self) -> str | None:
+        """What of a budget that is the size of a file is not for tensor data; None for other budgets."""
+        text = self.request.budget
+        asked = None if text is None or not self.overhead or not is_of_file(text) else parse_budget(text)
+        if not isinstance(asked, TotalBytes):
+            return None
+        left = asked.count - self.overhead
+        return f"of {asked} of the file, up to {self.overhead:,} are for metadata, {left:,} for tensors"
 
 
 def build_problem(
@@ -100,7 +112,7 @@ def build_problem(
     rules = _rules(request.base, table, losses, settled)
     pinned_to_host = sum(stored_size(pin.tensors[0], pin.quant_type, losses) for pin in hosted)
     room = both[-1].capacity_bytes if both else pinned_to_host
-    budget = _budget(request, memory, room, base, losses, needs_budget=needs_budget)
+    budget = _budget(request, memory, room, base, losses, table, needs_budget=needs_budget)
     return ProblemSpec(
         request=request,
         profile=facts,
@@ -111,6 +123,7 @@ def build_problem(
         ratios=ratios,
         on_host=both[-1].tensors if both else tuple(pin.tensors[0] for pin in hosted),
         groups=MappingProxyType({"architecture": rules, "ratio": data, "exo": exo}),
+        overhead=table.overhead,
     )
 
 
@@ -162,11 +175,12 @@ def _budget(
     on_host: int,
     base: ResolvedBase | None,
     losses: LossTable,
+    table: ModelTable,
     *,
     needs_budget: bool,
 ) -> Budget | None:
     """The smallest of the requested budgets; the base's size if there is none."""
-    asked: list[Budget] = [] if request.budget is None else [parse_budget(request.budget)]
+    asked: list[Budget] = [] if request.budget is None else [parse_size_budget(request.budget, table.overhead)]
     if memory is not None:
         asked.append(TotalBytes(memory.weights + on_host))
     if not asked and base is not None and request.max_loss is None and needs_budget:

@@ -161,7 +161,7 @@ def parse_size(text: str) -> int:
     """
     if re.fullmatch(r"\s*0+(\.0*)?\s*[A-Za-z]*\s*", text):
         return 0
-    budget = parse_budget(re.sub(r"(?<=\d)\s*([KMGTkmgt])\s*$", r"\1iB", text))
+    budget = parse_budget(text)
     if not isinstance(budget, TotalBytes):
         raise InvalidInput(Fault(text, "not a size; write it with a unit, such as 24GiB"))
     return budget.count

@@ -13,8 +13,16 @@ from raq_client.files.profile_file import load_profile
 from raq_client.importance.domains import read_domains
 from raq_client.importance.imatrix import Importance, check_against
 from raq_client.models.model_file import ModelFile, open_model
-from raq_client.models.quantizable import EMBEDDINGS, is_quantizable
-from raq_client.models.table import NUMBERS, ModelTable, guessed_architecture, numbers_of, table_of
+from raq_client.models.quantizable import EMBEDDINGS, is_quantizable, requantized_note
+from raq_client.models.table import (
+    FINGERPRINT,
+    NUMBERS,
+    OVERHEAD,
+    ModelTable,
+    guessed_architecture,
+    numbers_of,
+    table_of,
+)
 from raq_client.models.type_choice import AUTO, chosen_types
 from raq_client.progress import Notes, Progress, silent, stage
 from raq_client.quantizing.devices import CPU, Device
@@ -114,13 +122,15 @@ class ModelInputs:
 
     def _profile(self, more_types: tuple[str, ...], progress: Progress | None, notes: Notes) -> Profile:
         if self.profile_path is not None:
-            return load_profile(self.profile_path)
+            return self._loaded(self.profile_path)
         from raq_client.quantizing.measure import measure_profile
 
         model, importance = self.model, self.importance
         unknown = None if importance is None else unknown_tensors(model, importance)
-        if unknown is not None:
-            notes(f"note: {unknown}")
+        remarks = () if importance is None else importance.remarks
+        for note in (requantized_note(model.tensors, str(model.path)), unknown, *remarks):
+            if note is not None:
+                notes(f"note: {note}")
         types = (*(self.types or (AUTO,)), *more_types) if more_types else self.types
         cache = user_cache_path("raq") / "measurements" if self.cached else None
         measured = measure_profile(
@@ -142,6 +152,15 @@ class ModelInputs:
         return compensated_profile(
             model, measured, rounding, cache=cache, progress=stage(progress, "measuring error feedback")
         )
+
+    def _loaded(self, path: Path) -> Profile:
+        """The saved profile. Raises InvalidInput if a model is given too, and the profile was measured on another."""
+        profile = load_profile(path)
+        measured = profile.provenance.get(FINGERPRINT)
+        if self.path is not None and measured not in {None, self.model.fingerprint()}:
+            what = f"was measured on a model with other weights than {self.path}; measure it again"
+            raise InvalidInput(Fault(str(path), f"{what} (raq-client profile)"))
+        return profile
 
 
 def unknown_tensors(model: ModelFile, importance: Importance) -> str | None:
@@ -166,7 +185,9 @@ def profile_table(profile: Profile) -> ModelTable:
     """The tensor table of the model that a profile was measured on."""
     name = profile.provenance.get("model", "the model")
     architecture = profile.provenance.get("architecture") or guessed_architecture(profile.tensors)
-    return ModelTable(name, architecture, profile.tensors, numbers_of(profile.provenance.get(NUMBERS, "")))
+    overhead = profile.provenance.get(OVERHEAD, "")
+    numbers = numbers_of(profile.provenance.get(NUMBERS, ""))
+    return ModelTable(name, architecture, profile.tensors, numbers, int(overhead) if overhead.isdecimal() else 0)
 
 
 def missing_facts(profile: Profile) -> str | None:

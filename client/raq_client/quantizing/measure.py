@@ -6,6 +6,7 @@ Rules
   that the numbers depend on, so nothing is measured twice and an interrupted measurement continues where it stopped.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from raq_client.files.cache_file import CacheFile
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile, row_chunks
 from raq_client.models.quantizable import candidates
-from raq_client.models.table import NUMBERS, numbers_text, table_of
+from raq_client.models.table import FINGERPRINT, NUMBERS, OVERHEAD, numbers_text, table_of
 from raq_client.models.type_choice import TypeChoice
 from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.fisher_rows import FisherRows
@@ -274,6 +275,7 @@ def _sampled(
     return replace(estimated, fisher_losses=dict(zip(types, costs.tolist(), strict=True)), fisher_energy=fisher_energy)
 
 
+@functools.cache
 def kernels_digest() -> str:
     """A digest of the native extension: other kernels may give other errors."""
     return hashlib.sha256(Path(str(_raq_native.__file__)).read_bytes()).hexdigest()[:16]
@@ -338,15 +340,17 @@ def _profile(
     errors = np.array([[row.errors.get(q.name, np.inf) for q in columns] for row in rows])
     doubts = np.array([[row.sampling_errors.get(q.name, 0.0) for q in columns] for row in rows])
     unknown = np.full(len(rows), np.nan)
+    table = table_of(model)
     provenance = {
         "model": model.name,
         "architecture": model.architecture,
-        "fingerprint": model.fingerprint(),
+        FINGERPRINT: model.fingerprint(),
         "imatrix": "none" if importance is None else importance.digest(),
         "calibration": "" if importance is None else ", ".join(importance.datasets),
         "effort": method.effort,
         "kernels": kernels_digest(),
-        NUMBERS: numbers_text(table_of(model)),
+        NUMBERS: numbers_text(table),
+        OVERHEAD: str(table.overhead),
     }
     fisher = None
     if importance is not None and importance.fisher:

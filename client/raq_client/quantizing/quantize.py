@@ -40,6 +40,8 @@ Keep = Callable[
 """Called with a tensor, its new type, how it is rounded, and its blocks, which are made when they are read; returns
 blocks with the same bytes."""
 
+STALE: Final = ("quantize.imatrix.", "raq.")
+"""Beginnings of metadata keys that tell how a file was quantized; a file made from it has its own."""
 _PLAIN: Final = ("F32", "F16", "BF16")
 _LLAMA_TEXT_BYTES: Final = 127
 """llama-quantize truncates text in its metadata to this length."""
@@ -82,7 +84,7 @@ def quantize_model(
     if compensation is not None:
         keys["raq.gram.sha256"] = compensation.gram.digest()
     types = {tensor.name: wanted for tensor, wanted in chosen.items()}
-    written = write_model(out, model, types, blocks, metadata=keys, force=force, progress=progress)
+    written = write_model(out, model, types, blocks, metadata=keys, without=STALE, force=force, progress=progress)
     device.release()
     return written
 

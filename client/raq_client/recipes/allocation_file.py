@@ -1,11 +1,11 @@
 """Read allocations from files: the JSON that `solve --json` prints, or llama.cpp's override lines."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from raq_client.files.reading import parse_json, read_text
 from raq_client.files.validation import faults_of
 from raq_client.models.quantizable import is_quantizable
 from raq_client.recipes.overrides import read_overrides, resolve
@@ -21,6 +21,7 @@ class _Solved(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     allocation: dict[str, str]
+    model_sha256: str | None = None
 
 
 def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "") -> Allocation:
@@ -28,11 +29,12 @@ def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "
 
     Raises InvalidInput with every unknown type; tensor names are checked when the allocation is used.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error
-    given = _from_json(text, path) if text.lstrip().startswith("{") else _from_overrides(text, tensors, architecture)
+    text = read_text(path, "an allocation")
+    given = (
+        _solved(text, path).allocation
+        if text.lstrip().startswith("{")
+        else _from_overrides(text, tensors, architecture)
+    )
     known = {tensor.name: tensor.source_type.name for tensor in tensors}
     faults = [
         Fault(type_name, f"the type of {name}: no such quant type{near_misses(type_name, CATALOGUE)}")
@@ -41,6 +43,12 @@ def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "
     ]
     raise_faults(faults)
     return Allocation(known | {name: _spelled(type_name) for name, type_name in given.items()})
+
+
+def made_for(path: Path) -> str | None:
+    """The fingerprint of the model that an allocation was made for; None where the file does not tell."""
+    text = read_text(path, "an allocation")
+    return _solved(text, path).model_sha256 if text.lstrip().startswith("{") else None
 
 
 def _spelled(type_name: str) -> str:
@@ -54,10 +62,9 @@ def _from_overrides(text: str, tensors: Sequence[Tensor], architecture: str) -> 
     return {name: chosen.name for name, chosen in resolve(read_overrides(text), names).items()}
 
 
-def _from_json(text: str, path: Path) -> dict[str, str]:
+def _solved(text: str, path: Path) -> _Solved:
+    content = parse_json(text, path)
     try:
-        return _Solved.model_validate(json.loads(text)).allocation
-    except json.JSONDecodeError as error:
-        raise InvalidInput(Fault(str(path), f"not JSON: {error}")) from error
+        return _Solved.model_validate(content)
     except ValidationError as error:
         raise InvalidInput(faults_of(error, str(path), "an allocation")) from None

@@ -1,9 +1,9 @@
 """Bases by name: a llama.cpp mixture, optionally with overrides, a GGUF file, an allocation, or a recipe."""
 
-import json
 from pathlib import Path
 from typing import Literal
 
+from raq_client.files.reading import parse_json, read_text
 from raq_client.models.file_types import FILE_TYPES
 from raq_client.recipes.recipe_file import FORMAT, Base, Recipe, read_recipe
 from raq_solver.errors import Fault, InvalidInput
@@ -30,7 +30,7 @@ def base_recipe(
     if name.upper() in FILE_TYPES:
         mixture = FILE_TYPES[name.upper()].name
         title = mixture if overrides is None else f"{mixture} with {overrides.name}"
-        lines = () if overrides is None else tuple(_text(overrides).split())
+        lines = () if overrides is None else tuple(read_text(overrides).split())
         base = Base(mixture=mixture, importance=has_importance, overrides=lines, counting=counting, pure=pure)
         return Recipe(format=FORMAT, name=title, base=base)
     if overrides is not None or pure:
@@ -55,15 +55,5 @@ def reference(name: str, recipe: Recipe) -> Base:
 def _is_recipe(path: Path) -> bool:
     if path.suffix != ".json":
         return path.suffix == ".toml"
-    try:
-        content = json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise InvalidInput(Fault(str(path), f"not JSON: {error}")) from error
+    content = parse_json(read_text(path), path)
     return isinstance(content, dict) and "allocation" not in content
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error

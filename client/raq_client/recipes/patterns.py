@@ -5,30 +5,48 @@ A pattern is a shell glob over the whole name, with braces for alternatives and 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import chain
+from itertools import chain, islice
 from typing import Final
 
-from raq_solver.errors import Fault, near_misses, raise_faults
+from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 
 _BRACES: Final = re.compile(r"\{([^{}]*)\}")
-_RANGE: Final = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE: Final = re.compile(r"(\d{1,9})\.\.(\d{1,9})")
+MOST_GLOBS: Final = 100_000
+"""Limit on what the braces of one pattern stand for; the largest models have some 60,000 tensors."""
+_SHOWN: Final = 80
 
 
 def expand(pattern: str) -> tuple[str, ...]:
     """Expand the braces of a pattern to a list of globs, in the written order.
 
+    Raises InvalidInput for a pattern that stands for more than 100,000 globs.
+
     >>> expand("blk.{0..1}.ffn_{gate,up}.weight")[:3]
     ('blk.0.ffn_gate.weight', 'blk.0.ffn_up.weight', 'blk.1.ffn_gate.weight')
     """
-    found = _BRACES.search(pattern)
+    globs: tuple[str, ...] = (pattern,)
+    while any(map(_BRACES.search, globs)):
+        # Only as many are made as are allowed: {0..999999999} alone would fill the memory.
+        globs = tuple(islice(chain.from_iterable(map(_first_expanded, globs)), MOST_GLOBS + 1))
+        if len(globs) > MOST_GLOBS:
+            what = f"its braces stand for more than {MOST_GLOBS:,} names; write * for what may be anything"
+            raise InvalidInput(Fault(pattern[:_SHOWN], what))
+    return globs
+
+
+def _first_expanded(glob: str) -> Iterator[str]:
+    """The globs that the first braces of this one stand for; the glob itself if it has none."""
+    found = _BRACES.search(glob)
     if found is None:
-        return (pattern,)
+        yield glob
+        return
     span = _RANGE.fullmatch(found[1])
-    parts = found[1].split(",") if span is None else [str(n) for n in range(int(span[1]), int(span[2]) + 1)]
-    before, after = pattern[: found.start()], pattern[found.end() :]
-    return tuple(chain.from_iterable(expand(before + part + after) for part in parts))
+    parts = found[1].split(",") if span is None else map(str, range(int(span[1]), int(span[2]) + 1))
+    before, after = glob[: found.start()], glob[found.end() :]
+    yield from (before + part + after for part in parts)
 
 
 def matches(pattern: str, name: str) -> bool:

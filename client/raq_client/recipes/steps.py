@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from raq_client.models.file_types import file_type
-from raq_client.models.model_file import open_model
+from raq_client.models.model_file import is_gguf, open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.models.table import ModelTable
 from raq_client.recipes.allocation_file import read_allocation
@@ -92,7 +92,7 @@ def types_in(path: Path, table: ModelTable) -> Types:
 
     Raises InvalidInput with every tensor that differs in name or shape, or can't have its type.
     """
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" or is_gguf(path):
         return _types_of_file(path, table)
     given = read_allocation(path, table.tensors, table.architecture).types
     chosen = {

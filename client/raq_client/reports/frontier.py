@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
+from raq_client.planning.build_problem import ProblemSpec
+from raq_client.reports.plain import plain
 from raq_client.reports.plan import bpw_text
 from raq_client.reports.plots import save_figure
 from raq_client.reports.tables import Column, Table
@@ -46,6 +48,43 @@ def point_to_dict(point: Point, weights: int) -> dict[str, Any]:
         "lambda": point.multiplier,
         "termination": point.termination.name.lower(),
         "changes": [f"{change.tensor}: {change.before} -> {change.after}" for change in point.changes],
+    }
+
+
+def frontier_dict(
+    points: Sequence[Point], bend: Point | None, spec: ProblemSpec, *, with_table: bool = False
+) -> dict[str, Any]:
+    """A frontier as plain data for --json: with its `first` allocation the changes give that of every point.
+
+    `landmarks` are llama.cpp's mixtures; `table`, if wanted, are bytes and losses by tensor and type, null where the
+    type is not offered.
+    """
+    table = spec.problem.table
+    first = next((point.allocation for point in points if point.allocation is not None), None)
+    found: dict[str, Any] = {
+        "loss_source": table.source,
+        "loss_unit": table.unit.value,
+        "knee_capacity_bytes": None if bend is None else bend.capacity_bytes,
+        "first": None if first is None else dict(first.types),
+        "points": [point_to_dict(point, table.total_weights) for point in points],
+        "landmarks": [] if spec.profile is None else [plain(mark) for mark in mixture_landmarks(spec.profile, table)],
+    }
+    return found | {"table": table_dict(table)} if with_table else found
+
+
+def table_dict(table: LossTable) -> dict[str, Any]:
+    """A table of losses as plain data; null where a tensor can't have a type."""
+    losses = plain(table.losses.tolist())
+    sizes = [
+        [size if loss is not None else None for size, loss in zip(*row, strict=True)]
+        for row in zip(table.sizes.tolist(), losses, strict=True)
+    ]
+    return {
+        "tensors": list(table.tensors),
+        "quant_types": list(table.quant_types),
+        "weights": table.weights.tolist(),
+        "bytes": sizes,
+        "losses": losses,
     }
 
 

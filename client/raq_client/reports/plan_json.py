@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from raq_client.models.table import FINGERPRINT
 from raq_client.planning.model_inputs import missing_facts
 from raq_client.planning.plan import Plan
 from raq_client.reports.base import around_dict
@@ -18,6 +19,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
     found["quant_types"] = list(plan.table.quant_types)
     if plan.spec.profile is not None:
         found["missing"] = missing_facts(plan.profile)
+        found[FINGERPRINT] = plan.profile.provenance.get(FINGERPRINT)
     if plan.worst_case is not None:
         worst = domains_dict(plan.worst_case)
         found["worst_case"] = worst

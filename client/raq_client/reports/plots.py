@@ -55,19 +55,13 @@ def plot_moves(
 ) -> None:
     """Draw the waterfall from `opening` bytes in the sink, and the maps of types before and after.
 
-    Raises InvalidInput when matplotlib is not installed or the name does not end in .svg or .png.
+    Raises InvalidInput as `picture_figure`.
     """
-    if path.suffix not in (".svg", ".png"):
-        raise InvalidInput(Fault(str(path), "a picture's name ends in .svg or .png"))
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InvalidInput(Fault("--plot", "needs matplotlib: pip install 'raq[plot]'")) from None
     rows = _rows(after)
     blocks = 1 + max((block_of(name) for name in after), default=-1)
     width = min(24.0, max(10.0, 4 + 0.30 * blocks))
     height = 4.2 + 2 * (0.8 + 0.24 * len(rows))
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = picture_figure(path, (width, height))
     top, *maps = figure.subplots(3, 1, height_ratios=[4.2, 0.8 + 0.24 * len(rows), 0.8 + 0.24 * len(rows)])
     figure.suptitle(title)
     _waterfall(top, _fewer(bars), opening)
@@ -77,6 +71,20 @@ def plot_moves(
         _outline(axes, rows, before, after)
     _legend(figure, types)
     save_figure(figure, path)
+
+
+def picture_figure(path: Path, size: tuple[float, float]) -> "Figure":
+    """An empty figure of this size in inches, for a picture at `path`.
+
+    Raises InvalidInput when matplotlib is not installed or the name does not end in .svg or .png.
+    """
+    if path.suffix not in (".svg", ".png"):
+        raise InvalidInput(Fault(str(path), "a picture's name ends in .svg or .png"))
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InvalidInput(Fault("--plot", "needs matplotlib: pip install 'raq[plot]'")) from None
+    return Figure(figsize=size, layout="constrained")
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

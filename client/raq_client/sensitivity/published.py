@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
+from raq_client.files.reading import damage_named, read_bytes
 from raq_client.quantizing.reference_errors import error_of_published
 from raq_client.sensitivity.fit import Evaluation, fit_sensitivities
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -74,11 +75,9 @@ class Imported:
 
 def read_published(path: Path) -> PublishedTable:
     """Read a table. Raises InvalidInput with every fault of it."""
-    try:
-        data = path.read_bytes()
+    data = read_bytes(path, "a table")
+    with damage_named(path, "a table"):
         header, *rows = list(csv.reader(data.decode("utf-8-sig").splitlines())) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidInput(Fault(str(path), f"can't be read as a table: {error}")) from error
     if header[:1] != ["QTYPE"] or len(header) < 2 or len(set(header)) < len(header):
         what = "is no table of per-tensor KL divergence: its first line must be QTYPE and distinct tensor names"
         raise InvalidInput(Fault(str(path), what))

@@ -26,8 +26,8 @@ _FIELDS: Final[Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]]] 
     "quant_type": (str, str),
     "quant_types": (tuple, tuple),
     "bits": (lambda bits: ratio_to_proto(bits, _WHERE), lambda ratio: ratio_from_proto(ratio, _WHERE)),
-    "count": (lambda count: whole(count, _WHERE), int),
-    "capacity_bytes": (lambda count: whole(count, _WHERE), int),
+    "count": (lambda count: whole(count, _WHERE), lambda count: whole(count, _WHERE)),
+    "capacity_bytes": (lambda count: whole(count, _WHERE), lambda count: whole(count, _WHERE)),
     "shares": (
         lambda shares: [ratio_to_proto(each, _WHERE) for each in shares],
         lambda ratios: tuple(ratio_from_proto(each, _WHERE) for each in ratios),

@@ -7,14 +7,15 @@ from raq_proto.v1 import problem_pb2
 from raq_solver.budget import BitsPerWeight, Budget, TotalBytes
 from raq_solver.errors import Fault, InvalidInput
 
-LARGEST: Final = 2**63 - 1
-"""Largest whole number on the wire (int64)."""
+LARGEST: Final = 2**53
+"""Largest whole number that messages carry: beyond it sums leave the exact range of the solver's arithmetic, although
+the wire's type (int64) would hold them."""
 
 
 def whole(number: int, where: str) -> int:
-    """The number itself. Raises InvalidInput when the wire can't carry it."""
+    """The number itself. Raises InvalidInput if it is beyond `LARGEST`."""
     if abs(number) > LARGEST:
-        raise InvalidInput(Fault(where, f"{number} is more than a message can hold; at most 2^63 - 1"))
+        raise InvalidInput(Fault(where, f"{number} is too large; at most 2^53"))
     return number
 
 
@@ -24,7 +25,8 @@ def ratio_to_proto(ratio: Fraction, where: str) -> problem_pb2.Ratio:
 
 
 def ratio_from_proto(message: problem_pb2.Ratio, where: str) -> Fraction:
-    """Message to fraction. Raises InvalidInput when the denominator is not positive."""
+    """Message to fraction. Raises InvalidInput when the denominator is not positive, or a number is too large."""
+    whole(max(abs(message.numerator), abs(message.denominator)), where)
     if message.denominator <= 0:
         raise InvalidInput(Fault(where, f"has the denominator {message.denominator}; it must be positive"))
     return Fraction(message.numerator, message.denominator)
@@ -45,7 +47,7 @@ def budget_from_proto(message: problem_pb2.Budget, where: str = "budget") -> Bud
         case "capacity_bytes":
             if message.capacity_bytes < 0:
                 raise InvalidInput(Fault(where, f"{message.capacity_bytes} bytes; must be at least 0"))
-            return TotalBytes(message.capacity_bytes)
+            return TotalBytes(whole(message.capacity_bytes, where))
         case "bits_per_weight":
             bits = ratio_from_proto(message.bits_per_weight, where)
             if bits <= 0:

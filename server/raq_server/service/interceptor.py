@@ -3,32 +3,39 @@
 Rules
 - Servicer methods have no `try` for errors. RaqError is mapped by `raq_proto.status`; any other exception is a bug: the
   client gets INTERNAL with the request id, and the traceback goes to the log only.
+- Every method reads its request here, as bytes, after its caller was admitted: gRPC would read and decode it before. So
+  one guard serves all services, and limits hold before the first byte of a message.
 """
 
 import asyncio
+import inspect
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from raq_proto.errors import Overloaded
 from raq_proto.status import REQUEST_ID_KEY, status_of
+from raq_server.service.intake import Intake, Receiving
 from raq_server.service.tokens import Tokens
 from raq_server.telemetry.log import LOG
 from raq_server.telemetry.metrics import Metrics
 from raq_server.telemetry.tracing import SetAttributes, Spans
 from raq_server.workers.process import StatusError
-from raq_solver.errors import RaqError
+from raq_solver.errors import Fault, InvalidInput, RaqError
 
 OWN_METHODS: Final = "/raq.v1."
 _RETRY_SECONDS: Final = 1.0
+_LOCAL: Final = frozenset({"unix", "ipv4:127.0.0.1", "ipv6:[::1]", "ipv6:%5B::1%5D"})
+"""Names of clients that are this machine, where tokens and certificates do not name them."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -41,6 +48,8 @@ class Call:
     method: str
     request_id: str
     client: str
+    is_local: bool = False
+    """Whether the client is this machine, known by its address alone."""
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,10 +58,13 @@ CALL: Final[ContextVar[Call]] = ContextVar("raq call")
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method of our services."""
+    """Wraps every method of our services; of others (health, reflection) it bounds what is received."""
 
-    def __init__(self, tokens: Tokens, calls_per_client: int, metrics: Metrics, spans: Spans) -> None:
+    def __init__(
+        self, tokens: Tokens, calls_per_client: int, metrics: Metrics, spans: Spans, intake: Intake, others: Intake
+    ) -> None:
         self._tokens = tokens
+        self._intake, self._others = intake, others
         self._most = calls_per_client
         self._metrics = metrics
         self._spans = spans
@@ -65,25 +77,40 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     ) -> "Handler | None":
         """Wrap the handler of one of our methods."""
         handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
         method = handler_call_details.method
-        if handler is None or not method.startswith(OWN_METHODS):
-            return handler
-        answer = self._wrapped(method, _inner(handler))
-        make: Any = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-        }[handler.request_streaming, handler.response_streaming]
-        wrapped: Handler = make(answer, handler.request_deserializer, handler.response_serializer)
+        run = self._guarded(method, handler) if method.startswith(OWN_METHODS) else self._bounded(handler)
+        # As methods with a stream of requests: gRPC begins these before it reads a message.
+        make: Any = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.response_streaming
+            else grpc.stream_unary_rpc_method_handler
+        )
+        wrapped: Handler = make(run, None, _serializer(handler))
         return wrapped
 
-    def _wrapped(self, method: str, inner: Any) -> Any:
-        # Streaming methods write to the context and return nothing, so one wrapper serves all kinds.
-        async def run(request: Any, context: Context) -> Any:
+    def _guarded(self, method: str, handler: "Handler") -> Any:
+        async def run(parts: AsyncIterator[bytes], context: Context) -> Any:
             metadata = {str(k): str(v) for k, v in context.invocation_metadata() or ()}
             with self._spans(method, metadata) as set_attributes:
-                async with self._around(method, context, set_attributes):
-                    return await inner(request, context)
+                async with (
+                    self._around(method, context, set_attributes),
+                    self._intake.call(CALL.get().client) as receiving,
+                ):
+                    return await _answered(handler, parts, receiving, context)
+
+        return run
+
+    def _bounded(self, handler: "Handler") -> Any:
+        async def run(parts: AsyncIterator[bytes], context: Context) -> Any:
+            try:
+                with self._counted(f"other {_peer(context)}"):
+                    async with self._others.call(_peer(context)) as receiving:
+                        return await _answered(handler, parts, receiving, context)
+            except RaqError as error:
+                status: Any = rpc_status.to_status(status_of(error))
+                await context.abort(status.code, status.details, status.trailing_metadata)
 
         return run
 
@@ -95,11 +122,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         start, code = time.perf_counter(), "OK"
         self._metrics.running.inc()
         try:
-            call.client = self._admitted(method, context)
-            try:
+            call.client = self._caller(method, context)
+            call.is_local = call.client in _LOCAL
+            with self._counted(call.client):
                 yield
-            finally:
-                self._left(call.client)
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
@@ -108,7 +134,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             code = status.code.name
             call.notes["error"] = status.details[:500]
             await context.abort(status.code, status.details, _with_id(status.trailing_metadata, call))
-        except Exception:  # noqa: BLE001  # a bug of ours: the client gets its request id only
+        except Exception as error:  # a bug of ours: the client gets its request id only
+            if context.done():  # the client left while an answer was being written
+                code = "CANCELLED"
+                raise asyncio.CancelledError from error
             code = "INTERNAL"
             LOG.exception("bug", extra={"fields": {"request": call.request_id, "method": method}})
             what = f"a bug in raq-server; request {call.request_id} is in its log"
@@ -120,23 +149,27 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 {"rpc.response.status_code": code, "raq.request_id": call.request_id, "raq.client": call.client}
             )
 
-    def _admitted(self, method: str, context: Context) -> str:
-        """The caller's name. Raises Unauthenticated, NotPermitted, Overloaded."""
+    def _caller(self, method: str, context: Context) -> str:
+        """The caller's name. Raises Unauthenticated and NotPermitted."""
         metadata = dict(context.invocation_metadata() or ())
         authorization = metadata.get("authorization")
         client = self._tokens.caller(method, authorization if isinstance(authorization, str) else None)
-        client = client or _peer(context)
+        return client or _peer(context)
+
+    @contextmanager
+    def _counted(self, client: str) -> Iterator[None]:
+        """Count a running call of a client. Raises Overloaded if it has too many."""
         if self._running[client] >= self._most:
             self._metrics.refused.labels("client").inc()
             what = f"{client} has {self._most} calls running, the most that one client may have"
             raise Overloaded(what, _RETRY_SECONDS)
         self._running[client] += 1
-        return client
-
-    def _left(self, client: str) -> None:
-        self._running[client] -= 1
-        if not self._running[client]:
-            del self._running[client]
+        try:
+            yield
+        finally:
+            self._running[client] -= 1
+            if not self._running[client]:
+                del self._running[client]
 
     def _finished(self, call: Call, code: str, seconds: float) -> None:
         self._metrics.calls.labels(call.method.rpartition("/")[2], code).observe(seconds)
@@ -150,8 +183,39 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         LOG.info("call", extra={"fields": fields | call.notes})
 
 
-def _inner(handler: "Handler") -> Any:
-    return handler.unary_unary or handler.unary_stream or handler.stream_unary
+async def _answered(handler: "Handler", parts: AsyncIterator[bytes], receiving: Receiving, context: Context) -> Any:
+    """Run a handler on the request that is received from `parts`."""
+    inner: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    if handler.request_streaming:
+        request: Any = (_decoded(handler, part) async for part in receiving.all(parts))
+    else:
+        content = await receiving.one(parts)
+        if content is None:
+            raise InvalidInput(Fault("request", "is missing"))
+        request = _decoded(handler, content)
+    found = inner(request, context)
+    if not inspect.isasyncgen(found):
+        return await found
+    async for answer in found:
+        await context.write(answer)
+    return None
+
+
+def _decoded(handler: "Handler", content: bytes) -> Any:
+    """The message of a request; its bytes for handlers that take bytes. Raises InvalidInput if it is none."""
+    decode: Any = handler.request_deserializer
+    if decode is None:
+        return content
+    try:
+        return decode(content)
+    except DecodeError:
+        raise InvalidInput(Fault("request", "is not a message of the kind that this method takes")) from None
+
+
+def _serializer(handler: "Handler") -> Any:
+    """The handler's serializer; answers that are bytes already pass."""
+    encode: Any = handler.response_serializer
+    return None if encode is None else lambda answer: answer if isinstance(answer, bytes) else encode(answer)
 
 
 def _request_id(context: Context) -> str:

@@ -16,12 +16,14 @@ from raq_server.config import ServerConfig
 from raq_server.limits import RequestLimits
 from raq_server.service.interceptor import Context
 from raq_server.store.async_store import AsyncStore
-from raq_solver.errors import DeadlineExceeded, Fault, InvalidInput
+from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import Profile
 
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
 _PAGE: Final = 100
 _MOST_PAGE: Final = 1000
+_FIRST_FIELD: Final = b"\x0a"
+"""Tag of field 1 (a message) of GetResponse on the wire; its length follows, then its content."""
 
 
 class ProfileService(profile_service_pb2_grpc.ProfileServiceServicer):
@@ -31,7 +33,6 @@ class ProfileService(profile_service_pb2_grpc.ProfileServiceServicer):
         self._store = store
         self._limits = RequestLimits.of(config)
         self._largest = config.profile_limit_bytes
-        self._idle_seconds = config.idle_seconds
 
     async def Put(self, request_iterator: Any, context: Context) -> profile_service_pb2.PutResponse:
         """Store a profile."""
@@ -43,16 +44,14 @@ class ProfileService(profile_service_pb2_grpc.ProfileServiceServicer):
         kept = await self._store.ask(lambda: self._store.database.profile_info(new.digest))
         return profile_service_pb2.PutResponse(info=stored_to_proto(kept or new), created=created)
 
-    async def Get(self, request: profile_service_pb2.GetRequest, context: Context) -> profile_service_pb2.GetResponse:
-        """A stored profile."""
+    async def Get(self, request: profile_service_pb2.GetRequest, context: Context) -> Any:
+        """A stored profile: a GetResponse as bytes. Parsing a large one would hold up the event loop."""
         del context
         digest = _checked(request.digest)
         found = await self._store.ask(lambda: self._store.database.profile(digest))
         if found is None:
             raise UnknownProfile.of(digest)
-        response = profile_service_pb2.GetResponse()
-        response.profile.ParseFromString(found)
-        return response
+        return _FIRST_FIELD + _varint(len(found)) + found
 
     async def List(
         self, request: profile_service_pb2.ListRequest, context: Context
@@ -79,14 +78,7 @@ class ProfileService(profile_service_pb2_grpc.ProfileServiceServicer):
     async def _received(self, parts: AsyncIterator[profile_service_pb2.PutRequest]) -> bytes:
         """The bytes of the profile, joined. Raises InvalidInput if there are too many or none."""
         whole, chunks, size = 0, [], 0
-        while True:
-            try:
-                async with asyncio.timeout(self._idle_seconds):
-                    part = await anext(parts, None)
-            except TimeoutError:
-                raise DeadlineExceeded("the next part of the profile did not come in time") from None
-            if part is None:
-                break
+        async for part in parts:
             whole += part.WhichOneof("part") == "profile"
             chunks.append(part.profile.SerializeToString() if part.HasField("profile") else part.chunk)
             size += len(chunks[-1])
@@ -121,6 +113,12 @@ def _stored(profile: Profile, size: int) -> StoredProfile:
         created=now,
         used=now,
     )
+
+
+def _varint(number: int) -> bytes:
+    """A length as it stands on the wire: 7 bits a byte, the lowest first."""
+    low, high = number & 127, number >> 7
+    return bytes([low | 128]) + _varint(high) if high else bytes([low])
 
 
 def _checked(digest: str) -> str:

@@ -47,6 +47,7 @@ class SolverService:
     metrics: Metrics
     limits: RequestLimits
     idle_seconds: float
+    search_seconds: float
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The handler to add to a server. Without serializers: bytes in, bytes out."""
@@ -87,13 +88,19 @@ class SolverService:
             yield answer
         if kept is not None:
             return
-        until = _until(context)
+        until = self._until(context)
         shared = self.flights.join(key, until)
         if shared is not None:
             _note_source("joined")
         async with aclosing(shared or self._start(key, method, request, until)) as answers:
             async for answer in answers:
                 yield answer
+
+    def _until(self, context: Context) -> float:
+        """When a search for this call must have ended, on `time.monotonic`."""
+        remaining = cast("float | None", context.time_remaining())
+        asked = self.search_seconds if remaining is None else search_seconds(max(0.0, remaining))
+        return time.monotonic() + min(asked, self.search_seconds)
 
     def _start(
         self, key: bytes, method: MethodDescriptor, request: bytes, until: float | None
@@ -109,7 +116,10 @@ class SolverService:
                 for answer in stored:
                     yield answer, True
                 return
-            job = Job(method, request, until, self.limits, self.profiles, self.metrics)
+            call = CALL.get()
+            job = Job(
+                method, request, until, self.limits, self.profiles, self.metrics, call.client, alone=call.is_local
+            )
             async with aclosing(self.pool.answers(job)) as found:
                 async for each in found:
                     yield each.content, each.proven
@@ -129,12 +139,6 @@ def search_seconds(remaining: float) -> float:
 
 def _note_source(source: str) -> None:
     CALL.get().notes["cache"] = source
-
-
-def _until(context: Context) -> float | None:
-    """When a search for this call must have ended, on `time.monotonic`; None: the call has no deadline."""
-    remaining = cast("float | None", context.time_remaining())
-    return None if remaining is None else time.monotonic() + search_seconds(max(0.0, remaining))
 
 
 def _key(method: MethodDescriptor, request: bytes) -> bytes:

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 from raq_server.store.database import Database
 from raq_server.telemetry.log import LOG
 from raq_server.telemetry.metrics import Metrics
-from raq_solver.errors import ServiceUnavailable
+from raq_solver.errors import ServiceError, ServiceUnavailable
 
 _SECONDS: Final = 30.0
 """Longest wait for the database; its own timeouts are shorter."""
@@ -45,15 +45,16 @@ class AsyncStore:
         except TimeoutError:
             self._metrics.store_errors.inc()
             raise ServiceUnavailable("the server's store does not answer; try again later") from None
-        except ServiceUnavailable:
+        except ServiceError as error:
             self._metrics.store_errors.inc()
+            LOG.warning("the store failed", extra={"fields": {"what": str(error), "cause": str(error.__cause__)}})
             raise
 
     async def answers(self, key: bytes) -> tuple[bytes, ...] | None:
         """Proven answers to a request. None if there are none, also if the database fails: then it is solved again."""
         try:
             found = await self.ask(partial(self.database.answers, key.hex()))
-        except ServiceUnavailable:
+        except ServiceError:
             found = None
         self._metrics.cache.labels("store", "hit" if found else "miss").inc()
         return found
@@ -78,7 +79,7 @@ class AsyncStore:
             self._unwritten, self._unwritten_bytes = {}, 0
             try:
                 await self.ask(partial(self.database.put_answers, batch))
-            except ServiceUnavailable:
+            except ServiceError:
                 LOG.warning("answers were not stored", extra={"fields": {"count": len(batch)}})
 
     async def close(self) -> None:

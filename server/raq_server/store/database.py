@@ -5,6 +5,7 @@ Rules
 - A database that does not answer raises ServiceUnavailable; the next call tries again.
 """
 
+import math
 import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,8 +19,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 
 from raq_proto.convert import stored_from_proto, stored_to_proto
+from raq_proto.errors import StoreFull
 from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_service_pb2
+from raq_server.store.retention import stored_bytes
 from raq_server.store.schema import ANSWERS, PROFILES
 from raq_solver.errors import Fault, InvalidInput, ServiceUnavailable
 
@@ -28,6 +31,12 @@ _HOUR: Final = 3600
 _POSTGRES: Final = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "options": "-c statement_timeout=20000"}
 """Seconds to connect, milliseconds for the network and a statement: a database that hangs must not hang the server."""
 _LENGTH: Final = struct.Struct(">I")
+_DISK_FULL: Final = ("disk is full", "DiskFull", "No space left on device")
+"""What SQLite and PostgreSQL say where there is no room."""
+_RECOUNT_SECONDS: Final = 30.0
+_RECOUNT_FULL_SECONDS: Final = 1.0
+_VERSIONS: Final = sa.table("alembic_version", sa.column("version_num"))
+"""One row, written with what it holds to see whether the database can be written."""
 _SQLITE: Final = {"timeout": 20}
 """Seconds to wait for another process's write."""
 
@@ -42,7 +51,7 @@ def engine_of(url: str) -> sa.Engine:
     """The engine for a URL, not yet connected. Raises InvalidInput for anything but SQLite and PostgreSQL."""
     try:
         parsed = make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # the latter for a port that is no number
         raise InvalidInput(Fault("database", "is not a URL such as sqlite:///FILE or postgresql://HOST/NAME")) from None
     match parsed.get_backend_name():
         case "sqlite":
@@ -64,19 +73,27 @@ def engine_of(url: str) -> sa.Engine:
 
 
 class Database:
-    """Profiles and proven answers. Thread-safe; every method may block, and raises ServiceUnavailable."""
+    """Profiles and proven answers of at most `limit_bytes` together (None: no limit).
 
-    def __init__(self, engine: sa.Engine) -> None:
+    Thread-safe. Every method may block, and raises ServiceUnavailable, or StoreFull where there is no room.
+    """
+
+    def __init__(self, engine: sa.Engine, limit_bytes: int | None = None) -> None:
         self._engine = engine
+        self._limit = limit_bytes
+        self._stored, self._counted = 0, -math.inf
+        """The bytes of all contents, and when they were counted; others may write meanwhile."""
+        self._file: tuple[Path, int] | None = None
+        """The file of SQLite, and its inode when it was opened."""
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
     def ping(self) -> None:
-        """Check that the database answers."""
+        """Check that the database can be written."""
         with self._transaction() as connection:
-            connection.execute(sa.select(1))
+            connection.execute(sa.update(_VERSIONS).values(version_num=_VERSIONS.c.version_num))
 
     def put_profile(self, stored: StoredProfile, content: bytes) -> bool:
         """Keep a profile; `content` is its message. False if it was stored already."""
@@ -88,6 +105,7 @@ class Database:
             "created": int(stored.created.timestamp()),
             "used": int(stored.used.timestamp()),
         }
+        self._require_room(len(content))
         return self._insert(PROFILES, row, PROFILES.c.digest == stored.digest)
 
     def profile(self, digest: str) -> bytes | None:
@@ -134,13 +152,20 @@ class Database:
         return tuple(_unpacked(row.content))
 
     def put_answers(self, batch: Mapping[str, Iterable[bytes]]) -> None:
-        """Keep the proven answers to several requests, by their digests. Requests that have answers keep them."""
+        """Keep the proven answers to several requests, by their digests. Requests that have answers keep them.
+
+        A full store keeps none.
+        """
         now = int(time.time())
         contents = {request: _packed(answers) for request, answers in batch.items()}
         rows = [
             {"request": request, "version": VERSION, "content": content, "size_bytes": len(content), "used": now}
             for request, content in contents.items()
         ]
+        try:
+            self._require_room(sum(map(len, contents.values())))
+        except StoreFull:  # they are computed again
+            return
         insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
         with self._transaction() as connection:
             connection.execute(insert(ANSWERS).on_conflict_do_nothing(), rows)
@@ -167,14 +192,50 @@ class Database:
         if used < now - _HOUR:  # to the hour, so that not every read writes
             connection.execute(sa.update(table).where(same).values(used=now))
 
+    def _require_room(self, size: int) -> None:
+        """Count bytes that will be written. Raises StoreFull if they would be more than the limit."""
+        if self._limit is None:
+            return
+        age = time.monotonic() - self._counted
+        if age > _RECOUNT_SECONDS or (self._stored + size > self._limit and age > _RECOUNT_FULL_SECONDS):
+            with self._named():
+                self._stored, self._counted = stored_bytes(self._engine), time.monotonic()
+        if self._stored + size > self._limit:
+            what = f"the store holds {self._stored:,} of at most {self._limit:,} bytes"
+            raise StoreFull(f"{what}; its operator can make room with raq-server clean, or raise store_limit_bytes")
+        self._stored += size
+
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
+        with self._named(), self._engine.begin() as connection:
+            self._check_file()
+            yield connection
+
+    def _check_file(self) -> None:
+        """Raise ServiceUnavailable if SQLite's file was removed or replaced: what is written would be lost."""
+        name = self._engine.url.database
+        if self._engine.dialect.name != "sqlite" or not name or name == ":memory:":
+            return
         try:
-            with self._engine.begin() as connection:
-                yield connection
+            inode = Path(name).stat().st_ino
+        except FileNotFoundError:
+            inode = 0
+        self._file = self._file or (Path(name), inode)
+        if self._file[1] != inode:
+            what = "the file of the server's store was removed or replaced while the server ran; start it again"
+            raise ServiceUnavailable(what)
+
+    @staticmethod
+    @contextmanager
+    def _named() -> Iterator[None]:
+        """Turn errors of the driver into those of the service."""
+        try:
+            yield
         except sa.exc.IntegrityError:
             raise
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            if any(words in str(error) for words in _DISK_FULL):
+                raise StoreFull("the disk of the server's store is full; try again later") from error
             raise ServiceUnavailable("the server's store does not answer; try again later") from error
 
 

@@ -31,7 +31,7 @@ def clean(engine: sa.Engine, answers_days: float, profiles_days: float | None, l
     with engine.begin() as connection:
         answers = _older(connection, ANSWERS, now - answers_days * _DAY)
         profiles = 0 if profiles_days is None else _older(connection, PROFILES, now - profiles_days * _DAY)
-    left = _size(engine)
+    left = stored_bytes(engine)
     for table in (ANSWERS, PROFILES):
         removed, left = _shrink(engine, table, left, limit_bytes)
         answers, profiles = (answers + removed, profiles) if table is ANSWERS else (answers, profiles + removed)
@@ -45,7 +45,8 @@ def _older(connection: sa.Connection, table: sa.Table, before: float) -> int:
     return connection.execute(sa.delete(table).where(table.c.used < int(before))).rowcount
 
 
-def _size(engine: sa.Engine) -> int:
+def stored_bytes(engine: sa.Engine) -> int:
+    """The bytes of all contents."""
     with engine.begin() as connection:
         return sum(
             connection.execute(sa.select(sa.func.coalesce(sa.func.sum(table.c.size_bytes), 0))).scalar_one()

@@ -2,14 +2,19 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 from raq_solver.errors import Fault, InvalidInput
+
+MOST_CONNECTIONS: Final = 32
+MOST_SECONDS: Final = 5.0
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -20,7 +25,35 @@ class _Silent(WSGIRequestHandler):
         """Nothing: probes come every few seconds."""
 
 
-class _ThreadingIPv6(ThreadingWSGIServer):
+class _Bounded(ThreadingWSGIServer):
+    """Answers a few connections at a time, and none for longer than some seconds: probes are short."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._until: dict[socket.socket, float] = {}
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread; beyond the limit, hang up."""
+        if len(self._until) >= MOST_CONNECTIONS:
+            self.shutdown_request(request)
+            return
+        self._until[request] = time.monotonic() + MOST_SECONDS
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Hang up."""
+        self._until.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End connections whose time is over, twice a second: their threads then read an end."""
+        for request, until in list(self._until.items()):
+            if time.monotonic() > until:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+
+class _BoundedIPv6(_Bounded):
     address_family = socket.AF_INET6
 
 
@@ -30,7 +63,7 @@ def serve_metrics(address: str, registry: CollectorRegistry, ready: Callable[[],
     Raises InvalidInput if the address can't be bound.
     """
     host, _, port = address.rpartition(":")
-    kind = _ThreadingIPv6 if ":" in host else ThreadingWSGIServer
+    kind = _BoundedIPv6 if ":" in host else _Bounded
     try:
         server = make_server(host.strip("[]"), int(port), _app(registry, ready), kind, _Silent)
     except (OSError, ValueError, OverflowError) as error:

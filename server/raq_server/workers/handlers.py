@@ -110,11 +110,12 @@ def answer_verify(request: solver_service_pb2.VerifyRequest, desk: Desk) -> Iter
 def answer_tensor(request: solver_service_pb2.ExplainTensorRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.ExplainTensor."""
     problem, solver = _searched(request.problem, request.limit_seconds, desk)
-    limits = limits_of(request.limit_seconds, desk)
+    limits, began = limits_of(request.limit_seconds, desk), time.monotonic()
     reasons = explain_tensor(problem, request.tensor, limits, solver)
     message = solver_service_pb2.ExplainTensorResponse(reasons=convert.reasons_to_proto(reasons))
     # The budgets at which the type changes come from a sweep, which does not report whether a limit stopped it.
-    yield Answer(message.SerializeToString(), proven=solver.proven and limits == NO_LIMITS)
+    in_time = limits.seconds is None or time.monotonic() - began < limits.seconds
+    yield Answer(message.SerializeToString(), proven=solver.proven and in_time)
 
 
 def answer_costs(request: solver_service_pb2.ExplainCostsRequest, desk: Desk) -> Iterator[Answer]:

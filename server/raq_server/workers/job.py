@@ -70,7 +70,12 @@ class Job:
         limits: RequestLimits,
         profiles: ProfileCache,
         metrics: Metrics,
+        client: str = "",
+        *,
+        alone: bool = True,
     ) -> None:
+        self.client, self.alone = client, alone
+        """Who asks, and whether there is nobody else to leave a worker to."""
         self.method = method.name
         self.single = not method.server_streaming
         """There is exactly one answer."""

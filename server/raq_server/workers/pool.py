@@ -19,6 +19,7 @@ from raq_server.telemetry.metrics import Metrics
 from raq_server.workers import handlers, process
 from raq_server.workers.handlers import Answer
 from raq_server.workers.job import LARGE, Job
+from raq_server.workers.turns import Turns
 
 _LEAST_RETRY_SECONDS: Final = 0.1
 _SMOOTHING: Final = 0.1
@@ -35,8 +36,7 @@ class Pool:
         self._workers = workers
         self._queue = queue
         self._metrics = metrics
-        self._free = asyncio.Semaphore(workers)
-        self._waiting = 0
+        self._turns = Turns(workers)
         self._running: dict[Job, float] = {}
         """The jobs, and when they began."""
         self._threads = ThreadPoolExecutor(_THREADS * workers, "raq solver")
@@ -65,7 +65,7 @@ class Pool:
         Raises Overloaded when too many jobs wait already, and what the job raises.
         """
         arrived = time.monotonic()
-        await self._turn()
+        await self._turn(job)
         self._metrics.queued.observe(time.monotonic() - arrived)
         self._metrics.busy.inc()
         self._running[job] = time.monotonic()
@@ -89,20 +89,19 @@ class Pool:
         seconds = time.monotonic() - self._running.pop(job)
         self._job_seconds += _SMOOTHING * (seconds - self._job_seconds)
         self._metrics.busy.dec()
-        self._free.release()
+        self._turns.give(job.client)
 
-    async def _turn(self) -> None:
+    async def _turn(self, job: Job) -> None:
         """Wait until the job may begin."""
-        if self._free.locked() and self._waiting >= self._queue:
+        waiting = self._turns.waiting
+        if waiting >= self._queue and not self._turns.is_free(job.client, alone=job.alone):
             self._metrics.refused.labels("queue").inc()
-            wait = max(_LEAST_RETRY_SECONDS, self._job_seconds * (self._waiting + 1) / self._workers)
-            raise Overloaded(f"{self._waiting} calls wait for a worker already; try again later", wait)
-        self._waiting += 1
+            wait = max(_LEAST_RETRY_SECONDS, self._job_seconds * (waiting + 1) / self._workers)
+            raise Overloaded(f"{waiting} calls wait for a worker already; try again later", wait)
         self._metrics.waiting.inc()
         try:
-            await self._free.acquire()
+            await self._turns.take(job.client, alone=job.alone)
         finally:
-            self._waiting -= 1
             self._metrics.waiting.dec()
 
 

@@ -79,7 +79,10 @@ def serve(work: Callable[[Connection], None]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended processes disappear by themselves
     line = socket.socket(fileno=os.dup(0))
     while True:
-        _, files, *_ = socket.recv_fds(line, 1, 1)
+        try:
+            _, files, *_ = socket.recv_fds(line, 1, 1)
+        except OSError:  # not only an end: a server that was killed with messages unread resets the line
+            return
         if not files:
             return
         try:
@@ -89,7 +92,10 @@ def serve(work: Callable[[Connection], None]) -> None:
         if pid == 0:
             _live(line, Connection(files[0]), work)
         os.close(files[0])
-        line.sendall(_PID.pack(pid))
+        try:
+            line.sendall(_PID.pack(pid))
+        except OSError:
+            return
 
 
 def _live(line: socket.socket, connection: Connection, work: Callable[[Connection], None]) -> None:

@@ -149,9 +149,15 @@ class ActiveBytes(SideConstraint):
         return [Linear(np.array(rows), table.sizes[rows] * factors[:, None], self.capacity_bytes * common)]
 
     def own_faults(self, table: LossTable) -> list[str]:
-        """The capacity must not be negative; shares lie between 0 and 1."""
-        del table
-        return count_faults(self.capacity_bytes, 0, "bytes") + share_faults(self.tensors, self.shares)
+        """The capacity must not be negative; shares lie between 0 and 1 and have a common denominator of usual size."""
+        faults = count_faults(self.capacity_bytes, 0, "bytes") + share_faults(self.tensors, self.shares)
+        if faults:
+            return faults
+        common = lcm(*(share.denominator for share in self.shares))
+        largest = max(int(np.where(table.offered, table.sizes, 0).max(axis=1).sum()), self.capacity_bytes)
+        if largest * common >= 2**53:
+            return [f"shares have the common denominator {common:.3g}; with sizes in bytes that is beyond 2^53"]
+        return []
 
 
 @dataclass(frozen=True, slots=True)

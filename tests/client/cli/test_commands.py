@@ -1,6 +1,7 @@
 """The table of commands says what is true of the commands, and asking it loads none of them."""
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,7 +54,8 @@ def quick(*arguments: str) -> str:
 def test_help_of_groups_loads_no_command(arguments: tuple[str, ...]) -> None:
     group = [each for each in arguments if each.isalpha() and each != "help"]
     table = next((each.parts for each in COMMANDS if [each.name] == group), COMMANDS)
-    assert all(f"  {each.name} " in quick(*arguments) for each in table)
+    shown = quick(*arguments)
+    assert {each.name for each in table} <= set(re.findall(r"[\w-]+", shown))
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])

@@ -165,8 +165,8 @@ def test_a_trial_knows_a_broken_model_from_one_that_it_broke(tmp_path: Path, mon
         assert trial.run({"blk.0.attn_q.weight": CATALOGUE["Q8_0"]}).scores.kl.mean() < 0.01
         probe = Trial._probe
 
-        def overflowing(self: Trial, name: str, quant_type: object) -> object:
-            found = probe(self, name, quant_type)  # type: ignore[arg-type]
+        def overflowing(self: Trial, *arguments: object) -> object:
+            found = probe(self, *arguments)  # type: ignore[arg-type]
             found.values[:] = np.inf
             return found
 

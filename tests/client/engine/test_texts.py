@@ -65,3 +65,15 @@ def test_a_text_may_say_its_domain(tmp_path: Path) -> None:
     assert (other.name, other.domain) == (str(odd), "")
     with pytest.raises(InvalidInput, match=r"none\.txt: can't be read"):
         read_texts([Path("math=none.txt")])
+
+
+def test_line_ends_are_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one\r\ntwo\rthree\n")
+    assert read_texts([path])[0].content == "one\r\ntwo\rthree\n", "as llama-perplexity reads it"
+
+
+def test_only_a_line_feed_ends_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "a\u2028b\u0085c"}\r\n{"text": "d"}\n'.encode())
+    assert read_texts([path])[0].content == "a\u2028b\u0085c\n\nd\n"

@@ -18,11 +18,11 @@ TYPES = ("Q8_0", "Q5_0", "Q4_0")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Measurement, ...]:
     folder = tmp_path_factory.mktemp("models")
     paths = [write_quantized(folder / f"{name}.gguf", gguf.GGMLQuantizationType[name]) for name in TYPES]
-    return measure_all(MODEL, paths, [Text("text", TEXT[:12000])], context=256, threads=2)
+    return measure_all(MODEL, paths, [Text("text", TEXT[:8000])], context=256, threads=2)
 
 
 def test_candidates_measured_together_are_those_measured_alone(measured: tuple[Measurement, ...]) -> None:
-    alone = measure(MODEL, measured[2].candidate, [Text("text", TEXT[:12000])], context=256, threads=2)
+    alone = measure(MODEL, measured[2].candidate, [Text("text", TEXT[:8000])], context=256, threads=2)
     assert (alone.scores().kl == measured[2].scores().kl).all()
     assert [Path(found.candidate).stem for found in measured] == list(TYPES)
 
@@ -54,7 +54,7 @@ def test_a_ladder_is_compared_step_by_step_with_one_confidence(measured: tuple[M
 
 
 def test_only_the_same_tokens_are_compared(measured: tuple[Measurement, ...]) -> None:
-    other_text = measure(MODEL, MODEL, [Text("other", TEXT[12000:20000])], context=256, threads=2)
+    other_text = measure(MODEL, MODEL, [Text("other", TEXT[8000:10000])], context=256, threads=2)
     with pytest.raises(InvalidInput, match="was measured on other windows"):
         compare(measured[0], other_text)
     with pytest.raises(InvalidInput, match=r"was measured against other\.gguf"):

@@ -15,7 +15,7 @@ from raq_client.evaluation.statistics import estimate_exp_mean
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT, rewrite, write_quantized, write_smaller_vocabulary
 
-SHORT = Text("short", TEXT[:14000])  # nine windows of 512
+SHORT = Text("short", TEXT[:8000])  # five windows of 512
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_figures_of_one_report_agree_with_each_other(report: CheckReport) -> Non
 
 
 def test_texts_and_domains_are_reported_apart_and_together(q4_0: Path) -> None:
-    texts = [Text("a", TEXT[:6000], "maths"), Text("b", TEXT[6000:14000], "maths"), Text("c", TEXT[14000:20000])]
+    texts = [Text("a", TEXT[:2000], "maths"), Text("b", TEXT[2000:6000], "maths"), Text("c", TEXT[6000:8000])]
     calls: list[tuple[int, int]] = []
     found = check(MODEL, q4_0, texts, context=128, threads=2, progress=lambda done, of: calls.append((done, of)))
     counts = {name: summary.windows for name, summary in found.texts.items()}

@@ -1,3 +1,4 @@
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from raq_client.importance.collect import Tally, collect
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_file import read_importance
 from raq_solver.errors import InvalidInput
-from support.engine_models import MODEL, TEXT, write_mixture
+from support.engine_models import MODEL, TEXT, write_mixture, write_tied
 from support.paths import DATA
 
 CALIBRATION = Text("calibration", (DATA / "gsm8k.calibration.txt").read_text())
@@ -115,24 +116,24 @@ def test_stacks_of_matrices_share_one_count() -> None:
 
 
 def test_an_interrupted_collection_goes_on_where_it_was_saved() -> None:
-    texts = [Text("a", TEXT[:6000]), Text("b", TEXT[6000:14000])]
+    texts = [Text("a", TEXT[:6000]), Text("b", TEXT[6000:11000])]
     whole = collect(MODEL, texts, context=64, threads=2)
     saved: list[Importance] = []
 
     def stop(done: int, _total: int) -> None:
-        if done == 60:
+        if done == 53:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         collect(MODEL, texts, context=64, threads=2, save=saved.append, progress=stop)
-    assert saved[-1].chunk_count == 50
+    assert [each.chunk_count for each in saved] == [50, 53], "what was counted until then is saved too"
     steps: list[tuple[int, int]] = []
     resumed = collect(
         MODEL, texts, context=64, threads=2, resume=saved[-1], progress=lambda done, of: steps.append((done, of))
     )
     assert _differences(resumed, whole).max() < 1e-6
     assert (resumed.chunk_count, resumed.datasets) == (whole.chunk_count, ("a", "b"))
-    assert steps[0] == (51, whole.chunk_count)
+    assert steps[0] == (54, whole.chunk_count)
 
 
 def test_the_output_head_is_counted_on_request() -> None:
@@ -142,6 +143,37 @@ def test_the_output_head_is_counted_on_request() -> None:
         with_it = collect(model, texts, output_head=True)
     assert set(with_it.entries) - set(without.entries) == {"output.weight"}
     assert "token_embd.weight" not in with_it.entries
+
+
+def test_a_signal_amid_a_window_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes while libllama runs, and Python would raise it as soon as that returns, before the window is noted."""
+    texts = [Text("a", TEXT[:2000])]
+    whole = collect(MODEL, texts, context=64, threads=2)
+    saved: list[Importance] = []
+    counted = Tally.add
+
+    def interrupted(self: Tally, product: Product) -> None:
+        counted(self, product)
+        if product.name == "blk.1.attn_q.weight" and self.entries()[product.name].counts == 64 * 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tally, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            collect(MODEL, texts, context=64, threads=2, save=saved.append)
+    assert [each.chunk_count for each in saved] == [5]
+    resumed = collect(MODEL, texts, context=64, threads=2, resume=saved[0])
+    assert _differences(resumed, whole).max() < 1e-6
+
+
+def test_the_head_of_a_tied_model_is_its_embedding(tmp_path: Path) -> None:
+    texts = [Text("a", TEXT[:2000])]
+    with engine.load(write_tied(tmp_path / "tied.gguf"), context=64, threads=2) as model:
+        without, with_it = collect(model, texts), collect(model, texts, output_head=True)
+    assert set(with_it.entries) - set(without.entries) == {"token_embd.weight"}
+    head = with_it.entries["token_embd.weight"]
+    assert head.sums.size == 256
+    assert head.counts.tolist() == with_it.entries["blk.0.attn_q.weight"].counts.tolist()
 
 
 def test_bad_requests_are_refused() -> None:

@@ -124,6 +124,56 @@ def test_merging_is_counting_in_one_run() -> None:
         merge([one, Importance({"a": _entry([1], [1])})])
 
 
+def test_one_count_for_all_experts_is_taken_for_each() -> None:
+    """As llama-imatrix has it where it goes on from an older file."""
+    each = Importance({"e": _entry([2, 4, 9, 9], [2, 3])}, chunk_count=1)
+    for_all = Importance({"e": _entry([10, 10, 20, 20], [10])}, chunk_count=2)
+    for parts in ([each, for_all], [for_all, each]):
+        both = merge(parts).entries["e"]
+        assert both.sums.tolist() == [12, 14, 29, 29]
+        assert both.counts.tolist() == [12, 13]
+    blended = blend([(each, 1.0), (for_all, 1.0)])
+    np.testing.assert_allclose(blended.entries["e"].mean_squares, [[1, 1.5], [2.5, 2.5]])
+    with pytest.raises(InvalidInput, match="4 values of 4 matrices in the importance, 4 values of 2 matrices in"):
+        merge([each, Importance({"e": _entry([1, 1, 1, 1], [1, 1, 1, 1])})])
+
+
+def test_chunks_of_another_length_are_counted_in_tokens(tmp_path: Path) -> None:
+    short = Importance({"a": _entry([256, 512], [512])}, ("x",), 2, 256)
+    whole = Importance({"a": _entry([1024, 512], [512])}, ("y",), 1, 512)
+    both = merge([short, whole])
+    assert (both.chunk_count, both.chunk_size) == (4, 256)
+    path = tmp_path / "short.dat"
+    write_importance(short, path)
+    again = read_importance(path, chunk_size=256)
+    assert (again.chunk_size, again.digest()) == (256, short.digest())
+    assert merge([again, whole]).entries["a"].counts.tolist() == [1024]
+    assert read_importance(path).entries["a"].counts.tolist() == [1024], "512 where nothing else is said"
+
+
+@pytest.mark.parametrize(
+    ("fused", "part"),
+    [
+        ("blk.0.ffn_gate_up_exps.weight", "blk.0.ffn_up_exps.weight"),
+        ("blk.0.ffn_gate_up.weight", "blk.0.ffn_gate.weight"),
+        ("blk.0.attn_qkv.weight", "blk.0.attn_k.weight"),
+    ],
+)
+def test_fused_tensors_have_the_importance_of_their_parts_and_back(fused: str, part: str) -> None:
+    """Gate and up are multiplied with the same inputs, fused or not."""
+    entry = _entry([1, 2, 3, 8, 10, 12], [1, 2])
+    q = CATALOGUE["F16"]
+    for known, asked in ((part, fused), (fused, part)):
+        importance = Importance({known: entry})
+        tensor = Tensor(asked, (3, 4, 2), q)
+        assert importance.knows(asked)
+        np.testing.assert_array_equal(np.asarray(importance.rows(tensor)), [[1, 2, 3], [4, 5, 6]])
+        coverage = check_against(importance, [tensor], [tensor])
+        assert (coverage.missing, coverage.extra) == ((), ())
+        assert importance.rows(Tensor(asked, (6, 4, 2), q)) is None, "of another model"
+    assert Importance({part: entry}).rows(Tensor("blk.1." + fused[6:], (3, 4, 2), q)) is None
+
+
 def _with_means(sums: list[float], counts: list[float], plain: list[float]) -> Entry:
     return Entry(np.array(sums, np.float32), np.array(counts, np.float32), np.array(plain, np.float32))
 
@@ -220,7 +270,7 @@ def test_sums_without_counts_are_refused(tmp_path: Path) -> None:
     assert len(error.value.faults) == 2
 
 
-@pytest.mark.parametrize("name", ["IQ3_S", "Q4_K", "IQ2_S"])
+@pytest.mark.parametrize("name", ["IQ3_S", "Q4_K", pytest.param("IQ2_S", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("idle", [slice(1, None, 2), slice(0, 128)])
 def test_columns_at_zero_are_rounded_about_as_well_as_by_ggml(name: str, idle: slice) -> None:
     model, known = open_model(MODEL_4M), read_importance(GGUF_4M)

@@ -134,8 +134,10 @@ def test_merging_is_the_mean_over_all_windows() -> None:
         np.testing.assert_allclose(found.rows, 0.75 * a.rows + 0.25 * b.rows, rtol=1e-6)
         np.testing.assert_allclose(found.columns, 0.75 * a.columns + 0.25 * b.columns, rtol=1e-6)
     assert merge([one]).fisher_digest() == one.fisher_digest()
-    lacking = merge([one, replace(two, fisher={}, fisher_windows=0)])
-    assert (dict(lacking.fisher), lacking.fisher_windows) == ({}, 0)
+    assert both.remarks == ()
+    lacking = merge([replace(one, source="one"), replace(two, fisher={}, fisher_windows=0)])
+    assert (lacking.fisher_digest(), lacking.fisher_windows) == (one.fisher_digest(), 3)
+    assert lacking.remarks == ("Fisher information is of one alone",)
     with pytest.raises(InvalidInput, match="different shapes"):
         merge([one, replace(two, fisher={PLAIN: _fisher(6, 5)})])
 
@@ -148,7 +150,11 @@ def test_domains_count_by_weight_not_by_windows() -> None:
         a, b = one.fisher[name], two.fisher[name]
         np.testing.assert_allclose(found.rows, 0.25 * a.rows + 0.75 * b.rows, rtol=1e-6)
         np.testing.assert_allclose(found.columns, 0.25 * a.columns + 0.75 * b.columns, rtol=1e-6)
-    assert not blend([(one, 1.0), (replace(two, fisher={}, fisher_windows=0), 1.0)]).fisher
+    lacking = blend([(one, 1.0), (replace(two, fisher={}, fisher_windows=0, source="two"), 1.0)])
+    assert (dict(lacking.fisher), lacking.fisher_windows) == ({}, 0)
+    assert lacking.remarks == (
+        "two has no Fisher information, so that the blend has none; collect it again with --fisher",
+    )
 
 
 def test_where_nothing_was_counted_columns_count_by_fisher_information() -> None:

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
-from raq_client.models.gguf_header import Value, stored
+from raq_client.models.gguf_header import TensorInfo, Value, encode_header, parse_header, stored
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.writer import Blocks, write_model
 from raq_solver.errors import InvalidInput, LedgerMismatch
@@ -164,3 +164,32 @@ def test_bytes_that_differ_from_the_account_are_a_bug(tmp_path: Path) -> None:
     with pytest.raises(LedgerMismatch, match=r"expected \d+ bytes, got"):
         write_model(tmp_path / "out.gguf", source, {}, too_few)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shape", [(0,), (1, 0), (32, 0, 3)])
+def test_tensors_without_elements_are_carried_through_in_their_place(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    held = np.ones((2, 32), np.float16)
+    infos = [
+        TensorInfo("none.0", shape, 0, 0),
+        TensorInfo("blk.0.a.weight", (32, 2), 1, 0),
+        TensorInfo("none.1", shape, 99, 128),
+        TensorInfo("none.2", shape, 0, 128),
+        TensorInfo("blk.0.b.weight", (32, 2), 1, 128),
+        TensorInfo("none.3", shape, 0, 256),
+    ]
+    path = tmp_path / "in.gguf"
+    path.write_bytes(encode_header({"general.architecture": stored("llama")}, infos, 32) + held.tobytes() * 2)
+    source = open_model(path)
+    assert [tensor.name for tensor in source.tensors] == ["blk.0.a.weight", "blk.0.b.weight"]
+    same = write_model(tmp_path / "same.gguf", source, {}, _copy(source))
+    assert same.path.read_bytes() == path.read_bytes()
+    smaller = write_model(tmp_path / "out.gguf", source, {"blk.0.a.weight": Q8_0}, _copy(source))
+    written = parse_header(smaller.path.read_bytes(), "out")
+    assert [(info.name, info.offset) for info in written.tensors] == [
+        ("none.0", 0),
+        ("blk.0.a.weight", 0),
+        ("none.1", 96),
+        ("none.2", 96),
+        ("blk.0.b.weight", 96),
+        ("none.3", 224),
+    ]

@@ -105,6 +105,17 @@ def test_a_quantized_model_can_be_quantized_again(tmp_path: Path) -> None:
     assert open_model(twice).stored(open_model(twice).tensor(tensor.name)).tobytes() == expected.tobytes()
 
 
+def test_a_file_made_of_a_quantized_one_does_not_claim_its_importance(tmp_path: Path) -> None:
+    model, importance = open_model(MODEL_4M), read_importance(IMATRIX)
+    once = quantize_model(model, _allocation(model, weight="Q6_K"), importance, tmp_path / "once.gguf").path
+    middle = open_model(once)
+    claimed = {key for key in middle.metadata if key.startswith(("quantize.", "raq."))}
+    assert {"quantize.imatrix.file", "raq.importance.sha256"} <= claimed
+    twice = open_model(quantize_model(middle, _allocation(middle, attn="Q4_K"), None, tmp_path / "twice.gguf").path)
+    left = {key for key in twice.metadata if key.startswith(("quantize.", "raq."))}
+    assert left == {"raq.version", "raq.allocation.sha256"}
+
+
 def test_chunks_cover_every_row_once_and_stay_inside_a_matrix() -> None:
     tensor = Tensor("t", (100, 7, 3), CATALOGUE["F32"])
     for size in (1, 100, 250, 300, 10**6):

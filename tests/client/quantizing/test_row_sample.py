@@ -1,5 +1,6 @@
 """What a sample of rows says of a tensor is unbiased and as certain as it claims; all rows are no sample."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,20 @@ from support.gguf_files import small_model
 TYPES = ("Q2_K", "Q4_K", "IQ4_NL", "Q8_0")
 
 
-def profiles(model_path: Path, imatrix_path: Path, rows: int) -> tuple[Profile, Profile]:
-    model, importance = open_model(model_path), read_importance(imatrix_path)
-    full = measure_profile(model, importance, chosen_types(TYPES))
-    return full, measure_profile(model, importance, chosen_types(TYPES), rows=rows)
+@pytest.fixture(scope="module")
+def full(model_path: Path, imatrix_path: Path) -> Profile:
+    """The profile by all rows."""
+    return measure_profile(open_model(model_path), read_importance(imatrix_path), chosen_types(TYPES))
+
+
+@pytest.fixture
+def sampled(model_path: Path, imatrix_path: Path) -> Callable[[int], Profile]:
+    """Makes the profile by some rows of each matrix."""
+
+    def made(rows: int) -> Profile:
+        return measure_profile(open_model(model_path), read_importance(imatrix_path), chosen_types(TYPES), rows=rows)
+
+    return made
 
 
 def row_sums(model: ModelFile, name: str) -> np.ndarray:
@@ -50,21 +61,21 @@ def test_estimates_are_unbiased_within_their_errors(name: str, count: int, model
     assert 0.3 < np.square(z).mean() < 1.5
 
 
-def test_a_sampled_profile_is_as_near_as_it_says(model_path: Path, imatrix_path: Path) -> None:
-    full, sampled = profiles(model_path, imatrix_path, 64)
-    assert sampled.sampling_errors is not None
-    measured = np.isfinite(full.relative_errors) & (sampled.sampling_errors > 0)
+def test_a_sampled_profile_is_as_near_as_it_says(full: Profile, sampled: Callable[[int], Profile]) -> None:
+    found = sampled(64)
+    assert found.sampling_errors is not None
+    measured = np.isfinite(full.relative_errors) & (found.sampling_errors > 0)
     assert measured.any(axis=1).sum() > 20
-    z = (sampled.relative_errors[measured] - full.relative_errors[measured]) / sampled.sampling_errors[measured]
+    z = (found.relative_errors[measured] - full.relative_errors[measured]) / found.sampling_errors[measured]
     assert abs(z.mean()) < 0.5
     assert (np.abs(z) < 2).mean() > 0.9
-    exact = np.isfinite(full.relative_errors) & (sampled.sampling_errors == 0)
-    assert np.array_equal(full.relative_errors[exact], sampled.relative_errors[exact])
-    assert sampled.energies == pytest.approx(full.energies, rel=0.3)
+    exact = np.isfinite(full.relative_errors) & (found.sampling_errors == 0)
+    assert np.array_equal(full.relative_errors[exact], found.relative_errors[exact])
+    assert found.energies == pytest.approx(full.energies, rel=0.3)
 
 
-def test_as_many_rows_as_there_are_is_no_sample(model_path: Path, imatrix_path: Path) -> None:
-    full, all_rows = profiles(model_path, imatrix_path, 10**6)
+def test_as_many_rows_as_there_are_is_no_sample(full: Profile, sampled: Callable[[int], Profile]) -> None:
+    all_rows = sampled(10**6)
     assert all_rows.sampling_errors is not None
     assert not all_rows.sampling_errors.any()
     assert np.array_equal(full.relative_errors, all_rows.relative_errors)
@@ -91,13 +102,15 @@ def test_a_draw_has_one_row_of_each_stratum(rows: int, count: int) -> None:
     assert np.array_equal(draw.places, draw_rows("any", 1, rows, count).places)
 
 
-def test_the_sample_is_said_wherever_the_profile_goes(tmp_path: Path, model_path: Path, imatrix_path: Path) -> None:
-    full, sampled = profiles(model_path, imatrix_path, 32)
+def test_the_sample_is_said_wherever_the_profile_goes(
+    tmp_path: Path, full: Profile, sampled: Callable[[int], Profile]
+) -> None:
+    found = sampled(32)
     assert full.sampling_errors is None
-    assert sampled.digest() != full.digest()
-    save_profile(sampled, tmp_path / "p.json")
-    for copy in (load_profile(tmp_path / "p.json"), profile_from_proto(profile_to_proto(sampled))):
-        assert copy.digest() == sampled.digest()
+    assert found.digest() != full.digest()
+    save_profile(found, tmp_path / "p.json")
+    for copy in (load_profile(tmp_path / "p.json"), profile_from_proto(profile_to_proto(found))):
+        assert copy.digest() == found.digest()
         source = relative(copy).source
         assert "at most 32 rows of each matrix" in source
         assert "standard errors up to" in source

@@ -40,3 +40,15 @@ def test_every_glob_must_match() -> None:
         "nothing matches no tensor",
     ]
     assert {fault.where for fault in error.value.faults} == {"move 1"}
+
+
+@pytest.mark.parametrize("pattern", ["{a,b}" * 22, "blk.{0..999999999}.w", "{" + "," * 100_001 + "}"])
+def test_a_short_pattern_that_stands_for_very_many_is_refused_at_once(pattern: str) -> None:
+    with pytest.raises(InvalidInput, match="its braces stand for more than 100,000 names"):
+        matches(pattern, "blk.0.w")
+
+
+def test_braces_in_braces_and_ranges_of_impossible_length() -> None:
+    assert expand("{a,b{c,d}}") == ("a", "bc", "a", "bd")
+    digits = "9" * 5_000
+    assert expand(f"{{1..{digits}}}") == (f"1..{digits}",)

@@ -114,7 +114,7 @@ def test_a_profile_takes_the_sensitivities_over(measured: tuple[Sensitivities, P
 
 def test_a_trial_in_memory_equals_a_check_of_the_file(tmp_path: Path) -> None:
     """But for the activations, which the kernels of quantized files round to 8 bits: a few percent of the KL."""
-    text = Text("text", TEXT[:20000])
+    text = Text("text", TEXT[:8000])
     bench = replace(_bench(), texts=[text], windows=1000)
     names = [t.name for t in bench.model.tensors if t.source_type.name == "F16"]
     with Trial(bench) as model:

@@ -120,7 +120,7 @@ def test_pages_of_the_list(tmp_path: Path) -> None:
 
 
 def test_large_profiles_come_in_parts(server_address: str) -> None:
-    large = profile(tensors=60_000)
+    large = profile(tensors=30_000)
     with connect(server_address) as client:
         stored = client.put_profile(large)
         assert stored.size_bytes > 2 * 2**20

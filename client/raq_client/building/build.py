@@ -1,0 +1,204 @@
+"""Build a recipe: quantize, check and document its file. Every stage goes on where an earlier run ended."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raq_client.building.inputs import Prepared, input_files, prepare
+from raq_client.building.resolve import Resolved, resolve
+from raq_client.building.workshop import Workshop
+from raq_client.engine.texts import read_texts
+from raq_client.files.lock import output_lock
+from raq_client.files.output_checks import check_output
+from raq_client.models.model_file import open_model
+from raq_client.models.writer import WrittenModel
+from raq_client.progress import Notes, Progress, bytes_stage, silent, stage
+from raq_client.quantizing.devices import CPU, Device
+from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.tensor_store import KeptTensors
+from raq_client.recipes.build_recipe import BuildRecipe
+from raq_client.recipes.runtimes import runtime_faults
+from raq_client.solver_client.protocol import SolverClient
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.knapsack import Limits
+from raq_solver.solve import NO_LIMITS
+
+if TYPE_CHECKING:
+    from raq_client.evaluation.report import CheckReport
+
+
+@dataclass(frozen=True)
+class HowToBuild:
+    """How a build is carried out; none of it changes a byte of its file.
+
+    `threads` 0 means one per core; `force` replaces outputs of other recipes; `reuse` takes quantized tensors from the
+    workshop.
+    """
+
+    workshop: Workshop
+    threads: int = 0
+    device: Device = CPU
+    limits: Limits = NO_LIMITS
+    force: bool = False
+    reuse: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A finished build. `reused` and `quantized` are the names of tensors; `seconds` is by stage."""
+
+    resolved: Resolved
+    written: WrittenModel
+    reused: tuple[str, ...]
+    quantized: tuple[str, ...]
+    check: "CheckReport | None"
+    seconds: Mapping[str, float]
+
+    @property
+    def too_far(self) -> str | None:
+        """Why the file does not pass its recipe's check; None if it does."""
+        most = self.resolved.recipe.check.max_kl
+        if most is None or self.check is None:
+            return None
+        found = self.check.overall.kl.value
+        return None if found <= most else f"mean KL divergence {found:.6f}; at most {most:g} was to pass"
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time of the block under a name."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - begin, 3)
+
+
+def build(
+    recipe: BuildRecipe,
+    how: HowToBuild,
+    solver: SolverClient,
+    *,
+    progress: Progress | None = None,
+    notes: Notes = silent,
+) -> Built:
+    """Build a recipe's file and check it. The file appears complete or not at all.
+
+    Run again after any interruption, it ends with the same bytes. An existing file is replaced if this recipe wrote it
+    with the same types, else with `force` only. Raises InvalidInput with the faults of recipe and inputs, and if
+    another build is writing the file.
+    """
+    watch, target = Stopwatch(), recipe.output.file
+    check_targets(recipe, force=how.force)
+    with output_lock(target):
+        with watch.stage("inputs and importance"):
+            prepared = prepare(recipe, how.workshop, threads=how.threads, progress=progress, notes=notes)
+        with watch.stage("profile and plan"):
+            resolved = resolve(prepared, solver, how.limits, progress=progress, notes=notes)
+            raise_faults(runtime_faults(recipe.runtime, resolved.types, prepared.inputs.model.architecture))
+        _refuse_other_types(resolved, force=how.force)
+        kept = KeptTensors(how.workshop.store, prepared.inputs.model)
+        with watch.stage("quantizing"):
+            written = write_resolved(resolved, target, how, kept if how.reuse else None, progress=progress)
+        with watch.stage("check"):
+            report = _checked(prepared, target, how.threads, progress)
+    return Built(resolved, written, tuple(kept.reused), tuple(kept.quantized), report, watch.seconds)
+
+
+def write_resolved(
+    resolved: Resolved,
+    target: Path,
+    how: HowToBuild,
+    kept: KeptTensors | None,
+    *,
+    progress: Progress | None = None,
+) -> WrittenModel:
+    """Write the file of a resolved recipe to `target`, replacing what is there."""
+    inputs = resolved.prepared.inputs
+    return quantize_model(
+        inputs.model,
+        resolved.allocation,
+        inputs.importance,
+        target,
+        threads=how.threads,
+        effort=inputs.effort,
+        device=how.device,
+        compensation=inputs.compensation,
+        keep=kept,
+        force=True,
+        progress=bytes_stage(progress, "quantizing", resolved.ledger.size),
+        metadata=resolved.metadata,
+    )
+
+
+def check_targets(recipe: BuildRecipe, *, force: bool) -> None:
+    """Raise InvalidInput, before any work, if the outputs can't be written or are not this recipe's to replace."""
+    target, manifest = recipe.output.file, recipe.output.manifest_path
+    inputs = input_files(recipe)
+    own = target.is_file() and _written_by(target) == recipe.name
+    check_output(target, force=force or own, inputs=inputs)
+    check_output(manifest, force=True, inputs=(*inputs, target))
+    if manifest == target:
+        raise InvalidInput(Fault(str(manifest), "is the model file itself; name another for the manifest"))
+
+
+def _written_by(path: Path) -> str | None:
+    """The name of the recipe that a model file was built from."""
+    try:
+        found = open_model(path).value("raq.recipe")
+    except InvalidInput:
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _refuse_other_types(resolved: Resolved, *, force: bool) -> None:
+    """Raise InvalidInput if the file is there and holds an earlier version of the recipe."""
+    target = resolved.recipe.output.file
+    if force or not target.is_file():
+        return
+    there = {tensor.name: tensor.source_type for tensor in open_model(target).tensors}
+    if there != {tensor.name: chosen for tensor, chosen in resolved.types.items()}:
+        what = "holds an earlier build of this recipe with other types; name another file, or replace it with --force"
+        raise InvalidInput(Fault(str(target), what))
+
+
+def _checked(prepared: Prepared, target: Path, threads: int, progress: Progress | None) -> "CheckReport | None":
+    recipe = prepared.recipe
+    if not recipe.text:
+        return None
+    from raq_client.evaluation import perplexity
+
+    measured = perplexity.measure(
+        prepared.inputs.model.path,
+        target,
+        read_texts(recipe.text),
+        context=recipe.check.context,
+        windows=recipe.check.windows,
+        threads=threads,
+        progress=stage(progress, "checking"),
+    )
+    return measured.report()
+
+
+def rules_data(resolved: Resolved) -> list[dict[str, Any]]:
+    """The rules of a resolved recipe as plain data: what they say, and the tensors that they came to."""
+    return [
+        {
+            **one.rule.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+            "rule": one.rule.rule,
+            "units": [
+                {"unit": unit.unit, "score": unit.score, "types": dict(unit.types), "kept": dict(unit.kept)}
+                for unit in one.units
+            ],
+        }
+        for one in resolved.rules
+    ]

@@ -1,0 +1,115 @@
+"""Manifests of builds: the recipe, every input's hash, the resolved rules and types, the quantizer, and the result."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from raq_client.building.build import Built, rules_data
+from raq_client.building.inputs import Prepared
+from raq_client.files.manifest import host, versions
+from raq_client.files.user_files import read_user_file
+from raq_client.quantizing.measure import kernels_digest
+from raq_client.recipes.build_recipe import BuildRecipe
+
+FORMAT: Final = "raq-build-1"
+
+
+class ImportanceRecord(BaseModel):
+    """The digests of a build's importance."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    fisher_sha256: str = "none"
+
+
+class OutputRecord(BaseModel):
+    """A written file: its SHA-256 and size in bytes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sha256: str
+    bytes: int = Field(ge=0)
+
+
+class QuantizerRecord(BaseModel):
+    """What quantized: raq's version, a digest of its kernels, and the effort."""
+
+    model_config = ConfigDict(frozen=True)
+
+    raq: str
+    kernels: str
+    effort: str
+
+
+class BuildManifest(BaseModel):
+    """The part of a manifest from which a build is repeated. Paths are relative to the manifest's folder."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    format: Literal["raq-build-1"]
+    recipe: BuildRecipe
+    inputs: dict[str, str]
+    importance: ImportanceRecord | None
+    quantizer: QuantizerRecord
+    allocation: dict[str, str]
+    outputs: dict[str, OutputRecord]
+
+
+def read_build_manifest(path: Path) -> BuildManifest:
+    """The manifest in a file. Raises InvalidInput with every fault of it."""
+    return read_user_file(path, BuildManifest, "the manifest of a build")
+
+
+def build_manifest(built: Built, command: Sequence[str], check: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The manifest of a build, with paths relative to its folder; `check` is the report of its check as plain data."""
+    resolved = built.resolved
+    recipe, prepared = resolved.recipe, resolved.prepared
+    folder = recipe.output.manifest_path.parent
+    written, target = built.written, _relative(recipe.output.file, folder)
+    return {
+        "format": FORMAT,
+        "command": list(command),
+        "versions": versions(),
+        "host": host(),
+        "recipe": recipe.relative_to(folder).as_data(whole=True),
+        "inputs": {_relative(path, folder): digest for path, digest in prepared.digests.items()},
+        "importance": _importance(prepared),
+        "quantizer": {"raq": versions()["raq"], "kernels": kernels_digest(), "effort": recipe.effort},
+        "auto": rules_data(resolved),
+        "plan": _plan(built),
+        "allocation": dict(resolved.allocation.types),
+        "outputs": {target: {"sha256": written.sha256, "bytes": written.size}},
+        "tensors": {"quantized": len(built.quantized), "reused": len(built.reused)},
+        "check": check,
+        "seconds": dict(built.seconds),
+    }
+
+
+def _importance(prepared: Prepared) -> dict[str, str] | None:
+    found = prepared.inputs.importance
+    return None if found is None else {"sha256": found.digest(), "fisher_sha256": found.fisher_digest()}
+
+
+def _plan(built: Built) -> dict[str, Any]:
+    resolved, ledger = built.resolved, built.resolved.ledger
+    outcome = None if resolved.plan is None else resolved.plan.outcome
+    bits = ledger.bits_per_weight
+    return {
+        "types_from": resolved.recipe.types_from,
+        "capacity_bytes": ledger.capacity,
+        "bytes": ledger.size,
+        "bits_per_weight": None if bits is None else float(bits),
+        "loss": ledger.loss,
+        "loss_source": resolved.loss_source,
+        "termination": None if outcome is None else outcome.termination.name.lower(),
+        "bound": None if outcome is None else outcome.bound,
+        "lambda": None if outcome is None else outcome.multiplier,
+    }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()

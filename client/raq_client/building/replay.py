@@ -1,0 +1,133 @@
+"""Replay a build: carry it out again from its manifest, and compare every hash."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from raq_client.building.build import HowToBuild, write_resolved
+from raq_client.building.inputs import Prepared, prepare
+from raq_client.building.manifest import BuildManifest, read_build_manifest
+from raq_client.building.resolve import Resolved, resolve
+from raq_client.building.workshop import Workshop, digests_of
+from raq_client.files.manifest import versions
+from raq_client.files.output_checks import check_output
+from raq_client.progress import Notes, Progress, silent
+from raq_client.quantizing.measure import kernels_digest
+from raq_client.quantizing.tensor_store import KeptTensors
+from raq_client.solver_client.protocol import SolverClient
+from raq_solver.allocation import Allocation
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One thing that a manifest states and a replay made again."""
+
+    what: str
+    recorded: str
+    found: str
+
+    @property
+    def equal(self) -> bool:
+        """Whether both are the same."""
+        return self.recorded == self.found
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """The comparisons of a replay."""
+
+    compared: tuple[Comparison, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether everything is the same."""
+        return all(one.equal for one in self.compared)
+
+
+def replay(
+    path: Path,
+    how: HowToBuild,
+    solver: SolverClient,
+    *,
+    output: Path | None = None,
+    progress: Progress | None = None,
+    notes: Notes = silent,
+) -> Replayed:
+    """Build again what a manifest describes, from the types that it records, and compare.
+
+    The rules and the budget are resolved again too, and compared with these types. Unless `how.reuse`, nothing kept
+    from earlier builds is used. The file is written to `output`, or to a temporary place beside the manifest.
+    Raises InvalidInput if an input has changed or is missing, and with the faults of the build.
+    """
+    manifest = read_build_manifest(path)
+    recipe = manifest.recipe.beside(path.parent)
+    _check_inputs(manifest, path)
+    if output is not None:
+        check_output(output, force=how.force, inputs=(path, *(path.parent / name for name in manifest.inputs)))
+    for note in _other_tools(manifest):
+        notes(note)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".raq-replay-") as folder:
+        fresh = how if how.reuse else replace(how, workshop=Workshop(Path(folder), cached=False))
+        prepared = prepare(recipe, fresh.workshop, threads=how.threads, progress=progress, notes=notes)
+        resolved = resolve(prepared, solver, how.limits, progress=progress, notes=notes)
+        target = output or Path(folder) / recipe.output.file.name
+        found = _written(manifest, resolved, target, fresh, progress)
+        return Replayed((*_importance(manifest, prepared), *_types(manifest, resolved), *found))
+
+
+def _check_inputs(manifest: BuildManifest, path: Path) -> None:
+    recorded = {path.parent / name: digest for name, digest in manifest.inputs.items()}
+    found = digests_of(recorded)
+    what = "has changed since the build: its SHA-256 is {}, the manifest has {}"
+    raise_faults(
+        [
+            Fault(str(file), what.format(found[file][:16], digest[:16]))
+            for file, digest in recorded.items()
+            if found[file] != digest
+        ]
+    )
+
+
+def _written(
+    manifest: BuildManifest, resolved: Resolved, target: Path, how: HowToBuild, progress: Progress | None
+) -> Iterator[Comparison]:
+    # The recorded types, so that a file is reproduced even where a solver would settle a tie otherwise.
+    recorded = replace(resolved, allocation=Allocation(manifest.allocation))
+    kept = KeptTensors(how.workshop.store, resolved.prepared.inputs.model) if how.reuse else None
+    written = write_resolved(recorded, target, how, kept, progress=progress)
+    if len(manifest.outputs) != 1:
+        raise InvalidInput(Fault("outputs", f"{len(manifest.outputs)} files in the manifest; a build writes one"))
+    for name, record in manifest.outputs.items():
+        yield Comparison(f"{name}: SHA-256", record.sha256, written.sha256)
+        yield Comparison(f"{name}: bytes", f"{record.bytes:,}", f"{written.size:,}")
+
+
+def _importance(manifest: BuildManifest, prepared: Prepared) -> Iterator[Comparison]:
+    found = prepared.inputs.importance
+    if manifest.importance is None or found is None:
+        there = ("none" if one is None else "there" for one in (manifest.importance, found))
+        yield Comparison("importance", *there)
+        return
+    yield Comparison("importance", manifest.importance.sha256, found.digest())
+    yield Comparison("Fisher information", manifest.importance.fisher_sha256, found.fisher_digest())
+
+
+def _types(manifest: BuildManifest, resolved: Resolved) -> Iterator[Comparison]:
+    """The types that the recipe comes to now, against those recorded."""
+    found = resolved.allocation.types
+    other = [name for name in manifest.allocation if found.get(name) != manifest.allocation[name]]
+    if not other:
+        yield Comparison("types, solved again", f"{len(found)} tensors", f"{len(found)} tensors")
+    for name in other:
+        yield Comparison(f"type of {name}, solved again", manifest.allocation[name], found.get(name, "none"))
+
+
+def _other_tools(manifest: BuildManifest) -> Iterator[str]:
+    """Notes on tools that differ from those of the build."""
+    now = {"raq": versions()["raq"], "kernels": kernels_digest()}
+    for name, found in now.items():
+        recorded = getattr(manifest.quantizer, name)
+        if recorded != found:
+            yield f"note: the build used {name} {recorded}, here it is {found}"

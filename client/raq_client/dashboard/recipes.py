@@ -1,0 +1,98 @@
+"""Build recipes of the folder: written from a form, checked by raq itself before a file changes, built by the queue."""
+
+import json
+import secrets
+import tomllib
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import tomlkit
+from tomlkit.exceptions import TOMLKitError
+
+from raq_client.dashboard import saving
+from raq_client.dashboard.ask import Asker
+from raq_client.dashboard.commands import Command
+from raq_client.dashboard.folder import Folder
+from raq_client.dashboard.refusal import Refusal
+
+ENDINGS: Final = (".toml", ".json")
+
+
+def recipe_text(name: str, before: str, data: Mapping[str, Any]) -> str:
+    """The text of a recipe with exactly these keys; comments and order of a TOML file before are kept.
+
+    Raises Refusal if the text before is no TOML, or a value has no place in a recipe.
+    """
+    if name.endswith(".json"):
+        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    try:
+        document = tomlkit.parse(before)
+        _become(document, data)
+        return tomlkit.dumps(document)
+    except (TOMLKitError, ValueError, TypeError) as error:
+        raise Refusal(f"{name}: can't be written as TOML: {error}") from None
+
+
+def _become(table: Any, data: Mapping[str, Any]) -> None:
+    """Change a table to these keys, leaving alone what is equal already."""
+    for key in [key for key in table if key not in data]:
+        del table[key]
+    for key, value in data.items():
+        if isinstance(value, Mapping) and isinstance(table.get(key), Mapping):
+            _become(table[key], value)
+        elif key not in table or tomlkit.item(table[key]).unwrap() != value:
+            table[key] = value
+
+
+def require_inside(folder: Folder, name: str, data: Any) -> None:
+    """Raise Refusal if any text of a recipe would be a path that leads out of the folder, as raq would read it."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            if key != "description":
+                require_inside(folder, name, value)
+    elif isinstance(data, list):
+        for value in data:
+            require_inside(folder, name, value)
+    elif isinstance(data, str) and data:
+        beside = PurePosixPath(name).parent / data
+        folder.path(data if data.startswith(("/", "-")) else str(beside))
+
+
+async def checked(folder: Folder, asker: Asker, name: str, text: str) -> None:
+    """Let raq read a recipe before it gets its name, in the folder that its paths are relative to.
+
+    Raises Refusal with raq's own sentences, which name the keys.
+    """
+    if not name.endswith(ENDINGS):
+        raise Refusal(f"{name}: a recipe's name ends in {' or '.join(ENDINGS)}")
+    path = folder.path(name)
+    trial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        try:
+            trial.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise Refusal(f"{name}: can't be written: {error.strerror or error}", 409) from None
+        answer = await asker.ask(["recipe", "show", trial.relative_to(folder.root).as_posix(), "--json"], [trial])
+        if answer.value is None:
+            said = "\n".join(answer.errors) or "not a recipe"
+            raise Refusal(said.replace(trial.relative_to(folder.root).as_posix(), name))
+    finally:
+        trial.unlink(missing_ok=True)
+
+
+def recipe_command(folder: Folder, name: str, *, force: bool) -> Command:
+    """The command that builds a recipe, with its outputs as the recipe names them. Raises Refusal without the file."""
+    path = folder.existing(name)
+    text = saving.read_text(folder, name)
+    try:
+        content = json.loads(text) if name.endswith(".json") else tomllib.loads(text)
+        written = content["output"]["file"]
+        manifest = content["output"].get("manifest", f"{written}.manifest.json")
+        outputs = [str(PurePosixPath(name).parent / each) for each in (written, manifest)]
+        stated = folder.path(outputs[0]), folder.path(outputs[1])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Command(("recipe", "build", name, "--json"), (name,), (), (f"{path.name}: not a build recipe",))
+    there = () if force or not stated[0].exists() else (f"{outputs[0]}: exists; replace it, or change the recipe",)
+    arguments = ("recipe", "build", name, "--json", *(["--force"] if force else []))
+    return Command(arguments, (name,), tuple(outputs), there)

@@ -1,0 +1,153 @@
+"""Models of a hub: what a repository holds, where its files are, and their download into the hub's own cache.
+
+Everything is read at one commit: the revision is resolved once, and files are asked for by its SHA.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    get_token,
+    hf_hub_download,
+    hf_hub_url,
+    scan_cache_dir,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.utils import logging as hub_logging
+from platformdirs import user_cache_path
+
+from raq_client.files.cache_file import CacheFile
+from raq_client.hub.faults import OFFLINE, endpoint, hub_faults
+from raq_client.hub.names import HubName, chosen_files
+from raq_solver.errors import Fault, InvalidInput
+
+TEXTS: Final = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "*.index.json")
+_MORE: Final = ("added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A model of a repository at one commit: the names of its GGUF files, or none where it has safetensors."""
+
+    name: HubName
+    sha: str
+    files: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return str(HubName(self.name.repo, self.sha, self.files[0] if self.files else ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a file can be read by range requests, with the headers that the server wants."""
+
+    url: str
+    headers: Mapping[str, str]
+
+
+@cache
+def find(name: HubName) -> Found:
+    """The model that a name means; the hub is asked once per process, without network the hub's cache is.
+
+    Raises InvalidInput if there is no such repository, revision or file, or if several files fit.
+    """
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    with hub_faults(str(name)):
+        if constants.is_offline_mode():
+            sha, files = _cached(name)
+        else:
+            info = HfApi(endpoint=endpoint()).model_info(name.repo, revision=name.revision)
+            sha, files = str(info.sha), [each.rfilename for each in info.siblings or ()]
+    chosen = chosen_files(str(name), files, name.wanted)
+    if not chosen and not any(file.endswith(".safetensors") for file in files):
+        raise InvalidInput(Fault(str(name), "holds neither GGUF nor safetensors files"))
+    return Found(name, sha, chosen)
+
+
+def address_of(found: Found, file: str) -> Address:
+    """Where a file of a repository can be read by range requests.
+
+    A token is sent to the hub only, not to the host that the hub sends readers to.
+    """
+    with hub_faults(str(found.name)):
+        url = hf_hub_url(found.name.repo, file, revision=found.sha, endpoint=endpoint())
+        location = get_hf_file_metadata(url, endpoint=endpoint()).location
+        return Address(location, _authorization() if location == url else {})
+
+
+def download(found: Found) -> Path:
+    """Download a model into the hub's cache; the path of its first file there, or of the folder of its safetensors.
+
+    What is there already is not asked for again. Every file is compared once with the SHA-256 that the hub states.
+    Raises InvalidInput with what went wrong.
+    """
+    with hub_faults(str(found)):
+        if not found.files:
+            patterns = ["*.safetensors", *TEXTS, *_MORE]
+            folder = snapshot_download(
+                found.name.repo, revision=found.sha, allow_patterns=patterns, endpoint=endpoint(), max_workers=1
+            )
+            paths = sorted(Path(folder).glob("*.safetensors"))
+            _verify(found, paths)
+            return Path(folder)
+        paths = [_downloaded(found, file) for file in found.files]
+        _verify(found, paths)
+        return paths[0]
+
+
+def _cached(name: HubName) -> tuple[str, list[str]]:
+    """The commit that a name means in the hub's cache, and the files of it that are there."""
+    there = scan_cache_dir(constants.HF_HUB_CACHE).repos if Path(constants.HF_HUB_CACHE).is_dir() else ()
+    for repo in there:
+        for revision in repo.revisions if (repo.repo_id, repo.repo_type) == (name.repo, "model") else ():
+            if (name.revision or "main") in {revision.commit_hash, *revision.refs}:
+                files = [file.file_path.relative_to(revision.snapshot_path).as_posix() for file in revision.files]
+                return revision.commit_hash, files
+    raise InvalidInput(Fault(str(name), OFFLINE))
+
+
+def _downloaded(found: Found, file: str) -> Path:
+    """The path of one file in the hub's cache."""
+    repo, sha = found.name.repo, found.sha
+    kept = try_to_load_from_cache(repo, file, revision=sha)
+    if isinstance(kept, str):
+        return Path(kept)
+    # Asked for by its branch or tag, so that the cache remembers where that was; by the commit if it has moved since.
+    path = Path(hf_hub_download(repo, file, revision=found.name.revision, endpoint=endpoint()))
+    if f"/snapshots/{sha}/" in path.as_posix():
+        return path
+    return Path(hf_hub_download(repo, file, revision=sha, endpoint=endpoint()))
+
+
+def _authorization() -> dict[str, str]:
+    token = get_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _verify(found: Found, paths: Sequence[Path]) -> None:
+    """Compare large files with their SHA-256, which is their name in the hub's cache; a wrong one is removed."""
+    known = CacheFile(user_cache_path("raq") / "hub.jsonl")
+    seen = {(entry.get("sha256"), entry.get("size"), entry.get("changed")) for entry in known.objects()}
+    for path in paths:
+        blob = path.resolve()
+        status = blob.stat()
+        if not _SHA256.fullmatch(blob.name) or (blob.name, status.st_size, status.st_mtime_ns) in seen:
+            continue
+        with blob.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != blob.name:
+            path.unlink()
+            blob.unlink(missing_ok=True)
+            what = f"{path.name} arrived damaged: its SHA-256 is {digest[:12]}…, the hub states {blob.name[:12]}…"
+            raise InvalidInput(Fault(str(found), f"{what}; it was removed, run the command again"))
+        known.add({"sha256": digest, "size": status.st_size, "changed": status.st_mtime_ns})

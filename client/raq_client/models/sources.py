@@ -1,0 +1,46 @@
+"""What stands in place of a model file: names of models elsewhere, and folders of safetensors.
+
+Rules
+- `open_model`, `evaluable` and `read_table` resolve names here, so that every command and the Python API take them.
+- A name becomes a file the first time it is opened, after a command has checked its other arguments.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raq_client.files.names import is_model_name
+from raq_client.hub.local_stores import lm_studio_model, ollama_model
+from raq_client.hub.names import HUB, LM_STUDIO, OLLAMA, parse_hub_name
+from raq_solver.errors import Fault, InvalidInput
+
+if TYPE_CHECKING:
+    from raq_client.hub.download import Found
+
+
+def local_model(path: Path | str) -> Path:
+    """The file that a path or name leads to; a model of a hub is downloaded into the hub's cache if it is not there.
+
+    A path that is no name is returned as it is. Raises InvalidInput if the name leads nowhere, or the download fails.
+    """
+    text = str(path)
+    if not is_model_name(text):
+        return Path(path)
+    if text.startswith(OLLAMA):
+        return ollama_model(text)
+    if text.startswith(LM_STUDIO):
+        return lm_studio_model(text)
+    from raq_client.hub.download import download
+
+    return download(found_on_hub(text))
+
+
+def found_on_hub(text: str) -> "Found":
+    """The model that a name `hf:…` means. Raises InvalidInput if raq[hub] is not installed, and as `find` does."""
+    assert text.startswith(HUB), "other names are not of a hub"
+    name = parse_hub_name(text)
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise InvalidInput(Fault(text, "reading from a model hub needs more packages: pip install 'raq[hub]'"))
+    from raq_client.hub.download import find
+
+    return find(name)

@@ -1,0 +1,161 @@
+"""Builds of recipes as tables and as plain data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from raq_client.building.build import Built, rules_data
+from raq_client.building.replay import Comparison
+from raq_client.building.resolve import Resolved, ResolvedRule
+from raq_client.building.splice import Spliced
+from raq_client.building.verify import Finding
+from raq_client.recipes.build_recipe import BuildRecipe
+from raq_client.reports.plain import plain
+from raq_client.reports.plan import bpw_text, roles_text, types_table
+from raq_client.reports.tables import Column, Field, Table, facts_table, table_of
+
+Change = tuple[str, Any, Any]
+"""A key or tensor, and what it is in one recipe and in the other; None where it is missing."""
+
+
+def resolved_report(resolved: Resolved, *, tensors: bool = False) -> RenderableType:
+    """What a recipe comes to: sizes, rules and types; with `tensors` one line for each tensor."""
+    ledger, recipe = resolved.ledger, resolved.recipe
+    bits = ledger.bits_per_weight
+    rows = [
+        ("recipe", recipe.name + (f": {recipe.description}" if recipe.description else "")),
+        ("model", str(recipe.model)),
+        ("writes", f"{recipe.output.file}, {resolved.file_bytes:,} bytes, as much disk"),
+        ("and", str(recipe.output.manifest_path)),
+        ("tensor data", f"{ledger.size:,} bytes" + ("" if bits is None else f", {bpw_text(bits)} bpw")),
+        ("predicted loss", f"{ledger.loss:.6g} ({resolved.loss_source})"),
+    ]
+    parts: list[RenderableType] = [facts_table(rows)]
+    for number, rule in enumerate(resolved.rules, start=1):
+        parts += ["", _rule_title(number, rule), _rule_table(rule)]
+    table = _tensors_table(resolved) if tensors else types_table(ledger)
+    return Group(*parts, "", table)
+
+
+def keys_table(recipe: BuildRecipe) -> RenderableType:
+    """What a recipe states, as written."""
+    return facts_table([(name, _shown(value)) for name, value in _flat(recipe.as_data()).items()])
+
+
+def resolved_dict(resolved: Resolved) -> dict[str, Any]:
+    """What a recipe comes to as plain data; its `allocation` can be given to quantize."""
+    ledger, recipe = resolved.ledger, resolved.recipe
+    bits = ledger.bits_per_weight
+    return {
+        "recipe": recipe.as_data(),
+        "inputs": {str(path): digest for path, digest in resolved.prepared.digests.items()},
+        "outputs": [str(recipe.output.file), str(recipe.output.manifest_path)],
+        "file_bytes": resolved.file_bytes,
+        "bytes": ledger.size,
+        "capacity_bytes": ledger.capacity,
+        "bits_per_weight": None if bits is None else float(bits),
+        "loss": ledger.loss,
+        "loss_source": resolved.loss_source,
+        "auto": plain(rules_data(resolved)),
+        "allocation": dict(resolved.allocation.types),
+    }
+
+
+def built_dict(built: Built) -> dict[str, Any]:
+    """A finished build as plain data."""
+    return resolved_dict(built.resolved) | {
+        "sha256": built.written.sha256,
+        "quantized": len(built.quantized),
+        "reused": len(built.reused),
+        "seconds": dict(built.seconds),
+        "check": plain(built.check),
+    }
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """What a verification found."""
+    columns = (
+        Field("", read=lambda one: one.level.value),
+        Field("of", read=lambda one: one.what),
+        Field("finding", read=lambda one: one.text),
+    )
+    return table_of(findings, columns)
+
+
+def changes_table(changes: Sequence[Change], one: str, other: str) -> Table:
+    """Keys or tensors that differ, and their values in both recipes."""
+    rows = [(name, _shown(before), _shown(after)) for name, before, after in changes]
+    return Table((Column(""), Column(one), Column(other)), rows)
+
+
+def replay_table(compared: Sequence[Comparison]) -> Table:
+    """What a replay compared."""
+    columns = (
+        Field("", read=lambda one: "same" if one.equal else "DIFFERS"),
+        Field("of", read=lambda one: one.what),
+        Field("recorded", read=lambda one: one.recorded),
+        Field("found", read=lambda one: "" if one.equal else one.found),
+    )
+    return table_of(compared, columns)
+
+
+def spliced_dict(spliced: Spliced) -> dict[str, Any]:
+    """A spliced file as plain data."""
+    return {
+        "file": plain(spliced.written),
+        "taken": {str(path): list(names) for path, names in spliced.taken.items()},
+        "lossy": list(spliced.lossy),
+    }
+
+
+def changed_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[Change]:
+    """The keys of two recipes, as plain data, whose values differ.
+
+    >>> changed_keys({"budget": "5", "check": {"windows": 4}}, {"budget": "4", "check": {"windows": 4}})
+    [('budget', '5', '4')]
+    """
+    before, after = _flat(one), _flat(other)
+    names = dict.fromkeys((*before, *after))
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return ", ".join(map(_shown, value)) if isinstance(value, list) else str(value)
+
+
+def _rule_title(number: int, rule: ResolvedRule) -> str:
+    target = "" if rule.rule.type is None else f" to {rule.rule.type}"
+    return f"auto rule {number}: {len(rule.units)} by {rule.rule.rule} raised{target}"
+
+
+def _rule_table(rule: ResolvedRule) -> Table:
+    columns = (
+        Field("raised", read=lambda one: one.unit),
+        Field("score", figures=True, read=lambda one: f"{one.score:.4g}"),
+        Field("tensors", read=lambda one: roles_text((*one.types, *one.kept))),
+        Field("types", spare=1, read=lambda one: ", ".join(sorted({*one.types.values(), *one.kept.values()}))),
+    )
+    return table_of(rule.units, columns)
+
+
+def _tensors_table(resolved: Resolved) -> Table:
+    columns = (
+        Field("tensor", read=lambda one: one.tensor),
+        Field("type", read=lambda one: one.quant_type),
+        Field("bytes", figures=True, read=lambda one: f"{one.size:,}"),
+        Field("loss", figures=True, spare=1, read=lambda one: f"{one.loss:.3g}"),
+    )
+    return table_of(resolved.ledger.entries, columns)

@@ -1,0 +1,1 @@
+"""Suggestions: which blocks, tensors or experts to raise, what that costs and buys, and budgets worth a name."""

@@ -1,0 +1,72 @@
+"""The pages' own files: small, whole, from nowhere else; scripts and pages fit together."""
+
+import hashlib
+import re
+from importlib.resources import files
+
+import pytest
+
+from raq_client.dashboard.app import PAGES, STATIC
+
+TEMPLATES = STATIC.parent / "templates"
+MODULES = sorted(path for path in STATIC.glob("*.js") if path.name != "uplot.min.js")
+SHA256 = {  # of uPlot 1.6.32, as its package on npm has them
+    "uplot.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    "uplot.LICENSE": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+}
+OTHER_ADDRESS = re.compile(r"(?:https?:)?//[a-z0-9-]+\.[a-z]")
+
+
+def test_all_assets_are_small() -> None:
+    assert sum(path.stat().st_size for path in STATIC.iterdir() if path.suffix != ".LICENSE") <= 150 * 1024
+
+
+@pytest.mark.parametrize("name", SHA256)
+def test_the_vendored_library_is_unchanged(name: str) -> None:
+    assert hashlib.sha256((STATIC / name).read_bytes()).hexdigest() == SHA256[name]
+
+
+@pytest.mark.parametrize("path", [*MODULES, *TEMPLATES.iterdir(), STATIC / "style.css"], ids=lambda path: path.name)
+def test_nothing_comes_from_another_address(path: object) -> None:
+    from pathlib import Path
+
+    assert isinstance(path, Path)
+    assert not OTHER_ADDRESS.search(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(TEMPLATES.iterdir()), ids=lambda path: path.name)
+def test_pages_have_no_inline_script_or_style(path: object) -> None:
+    from pathlib import Path
+
+    assert isinstance(path, Path)
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", text)
+
+
+def elements(page: str) -> set[str]:
+    text = (TEMPLATES / "base.html").read_text() + (TEMPLATES / f"{page}.html").read_text()
+    return set(re.findall(r'\bid="([^"]+)"', text))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_element_that_a_script_names_is_on_its_page(page: str) -> None:
+    named = set(re.findall(r'\bat\("([a-z-]+)"\)', (STATIC / f"{page}.js").read_text()))
+    made_by_the_script = {name for name in named if name.startswith(("field-", "about-"))}
+    assert named - made_by_the_script <= elements(page)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_modules_import_what_there_is(path: object) -> None:
+    from pathlib import Path
+
+    assert isinstance(path, Path)
+    for names, module in re.findall(r"import \{([^}]+)\} from \"\./(\w+\.js)\"", path.read_text()):
+        exported = set(re.findall(r"export (?:async )?(?:const|function|class) (\w+)", (STATIC / module).read_text()))
+        assert {name.strip() for name in names.split(",")} <= exported
+    assert "innerHTML" not in path.read_text()
+
+
+def test_they_are_part_of_the_package() -> None:
+    packaged = files("raq_client.dashboard")
+    assert packaged.joinpath("static", "model.js").is_file()
+    assert packaged.joinpath("templates", "base.html").is_file()
