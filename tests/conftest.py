@@ -22,6 +22,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # As raq does for libllama: whatever test loads libgomp first, its threads sleep when they wait. Spinning, an evaluation
 # takes ten times as long where other programs hold the cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# Processes of pytest-xdist share the cores: several threads of BLAS in each would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 settings.register_profile("default", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=1000)

@@ -38,6 +38,7 @@ def test_the_worst_of_two_profiles(domains: tuple[Path, Path]) -> None:
 
 
 def test_the_tables_say_who_pays_what(domains: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.chdir(domains[0].parent)  # short names: in a narrow table columns are left out
     flags = [each for path in domains for each in ("-p", path.name)]
     arguments = ("solve", "-b", "4.5", "--worst-case", "--worst-in", "nats", "--loss", "relative", *flags)

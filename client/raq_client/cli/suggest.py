@@ -169,9 +169,9 @@ def _print(found: "Suggestion", spec: "ProblemSpec", *, as_toml: bool, as_recipe
     from raq_client.suggestions.fragment import recipe_of, recipe_toml, settings_fragment
 
     if as_json:
-        print_json(suggestion_dict(found, spec.overhead))
+        print_json(suggestion_dict(found))
     elif as_toml:
-        OUT.out(settings_fragment(found, spec.overhead), end="")
+        OUT.out(settings_fragment(found), end="")
     elif as_recipe and spec.base is not None:
         OUT.out(recipe_toml(recipe_of(found, spec.base.reference)), end="")
     else:
@@ -193,6 +193,6 @@ def _print_presets(inputs: "ModelInputs", posed: ProblemOptions, settings: Setti
     with posed.solver(settings) as solver:
         found = fill_presets(spec.problem, inputs.table(spec.profile), serving, solver, posed.limits)
     if as_json:
-        print_json(presets_dict(found, serving.context, spec.overhead))
+        print_json(presets_dict(found, serving.context))
     else:
         OUT.print(presets_table(found, serving.context))

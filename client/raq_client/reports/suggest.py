@@ -30,10 +30,10 @@ def suggestion_report(found: Suggestion) -> RenderableType:
     return Group(*parts, "", _comparison(found), "", _best_moves(found))
 
 
-def suggestion_dict(found: Suggestion, overhead: int = 0) -> dict[str, Any]:
+def suggestion_dict(found: Suggestion) -> dict[str, Any]:
     """A suggestion as plain data. Sizes of tensor data in bytes, losses in the unit of the loss table.
 
-    `budget` is what to ask for to get a file of that size: `overhead` are its bytes beside tensor data.
+    `budget` is what to ask for to get that size; single bytes are those of tensor data.
     """
     question = found.question
     return {
@@ -41,7 +41,7 @@ def suggestion_dict(found: Suggestion, overhead: int = 0) -> dict[str, Any]:
         "unit": question.kind.value,
         "to": question.quant_type,
         "families": list(question.families),
-        "budget": f"{found.after.size + overhead}B",
+        "budget": f"{found.after.size}B",
         "loss_source": found.problem.table.source,
         "start": _ledger_dict(found.start),
         "raised": _ledger_dict(found.after) | {"blocks": _blocks(found)},
@@ -77,7 +77,7 @@ def presets_table(presets: Sequence[Filled], context: int) -> RenderableType:
     return table_of(presets, columns)
 
 
-def presets_dict(presets: Sequence[Filled], context: int, overhead: int = 0) -> list[dict[str, Any]]:
+def presets_dict(presets: Sequence[Filled], context: int) -> list[dict[str, Any]]:
     """The presets as plain data; sizes of tensor data in bytes, `budget` as for `suggestion_dict`."""
     return [
         {
@@ -85,7 +85,7 @@ def presets_dict(presets: Sequence[Filled], context: int, overhead: int = 0) -> 
             "most_loss": one.preset.most_loss if one.by_loss else None,
             "most_bits_per_weight": None if one.by_loss else float(one.preset.bits),
             "proven": one.proven,
-            "budget": None if one.ledger is None else f"{one.ledger.size + overhead}B",
+            "budget": None if one.ledger is None else f"{one.ledger.size}B",
             "context": context,
             "memory_bytes": one.memory,
         }

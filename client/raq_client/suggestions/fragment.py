@@ -12,13 +12,13 @@ _WIDTH = 100
 """Characters of a pattern up to which blocks are listed in it."""
 
 
-def settings_fragment(found: Suggestion, overhead: int = 0) -> str:
+def settings_fragment(found: Suggestion) -> str:
     """Lines for raq.toml: the size with the chosen raises as budget, and the raised types as floors.
 
-    `overhead` are the bytes of a file of the model beside tensor data, for a budget is the size of the file.
-    A floor lets the solver choose a larger type too; all else it chooses anew within the budget.
+    The budget is in single bytes, which are those of tensor data. A floor lets the solver choose a larger type too; all
+    else it chooses anew within the budget.
     """
-    lines = [f"# {title(found)}", f"budget = {_quoted(f'{found.after.size + overhead}B')}", "floor = ["]
+    lines = [f"# {title(found)}", f"budget = {_quoted(f'{found.after.size}B')}", "floor = ["]
     for after, names in _by_type(found.moves).items():
         lines += [f"  {_quoted(f'{pattern}={after}')}," for pattern in patterns(names)]
     return "\n".join([*lines, "]"]) + "\n"

@@ -49,7 +49,7 @@ def stored_bytes(engine: sa.Engine) -> int:
     """The bytes of all contents."""
     with engine.begin() as connection:
         return sum(
-            connection.execute(sa.select(sa.func.coalesce(sa.func.sum(table.c.size_bytes), 0))).scalar_one()
+            int(connection.execute(sa.select(sa.func.coalesce(sa.func.sum(table.c.size_bytes), 0))).scalar_one())
             for table in (ANSWERS, PROFILES)
         )
 

@@ -42,9 +42,8 @@ def found(model_path: Path) -> Found:
 
 
 def test_lines_for_raq_toml_ask_for_the_size_and_hold_what_was_raised(found: Found) -> None:
-    suggestion, inputs, base = found
-    spec = pose(inputs, Request(base=base))
-    settings = Settings.model_validate(tomllib.loads(settings_fragment(suggestion, spec.overhead)))
+    suggestion, inputs, _ = found
+    settings = Settings.model_validate(tomllib.loads(settings_fragment(suggestion)))
     request = Request(budget=settings.budget, constraints=ConstraintSpec(floor=settings.floor))
     problem = build_problem(request, inputs.profile(), inputs.table(inputs.profile())).problem
     assert problem.capacity_bytes == suggestion.after.size

@@ -47,6 +47,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def engine(url: str) -> Iterator[sa.Engine]:
     engine = engine_of(url)
     migrate(engine)
+    with engine.begin() as connection:  # the tests share one PostgreSQL, in any order
+        for table in (ANSWERS, PROFILES):
+            connection.execute(sa.delete(table))
     yield engine
     engine.dispose()
 
