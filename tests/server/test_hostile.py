@@ -24,6 +24,7 @@ from raq_server.store.migrations import migrate
 from raq_server.telemetry import http
 from raq_solver.errors import InvalidInput, ServiceUnavailable
 from raq_solver.knapsack import Termination
+from support.killed import Killed, private_mebibytes
 from support.services import Certificates, hard_problem, problem, profile, serving, wait_until
 
 pytestmark = pytest.mark.slow  # deadlines of seconds, which a loaded machine does not keep
@@ -81,9 +82,9 @@ def test_garbage_is_refused_by_both_services_in_the_same_way(guarded: RunningSer
         assert code_of(channel.unary_stream(name)(b"\xff", timeout=20)) is grpc.StatusCode.UNAUTHENTICATED
     with serving() as running, grpc.insecure_channel(running.address) as channel:
         assert code_of(channel.unary_stream(name)(b"\xff", timeout=20)) is grpc.StatusCode.INVALID_ARGUMENT
-        assert running.metrics.registry.get_sample_value(
-            "raq_call_seconds_count", {"method": method, "code": "INVALID_ARGUMENT"}
-        )
+        labels = {"method": method, "code": "INVALID_ARGUMENT"}
+        # Counted after the answer has left.
+        wait_until(lambda: bool(running.metrics.registry.get_sample_value("raq_call_seconds_count", labels)))
 
 
 def test_compressed_messages_are_refused(server_address: str) -> None:
@@ -203,8 +204,6 @@ def test_a_key_of_another_certificate_is_named(certificates: Certificates, tmp_p
 @pytest.mark.parametrize("send", ["stream", "unary"])
 def test_many_large_requests_that_stall_are_held_within_the_limit(send: str, tmp_path: Path) -> None:
     """24 streams of 55 of 60 MB, then nothing: before, 1,365 MiB were held."""
-    from test_faults import Killed, private_mebibytes
-
     server = Killed(tmp_path / "store.sqlite")
     before = private_mebibytes(server.process.pid)
     enough = threading.Event()

@@ -82,6 +82,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command("base", "base:base", "Show the types and size that a mixture gives a model.", MORE),
     Command("inspect", "inspect:inspect", "Show what GGUF files hold: sizes, blocks, types.", MORE),
     Command("vram", "vram:vram", "Find the largest context that fits beside a model.", MORE),
+    Command("convert", "convert:convert", "Write a model as GGUF in F16, BF16 or F32.", MORE),
     Command("types", "types:types", "List the quant types: bits, blocks, importance, speed.", MORE),
     Command("cache", "", "The user's cache: show, clean.", MORE, CACHE),
     Command("doctor", "doctor:doctor", "Show what raq finds on this machine.", MORE),

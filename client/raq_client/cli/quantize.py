@@ -32,6 +32,15 @@ def quantize(
         ),
     ],
     measure: CarryOutOptions,
+    override_kv: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override-kv",
+            metavar="KEY=TYPE:VALUE",
+            help="Metadata to write instead of the model's; TYPE is int, float, bool or str. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -41,11 +50,13 @@ def quantize(
 
     Example: raq-client quantize model-f16.gguf -a plan.json -i imatrix.gguf -o model-raq.gguf
     """
+    from raq_client.models.key_overrides import key_overrides
     from raq_client.models.quantizable import requantized_note
     from raq_client.quantizing.quantize import planned_size, quantize_model, resolved_types
     from raq_client.recipes.allocation_file import made_for, read_allocation
 
     settings = read_settings(Path.cwd())
+    metadata = key_overrides(override_kv or ())
     check_written(called, {"output": output}, force=force, also=settings.files())
     inputs = measure.inputs_of(model, settings)
     source, importance = inputs.model, inputs.importance
@@ -71,6 +82,7 @@ def quantize(
             compensation=inputs.compensation,
             force=force,
             progress=report,
+            metadata=metadata,
         )
     if as_json:
         print_json(plain(written))

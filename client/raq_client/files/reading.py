@@ -24,12 +24,11 @@ LONGEST_REASON: Final = 200
 _FOREIGN: Final = (
     OSError,
     ValueError,  # also bytes that are not UTF-8, JSON, TOML, and numbers of more than 4,300 digits
-    RecursionError,
+    RuntimeError,  # also recursion that is too deep, and archives that are encrypted
     OverflowError,
     MemoryError,
     EOFError,
     AttributeError,
-    NotImplementedError,
     struct.error,
     zlib.error,
     csv.Error,

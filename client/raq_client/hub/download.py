@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,6 @@ from huggingface_hub import (
     hf_hub_download,
     hf_hub_url,
     scan_cache_dir,
-    snapshot_download,
     try_to_load_from_cache,
 )
 from huggingface_hub.utils import logging as hub_logging
@@ -30,21 +30,34 @@ from raq_client.hub.faults import OFFLINE, endpoint, hub_faults
 from raq_client.hub.names import HubName, chosen_files
 from raq_solver.errors import Fault, InvalidInput
 
-TEXTS: Final = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "*.index.json")
-_MORE: Final = ("added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt")
+_OF_FOLDER: Final = (
+    "*.safetensors",
+    "*.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "README.md",
+)
+"""The files of a repository that a conversion of its safetensors reads."""
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A model of a repository at one commit: the names of its GGUF files, or none where it has safetensors."""
+    """A model of a repository at one commit: its GGUF files, or all files for a conversion if it is a `folder`."""
 
     name: HubName
     sha: str
     files: tuple[str, ...]
+    folder: bool = False
 
     def __str__(self) -> str:
-        return str(HubName(self.name.repo, self.sha, self.files[0] if self.files else ""))
+        return str(HubName(self.name.repo, self.sha, "" if self.folder else self.files[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +82,12 @@ def find(name: HubName) -> Found:
             info = HfApi(endpoint=endpoint()).model_info(name.repo, revision=name.revision)
             sha, files = str(info.sha), [each.rfilename for each in info.siblings or ()]
     chosen = chosen_files(str(name), files, name.wanted)
-    if not chosen and not any(file.endswith(".safetensors") for file in files):
+    if chosen:
+        return Found(name, sha, chosen)
+    if not any(file.endswith(".safetensors") for file in files):
         raise InvalidInput(Fault(str(name), "holds neither GGUF nor safetensors files"))
-    return Found(name, sha, chosen)
+    needed = [file for file in files if "/" not in file and any(fnmatch(file, pattern) for pattern in _OF_FOLDER)]
+    return Found(name, sha, tuple(sorted(needed)), folder=True)
 
 
 def address_of(found: Found, file: str) -> Address:
@@ -92,17 +108,9 @@ def download(found: Found) -> Path:
     Raises InvalidInput with what went wrong.
     """
     with hub_faults(str(found)):
-        if not found.files:
-            patterns = ["*.safetensors", *TEXTS, *_MORE]
-            folder = snapshot_download(
-                found.name.repo, revision=found.sha, allow_patterns=patterns, endpoint=endpoint(), max_workers=1
-            )
-            paths = sorted(Path(folder).glob("*.safetensors"))
-            _verify(found, paths)
-            return Path(folder)
         paths = [_downloaded(found, file) for file in found.files]
         _verify(found, paths)
-        return paths[0]
+        return paths[0].parent if found.folder else paths[0]
 
 
 def _cached(name: HubName) -> tuple[str, list[str]]:

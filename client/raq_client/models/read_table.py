@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from raq_client.files.names import is_model_name
 from raq_client.files.reading import check_readable, damage_named, read_text
 from raq_client.hub.names import HUB
 from raq_client.models.model_file import is_gguf, open_model
@@ -39,7 +40,7 @@ def read_table(path: Path | str, architecture: str = "") -> ModelTable:
         return read_remote_table(str(path))
     if str(path).startswith(HUB):
         return read_hub_table(str(path))
-    path = local_model(path)
+    path = local_model(path) if is_model_name(str(path)) else Path(path)
     if path.is_dir():
         with damage_named(path, "a folder of safetensors files"):
             return read_safetensors_table(path)

@@ -42,7 +42,7 @@ def read_hub_table(name: str) -> ModelTable:
     Raises InvalidInput if there is none, if it can't be read, or if it is not GGUF.
     """
     found = found_on_hub(name)
-    if not found.files:
+    if found.folder:
         what = "holds safetensors, whose table raq does not read from afar; name the folder that hf download gives"
         raise InvalidInput(Fault(name, what))
     from raq_client.hub.download import address_of

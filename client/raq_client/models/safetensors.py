@@ -48,6 +48,8 @@ _KEYS: Final = {
     "num_local_experts": "expert_count",
     "num_experts": "expert_count",
 }
+CONVERTER: Final = "make a GGUF file with llama.cpp's python convert_hf_to_gguf.py FOLDER --outtype bf16, and name that"
+"""What to do with models whose conversion raq does not know."""
 _EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
 _DROPPED: Final = re.compile(r"rotary_emb\.inv_freq$")
 _MOST_HEADER_BYTES: Final = 10**8
@@ -55,13 +57,48 @@ _MOST_HEADER_BYTES: Final = 10**8
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
+class Stored:
+    """A tensor of a safetensors file: its shape with the row length last, its type, and where its bytes are."""
+
     shape: tuple[int, ...]
     quant_type: QuantType
+    path: Path
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class SafetensorsFolder:
+    """A model in safetensors files. `tensors` are those of its conversion, by llama.cpp's names and in file order.
+
+    Each has the stored tensors that it consists of: one, or all experts of a stack.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    architecture: str
+    shards: tuple[Path, ...]
+    tensors: Mapping[str, Sequence[Stored]]
+
+
+def is_safetensors_folder(path: Path) -> bool:
+    """Whether a folder holds a model in safetensors files."""
+    return path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))
 
 
 def read_safetensors_table(folder: Path) -> ModelTable:
     """The table of the model in a folder with `config.json` and its safetensors files.
+
+    Raises InvalidInput as `open_folder` does.
+    """
+    found = open_folder(folder)
+    tensors = [_tensor(name, parts) for name, parts in found.tensors.items()]
+    metadata = _metadata(found.config, found.architecture)
+    return ModelTable(folder.resolve().name, found.architecture, (*tensors, *_rope(found.config)), metadata)
+
+
+def open_folder(folder: Path) -> SafetensorsFolder:
+    """The model in a folder with `config.json` and its safetensors files; only their headers are read.
 
     Raises InvalidInput with every fault: no such files, an architecture that is not converted tensor by tensor, types
     that GGUF lacks, unknown names.
@@ -72,9 +109,9 @@ def read_safetensors_table(folder: Path) -> ModelTable:
         raise InvalidInput(Fault(str(folder), "holds no .safetensors files"))
     architecture = _ARCHITECTURES.get(str(config.get("model_type")))
     if architecture is None:
-        what = f"{config.get('model_type')} models are not converted tensor by tensor; give the header of a GGUF file"
+        what = f"{config.get('model_type')} models are not converted tensor by tensor; {CONVERTER}"
         raise InvalidInput(Fault(str(folder), what))
-    stored: dict[str, _Stored] = {}
+    stored: dict[str, Stored] = {}
     faults: list[Fault] = []
     for path in paths:
         found, path_faults = _read_shard(path)
@@ -83,8 +120,17 @@ def read_safetensors_table(folder: Path) -> ModelTable:
     _check_index(folder, stored)
     tensors, name_faults = _converted(stored, architecture, int(config.get("num_hidden_layers") or 0))
     raise_faults(faults + name_faults)
-    metadata = _metadata(config, architecture)
-    return ModelTable(folder.resolve().name, architecture, (*tensors, *_rope(config)), metadata)
+    return SafetensorsFolder(folder, config, architecture, tuple(paths), tensors)
+
+
+def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of rotary embedding, under the names that newer configurations use."""
+    found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    found.setdefault("rope_type", found.get("type") or "default")
+    for key in ("rope_theta", "original_max_position_embeddings"):
+        if config.get(key) is not None:
+            found.setdefault(key, config[key])
+    return found
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
@@ -98,11 +144,11 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _read_shard(path: Path) -> tuple[dict[str, _Stored], list[Fault]]:
+def _read_shard(path: Path) -> tuple[dict[str, Stored], list[Fault]]:
     try:
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length)) if length <= _MOST_HEADER_BYTES else None
+            (header_bytes,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(header_bytes)) if header_bytes <= _MOST_HEADER_BYTES else None
     except (OSError, struct.error, UnicodeDecodeError, json.JSONDecodeError):
         header = None
     if not isinstance(header, dict):
@@ -112,15 +158,26 @@ def _read_shard(path: Path) -> tuple[dict[str, _Stored], list[Fault]]:
     for name, entry in header.items():
         if name == "__metadata__":
             continue
-        stored_type, shape = (entry.get("dtype"), entry.get("shape")) if isinstance(entry, dict) else (None, None)
-        if stored_type not in _TYPES or not isinstance(shape, list):
-            faults.append(Fault(str(path), f"{name} is stored as {stored_type}; raq knows {', '.join(_TYPES)}"))
+        found_there = _entry(path, entry, 8 + header_bytes)
+        if found_there is None:
+            what = f"{name} is stored as {entry.get('dtype') if isinstance(entry, dict) else None}"
+            faults.append(Fault(str(path), f"{what}; raq knows {', '.join(_TYPES)}"))
         else:
-            found[name] = _Stored(tuple(int(length) for length in shape), _TYPES[stored_type])
+            found[name] = found_there
     return found, faults
 
 
-def _check_index(folder: Path, stored: Mapping[str, _Stored]) -> None:
+def _entry(path: Path, entry: Any, data_start: int) -> Stored | None:
+    """A tensor's entry in a header; None if raq does not know its type, or the entry is none."""
+    match entry:
+        case {"dtype": str(kind), "shape": list(shape)} if kind in _TYPES:
+            begin, end = entry.get("data_offsets") or (0, 0)
+            lengths = tuple(int(length) for length in shape)
+            return Stored(lengths, _TYPES[kind], path, data_start + int(begin), int(end) - int(begin))
+    return None
+
+
+def _check_index(folder: Path, stored: Mapping[str, Stored]) -> None:
     """Raise InvalidInput if a shard of the index is missing."""
     path = folder / "model.safetensors.index.json"
     if not path.exists():
@@ -135,12 +192,14 @@ def _check_index(folder: Path, stored: Mapping[str, _Stored]) -> None:
     )
 
 
-def _converted(stored: Mapping[str, _Stored], architecture: str, blocks: int) -> tuple[list[Tensor], list[Fault]]:
+def _converted(
+    stored: Mapping[str, Stored], architecture: str, blocks: int
+) -> tuple[dict[str, list[Stored]], list[Fault]]:
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     number = next(known for known, name in MODEL_ARCH_NAMES.items() if name == architecture)
     translate = get_tensor_name_map(number, blocks).get_name
-    experts: dict[str, list[_Stored]] = {}
+    experts: dict[str, list[Stored]] = {}
     faults = []
     for name, one in stored.items():
         if _DROPPED.search(name):
@@ -150,10 +209,10 @@ def _converted(stored: Mapping[str, _Stored], architecture: str, blocks: int) ->
             faults.append(Fault(name, f"a name that llama.cpp's {architecture} models do not have"))
         else:
             experts.setdefault(known, []).append(one)
-    return [_tensor(name, parts) for name, parts in experts.items()], faults
+    return experts, faults
 
 
-def _tensor(name: str, parts: Sequence[_Stored]) -> Tensor:
+def _tensor(name: str, parts: Sequence[Stored]) -> Tensor:
     shape = parts[0].shape[::-1] + ((len(parts),) if len(parts) > 1 else ())
     tensor = Tensor(name, shape, parts[0].quant_type)
     return tensor if is_quantizable(tensor) else Tensor(name, shape, _TYPES["F32"])
@@ -161,8 +220,7 @@ def _tensor(name: str, parts: Sequence[_Stored]) -> Tensor:
 
 def _rope(config: Mapping[str, Any]) -> list[Tensor]:
     """The table of rotary factors that the converter computes for Llama 3.1 and similar models."""
-    scaling = config.get("rope_scaling") or {}
-    if "llama3" not in (scaling.get("rope_type"), scaling.get("type")):
+    if rope_of(config)["rope_type"] != "llama3":
         return []
     length = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     return [Tensor("rope_freqs.weight", (length // 2,), _TYPES["F32"])]

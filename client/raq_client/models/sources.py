@@ -21,18 +21,30 @@ if TYPE_CHECKING:
 def local_model(path: Path | str) -> Path:
     """The file that a path or name leads to; a model of a hub is downloaded into the hub's cache if it is not there.
 
-    A path that is no name is returned as it is. Raises InvalidInput if the name leads nowhere, or the download fails.
+    A folder of safetensors becomes a GGUF file in the user's cache; any other path is returned as it is.
+    Raises InvalidInput if the name leads nowhere, or the download fails.
     """
     text = str(path)
     if not is_model_name(text):
-        return Path(path)
+        return _file(Path(path))
     if text.startswith(OLLAMA):
         return ollama_model(text)
     if text.startswith(LM_STUDIO):
         return lm_studio_model(text)
     from raq_client.hub.download import download
 
-    return download(found_on_hub(text))
+    return _file(download(found_on_hub(text)))
+
+
+def _file(path: Path) -> Path:
+    """The path itself, or the converted model of a folder of safetensors."""
+    from raq_client.models.safetensors import is_safetensors_folder
+
+    if not is_safetensors_folder(path):
+        return path
+    from raq_client.models.convert import converted
+
+    return converted(path)
 
 
 def found_on_hub(text: str) -> "Found":

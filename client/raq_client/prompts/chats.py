@@ -102,7 +102,11 @@ def _record(record: dict[str, Any]) -> Chat | str | None:
     if "messages" in record:
         return chat_of(record)
     turns = record.get("conversations")
-    if isinstance(turns, list) and turns and all(isinstance(turn, dict) and "from" in turn for turn in turns):
+    if (
+        isinstance(turns, list)
+        and turns
+        and all(isinstance(turn, dict) and isinstance(turn.get("from"), str) for turn in turns)
+    ):
         return chat_of(
             {
                 "messages": [
@@ -115,7 +119,7 @@ def _record(record: dict[str, Any]) -> Chat | str | None:
             return _pair(record[asked], record[answered], record)
     if _are_texts(record, "instruction", "output"):
         parts = (record["instruction"], record.get("input") or "")
-        return _pair("\n".join(part for part in parts if part), record["output"], record)
+        return _pair("\n".join(str(part) for part in parts if part), record["output"], record)
     if _are_texts(record, "prompt"):
         return Chat(({"role": "user", "content": record["prompt"]},))
     return record["text"] if _are_texts(record, "text") else None

@@ -10,6 +10,7 @@ Rules
 import asyncio
 import inspect
 import time
+import traceback
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -109,6 +110,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     async with self._others.call(_peer(context)) as receiving:
                         return await _answered(handler, parts, receiving, context)
             except RaqError as error:
+                _let_go(error)
                 status: Any = rpc_status.to_status(status_of(error))
                 await context.abort(status.code, status.details, status.trailing_metadata)
 
@@ -132,6 +134,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except (RaqError, StatusError) as error:
             status: Any = rpc_status.to_status(error.status if isinstance(error, StatusError) else status_of(error))
             code = status.code.name
+            _let_go(error)
             call.notes["error"] = status.details[:500]
             await context.abort(status.code, status.details, _with_id(status.trailing_metadata, call))
         except Exception as error:  # a bug of ours: the client gets its request id only
@@ -199,6 +202,14 @@ async def _answered(handler: "Handler", parts: AsyncIterator[bytes], receiving: 
     async for answer in found:
         await context.write(answer)
     return None
+
+
+def _let_go(error: BaseException) -> None:
+    """Free what the frames of an error hold, which may be a request of megabytes.
+
+    gRPC keeps the error of a refused call, and so its frames, until the collector of cycles comes by.
+    """
+    traceback.clear_frames(error.__traceback__)
 
 
 def _decoded(handler: "Handler", content: bytes) -> Any:

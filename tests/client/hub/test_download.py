@@ -18,6 +18,7 @@ from raq_solver.errors import InvalidInput
 from support.commands import client
 from support.fake_hub import Hub, Repo
 from support.gguf_files import MODEL_4M, split_model
+from support.paths import DATA as DATA_FOLDER
 
 DATA = MODEL_4M.read_bytes()
 NAME = "hf:org/tiny"
@@ -175,6 +176,16 @@ def test_the_manifest_pins_the_commit(hub: Hub, repo: Repo, tmp_path: Path) -> N
     found = client("run", NAME, "-b", "9", "--types", "Q8_0,F16", "-o", tmp_path / "o.gguf", "--manifest", written)
     assert found.code == 0, found.err
     assert list(json.loads(written.read_text())["origins"].values()) == [f"{NAME}@{repo.sha}:tiny-F16.gguf"]
+
+
+def test_a_repository_of_safetensors_is_converted(hub: Hub, tmp_path: Path) -> None:
+    folder = DATA_FOLDER / "conversion" / "qwen3"
+    hub.repos["org/safe"] = Repo({path.name: path.read_bytes() for path in folder.iterdir()} | {"x.bin": b"x"})
+    model = open_model("hf:org/safe")
+    assert model.name == "org/safe"
+    assert model.tensors == open_model(folder).tensors
+    assert not hub.sent("x.bin")
+    assert model.path.is_relative_to(tmp_path / "cache" / "raq" / "converted")
 
 
 def sentence(name: str) -> str:

@@ -1,0 +1,170 @@
+"""The metadata of a converted model: what llama.cpp's converter writes for the architectures that raq converts.
+
+General keys (name, licence, base model, size label) and special tokens are read by gguf-py, as the converter does.
+"""
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from raq_client.files.reading import damage_named, parse_json, read_text
+from raq_client.hub.names import origin_of, parse_hub_name
+from raq_client.models.gguf_header import StoredValue, parse_header
+from raq_client.models.safetensors import CONVERTER, SafetensorsFolder, rope_of
+from raq_client.models.vocabulary import read_vocabulary
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.tensors import Tensor
+
+CAUSAL: Final = MappingProxyType(
+    {
+        "LlamaForCausalLM": "llama",
+        "MistralForCausalLM": "llama",
+        "Qwen2ForCausalLM": "qwen2",
+        "Qwen3ForCausalLM": "qwen3",
+    }
+)
+"""The class names of config.json whose weights raq converts, with llama.cpp's architecture."""
+FILE_TYPES: Final = MappingProxyType({"F32": 0, "F16": 1, "BF16": 32})
+_NEEDED: Final = ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "rms_norm_eps")
+"""Keys of config.json without which nothing is converted."""
+_NO_BOS_VOCABULARY: Final = 49152
+"""The converter's mark of Granite's small models, which SmolLM shares."""
+_CODE_VOCABULARY: Final = 32016
+"""The converter's mark of Code Llama, which has tokens for filling in."""
+
+
+def check_convertible(folder: SafetensorsFolder) -> None:
+    """Raise InvalidInput, naming llama.cpp's converter, if raq does not convert the weights of this model."""
+    config, where = folder.config, str(folder.path)
+    raise_faults(
+        [
+            Fault(str(folder.path / "config.json"), f"{key} is {config.get(key)!r}, not a number above 0")
+            for key in _NEEDED
+            if not isinstance(config.get(key), int | float) or config[key] <= 0
+        ]
+    )
+    names = config.get("architectures") or [""]
+    scaling = rope_of(config).get("rope_type", "default")
+    if CAUSAL.get(str(names[0])) != folder.architecture:
+        raise InvalidInput(Fault(where, f"is a {names[0] or 'model'} whose weights raq does not convert; {CONVERTER}"))
+    if (folder.path / "modules.json").exists() or config.get("quantization_config"):
+        raise InvalidInput(Fault(where, f"is quantized, or for embeddings, which raq does not convert; {CONVERTER}"))
+    if scaling not in {"default", "linear", "yarn", "llama3"} or config.get("vocab_size") == _CODE_VOCABULARY:
+        raise InvalidInput(Fault(where, f"has rotary factors or tokens that raq does not convert; {CONVERTER}"))
+
+
+def conversion_keys(folder: SafetensorsFolder, tensors: Sequence[Tensor], file_type: int) -> Mapping[str, StoredValue]:
+    """The metadata of the model converted to these tensors; `file_type` is llama.cpp's number.
+
+    Raises InvalidInput if the vocabulary can't be converted.
+    """
+    import gguf
+    import numpy as np
+
+    logging.getLogger("gguf").setLevel(logging.ERROR)  # remarks on how it guesses names
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "header.gguf"
+        writer = gguf.GGUFWriter(path, folder.architecture)
+        for tensor in tensors:
+            kind = gguf.GGMLQuantizationType.F32  # only shapes count here
+            writer.add_tensor_info(tensor.name, tensor.shape[::-1], np.dtype(np.float32), 4 * tensor.weights, kind)
+        with damage_named(folder.path, "a model"):
+            _general(writer, folder)
+            _architecture(writer, folder.config, folder.architecture, file_type)
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            _tokenizer(writer, folder)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        return parse_header(path.read_bytes(), str(folder.path)).metadata
+
+
+def _general(writer: Any, folder: SafetensorsFolder) -> None:
+    import gguf
+
+    total, shared, expert, count = writer.get_total_parameter_count()
+    origin = origin_of(folder.path)
+    found = gguf.Metadata.load(None, folder.path, None, total)
+    if origin is not None:  # the folder's own name is a commit there
+        found.name = parse_hub_name(origin).repo
+    found.name = found.name or folder.path.resolve().name
+    if found.size_label is None and total > 0:
+        found.size_label = gguf.size_label(total, shared, expert, count)
+    writer.add_type("model")
+    found.set_gguf_meta_model(writer)
+
+
+def _architecture(writer: Any, config: Mapping[str, Any], architecture: str, file_type: int) -> None:
+    """The keys of an architecture of dense blocks."""
+    setters = {
+        "num_hidden_layers": writer.add_block_count,
+        "max_position_embeddings": writer.add_context_length,
+        "hidden_size": writer.add_embedding_length,
+        "intermediate_size": writer.add_feed_forward_length,
+        "num_attention_heads": writer.add_head_count,
+        "num_key_value_heads": writer.add_head_count_kv,
+    }
+    for key, write in setters.items():
+        if config.get(key) is not None:
+            write(config[key])
+    _rope(writer, rope_of(config))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if config.get("head_dim") is not None:
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
+    writer.add_file_type(file_type)
+    if architecture == "llama":
+        writer.add_vocab_size(config["vocab_size"])
+        writer.add_rope_dimension_count(
+            config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        )
+
+
+def _rope(writer: Any, rope: Mapping[str, Any]) -> None:
+    import gguf
+
+    factor = rope.get("factor")
+    if rope["rope_type"] in {"linear", "yarn"} and factor is not None:
+        kind = gguf.RopeScalingType.LINEAR if rope["rope_type"] == "linear" else gguf.RopeScalingType.YARN
+        writer.add_rope_scaling_type(kind)
+        writer.add_rope_scaling_factor(factor)
+    if rope["rope_type"] == "yarn" and factor is not None:
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        further = {
+            writer.add_rope_scaling_yarn_ext_factor: rope.get("extrapolation_factor"),
+            writer.add_rope_scaling_yarn_attn_factor: rope.get("attention_factor", rope.get("attn_factor")),
+            writer.add_rope_scaling_yarn_beta_fast: rope.get("beta_fast"),
+            writer.add_rope_scaling_yarn_beta_slow: rope.get("beta_slow"),
+        }
+        for write, value in further.items():
+            if value is not None:
+                write(value)
+    if rope.get("rope_theta") is not None:
+        writer.add_rope_freq_base(rope["rope_theta"])
+
+
+def _tokenizer(writer: Any, folder: SafetensorsFolder) -> None:
+    import gguf
+
+    config = folder.config
+    found = read_vocabulary(folder.path, config.get("vocab_size"))
+    llama = folder.architecture == "llama"
+    settings = folder.path / "tokenizer_config.json"
+    if llama and settings.is_file():
+        space = parse_json(read_text(settings), settings).get("add_prefix_space")
+        if space is not None:
+            writer.add_add_space_prefix(space)
+    writer.add_tokenizer_model(found.model)
+    writer.add_tokenizer_pre(found.pre)
+    writer.add_token_list(found.tokens)
+    if found.scores is not None:
+        writer.add_token_scores(found.scores)
+    writer.add_token_types(found.types)
+    count = None if found.scores is None else len(found.tokens)
+    gguf.SpecialVocab(folder.path, load_merges=found.scores is None, n_vocab=count).add_to_gguf(writer, quiet=True)
+    if llama and config.get("vocab_size") == _NO_BOS_VOCABULARY:
+        writer.add_add_bos_token(False)  # noqa: FBT003  # gguf-py's argument
