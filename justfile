@@ -40,6 +40,10 @@ docs:
     {{python}} -m sphinx --fail-on-warning --fresh-env --quiet docs build/docs
     ! grep -rE '(src|href)="(https?:)?//[^"]+[.](js|css|woff2?)"' --include='*.html' build/docs  # readable offline
 
+# Man pages of the commands, made from their help, in a folder.
+man folder="build/man":
+    {{python}} -m sphinx -b man --fail-on-warning --quiet docs {{folder}}
+
 # The fast tests, in random order and several processes; `-p no:randomly` for the order of the files, `-n 0` for one.
 test *arguments:
     {{python}} -m pytest -n auto --maxprocesses 4 {{arguments}}
@@ -57,6 +61,10 @@ cuda-build folder:
     cmake -S bindings_native -B {{folder}} -DRAQ_CUDA=ON -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(realpath -s {{python}})"
     cmake --build {{folder}} --target _raq_native --parallel
     {{python}} .ci/cuda_import.py {{folder}}
+
+# A wheel for this machine's architecture, installed without a compiler and run; needs auditwheel and patchelf.
+wheels folder="build/wheels":
+    .ci/wheels {{python}} {{folder}}
 
 # The kernels compiled for 64-bit ARM write the same bytes, under emulation; needs a cross compiler and qemu-user.
 check-arm folder:

@@ -24,6 +24,11 @@ html_theme = "furo"
 html_title = f"raq {release}"
 html_copy_source = False
 
+man_pages = [
+    ("reference/raq-client", "raq-client", "choose the best quant type for every tensor of a GGUF model", [], 1),
+    ("reference/raq-server", "raq-server", "the solver of raq as a gRPC service", [], 1),
+]
+
 default_role = "py:obj"  # `name` in a docstring is code, and a link where the name is in the reference
 myst_heading_anchors = 3
 smartquotes = False  # quotation marks in docstrings are those of code

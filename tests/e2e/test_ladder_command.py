@@ -91,3 +91,26 @@ def test_nested_budgets_only_promote(model_path: Path, imatrix_path: Path) -> No
     assert sum(step["freed_bytes"] for step in free) > 0
     for one, other in zip(nested, free, strict=True):
         assert one["predicted_loss"] >= other["predicted_loss"] - 1e-12
+
+
+def test_a_ladder_writes_the_card_of_its_steps(
+    recipe: Path, tmp_path: Path, model_path: Path, imatrix_path: Path, data: Path
+) -> None:
+    folder = tmp_path / "out"
+    text = ("-t", data / "gsm8k.evaluation.txt", "--windows", 2, "--context", 256)
+    second = recipe.with_name("second.toml")
+    result = client(
+        "ladder", model_path, "-r", second, "-i", imatrix_path, *text, "-o", folder, "--card", "org/tiny", "--json"
+    )
+    assert result.code == 0, result.err
+    card = (folder / "README.md").read_text()
+    for step in result.json["steps"]:
+        row = next(line for line in card.splitlines() if line.startswith(f"| `{Path(step['file']).name}`"))
+        assert f"{step['kl']['value']:.5f} ± {step['kl']['error']:.5f}" in row
+        assert f"{step['bits_per_weight']:.3f}" in row
+    assert "gsm8k.evaluation.txt, " in card
+    assert str(tmp_path) not in card
+    assert (folder / "frontier.svg").read_text().count("<circle") == 2
+    again = client("ladder", model_path, "-r", second, *text, "-o", folder, "--card", "org/tiny")
+    assert again.code == 2
+    assert "README.md: exists" in again.err

@@ -5,6 +5,7 @@ What it answers follows the documented API: `/api/models/REPO[/revision/REV]`, `
 `X-Error-Code`.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -51,7 +52,11 @@ class Hub:
     address: str = ""
     store: str = ""
     uploads: dict[str, bytes] = field(default_factory=dict)
+    """Large files that were received whole, by SHA-256."""
     commits: list[dict[str, Any]] = field(default_factory=list)
+    parts: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    """Parts of large files, by SHA-256 and number."""
+    token: str = "hf_writer"
 
     def sent(self, part: str) -> list[tuple[str, str, str | None]]:
         """The requests whose path contains `part`."""
@@ -190,3 +195,95 @@ def running_hub(handler: type[_Handler] = _Handler) -> Iterator[Hub]:
             server.shutdown()
         for thread in threads:
             thread.join()
+
+
+class Writable(_Handler):
+    """A hub that takes uploads too: repositories, large files by Git LFS with multipart upload, commits as NDJSON."""
+
+    PART = 1_000_000
+
+    def do_PUT(self) -> None:
+        """A part of a large file; cut where the hub is told to."""
+        self.hub.requests.append(("PUT", self.path, None))
+        size = int(self.headers.get("Content-Length") or 0)
+        status = self.hub.fault("PUT", self.path)
+        if self.hub.cut(self.path) is not None:
+            self.rfile.read(size // 2)
+            self.close_connection = True
+            self.connection.close()
+            return
+        data = self.rfile.read(size)
+        self.tokens()
+        if status is not None:
+            self.send(status, b"", {})
+            return
+        _, _, oid, part = self.path.split("/")
+        self.hub.parts[oid, int(part)] = data
+        self.send(200, b"", {"ETag": f'"{_sha256(data)}"'})
+
+    def upload(self, path: str, body: bytes) -> None:
+        given = self.headers.get("Authorization")
+        if path == "/api/validate-yaml":
+            self.send_json({"errors": [], "warnings": []})
+        elif found := re.fullmatch(r"/lfs/complete/([0-9a-f]{64})", path):  # comes without token
+            self.complete(found[1], json.loads(body))
+        elif given != f"Bearer {self.hub.token}":
+            self.send(401, b"", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif path == "/api/repos/create":
+            self.create(json.loads(body))
+        elif found := re.fullmatch(r"/api/models/(.+)/preupload/main", path):
+            self.send_json({"files": [self.mode(found[1], one) for one in json.loads(body)["files"]]})
+        elif found := re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", path):
+            self.send_json(
+                {"transfer": "multipart", "objects": [self.action(one) for one in json.loads(body)["objects"]]}
+            )
+        elif found := re.fullmatch(r"/api/models/(.+)/commit/main", path):
+            self.commit(found[1], [json.loads(line) for line in body.splitlines()])
+        else:
+            super().upload(path, body)
+
+    def create(self, wanted: dict[str, Any]) -> None:
+        name = f"{wanted['organization']}/{wanted['name']}"
+        there = name in self.hub.repos
+        self.hub.repos.setdefault(name, Repo({}))
+        self.send(409 if there else 200, json.dumps({"url": f"{self.hub.address}/{name}"}).encode(), {})
+
+    def mode(self, repo: str, file: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "path": file["path"],
+            "uploadMode": "lfs" if file["size"] >= LARGE else "regular",
+            "shouldIgnore": False,
+        }
+
+    def action(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        oid, size = wanted["oid"], wanted["size"]
+        if oid in self.hub.uploads:
+            return {"oid": oid, "size": size}
+        count = -(-size // self.PART)
+        parts = {str(number): f"{self.hub.store}/part/{oid}/{number}" for number in range(1, count + 1)}
+        href = f"{self.hub.address}/lfs/complete/{oid}"
+        return {
+            "oid": oid,
+            "size": size,
+            "actions": {"upload": {"href": href, "header": {"chunk_size": str(self.PART)} | parts}},
+        }
+
+    def complete(self, oid: str, said: dict[str, Any]) -> None:
+        numbers = [part["partNumber"] for part in said["parts"]]
+        data = b"".join(self.hub.parts[oid, number] for number in numbers)
+        if _sha256(data) != oid:
+            self.send(400, b"", {"X-Error-Message": "other bytes than announced"})
+            return
+        self.hub.uploads[oid] = data
+        self.send_json({})
+
+    def commit(self, name: str, lines: list[dict[str, Any]]) -> None:
+        repo = self.hub.repos[name]
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                repo.files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                repo.files[value["path"]] = self.hub.uploads[value["oid"]]
+        self.hub.commits.append({"repo": name, "message": lines[0]["value"]["summary"]})
+        self.send_json({"commitUrl": f"{self.hub.address}/{name}/commit/{repo.sha}", "commitOid": repo.sha})

@@ -1,4 +1,11 @@
-"""File names as text: systems allow bytes in names that are not valid UTF-8."""
+"""File names as text: systems allow bytes in names that are not valid UTF-8, and folders are nobody else's business."""
+
+import re
+from typing import Final
+
+_SEGMENT: Final = r"[^/\\\s:=\"',;+×|<>]+(?: [^/\\\s:=\"',;+×|<>]+)*"
+_FOLDERS: Final = re.compile(rf"(?<![\w:/\\.~-])(?:~[\w.-]*|\.\.|[A-Za-z]:)?[/\\](?:{_SEGMENT}[/\\])*")
+"""The folders of an absolute path, of one under a home folder, or of one that leaves the folder it starts from."""
 
 
 def readable(name: str) -> str:
@@ -17,3 +24,14 @@ def is_model_name(text: str) -> bool:
     (True, False)
     """
     return text.startswith(("hf:", "ollama:", "lmstudio:"))
+
+
+def without_folders(text: str) -> str:
+    r"""The text with the file's name alone in place of every path that is not below the current folder.
+
+    >>> without_folders("2 × /home/me/my models/a.gguf + data/b.gguf"), without_folders("--text=math=../c.txt")
+    ('2 × a.gguf + data/b.gguf', '--text=math=c.txt')
+    >>> without_folders("https://example.org/x"), without_folders("hf:org/repo"), without_folders("C:\\me\\a.gguf")
+    ('https://example.org/x', 'hf:org/repo', 'a.gguf')
+    """
+    return _FOLDERS.sub("", text)

@@ -45,7 +45,7 @@ def hub_faults(where: str) -> Iterator[None]:
         yield
     except InvalidInput:
         raise
-    except (HTTPError, errors.HFValidationError, errors.FileMetadataError, OSError, ValueError) as error:
+    except (HTTPError, errors.HFValidationError, errors.FileMetadataError, OSError, ValueError, RuntimeError) as error:
         raise InvalidInput(Fault(where, _sentence(error))) from error
 
 
@@ -88,9 +88,9 @@ def _answered(status: int) -> str:
 
 
 def _root(error: Exception) -> BaseException:
-    """The error behind errors that only say that nothing is in the cache either."""
+    """The error behind errors that only say that nothing is in the cache either, or which file was being uploaded."""
     found: BaseException = error
-    while isinstance(found, errors.LocalEntryNotFoundError) and found.__cause__ is not None:
+    while isinstance(found, errors.LocalEntryNotFoundError | RuntimeError) and found.__cause__ is not None:
         found = found.__cause__
     return found
 

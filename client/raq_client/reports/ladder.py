@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from raq_client.refinement.ladder import Rung, StepResult
+from raq_client.reports.plain import plain
 from raq_client.reports.tables import Column, Table
 
 
@@ -57,13 +58,16 @@ def _rung_dict(rung: Rung) -> dict[str, Any]:
 def _measured_dict(one: StepResult | None) -> dict[str, Any]:
     if one is None:
         return {}
-    kl, agreement = one.summary.kl, one.summary.top1_agreement
+    kl, agreement, ratio = one.summary.kl, one.summary.top1_agreement, one.summary.ratio
     found: dict[str, Any] = {
         "file": str(one.path),
         "kl": {"value": kl.value, "error": kl.error},
+        "kl_quantiles": plain(one.summary.kl_quantiles),
         "perplexity": one.summary.perplexity.value,
+        "ratio": {"value": ratio.value, "error": ratio.error},
         "top1_agreement": {"value": agreement.value, "error": agreement.error},
         "tokens": one.summary.tokens,
+        "windows": one.summary.windows,
     }
     if one.step is not None:
         kl_step = one.step.kl
