@@ -4,6 +4,7 @@ A sequence is evaluated alone from an empty cache, so an answer does not depend 
 """
 
 import ctypes
+import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
@@ -60,6 +61,20 @@ class Generator:
             if ends:
                 return text[: min(ends)]
         return written.decode(errors="replace")
+
+    def seconds(self, prompt: Int32[np.ndarray, " tokens"], answer: int) -> tuple[float, float]:
+        """Seconds to evaluate a prompt from an empty cache, and then `answer` tokens, each after the one before.
+
+        Tokens that end an answer do not end this one. Raises InvalidInput if libllama fails.
+        """
+        assert len(prompt) + answer <= self.length, "prompt and answer fit the context"
+        self._calls.llama_memory_clear(self._calls.llama_get_memory(self._handle), CLEAR_DATA)
+        began = time.perf_counter()
+        token = self._next(prompt, 0)
+        answered = time.perf_counter()
+        for position in range(len(prompt), len(prompt) + answer):
+            token = self._next(np.array([token], np.int32), position)
+        return answered - began, time.perf_counter() - answered
 
     def _tokens(self, prompt: Int32[np.ndarray, " tokens"], most: int) -> Iterator[int]:
         self._calls.llama_memory_clear(self._calls.llama_get_memory(self._handle), CLEAR_DATA)

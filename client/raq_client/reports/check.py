@@ -8,6 +8,7 @@ from rich.text import Text
 
 from raq_client.evaluation.comparison import Comparison, Difference
 from raq_client.evaluation.report import CheckReport, Summary
+from raq_client.evaluation.speed import Speed
 from raq_client.evaluation.statistics import Estimate
 from raq_client.reports.tables import Cell, Column, Field, Table, table_of
 from raq_client.reports.words import dim, worded
@@ -31,6 +32,22 @@ def check_table(report: CheckReport) -> RenderableType:
         found = (_with_error(summary.kl_by_position[part].kl, digits=6) for summary in columns.values())
         rows.append([dim(title), *found])
     return Table([Column(), *(Column(_short(name), figures=True) for name in columns)], rows)
+
+
+def speed_table(speeds: Sequence[Speed]) -> RenderableType:
+    """Tokens a second of some models: the median run, and the slowest and the fastest."""
+    first = speeds[0]
+    titles = (f"prompt of {first.prompt_tokens}", f"answer of {first.answer_tokens}")
+    columns = [Column("tokens a second"), *(Column(title, figures=True) for title in titles)]
+    rows = [
+        (one.name, _with_spread(one.prompt, one.prompt_spread), _with_spread(one.answer, one.answer_spread))
+        for one in speeds
+    ]
+    return Table(columns, rows)
+
+
+def _with_spread(value: float, spread: tuple[float, float]) -> str:
+    return f"{value:.1f} ({spread[0]:.1f} to {spread[1]:.1f})"
 
 
 def _with_error(estimate: Estimate, scale: float = 1, digits: int = 4) -> str:

@@ -3,7 +3,7 @@
 import math
 from xml.etree import ElementTree as ET
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raq_client.publishing.picture import FRAME, Box, Mark, draw, place
@@ -20,10 +20,11 @@ MARKS = st.lists(
         is_mixture=st.booleans(),
     ),
     min_size=1,
-    max_size=14,
+    max_size=10,
 )
 
 
+@settings(max_examples=25)
 @given(MARKS)
 def test_labels_never_overlap(marks: list[Mark]) -> None:
     across = linear([mark.bits for mark in marks])
@@ -36,6 +37,7 @@ def test_labels_never_overlap(marks: list[Mark]) -> None:
         assert not any(label.meets(other) for other in (*labels[:index], *points))
 
 
+@settings(max_examples=25)
 @given(MARKS)
 def test_every_mark_is_drawn_in_the_frame(marks: list[Mark]) -> None:
     root = ET.fromstring(draw(marks))
@@ -48,6 +50,7 @@ def test_every_mark_is_drawn_in_the_frame(marks: list[Mark]) -> None:
         assert FRAME.y <= float(circle.attrib["cy"]) <= FRAME.y + FRAME.height
 
 
+@settings(max_examples=25)
 @given(MARKS)
 def test_axes_have_ticks_and_keep_the_order(marks: list[Mark]) -> None:
     for axis, values in (
