@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from raq_client.publishing.release import Release
@@ -114,9 +115,11 @@ class Axis:
 
 
 def place(marks: Sequence[Mark], across: Axis, up: Axis) -> tuple[Placed, ...]:
-    """The marks as points, each with a label beside it that covers no other label and no point."""
+    """The marks as points, each with a label beside it that covers no other label, no point and no line."""
     points = [(across.pixel(mark.bits), up.pixel(mark.kl)) for mark in marks]
     taken = [Box(x - _RADIUS, y - _RADIUS, 2 * _RADIUS, 2 * _RADIUS) for x, y in points]
+    files = sorted(point for mark, point in zip(marks, points, strict=True) if not mark.is_mixture)
+    taken += [box for start, end in pairwise(files) for box in _along(start, end)]
     placed = []
     for mark, (x, y) in zip(marks, points, strict=True):
         label = next((box for box in _places(x, y, len(mark.name)) if _is_free(box, taken)), None)
@@ -124,6 +127,16 @@ def place(marks: Sequence[Mark], across: Axis, up: Axis) -> tuple[Placed, ...]:
         low, high = _bar(mark)
         placed.append(Placed(mark, x, y, up.pixel(low), up.pixel(high), label))
     return tuple(placed)
+
+
+def _along(start: tuple[float, float], end: tuple[float, float]) -> Iterator[Box]:
+    """Boxes of a few pixels that cover a line."""
+    (x, y), (across, down) = start, (end[0] - start[0], end[1] - start[1])
+    steps = max(1, math.ceil(max(abs(across), abs(down)) / _RADIUS))
+    width, height = abs(across) / steps, abs(down) / steps
+    for step in range(steps):
+        at = (step + 0.5) / steps
+        yield Box(x + at * across - width / 2 - 1, y + at * down - height / 2 - 1, width + 2, height + 2)
 
 
 def _is_free(box: Box, taken: Sequence[Box]) -> bool:
