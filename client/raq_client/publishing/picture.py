@@ -161,22 +161,25 @@ def _bar(mark: Mark) -> tuple[float, float]:
 def _linear(values: Sequence[float]) -> Axis:
     room = max(0.08 * (max(values) - min(values)), 0.1)
     low, high = min(values) - room, max(values) + room
-    steps = (step * 10.0**power for power in range(-4, 4) for step in _STEPS)
-    step = next(step for step in steps if (high - low) / step <= _MOST_TICKS)
-    first, last = math.ceil(low / step), math.floor(high / step)
-    ticks = tuple(round(number * step, 6) for number in range(first, last + 1))
-    return Axis(low, high, FRAME.x, FRAME.x + FRAME.width, logarithmic=False, ticks=ticks)
+    return Axis(low, high, FRAME.x, FRAME.x + FRAME.width, logarithmic=False, ticks=_even(low, high))
 
 
 def _logarithmic(values: Sequence[float]) -> Axis:
     room = max(0.08 * (math.log(max(values)) - math.log(min(values))), 0.1)
     low, high = math.log(min(values)) - room, math.log(max(values)) + room
     powers = range(math.floor(low / math.log(10)), math.ceil(high / math.log(10)) + 1)
-    candidates = [step * 10.0**power for power in powers for step in _STEPS]
-    ticks = [value for value in candidates if low <= math.log(value) <= high]
+    ticks = [step * 10.0**power for power in powers for step in _STEPS]
+    ticks = [value for value in ticks if low <= math.log(value) <= high]
     if len(ticks) > _MOST_TICKS:
         ticks = [value for value in ticks if f"{value:e}".startswith("1.0")]
-    if len(ticks) < 2:  # a range within one step of 1, 2, 5: its ends, to two digits
-        ticks = sorted({float(f"{math.exp(end):.2g}") for end in (low, high)} | set(ticks))
-        ticks = [value for value in ticks if low <= math.log(value) <= high]
-    return Axis(low, high, FRAME.y + FRAME.height, FRAME.y, logarithmic=True, ticks=tuple(ticks))
+    found = tuple(ticks) if len(ticks) > 1 else _even(math.exp(low), math.exp(high))
+    return Axis(low, high, FRAME.y + FRAME.height, FRAME.y, logarithmic=True, ticks=found)
+
+
+def _even(low: float, high: float) -> tuple[float, ...]:
+    """Round numbers at equal distances between two ends, at least two and at most _MOST_TICKS + 1."""
+    power = math.floor(math.log10((high - low) / _MOST_TICKS))
+    steps = (step * 10.0**each for each in (power, power + 1) for step in _STEPS)
+    step = next(step for step in steps if (high - low) / step <= _MOST_TICKS)
+    numbers = range(math.ceil(low / step), math.floor(high / step) + 1)
+    return tuple(float(f"{number * step:.10g}") for number in numbers)
