@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 
 from raq_client.benchmarks.corpus import chat_of_row, plain_text
 from raq_client.benchmarks.grading import is_right
+from raq_client.benchmarks.lock import checked_rows, locked_entries
 from raq_client.benchmarks.paired import Paired, paired
-from raq_client.benchmarks.registry import Form
+from raq_client.benchmarks.registry import Form, Registry
 from raq_client.benchmarks.rows import Row
 from raq_client.engine import loading
 from raq_client.engine.tokenizer import vocabulary_of
@@ -65,6 +66,21 @@ class Run(BaseModel):
     templated: bool
     most_tokens: int
     benchmarks: dict[str, Part]
+
+
+def tasks_of(
+    names: Sequence[str], registry: Registry, lock: Path, folder: Path, *, limit: int | None = None, run_code: bool
+) -> dict[str, Task]:
+    """The locked benchmarks that these names stand for, the first `limit` rows of each, as tasks.
+
+    Raises InvalidInput as `locked_entries` and `checked_rows` do, and for benchmarks of code unless `run_code`.
+    """
+    entries = locked_entries(lock, registry.select(names))
+    rows = checked_rows(entries, folder)
+    forms = {name: registry.benchmarks[name].form for name in entries}
+    what = "is graded by running code that the models write; allow that with --run-code, in a recipe run_code = true"
+    raise_faults([Fault(name, what) for name, form in forms.items() if form == "humaneval" and not run_code])
+    return {name: Task(forms[name], tuple(rows[name][:limit]), entry.content_sha256) for name, entry in entries.items()}
 
 
 def answered(

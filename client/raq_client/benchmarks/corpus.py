@@ -7,12 +7,20 @@ Rules
   its size and all rows are used. What is left out is counted.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from raq_client.benchmarks.lock import checked_rows, locked_entries
+from raq_client.benchmarks.registry import Registry
 from raq_client.benchmarks.rows import Row
 from raq_client.prompts.chats import Chat
-from raq_solver.errors import Fault, raise_faults
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+
+if TYPE_CHECKING:
+    from raq_client.prompts.template import ChatTemplate
 
 
 @dataclass(frozen=True)
@@ -76,3 +84,70 @@ def plain_text(row: Row, *, answers: bool) -> str:
     if row.entry_point:
         return row.question + (row.answer if answers else "")
     return f"Question: {row.question}\nAnswer:" + (f" {row.answer}" if answers else "")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text made of benchmarks, its mix, and as plain data what it is made of, with the lock's entries."""
+
+    text: bytes
+    mix: Mix
+    provenance: Mapping[str, Any]
+
+
+def make_corpus(
+    weights: Mapping[str, float | None],
+    lock: Path,
+    folder: Path,
+    *,
+    template: "ChatTemplate | None" = None,
+    answers: bool = True,
+    cap: int | None = None,
+) -> Corpus:
+    """The locked rows of these benchmarks in the mix of their weights, as `mixed` orders them.
+
+    With a template each row is a chat, to be tokenized with special tokens; else rows are separated by empty lines.
+    Raises InvalidInput for what the lock lacks, and for rows that are missing or have drifted from it.
+    """
+    entries = locked_entries(lock, weights)
+    rows = checked_rows(entries, folder)
+
+    def text(row: Row) -> str:
+        return (
+            plain_text(row, answers=answers) if template is None else template.render(chat_of_row(row, answers=answers))
+        )
+
+    stated = {name: weight for name, weight in weights.items() if weight is not None} or None
+    mix = mixed(rows, stated, cap, lambda row: len(text(row).encode("utf-8", "replace")))
+    texts = [text(row) for _, row in mix.rows]
+    data = ("\n\n".join(texts) + "\n" if template is None else template.join(texts)).encode("utf-8", "replace")
+    provenance = {
+        "corpus_sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+        "answers": answers,
+        "cap": cap,
+        "weights": stated,
+        "template_sha256": template and hashlib.sha256(template.source.encode()).hexdigest(),
+        **mix.counts(),
+        "lock": {name: entry.model_dump() for name, entry in entries.items()},
+    }
+    return Corpus(data, mix, provenance)
+
+
+def weights_of(names: Sequence[str], registry: Registry) -> dict[str, float | None]:
+    """Weights by benchmark from NAME or NAME:WEIGHT, that of a bundle shared by its members; None where none is given.
+
+    Raises InvalidInput for unknown names, for weights that are no numbers, and if only some have weights.
+    """
+    found: dict[str, float | None] = {}
+    for text in names:
+        name, colon, number = text.partition(":")
+        try:
+            weight = float(number) if colon else None
+        except ValueError as error:
+            raise InvalidInput(Fault(text, f"{number!r} is no weight")) from error
+        keys = registry.select([name])
+        found |= {key: None if weight is None else weight / len(keys) for key in keys}
+    if len({weight is None for weight in found.values()}) > 1:
+        raise InvalidInput(Fault("NAME:WEIGHT", "give all of them weights, or none"))
+    return found

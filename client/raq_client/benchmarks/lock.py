@@ -7,7 +7,7 @@ Rules
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -19,7 +19,7 @@ from raq_client.benchmarks.rows import NORMALISER, Row, canonical_text, content_
 from raq_client.benchmarks.sources import get_file
 from raq_client.files.atomic_file import atomic_file
 from raq_client.files.user_files import read_user_file
-from raq_solver.errors import Fault, InvalidInput
+from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 _FORMAT: Final = "raq-benchmarks-1"
 
@@ -96,7 +96,7 @@ def check_drift(name: str, locked: Entry, found: Entry) -> None:
 
 def store(name: str, fetched: Fetched, folder: Path) -> Path:
     """Write the rows of a benchmark into a folder."""
-    path = _rows_file(name, folder)
+    path = rows_file(name, folder)
     with atomic_file(path, force=True, needed=len(fetched.text)) as file:
         file.write(fetched.text)
     return path
@@ -107,7 +107,7 @@ def locked_rows(name: str, locked: Entry, folder: Path) -> list[Row]:
 
     Raises InvalidInput if there are none, if they differ, or if the lock is of another version of raq's forms.
     """
-    path = _rows_file(name, folder)
+    path = rows_file(name, folder)
     if locked.normaliser != NORMALISER:
         what = f"was locked by version {locked.normaliser} of raq's forms, this is {NORMALISER}; lock it again"
         raise InvalidInput(Fault(name, what))
@@ -126,5 +126,27 @@ def locked_rows(name: str, locked: Entry, folder: Path) -> list[Row]:
     return rows
 
 
-def _rows_file(name: str, folder: Path) -> Path:
+def locked_entries(lock: Path, names: Iterable[str]) -> dict[str, Entry]:
+    """The lock's entries of these benchmarks. Raises InvalidInput for those that it lacks."""
+    entries, wanted = read_lock(lock), tuple(names)
+    what = f"is not in {lock}; pin it with bench lock"
+    raise_faults([Fault(name, f"{what} {name}") for name in wanted if name not in entries])
+    return {name: entries[name] for name in wanted}
+
+
+def checked_rows(entries: Mapping[str, Entry], folder: Path) -> dict[str, list[Row]]:
+    """The stored rows of all. Raises InvalidInput with the faults of all, as `locked_rows` does."""
+    found: dict[str, list[Row]] = {}
+    faults: list[Fault] = []
+    for name, entry in entries.items():
+        try:
+            found[name] = locked_rows(name, entry, folder)
+        except InvalidInput as error:
+            faults += error.faults
+    raise_faults(faults)
+    return found
+
+
+def rows_file(name: str, folder: Path) -> Path:
+    """Where the rows of a benchmark are kept in a folder."""
     return folder / f"{name}.jsonl"

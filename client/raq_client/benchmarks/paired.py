@@ -67,6 +67,18 @@ class Paired:
         reach = float(norm.ppf(POWER)) * math.sqrt(max(discordant - difference**2, 0.0))
         return math.ceil((beyond + reach) ** 2 / difference**2)
 
+    def as_data(self) -> dict[str, int | float | None]:
+        """Counts, p-value and items needed, as plain data."""
+        return {
+            "items": self.items,
+            "right_a": self.right_a,
+            "right_b": self.right_b,
+            "only_a": self.only_a,
+            "only_b": self.only_b,
+            "p_value": self.p_value(),
+            "items_needed": self.items_needed(),
+        }
+
 
 def paired(right_a: list[bool], right_b: list[bool]) -> Paired:
     """Counts from the results on the same items in the same order."""

@@ -1,20 +1,17 @@
 """`raq-client bench`: benchmarks listed, fetched, locked, verified and made into calibration text."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, say
 from raq_client.cli.written import check_written
-from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
     from raq_client.benchmarks.lock import Entry
-    from raq_client.benchmarks.rows import Row
 
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Benchmarks, bundles or domains.")]
 WeightedNames = Annotated[
@@ -92,7 +89,7 @@ def fetch_benchmarks(
 
     Example: raq-client bench fetch gsm8k --lock raq-bench.lock.json
     """
-    from raq_client.benchmarks.lock import check_drift, fetch, store
+    from raq_client.benchmarks.lock import check_drift, fetch, locked_entries, store
     from raq_client.benchmarks.registry import read_registry
 
     known = read_registry(registry)
@@ -118,7 +115,7 @@ def verify(
 
     Example: raq-client bench verify
     """
-    from raq_client.benchmarks.lock import read_lock
+    from raq_client.benchmarks.lock import checked_rows, locked_entries, read_lock
 
     entries = locked_entries(lock, tuple(names)) if names else read_lock(lock)
     checked_rows(entries, folder)
@@ -153,46 +150,27 @@ def corpus(
 
     Example: raq-client bench corpus gsm8k:3 humaneval:1 --model model-f16.gguf -o corpus.txt
     """
-    from raq_client.benchmarks.corpus import chat_of_row, mixed, plain_text
+    from raq_client.benchmarks.corpus import make_corpus, weights_of
     from raq_client.benchmarks.registry import read_registry
     from raq_client.files.atomic_file import atomic_file
     from raq_client.prompts.template import require_template
 
     provenance = output.with_name(f"{output.name}.json")
     check_written(called, {"output": output, "provenance": provenance}, force=force)
-    weights = _weights(names, read_registry(registry).select)
-    entries = locked_entries(lock, tuple(weights))
-    rows = checked_rows(entries, folder)
+    weights = weights_of(names, read_registry(registry))
     template = None if model is None else require_template(model, libllama)
-
-    def text(row: "Row") -> str:
-        return (
-            plain_text(row, answers=answers) if template is None else template.render(chat_of_row(row, answers=answers))
-        )
-
-    mix = mixed(rows, _stated(weights), cap, lambda row: len(text(row).encode("utf-8", "replace")))
-    texts = [text(row) for _, row in mix.rows]
-    data = ("\n\n".join(texts) + "\n" if template is None else template.join(texts)).encode("utf-8", "replace")
-    made = {
-        "corpus_sha256": hashlib.sha256(data).hexdigest(),
-        "bytes": len(data),
-        "answers": answers,
-        "cap": cap,
-        "weights": _stated(weights),
-        "template_sha256": template and hashlib.sha256(template.source.encode()).hexdigest(),
-        **mix.counts(),
-        "lock": {name: entry.model_dump() for name, entry in entries.items()},
-    }
-    with atomic_file(output, force=force, needed=len(data)) as file:
-        file.write(data)
+    made = make_corpus(weights, lock, folder, template=template, answers=answers, cap=cap)
+    with atomic_file(output, force=force, needed=len(made.text)) as file:
+        file.write(made.text)
     with atomic_file(provenance, force=force) as file:
-        file.write(json.dumps(made, indent=1, ensure_ascii=False).encode() + b"\n")
+        file.write(json.dumps(made.provenance, indent=1, ensure_ascii=False).encode() + b"\n")
     if as_json:
-        print_json({"output": str(output), **made})
+        print_json({"output": str(output), **made.provenance})
     else:
+        mix = made.mix
         for name in mix.used:
             say(f"{name}: {mix.used[name]} rows, {mix.sizes[name]:,} bytes; {mix.left_out[name]} rows left out")
-        say(f"{output}: {len(texts)} rows, {len(data):,} bytes")
+        say(f"{output}: {len(mix.rows)} rows, {len(made.text):,} bytes")
 
 
 def _show(entries: "dict[str, Entry]", how: str, *, as_json: bool) -> None:
@@ -201,50 +179,3 @@ def _show(entries: "dict[str, Entry]", how: str, *, as_json: bool) -> None:
     else:
         for name, entry in entries.items():
             say(f"{name}: {entry.rows} rows, {how} ({entry.source} {entry.revision})")
-
-
-def locked_entries(lock: Path, names: tuple[str, ...]) -> "dict[str, Entry]":
-    """The lock's entries of these benchmarks. Raises InvalidInput for those that it lacks."""
-    from raq_client.benchmarks.lock import read_lock
-
-    entries = read_lock(lock)
-    raise_faults(
-        [Fault(name, f"is not in {lock}; pin it with bench lock {name}") for name in names if name not in entries]
-    )
-    return {name: entries[name] for name in names}
-
-
-def checked_rows(entries: "dict[str, Entry]", folder: Path) -> "dict[str, list[Row]]":
-    """The rows of all, checked. Raises InvalidInput with the faults of all."""
-    from raq_client.benchmarks.lock import locked_rows
-
-    found: dict[str, list[Row]] = {}
-    faults: list[Fault] = []
-    for name, entry in entries.items():
-        try:
-            found[name] = locked_rows(name, entry, folder)
-        except InvalidInput as error:
-            faults += error.faults
-    raise_faults(faults)
-    return found
-
-
-def _weights(names: list[str], select: Any) -> dict[str, float | None]:
-    """Weights by benchmark; None where none are given. Raises InvalidInput if only some are."""
-    found: dict[str, float | None] = {}
-    for text in names:
-        name, colon, number = text.partition(":")
-        try:
-            weight = float(number) if colon else None
-        except ValueError as error:
-            raise InvalidInput(Fault(text, f"{number!r} is no weight")) from error
-        keys = select([name])
-        found |= {key: None if weight is None else weight / len(keys) for key in keys}
-    if len({weight is None for weight in found.values()}) > 1:
-        raise InvalidInput(Fault("NAME:WEIGHT", "give all of them weights, or none"))
-    return found
-
-
-def _stated(weights: dict[str, float | None]) -> dict[str, float] | None:
-    stated = {name: weight for name, weight in weights.items() if weight is not None}
-    return stated or None
