@@ -9,9 +9,9 @@ from raq._html import facts
 from raq.model import Model
 from raq_client import pipeline
 from raq_client.engine import DEFAULT_CONTEXT
-from raq_client.engine.texts import read_texts
 from raq_client.evaluation.report import CheckReport
 from raq_client.progress import Progress
+from raq_client.prompts.texts import read_texts_for
 from raq_solver.errors import Fault, InvalidInput
 
 
@@ -84,7 +84,7 @@ def check(
     measured = pipeline.measure(
         path,
         Path(candidate),
-        read_texts([Path(text) for text in texts]),
+        read_texts_for(path, [Path(text) for text in texts]),
         context=context,
         windows=windows,
         threads=threads,

@@ -10,6 +10,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -51,3 +53,20 @@ def bytes_stage(progress: Progress | None, name: str, total: int) -> Callable[[s
             progress(Step(name, done, total))
 
     return advance
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, to the precision that one plans by.
+
+    >>> [duration(value) for value in (0.3, 59.4, 125, 5000, 200000)]
+    ['1 s', '59 s', '2 min', '1 h 23 min', '2 d 7 h']
+    """
+    if seconds < 1.5 * _MINUTE:
+        return f"{max(1, round(seconds))} s"
+    if seconds < _HOUR:
+        return f"{round(seconds / _MINUTE)} min"
+    if seconds < _DAY:
+        hours, minutes = divmod(round(seconds / _MINUTE), 60)
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(int(seconds // _HOUR), 24)
+    return f"{days} d {hours} h"

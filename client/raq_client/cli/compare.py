@@ -35,9 +35,9 @@ def compare(
 
     Example: raq-client compare RA3.gguf RA4.gguf --model model-f16.gguf --text held-out.txt
     """
-    from raq_client.engine.texts import read_texts
     from raq_client.evaluation.comparison import compare_all
     from raq_client.evaluation.perplexity import measure
+    from raq_client.prompts.texts import read_texts_for
     from raq_client.reports.check import comparison_report
 
     settings = read_settings(Path.cwd())
@@ -47,7 +47,7 @@ def compare(
         faults.append(Fault("", "no original to compare with: name it with --model, or in raq.toml"))
     if faults or original is None:
         raise InvalidInput(faults)
-    texts = read_texts(text or list(settings.text))
+    texts = read_texts_for(original, text or list(settings.text), library=libllama)
     found = []
     for candidate in candidates:
         with progress_bar(candidate.name[:22]) as report:

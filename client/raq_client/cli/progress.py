@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from raq_client.cli import events
 from raq_client.cli.console import ERR, Report, is_quiet, say
+from raq_client.progress import duration
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -20,7 +21,6 @@ SECONDS_BETWEEN_LINES: Final = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 MOST_COUNTED: Final = 100_000
 """Totals up to which units are shown beside the percentage; larger ones are bytes or weights."""
-MINUTE, HOUR, DAY = 60, 3600, 86400
 
 Clock = Callable[[], float]
 """Seconds since some moment."""
@@ -86,23 +86,6 @@ class Pace:
     def end_line(self, title: str) -> str:
         """Title and the time that all of it took."""
         return f"{title}: done in {duration(self._clock() - self._opened)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, to the precision that one plans by.
-
-    >>> [duration(value) for value in (0.3, 59.4, 125, 5000, 200000)]
-    ['1 s', '59 s', '2 min', '1 h 23 min', '2 d 7 h']
-    """
-    if seconds < 1.5 * MINUTE:
-        return f"{max(1, round(seconds))} s"
-    if seconds < HOUR:
-        return f"{round(seconds / MINUTE)} min"
-    if seconds < DAY:
-        hours, minutes = divmod(round(seconds / MINUTE), 60)
-        return f"{hours} h {minutes} min"
-    days, hours = divmod(int(seconds // HOUR), 24)
-    return f"{days} d {hours} h"
 
 
 class LogLines:

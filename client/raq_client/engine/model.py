@@ -151,13 +151,14 @@ def load(
         raise InvalidInput(Fault("context", f"must be at least {SMALLEST_CONTEXT} tokens, not {context}"))
     model = _load_model(open_library(library), path, editable=editable)
     try:
-        return Engine(model, context, threads or _usable_cores(), editable=editable)
+        return Engine(model, context, threads or usable_cores(), editable=editable)
     except BaseException:
         model.library.calls.llama_model_free(model.handle)
         raise
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # Linux: respects taskset and containers
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

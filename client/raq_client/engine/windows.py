@@ -1,5 +1,6 @@
 """Split texts into windows of tokens as llama-perplexity does (tools/perplexity of llama.cpp)."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,10 @@ class Text:
     content: str
     domain: str = ""
     special: bool = False
+
+    def digest(self) -> bytes:
+        """The SHA-256 of what its tokens depend on, the tokenizer aside."""
+        return hashlib.sha256(self.content.encode() + b"\0special" * self.special).digest()
 
 
 def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list[Int32[np.ndarray, "windows context"]]:

@@ -201,6 +201,6 @@ def _key(setup: TrialSetup, probe: QuantType) -> str:
         kernels_digest(),
         probe.name,
         f"{setup.windows} x {setup.context}",
-        *(hashlib.sha256(text.content.encode()).hexdigest() for text in setup.texts),
+        *(text.digest().hex() for text in setup.texts),
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
