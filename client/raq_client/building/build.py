@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raq_client.benchmarks.answers import Task
+from raq_client.benchmarks.paired import Paired
+from raq_client.building.benchmarks import compared_on, recipe_tasks
 from raq_client.building.inputs import Prepared, input_files, prepare
 from raq_client.building.resolve import Resolved, resolve
 from raq_client.building.workshop import Workshop
-from raq_client.engine.texts import read_texts
 from raq_client.files.lock import output_lock
 from raq_client.files.output_checks import check_output
 from raq_client.models.model_file import open_model
 from raq_client.models.writer import WrittenModel
 from raq_client.progress import Notes, Progress, bytes_stage, silent, stage
+from raq_client.prompts.texts import read_texts_for
 from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.quantize import quantize_model
 from raq_client.quantizing.tensor_store import KeptTensors
@@ -48,7 +51,11 @@ class HowToBuild:
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A finished build. `reused` and `quantized` are the names of tensors; `seconds` is by stage."""
+    """A finished build.
+
+    `reused` and `quantized` are the names of tensors, `seconds` is by stage; `benchmarks` are the answers of the
+    original (A) and the file (B), by benchmark.
+    """
 
     resolved: Resolved
     written: WrittenModel
@@ -56,6 +63,7 @@ class Built:
     quantized: tuple[str, ...]
     check: "CheckReport | None"
     seconds: Mapping[str, float]
+    benchmarks: Mapping[str, Paired]
 
     @property
     def too_far(self) -> str | None:
@@ -99,6 +107,7 @@ def build(
     """
     watch, target = Stopwatch(), recipe.output.file
     check_targets(recipe, force=how.force)
+    tasks = recipe_tasks(recipe)
     with output_lock(target):
         with watch.stage("inputs and importance"):
             prepared = prepare(recipe, how.workshop, threads=how.threads, progress=progress, notes=notes)
@@ -111,7 +120,9 @@ def build(
             written = write_resolved(resolved, target, how, kept if how.reuse else None, progress=progress)
         with watch.stage("check"):
             report = _checked(prepared, target, how.threads, progress)
-    return Built(resolved, written, tuple(kept.reused), tuple(kept.quantized), report, watch.seconds)
+        with watch.stage("benchmarks"):
+            answers = _compared(prepared, written, tasks, how, progress)
+    return Built(resolved, written, tuple(kept.reused), tuple(kept.quantized), report, watch.seconds, answers)
 
 
 def write_resolved(
@@ -142,11 +153,13 @@ def write_resolved(
 
 def check_targets(recipe: BuildRecipe, *, force: bool) -> None:
     """Raise InvalidInput, before any work, if the outputs can't be written or are not this recipe's to replace."""
-    target, manifest = recipe.output.file, recipe.output.manifest_path
+    target, manifest, *cards = recipe.outputs
     inputs = input_files(recipe)
     own = target.is_file() and _written_by(target) == recipe.name
     check_output(target, force=force or own, inputs=inputs)
     check_output(manifest, force=True, inputs=(*inputs, target))
+    for card in cards:
+        check_output(card, force=force or own, inputs=(*inputs, target, manifest))
     if manifest == target:
         raise InvalidInput(Fault(str(manifest), "is the model file itself; name another for the manifest"))
 
@@ -180,13 +193,24 @@ def _checked(prepared: Prepared, target: Path, threads: int, progress: Progress 
     measured = perplexity.measure(
         prepared.inputs.model.path,
         target,
-        read_texts(recipe.text),
+        read_texts_for(prepared.inputs.model.path, recipe.text),
         context=recipe.check.context,
         windows=recipe.check.windows,
         threads=threads,
         progress=stage(progress, "checking"),
     )
     return measured.report()
+
+
+def _compared(
+    prepared: Prepared, written: WrittenModel, tasks: Mapping[str, Task], how: HowToBuild, progress: Progress | None
+) -> dict[str, Paired]:
+    asked, model = prepared.recipe.benchmarks, prepared.inputs.model
+    if asked is None or not tasks:
+        return {}
+    originals = [prepared.digests[shard] for shard in model.shards]
+    models = {model.path: originals, written.path: [written.sha256]}
+    return compared_on(tasks, models, asked, how.workshop, threads=how.threads, progress=progress)
 
 
 def rules_data(resolved: Resolved) -> list[dict[str, Any]]:

@@ -7,13 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from raq_client.benchmarks.corpus import Corpus
+from raq_client.building.benchmarks import benchmark_files, recipe_corpus
 from raq_client.building.workshop import Workshop, digests_of
 from raq_client.files.names import readable
 from raq_client.files.profile_file import load_profile, save_profile
 from raq_client.importance.domains import named_file, read_domains
 from raq_client.importance.imatrix import Importance, check_against
 from raq_client.importance.imatrix_file import read_importance, write_importance
-from raq_client.models.model_file import open_model
+from raq_client.models.model_file import ModelFile, open_model
+from raq_client.models.sources import is_here
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.progress import Notes, Progress, silent, stage
 from raq_client.quantizing.measure import WAY_OF_MEASURING, kernels_digest
@@ -71,11 +74,15 @@ class BuildInputs(ModelInputs):
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A recipe with its inputs, and the SHA-256 of every file that it names as input."""
+    """A recipe with its inputs, and the SHA-256 of every file that it names as input.
+
+    `corpus` is the text of benchmarks that importance was collected on, None without.
+    """
 
     recipe: BuildRecipe
     inputs: BuildInputs
     digests: Mapping[Path, str]
+    corpus: Corpus | None = None
 
 
 def prepare(
@@ -91,10 +98,15 @@ def prepare(
     """Read and hash all inputs, and collect importance if the recipe asks for it; unless `makes`, only kept is used.
 
     `digests` are those of the inputs, if they have just been hashed.
-    Raises InvalidInput with every input that can't be read, NotMadeError for importance that has not been collected.
+    Raises InvalidInput with every input that can't be read and for benchmarks that have drifted from their lock,
+    NotMadeError for a model that has not been downloaded and for importance that has not been collected.
     """
+    if not makes and not is_here(model_path(recipe)):
+        raise NotMadeError(Fault(str(recipe.model), "is not downloaded yet"))
     digests = digests_of(input_files(recipe)) if digests is None else digests
-    known, files = _importance(recipe, digests, workshop, makes=makes, threads=threads, progress=progress, notes=notes)
+    corpus = recipe_corpus(recipe)
+    collecting = _Collecting(recipe, corpus, digests, threads, progress, notes)
+    known, files = _importance(collecting, workshop, makes=makes)
     inputs = BuildInputs(
         path=recipe.model,
         imatrix=files,
@@ -108,7 +120,7 @@ def prepare(
         workshop=workshop,
         makes=makes,
     )
-    return Prepared(recipe, inputs, digests)
+    return Prepared(recipe, inputs, digests, corpus)
 
 
 def model_path(recipe: BuildRecipe) -> Path:
@@ -118,7 +130,10 @@ def model_path(recipe: BuildRecipe) -> Path:
 
 
 def input_files(recipe: BuildRecipe) -> tuple[Path, ...]:
-    """Every file that a build of the recipe reads. Raises InvalidInput if the model can't be opened."""
+    """Every file that a build of the recipe reads.
+
+    Raises InvalidInput if the model can't be opened, and for unknown benchmarks.
+    """
     path = model_path(recipe)
     named = [named_file(text)[0] for text in recipe.imatrix]
     rules = [file for rule in recipe.auto for file in (*rule.domain, *rule.general, rule.profile)]
@@ -134,65 +149,99 @@ def input_files(recipe: BuildRecipe) -> tuple[Path, ...]:
         *rules,
         recipe.gram,
         recipe.overrides,
+        *benchmark_files(recipe),
         *(Path(text) for text in texts if text is not None and Path(text).is_file()),
     )
     return tuple(dict.fromkeys(file for file in found if file is not None))
 
 
+@dataclass(frozen=True, eq=False)
+class _Collecting:
+    """What importance is collected from, and how."""
+
+    recipe: BuildRecipe
+    corpus: Corpus | None
+    digests: Mapping[Path, str]
+    threads: int
+    progress: Progress | None
+    notes: Notes
+
+    @property
+    def asked(self) -> Collecting:
+        """The recipe's wishes."""
+        assert self.recipe.importance is not None, "nothing else collects"
+        return self.recipe.importance
+
+    @cached_property
+    def model(self) -> ModelFile:
+        """The recipe's model."""
+        return open_model(model_path(self.recipe))
+
+    @property
+    def corpus_name(self) -> str:
+        """What stands for the text of benchmarks in names of importance."""
+        return f"benchmarks {' '.join(self.asked.benchmarks)}"
+
+    def parts(self) -> tuple[str, ...]:
+        """Everything that the result depends on."""
+        shards = self.model.shards
+        options = self.asked.model_dump_json(exclude={"texts", "benchmarks", "answers", "cap"})
+        texts = [f"{text.name} {self.digests[text]}" for text in self.asked.texts]
+        if self.corpus is not None:
+            texts.append(f"{self.corpus_name} {self.corpus.provenance['corpus_sha256']}")
+        return (_VERSION, version("xllamacpp"), options, *(self.digests[shard] for shard in shards), *texts)
+
+    def texts(self) -> "list[Text]":
+        """The texts, named without their folders."""
+        from raq_client.engine.windows import Text
+        from raq_client.prompts.texts import read_texts_for
+
+        given = read_texts_for(self.model.path, self.asked.texts, special=self.asked.parse_special)
+        texts = [replace(text, name=readable(Path(text.name).name)) for text in given]
+        if self.corpus is not None:
+            templated = self.corpus.provenance["template_sha256"] is not None
+            texts.append(Text(self.corpus_name, self.corpus.text.decode(), special=templated))
+        return texts
+
+
 def _importance(
-    recipe: BuildRecipe,
-    digests: Mapping[Path, str],
-    workshop: Workshop,
-    *,
-    makes: bool,
-    threads: int,
-    progress: Progress | None,
-    notes: Notes,
+    collecting: _Collecting, workshop: Workshop, *, makes: bool
 ) -> tuple[Importance | None, tuple[str, ...]]:
     """The importance and the files that it is in. Its source and texts are named without their folders.
 
     A file's header has these names: with folders in them, the same recipe would give other bytes elsewhere.
     """
+    recipe = collecting.recipe
     if recipe.importance is None:
         if not recipe.imatrix:
             return None, ()
         names = " + ".join(named_file(text)[0].name for text in recipe.imatrix)
         return replace(read_domains(recipe.imatrix), source=readable(names)), tuple(recipe.imatrix)
-    path = workshop.stage("importance", _collecting_parts(recipe, recipe.importance, digests), ".gguf")
+    path = workshop.stage("importance", collecting.parts(), ".gguf")
     if not path.exists():
         if not makes:
             raise NotMadeError(Fault(recipe.name, "its importance has not been collected yet"))
-        _collect(recipe, recipe.importance, path, threads, progress, notes)
-    texts = ", ".join(text.name for text in recipe.importance.texts)
-    source = f"{model_path(recipe).name} on {texts}"
+        _collect(collecting, path)
+    texts = [text.name for text in recipe.importance.texts]
+    texts += [] if collecting.corpus is None else [collecting.corpus_name]
+    source = f"{collecting.model.path.name} on {', '.join(texts)}"
     return replace(read_importance(path), source=readable(source)), (str(path),)
 
 
-def _collecting_parts(recipe: BuildRecipe, asked: Collecting, digests: Mapping[Path, str]) -> tuple[str, ...]:
-    """Everything that collected importance depends on."""
-    shards = open_model(model_path(recipe)).shards
-    options = asked.model_dump_json(exclude={"texts"})
-    texts = [f"{text.name} {digests[text]}" for text in asked.texts]
-    return (_VERSION, version("xllamacpp"), options, *(digests[shard] for shard in shards), *texts)
-
-
-def _collect(
-    recipe: BuildRecipe, asked: Collecting, path: Path, threads: int, progress: Progress | None, notes: Notes
-) -> None:
+def _collect(collecting: _Collecting, path: Path) -> None:
     """Collect importance into `path`. An interrupted collection goes on, and ends with the same bits."""
     from raq_client.engine.loading import loaded
     from raq_client.importance.collect import collect
-    from raq_client.prompts.calibration import read_calibration
 
+    asked = collecting.asked
     partial = path.with_suffix(".partial.gguf")
     resume = _resumed(partial)
-    given = read_calibration(asked.texts, model_path(recipe), special=asked.parse_special)
-    texts = [replace(text, name=readable(Path(text.name).name)) for text in given]
+    texts = collecting.texts()
 
     def save(found: Importance) -> None:
         write_importance(found, partial, force=True)
 
-    with loaded(model_path(recipe), context=asked.context, threads=threads) as engine:
+    with loaded(collecting.model.path, context=asked.context, threads=collecting.threads) as engine:
         found = collect(
             engine,
             texts,
@@ -200,13 +249,13 @@ def _collect(
             output_head=asked.output_head,
             resume=resume,
             save=save,
-            progress=stage(progress, "collecting importance"),
+            progress=stage(collecting.progress, "collecting importance"),
         )
         if asked.fisher:
             if resume is not None:
                 found = replace(found, fisher=resume.fisher, fisher_windows=resume.fisher_windows)
             save(found)
-            found = _with_fisher(found, recipe, asked, engine, texts, save, progress, notes)
+            found = _with_fisher(found, collecting, engine, texts, save)
     write_importance(found, path, force=True)
     partial.unlink(missing_ok=True)
 
@@ -220,31 +269,29 @@ def _resumed(partial: Path) -> Importance | None:
 
 def _with_fisher(
     found: Importance,
-    recipe: BuildRecipe,
-    asked: Collecting,
+    collecting: _Collecting,
     engine: "Engine",
     texts: "list[Text]",
     save: Callable[[Importance], None],
-    progress: Progress | None,
-    notes: Notes,
 ) -> Importance:
     """The importance with Fisher information; without, if the recipe did not ask for it by number and it can't be."""
     from raq_client.importance.collect_fisher import add_fisher
 
+    asked = collecting.asked
     try:
         return add_fisher(
             found,
-            open_model(model_path(recipe)),
+            collecting.model,
             engine,
             texts,
             asked.fisher,
             limit=asked.windows,
             save=save,
-            progress=stage(progress, "Fisher information"),
+            progress=stage(collecting.progress, "Fisher information"),
         )
     except InvalidInput as error:
         if "fisher" in asked.model_fields_set:
             raise
         for fault in error.faults:
-            notes(f"note: no Fisher information: {fault}")
+            collecting.notes(f"note: no Fisher information: {fault}")
         return replace(found, fisher={}, fisher_windows=0)

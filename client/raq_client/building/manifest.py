@@ -11,6 +11,8 @@ from raq_client.building.build import Built, rules_data
 from raq_client.building.inputs import Prepared
 from raq_client.files.manifest import host, versions
 from raq_client.files.user_files import read_user_file
+from raq_client.hub.names import origin_of
+from raq_client.models.sources import pinned
 from raq_client.quantizing.measure import kernels_digest
 from raq_client.recipes.build_recipe import BuildRecipe
 
@@ -46,13 +48,17 @@ class QuantizerRecord(BaseModel):
 
 
 class BuildManifest(BaseModel):
-    """The part of a manifest from which a build is repeated. Paths are relative to the manifest's folder."""
+    """The part of a manifest from which a build is repeated. Paths are relative to the manifest's folder.
+
+    `origins` are names at a commit of inputs from a hub; a model of a hub is named so in the recipe too.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     format: Literal["raq-build-1"]
     recipe: BuildRecipe
     inputs: dict[str, str]
+    origins: dict[str, str] = Field(default_factory=dict)
     importance: ImportanceRecord | None
     quantizer: QuantizerRecord
     allocation: dict[str, str]
@@ -70,13 +76,15 @@ def build_manifest(built: Built, command: Sequence[str], check: Mapping[str, Any
     recipe, prepared = resolved.recipe, resolved.prepared
     folder = recipe.output.manifest_path.parent
     written, target = built.written, _relative(recipe.output.file, folder)
+    model = None if recipe.model is None else pinned(recipe.model)
     return {
         "format": FORMAT,
         "command": list(command),
         "versions": versions(),
         "host": host(),
-        "recipe": recipe.relative_to(folder).as_data(whole=True),
+        "recipe": recipe.relative_to(folder).as_data(whole=True) | ({"model": model} if model else {}),
         "inputs": {_relative(path, folder): digest for path, digest in prepared.digests.items()},
+        "origins": _origins(prepared, model, folder),
         "importance": _importance(prepared),
         "quantizer": {"raq": versions()["raq"], "kernels": kernels_digest(), "effort": recipe.effort},
         "auto": rules_data(resolved),
@@ -85,8 +93,16 @@ def build_manifest(built: Built, command: Sequence[str], check: Mapping[str, Any
         "outputs": {target: {"sha256": written.sha256, "bytes": written.size}},
         "tensors": {"quantized": len(built.quantized), "reused": len(built.reused)},
         "check": check,
+        "corpus": None if prepared.corpus is None else dict(prepared.corpus.provenance),
+        "benchmarks": {name: result.as_data() for name, result in built.benchmarks.items()},
         "seconds": dict(built.seconds),
     }
+
+
+def _origins(prepared: Prepared, model: str | None, folder: Path) -> dict[str, str]:
+    """Where the files of the model are from: their names at a commit, of those that come from a hub."""
+    origins = {shard: origin_of(shard) or model for shard in prepared.inputs.model.shards}
+    return {_relative(shard, folder): origin for shard, origin in origins.items() if origin is not None}
 
 
 def _importance(prepared: Prepared) -> dict[str, str] | None:

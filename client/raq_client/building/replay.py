@@ -12,6 +12,8 @@ from raq_client.building.resolve import Resolved, resolve
 from raq_client.building.workshop import Workshop, digests_of
 from raq_client.files.manifest import versions
 from raq_client.files.output_checks import check_output
+from raq_client.hub.names import origin_of
+from raq_client.models.model_file import open_model
 from raq_client.progress import Notes, Progress, silent
 from raq_client.quantizing.measure import kernels_digest
 from raq_client.quantizing.tensor_store import KeptTensors
@@ -65,7 +67,7 @@ def replay(
     recipe = manifest.recipe.beside(path.parent)
     _check_inputs(manifest, path)
     if output is not None:
-        check_output(output, force=how.force, inputs=(path, *(path.parent / name for name in manifest.inputs)))
+        check_output(output, force=how.force, inputs=(path, *_located(manifest, path.parent).values()))
     for note in _other_tools(manifest):
         notes(note)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".raq-replay-") as folder:
@@ -77,8 +79,22 @@ def replay(
         return Replayed((*_importance(manifest, prepared), *_types(manifest, resolved), *found))
 
 
+def _located(manifest: BuildManifest, folder: Path) -> dict[str, Path]:
+    """The files of the inputs by their names in the manifest; on another machine, those of a hub are where it has them.
+
+    The model is downloaded if need be.
+    """
+    found = {name: folder / name for name in manifest.inputs}
+    elsewhere = {name: origin for name, origin in manifest.origins.items() if not found[name].exists()}
+    if elsewhere and manifest.recipe.model is not None:
+        shards = open_model(manifest.recipe.model).shards
+        here = {origin_of(shard) or str(manifest.recipe.model): shard for shard in shards}
+        found |= {name: here[origin] for name, origin in elsewhere.items() if origin in here}
+    return found
+
+
 def _check_inputs(manifest: BuildManifest, path: Path) -> None:
-    recorded = {path.parent / name: digest for name, digest in manifest.inputs.items()}
+    recorded = {each: manifest.inputs[name] for name, each in _located(manifest, path.parent).items()}
     found = digests_of(recorded)
     what = "has changed since the build: its SHA-256 is {}, the manifest has {}"
     raise_faults(

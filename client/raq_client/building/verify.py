@@ -1,22 +1,25 @@
 """Verify a recipe before it is built: inputs, importance, budget, runtime and disk, each with its finding."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, unique
 from pathlib import Path
 
 import numpy as np
 
+from raq_client.building.benchmarks import recipe_corpus, recipe_tasks
 from raq_client.building.build import check_targets
 from raq_client.building.inputs import NotMadeError, Prepared, input_files, model_path, prepare
 from raq_client.building.resolve import Resolved, recipe_request, resolve
 from raq_client.building.workshop import Workshop
 from raq_client.engine.loading import evaluable
 from raq_client.files.manifest import file_digest
+from raq_client.hub.names import parse_hub_name
 from raq_client.importance.imatrix import check_against
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.quantizable import candidates, is_quantizable, needs_importance
+from raq_client.models.sources import is_here, pinned
 from raq_client.models.table import table_of
 from raq_client.models.type_choice import AUTO, chosen_types
 from raq_client.planning.build_problem import build_problem, resolve_base, types_in
@@ -52,12 +55,16 @@ class Finding:
 
 def verify_recipe(recipe: BuildRecipe, workshop: Workshop, solver: SolverClient) -> tuple[Finding, ...]:
     """Everything that can be known of a build before it runs. Nothing is collected, measured or written."""
+    digests: dict[Path, str] = {}
     try:
-        model = open_model(model_path(recipe))
+        origin = tuple(_origin(recipe))
+        if not is_here(model_path(recipe)):
+            what = "is not downloaded yet, so nothing else can be looked at; a build downloads it"
+            return (*origin, Finding(str(recipe.model), Level.WARN, what))
+        model, files = open_model(model_path(recipe)), input_files(recipe)
     except InvalidInput as error:
         return tuple(_failed("model", error))
-    digests: dict[Path, str] = {}
-    found = [*_files(recipe, digests), *_outputs(recipe)]
+    found = [*origin, *_files(recipe, files, digests), *_outputs(recipe), *_benchmarks(recipe)]
     if any(one.level is Level.FAIL for one in found):
         return tuple(found)
     try:
@@ -75,16 +82,42 @@ def verify_recipe(recipe: BuildRecipe, workshop: Workshop, solver: SolverClient)
     return tuple(found)
 
 
-def _files(recipe: BuildRecipe, digests: dict[Path, str]) -> Iterator[Finding]:
+def _origin(recipe: BuildRecipe) -> Iterator[Finding]:
+    """Whether a model of a hub is named at a commit: a branch or a tag may move."""
+    name = str(recipe.model)
+    whole = pinned(name)
+    if whole is None:
+        return
+    if parse_hub_name(name).revision == parse_hub_name(whole).revision:
+        yield Finding(name, Level.OK, "is named at a commit")
+    else:
+        yield Finding(name, Level.WARN, f'may change; pin it: model = "{whole}"')
+
+
+def _benchmarks(recipe: BuildRecipe) -> Iterator[Finding]:
+    """Whether the rows of the benchmarks are those of the lock."""
+    if recipe.benchmarks is None:
+        return
+    try:
+        tasks, corpus = recipe_tasks(recipe), recipe_corpus(recipe)
+    except InvalidInput as error:
+        yield from _failed("benchmarks", error)
+        return
+    rows = sum(len(task.rows) for task in tasks.values())
+    known = "none" if corpus is None else f"{len(corpus.mix.rows)} rows, {len(corpus.text):,} bytes"
+    yield Finding("benchmarks", Level.OK, f"as pinned; to collect on: {known}; to answer: {rows} rows")
+
+
+def _files(recipe: BuildRecipe, files: Iterable[Path], digests: dict[Path, str]) -> Iterator[Finding]:
     """Findings on the input files, whose SHA-256 are added to `digests`."""
-    for path in input_files(recipe):
+    for path in files:
         try:
             digests[path], size = file_digest(path), path.stat().st_size
         except OSError as error:
             yield Finding(str(path), Level.FAIL, f"can't be read: {error.strerror or error}")
         else:
             yield Finding(str(path), Level.OK, f"{size:,} bytes, SHA-256 {digests[path]}")
-    if recipe.importance is not None or recipe.text:
+    if recipe.importance is not None or recipe.text or (recipe.benchmarks and recipe.benchmarks.names):
         try:
             evaluable(model_path(recipe))
         except InvalidInput as error:
@@ -97,7 +130,7 @@ def _outputs(recipe: BuildRecipe) -> Iterator[Finding]:
     except InvalidInput as error:
         yield from _failed("outputs", error)
     else:
-        yield Finding("outputs", Level.OK, f"{recipe.output.file} and {recipe.output.manifest_path} can be written")
+        yield Finding("outputs", Level.OK, f"{', '.join(map(str, recipe.outputs))} can be written")
 
 
 def _prepared(recipe: BuildRecipe, workshop: Workshop, digests: Mapping[Path, str]) -> Prepared:

@@ -1,51 +1,15 @@
 """`raq-client init`: a commented raq.toml to start from."""
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import say
 from raq_client.files.atomic_file import atomic_file
-from raq_client.files.settings import FILE_NAME, MemorySettings, Settings
+from raq_client.files.settings import EXAMPLES, FILE_NAME, MemorySettings, Settings
 from raq_solver.errors import Fault, InvalidInput
-
-EXAMPLES: Final = {
-    "model": '"model-f16.gguf"',
-    "imatrix": '["imatrix.gguf"]',
-    "gram": '"model.gram"',
-    "profile": '"model.profile.json"',
-    "text": '["held-out.txt"]',
-    "budget": '"5.0"',
-    "server": '"solver.example:8433"',
-    "types": '["auto"]',
-    "rows": "256",
-    "loss": '"fisher"',
-    "base": '"Q4_K_M"',
-    "architecture": '"default"',
-    "exo": '["blk.0.attn_v.weight"]',
-    "pin": '["output.weight=Q6_K"]',
-    "floor": '["blk.0.*=Q4_K"]',
-    "ceiling": '["blk.*.ffn_up.weight=5.5"]',
-    "exclude": '["Q2_K"]',
-    "tie": '["blk.*.attn_{q,k}.weight"]',
-    "at_most": '["blk.*.ffn_down.weight=8:Q5_K"]',
-    "region": '["blk.{0..15}.*=3GiB"]',
-    "monotone": '["blk.*.attn_v.weight"]',
-    "distinct_types": "6",
-    "active_bytes": '"3GiB"',
-    "experts_used": "8",
-    "vram": '"24GiB"',
-    "context": '"32k"',
-    "kv": '"q8_0"',
-    "overhead": '"1GiB"',
-    "parallel": "1",
-    "ubatch": "512",
-    "host": '["token_embd.weight"]',
-    "host_memory": '"8GiB"',
-}
-"""An example value for every key."""
 
 
 def init(

@@ -113,6 +113,13 @@ def download(found: Found) -> Path:
         return paths[0].parent if found.folder else paths[0]
 
 
+def is_downloaded(found: Found) -> bool:
+    """Whether all files of a model are in the hub's cache."""
+    return all(
+        isinstance(try_to_load_from_cache(found.name.repo, file, revision=found.sha), str) for file in found.files
+    )
+
+
 def _cached(name: HubName) -> tuple[str, list[str]]:
     """The commit that a name means in the hub's cache, and the files of it that are there."""
     there = scan_cache_dir(constants.HF_HUB_CACHE).repos if Path(constants.HF_HUB_CACHE).is_dir() else ()

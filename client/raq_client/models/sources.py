@@ -36,6 +36,26 @@ def local_model(path: Path | str) -> Path:
     return _file(download(found_on_hub(text)))
 
 
+def is_here(path: Path | str) -> bool:
+    """Whether a path or name leads to a file of this machine without a download. Raises as `find` does."""
+    text = str(path)
+    if not text.startswith(HUB):
+        return True
+    found = found_on_hub(text)
+    from raq_client.hub.download import is_downloaded
+
+    return is_downloaded(found)
+
+
+def pinned(path: Path | str) -> str | None:
+    """The name at its commit, `hf:org/repo@sha:file`, of a model of a hub; None for any other path or name.
+
+    Raises InvalidInput as `find` does.
+    """
+    text = str(path)
+    return str(found_on_hub(text)) if text.startswith(HUB) else None
+
+
 def _file(path: Path) -> Path:
     """The path itself, or the converted model of a folder of safetensors."""
     from raq_client.models.safetensors import is_safetensors_folder

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from raq_client.files.names import is_model_name
 from raq_client.files.reading import parse_json, parse_toml, read_text
 from raq_client.files.settings import Settings, Texts
 from raq_client.files.user_files import parse_user_text
@@ -27,16 +28,42 @@ Counted = Annotated[int, Field(ge=1)]
 
 
 class Collecting(BaseModel):
-    """Importance to collect by running text through the model, as `imatrix collect` does."""
+    """Importance to collect by running text through the model, as `imatrix collect` does.
+
+    The rows of benchmarks become one text, as `bench corpus` makes it; it comes after the others.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    texts: tuple[Path, ...] = Field(min_length=1, description="texts to run through the model (.txt or .jsonl)")
+    texts: tuple[Path, ...] = Field(default=(), description="texts to run through the model (.txt or .jsonl)")
+    benchmarks: Texts = Field(default=(), description="NAME or NAME:WEIGHT of locked benchmarks to make a text of")
+    answers: bool = Field(default=True, description="whether that text has the answers of the benchmarks")
+    cap: Counted | None = Field(default=None, description="most rows of each benchmark; else all")
     context: int = Field(default=512, ge=16, description="tokens of a window")
     windows: Counted | None = Field(default=None, description="most windows of each text; else all")
     fisher: int = Field(default=16, ge=0, description="windows to take Fisher information of; 0: none")
     output_head: bool = Field(default=False, description="collect for the output head too")
     parse_special: bool = Field(default=False, description="special tokens spelled out in texts are those tokens")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.texts and not self.benchmarks:
+            raise ValueError("importance of what? Give importance.texts or importance.benchmarks")
+        return self
+
+
+class Benchmarks(BaseModel):
+    """Locked benchmarks: where their rows are, and which the original and the written file answer after a build."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lock: Path = Field(description="the lock that pins their rows (raq-client bench lock)")
+    folder: Path = Field(description="the folder of their rows")
+    registry: Path | None = Field(default=None, description="benchmarks of your own (TOML)")
+    names: Texts = Field(default=(), description="benchmarks, bundles or domains to compare original and file on")
+    limit: Counted | None = Field(default=None, description="the first rows of each; else all")
+    max_tokens: Counted = Field(default=512, description="most tokens of an answer")
+    run_code: bool = Field(default=False, description="run code that the models write, in processes with limits")
 
 
 class AutoRule(BaseModel):
@@ -93,6 +120,21 @@ class Outputs(BaseModel):
         return self.manifest or self.file.with_name(f"{self.file.name}.manifest.json")
 
 
+class Card(BaseModel):
+    """The model card to write beside the file, as `raq-client card` does."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: Path = Field(description="the card to write; its picture is put beside it")
+    base_model: str | None = Field(
+        default=None,
+        pattern=r"^[\w.-]+/[\w.-]+$",
+        description="the repository that was quantized, org/name; else where the model is from",
+    )
+    by: str | None = Field(default=None, description="who quantized")
+    license: str | None = Field(default=None, description="the licence; else that of the model")
+
+
 class BuildRecipe(Settings):
     """A build recipe as written in its file."""
 
@@ -118,7 +160,15 @@ class BuildRecipe(Settings):
         default="llama.cpp", description="the program that is to load the file"
     )
     check: CheckSettings = Field(default=CheckSettings(), description="how the written file is checked")
+    benchmarks: Benchmarks | None = Field(default=None, description="locked benchmarks, to collect and compare on")
     output: Outputs = Field(description="the files to write")
+    card: Card | None = Field(default=None, description="the model card to write")
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """All files that a build writes, the model first."""
+        card = () if self.card is None else (self.card.file,)
+        return (self.output.file, self.output.manifest_path, *card)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -128,6 +178,10 @@ class BuildRecipe(Settings):
             raise ValueError("profile has no weights to build from: give model")
         if self.importance is not None and self.imatrix:
             raise ValueError("importance collects what imatrix names: give one of them")
+        if self.importance is not None and self.importance.benchmarks and self.benchmarks is None:
+            raise ValueError("importance.benchmarks are locked: give benchmarks.lock and benchmarks.folder")
+        if self.card is not None and self.card.base_model is None and not str(self.model).startswith("hf:"):
+            raise ValueError("card.base_model is missing: the repository of the model, org/name")
         if self.types_from == "base":
             self._only_base()
         elif self.budget is None and self.base is None and self.memory.vram is None:
@@ -155,16 +209,26 @@ class BuildRecipe(Settings):
         """The recipe with every path moved. A base or a set of rules is moved if it is a file, not a name."""
         changed: dict[str, Any] = {
             name: _paths_moved(getattr(self, name), move)
-            for name in ("model", "gram", "profile", "text", "overrides", "domain", "general")
+            for name in ("gram", "profile", "text", "overrides", "domain", "general")
         }
+        if self.model is not None and not is_model_name(str(self.model)):
+            changed["model"] = move(self.model)
         changed["imatrix"] = tuple(str(move(Path(text))) for text in self.imatrix)
         for name in ("base", "architecture"):
             text = getattr(self, name)
             changed[name] = str(move(Path(text))) if text is not None and is_file(text) else text
         changed["importance"] = _part_moved(self.importance, move, "texts")
         changed["auto"] = tuple(_part_moved(rule, move, "domain", "general", "profile") for rule in self.auto)
+        changed["benchmarks"] = _part_moved(self.benchmarks, move, "lock", "folder", "registry")
+        changed["card"] = _part_moved(self.card, move, "file")
         changed["output"] = _part_moved(self.output, move, "file", "manifest")
         return self.model_copy(update={name: value for name, value in changed.items() if name in self.model_fields_set})
+
+    def written_to(self, file: Path) -> Self:
+        """The recipe with its model file elsewhere, and the manifest and the card beside it, named after it."""
+        named = {} if self.card is None else {"file": file.with_name(f"{file.stem}{self.card.file.suffix}")}
+        card = None if self.card is None else self.card.model_copy(update=named)
+        return self.model_copy(update={"output": Outputs(file=file), "card": card})
 
     def as_json(self) -> str:
         """The recipe as the text of a JSON file, with the keys that were given."""

@@ -6,39 +6,31 @@ from typing import Final
 
 from pydantic.fields import FieldInfo
 
-from raq_client.recipes.build_recipe import FORMAT, AutoRule, BuildRecipe, CheckSettings, Collecting, Outputs
+from raq_client.files.settings import EXAMPLES
+from raq_client.recipes.build_recipe import (
+    FORMAT,
+    AutoRule,
+    Benchmarks,
+    BuildRecipe,
+    Card,
+    CheckSettings,
+    Collecting,
+    Outputs,
+)
 
 _MODEL: Final = "model-f16.gguf"
 _STATED: Final = ("format", "name", "model", "budget", "output")
-_TABLES: Final[Mapping[str, type[Collecting | AutoRule | CheckSettings]]] = {
+_TABLES: Final[Mapping[str, type[Collecting | AutoRule | CheckSettings | Benchmarks | Card]]] = {
     "importance": Collecting,
     "auto": AutoRule,
     "check": CheckSettings,
+    "benchmarks": Benchmarks,
+    "card": Card,
 }
 _LEFT_OUT: Final = ("memory", "profile", *_TABLES, *_STATED)
 _EXAMPLES: Final = {
+    **EXAMPLES,
     "description": '"what the file is for"',
-    "imatrix": '["imatrix.gguf"]',
-    "gram": '"model.gram"',
-    "text": '["held-out.txt"]',
-    "server": '"solver.example:8433"',
-    "types": '["auto"]',
-    "rows": "256",
-    "loss": '"fisher"',
-    "base": '"Q4_K_M"',
-    "architecture": '"default"',
-    "exo": '["blk.0.attn_v.weight"]',
-    "pin": '["output.weight=Q6_K"]',
-    "floor": '["blk.0.*=Q4_K"]',
-    "ceiling": '["blk.*.ffn_up.weight=5.5"]',
-    "exclude": '["Q2_K"]',
-    "tie": '["blk.*.attn_{q,k}.weight"]',
-    "at_most": '["blk.*.ffn_down.weight=8:Q5_K"]',
-    "region": '["blk.{0..15}.*=3GiB"]',
-    "monotone": '["blk.*.attn_v.weight"]',
-    "distinct_types": "6",
-    "active_bytes": '"3GiB"',
-    "experts_used": "8",
     "overrides": '"overrides.txt"',
     "counting": '"resolved"',
     "moves": '"ratio"',
@@ -50,6 +42,9 @@ _EXAMPLES: Final = {
     "effort": '"best"',
     "runtime": '"ds4"',
     "importance.texts": '["calibration.txt"]',
+    "importance.benchmarks": '["gsm8k:3", "humaneval:1"]',
+    "importance.answers": "true",
+    "importance.cap": "200",
     "importance.context": "512",
     "importance.windows": "100",
     "importance.fisher": "16",
@@ -66,6 +61,17 @@ _EXAMPLES: Final = {
     "check.context": "512",
     "check.windows": "32",
     "check.max_kl": "0.02",
+    "benchmarks.lock": '"raq-bench.lock.json"',
+    "benchmarks.folder": '"benchmarks"',
+    "benchmarks.registry": '"own.toml"',
+    "benchmarks.names": '["gsm8k"]',
+    "benchmarks.limit": "200",
+    "benchmarks.max_tokens": "512",
+    "benchmarks.run_code": "false",
+    "card.file": '"README.md"',
+    "card.base_model": '"org/model"',
+    "card.by": '"name"',
+    "card.license": '"apache-2.0"',
 }
 """An example value for every key that is written as a comment."""
 

@@ -63,6 +63,32 @@ def test_a_build_killed_while_it_writes_goes_on_where_it_was(tmp_path: Path) -> 
     assert [file.name for file in folder.iterdir() if file.name.startswith(".")] == []
 
 
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv[1:] = sys.argv[2:]
+from raq_client.cli.app import main
+main()
+"""
+
+
+def test_a_file_that_cannot_be_written_to_its_end_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    """The system refuses bytes while the file is written, as a disk does that others have filled meanwhile."""
+    folder = project(tmp_path / "project")
+    path, store = recipe(folder), tmp_path / "store"
+    whole = built(read_build_recipe(recipe(folder, "whole", name="small")), tmp_path / "whole")
+    before = sorted(folder.iterdir())
+    command = [sys.executable, "-c", LIMITED, str(whole.written.size - 1000), "recipe", "build", str(path)]
+    refused = subprocess.run([*command, "--store", str(store)], check=False, capture_output=True, text=True)
+    assert refused.returncode == 2, refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert "small.out.gguf: can't be written" in refused.stderr
+    assert sorted(folder.iterdir()) == before
+    again = built(read_build_recipe(path), store)
+    assert again.reused, "what was quantized before is kept"
+    assert again.written.sha256 == whole.written.sha256
+
+
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory, data: Path) -> dict[str, object]:
     """A recipe with every stage: 60 windows of text, of which the first 50 are saved, and Fisher information of two."""

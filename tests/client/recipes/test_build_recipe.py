@@ -13,7 +13,9 @@ from raq_client.files.user_files import parse_user_text
 from raq_client.recipes.build_recipe import (
     FORMAT,
     AutoRule,
+    Benchmarks,
     BuildRecipe,
+    Card,
     CheckSettings,
     Collecting,
     read_any_recipe,
@@ -42,6 +44,14 @@ rules = optional(
     families=st.lists(texts, max_size=2),
     domain=st.lists(names, max_size=2),
 )
+
+
+def _locked(more: dict[str, Any]) -> dict[str, Any]:
+    """The keys with a lock, where importance is of benchmarks."""
+    asked = more.get("importance", {}).get("benchmarks")
+    return {"benchmarks": {"lock": "l.gguf", "folder": "f.gguf"}} | more if asked else more
+
+
 further = optional(
     description=st.text(max_size=20),
     text=st.lists(names, max_size=2),
@@ -55,14 +65,26 @@ further = optional(
     auto=st.lists(rules, max_size=3),
     importance=st.fixed_dictionaries(
         {"texts": st.lists(names, min_size=1, max_size=2)},
-        optional={"windows": st.integers(1, 99), "output_head": st.booleans(), "fisher": st.integers(0, 9)},
+        optional={
+            "benchmarks": st.lists(texts, max_size=2),
+            "answers": st.booleans(),
+            "cap": st.integers(1, 9),
+            "windows": st.integers(1, 99),
+            "output_head": st.booleans(),
+            "fisher": st.integers(0, 9),
+        },
     ),
+    benchmarks=st.fixed_dictionaries(
+        {"lock": names, "folder": names},
+        optional={"registry": names, "names": st.lists(texts, max_size=2), "limit": st.integers(1, 9)},
+    ),
+    card=st.fixed_dictionaries({"file": names, "base_model": st.just("org/model")}, optional={"by": texts}),
     check=optional(windows=st.integers(2, 99), max_kl=st.floats(1e-6, 10)),
     demote_below=st.floats(0.01, 1),
     effort=st.sampled_from(["fast", "best"]),
     runtime=st.sampled_from(["llama.cpp", "ds4"]),
     types_from=st.just("solver"),
-)
+).map(_locked)
 
 
 @given(further)
@@ -109,6 +131,9 @@ HEAD = f'format = "{FORMAT}"\nname = "mine"\nmodel = "m.gguf"\noutput = {{file =
         ('types_from = "base"', "needs a base"),
         ('base = "Q4_K_M"\nbudget = "5"\ntypes_from = "base"', "budget: for the solver"),
         ('budget = "5"\nimportance = {texts = []}', "importance.texts"),
+        ('budget = "5"\nimportance = {benchmarks = ["gsm8k"]}', "give benchmarks.lock"),
+        ('budget = "5"\n[benchmarks]\nlock = "l.json"', "benchmarks.folder"),
+        ('budget = "5"\n[card]\nfile = "README.md"', "card.base_model is missing"),
         ("budget = [", "can't be read as a build recipe"),
     ],
 )
@@ -153,8 +178,8 @@ def test_a_new_recipe_is_valid_and_names_every_key(tmp_path: Path, name: str) ->
         lines = [line.removeprefix("# ") for line in text.splitlines()]
         keys = {line.partition(" = ")[0] for line in lines if " = " in line}
         expected = {*BuildRecipe.model_fields, *Collecting.model_fields, *AutoRule.model_fields}
-        expected |= set(CheckSettings.model_fields)
-        assert expected - {"memory", "profile", "importance", "auto", "check", "output"} <= keys
+        expected |= {*CheckSettings.model_fields, *Benchmarks.model_fields, *Card.model_fields}
+        assert expected - {"memory", "profile", "importance", "auto", "check", "card", "output"} <= keys
 
 
 def test_every_example_of_a_new_recipe_can_be_taken_as_it_is() -> None:
