@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from raq_client.files.user_files import parse_user_text
 from raq_client.recipes.build_recipe import (
@@ -185,6 +186,13 @@ def test_a_new_recipe_is_valid_and_names_every_key(tmp_path: Path, name: str) ->
 def test_every_example_of_a_new_recipe_can_be_taken_as_it_is() -> None:
     lines = new_recipe(Path("new.toml"), None).splitlines()
     table = ""
+    parts: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
+        "[importance]": (Collecting, {"texts": ["t"]}),
+        "[[auto]]": (AutoRule, {}),
+        "[check]": (CheckSettings, {}),
+        "[benchmarks]": (Benchmarks, {"lock": "l", "folder": "f"}),
+        "[card]": (Card, {"file": "f"}),
+    }
     for line in lines:
         bare = line.removeprefix("# ")
         if bare.startswith("["):
@@ -192,11 +200,10 @@ def test_every_example_of_a_new_recipe_can_be_taken_as_it_is() -> None:
         elif line.startswith("# ") and " = " in bare:
             content = tomllib.loads(f"{table}\n{bare}")
             assert content, line
-            model = {"[importance]": Collecting, "[[auto]]": AutoRule, "[check]": CheckSettings}.get(table)
-            if model is not None:
+            if table in parts:
+                model, needed = parts[table]
                 values = content[table.strip("[]")]
                 found = values[0] if isinstance(values, list) else values
-                needed = {"texts": ["t"]} if model is Collecting else {}
                 model.model_validate(needed | found)
 
 
