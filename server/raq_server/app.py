@@ -43,10 +43,11 @@ from raq_solver.errors import ServiceError
 SOLVER_SERVICE: Final = SERVICE.full_name
 PROFILE_SERVICE: Final = profile_service_pb2.DESCRIPTOR.services_by_name["ProfileService"].full_name
 _PING_SECONDS: Final = 2.0
-_OTHERS: Final = 4
 _OTHERS_SECONDS: Final = 1.0
-"""Clients whose messages to health and reflection, which need no token, are received at the same time, and the longest
-time for such a message to arrive whole."""
+"""Longest time for a message to health or reflection to arrive whole. These need no token, so that one is received at a
+time: strangers make the server hold one message, and each makes the others wait for this time at most."""
+_OTHERS_BYTES: Final = 64 * 2**10
+"""Largest message to them that is decoded."""
 _LARGEST_KEPT: Final = 8 * 2**20
 """Bytes of the largest answers that are stored, and that are held while slow readers catch up."""
 
@@ -131,7 +132,7 @@ class _Parts:
         traced = spans() if config.tracing else no_spans
         largest, idle = config.message_limit_bytes, config.idle_seconds
         intake = Intake(config.receive_limit_bytes, largest, config.request_seconds, idle)
-        others = Intake(_OTHERS * largest, largest, config.request_seconds, min(idle, _OTHERS_SECONDS), _OTHERS)
+        others = Intake(largest, largest, config.request_seconds, min(idle, _OTHERS_SECONDS), accepted=_OTHERS_BYTES)
         interceptor = CallInterceptor(
             Tokens.of(config.tokens), config.calls_per_client, self.metrics, traced, intake, others
         )

@@ -1,10 +1,12 @@
 """The command `raq-server`: serve, make tokens, clean the store."""
 
+import ctypes
 import gc
 import importlib.util
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from raq_server.config import ServerConfig
 
 CONFIG_EXIT: Final = 2
+_M_ARENA_MAX: Final = -8
 _SWITCH_SECONDS: Final = 0.001
 """How long a thread may keep the event loop waiting for the interpreter lock; Python's default is 0.005."""
 _LOG_SECONDS: Final = 2.0
@@ -79,6 +82,16 @@ def serve(
         typer.echo(printed(settings))
         return
     _serve(settings)
+
+
+def _one_arena() -> None:
+    """Let malloc keep freed memory in one place, from which it returns it, not in one for each thread of gRPC's.
+
+    24 messages of 23 MiB, one after the other: 114 MiB stayed with the process, and 62 so. Without glibc nothing is
+    done.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 @APP.command()
@@ -154,6 +167,7 @@ def _serve(settings: "ServerConfig") -> None:
     from raq_server.app import start_server
     from raq_server.telemetry.log import start_log
 
+    _one_arena()
     sys.setswitchinterval(_SWITCH_SECONDS)
     log = start_log(settings.log_format, settings.log_level)
     stop_signal = _stop_signal()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _LONGEST_WORD: Final = 200
+_PLACES_NAMED: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,26 @@ class InvalidInput(RaqError, ValueError):
     def __init__(self, faults: Iterable[Fault] | Fault) -> None:
         self.faults: tuple[Fault, ...] = (faults,) if isinstance(faults, Fault) else tuple(faults)
         assert self.faults, "an InvalidInput needs at least one fault"
-        super().__init__("\n".join(str(fault) for fault in self.faults))
+        super().__init__("\n".join(map(str, condensed(self.faults))))
+
+
+def condensed(faults: Sequence[Fault]) -> list[Fault]:
+    """The faults with those of one kind at many places put together: a few of the places, and the number of the others.
+
+    >>> print(*condensed([Fault(f"blk.{n}", "has no type") for n in range(30)]))
+    blk.0, blk.1, blk.2 and 27 more: has no type
+    """
+    places: dict[str, list[str]] = {}
+    for fault in faults:
+        places.setdefault(fault.what, []).append(fault.where)
+    kept = []
+    for what, wheres in places.items():
+        if len(wheres) > _PLACES_NAMED + 1 and all(wheres):
+            more = len(wheres) - _PLACES_NAMED
+            kept.append(Fault(f"{', '.join(wheres[:_PLACES_NAMED])} and {more:,} more", what))
+        else:
+            kept += [Fault(where, what) for where in wheres]
+    return kept
 
 
 class UnknownQuantType(InvalidInput):

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from raq_client.engine.windows import Text
-from raq_client.evaluation.kl_baseline import write_baseline
+from raq_client.evaluation.kl_baseline import open_baseline, write_baseline
+from raq_client.models.gguf_header import StoredValue, encode_header
+from raq_client.models.model_file import open_model, read_header
 from support.commands import client
 
 
@@ -53,6 +55,27 @@ def test_a_baseline_can_be_saved_alone(model_path: Path, text: Path, tmp_path: P
     again = client(*arguments)
     assert (again.code, "exists" in again.err) == (2, True)
     assert client(*arguments, "--force").code == 0
+
+
+def test_a_baseline_knows_its_model(model_path: Path, text: Path, tmp_path: Path) -> None:
+    """Models with as many tokens, but others, are refused; a file of llama-perplexity names no model and is taken."""
+    saved, other = tmp_path / "base.kld", tmp_path / "other.gguf"
+    write_baseline(model_path, [Text("text", text.read_text(encoding="utf-8"))], saved, context=64, windows=2)
+    content, header = model_path.read_bytes(), read_header(model_path)
+    tokens = header.metadata["tokenizer.ggml.tokens"]
+    changed = StoredValue(tokens.type_id, tokens.raw[:-1] + b"~")
+    keys = dict(header.metadata) | {"tokenizer.ggml.tokens": changed}
+    other.write_bytes(encode_header(keys, header.tensors, 32) + content[header.data_start :])
+    origin = open_baseline(saved).origin
+    assert origin is not None
+    assert (origin.model, origin.model_sha256) == (open_model(model_path).name, open_model(model_path).fingerprint())
+    result = client("check", model_path, "--baseline", saved)
+    assert (result.code, f"the predictions of {origin.model}" in result.err) == (0, True), result.err
+    refused = client("check", other, "--baseline", saved)
+    assert (refused.code, "has other tokens than wiki-math-4M" in refused.err) == (2, True), refused.err
+    saved.write_bytes(saved.read_bytes().rpartition(b"{")[0])
+    assert open_baseline(saved).origin is None
+    assert client("check", other, "--baseline", saved).code == 0
 
 
 def test_bad_baselines_are_one_sentence_each(model_path: Path, quantized: Path, text: Path, tmp_path: Path) -> None:

@@ -75,3 +75,10 @@ def test_cleaning_an_empty_store(tmp_path: Path) -> None:
     done = server("clean", "--database", f"sqlite:///{tmp_path}/store.sqlite")
     assert done.code == 0, done.err
     assert done.out == "removed 0 answers and 0 profiles; 0 bytes are left\n"
+
+
+def test_a_server_without_its_packages_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raq_server.cli._has", lambda name: name != "alembic")
+    result = server("token", "me")
+    assert result.code == 2
+    assert result.err.splitlines() == ["raq-server: the server needs more packages: pip install 'raq[server]'"]

@@ -1,5 +1,6 @@
 """Clients that mean no good, and stores that fail: bounded, refused in one sentence, and nobody else notices."""
 
+import json
 import socket
 import threading
 import time
@@ -232,6 +233,46 @@ def test_many_large_requests_that_stall_are_held_within_the_limit(send: str, tmp
         thread.join()
     print(f"{send}: {most:.0f} MiB above {before:.0f}")
     assert most < 400
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("size", [15, 56])
+@pytest.mark.parametrize("method", [SOLVE, "/raq.v1.ProfileService/Put", HEALTH, REFLECTION])
+def test_clients_without_a_token_are_held_within_64_mebibytes(method: str, size: int, tmp_path: Path) -> None:
+    """24 streams of a message that is as large as allowed, or larger, and no end, from clients that have no token."""
+    tokens = json.dumps([{"name": "me", "sha256": hash_of(new_token())}])
+    server = Killed(tmp_path / "store.sqlite", RAQ_SERVER_TOKENS=tokens)
+    before = private_mebibytes(server.process.pid)
+    enough = threading.Event()
+
+    def call() -> None:
+        with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
+            list(channel.stream_stream(method)(_stalling(enough, size), timeout=60))
+
+    threads = [threading.Thread(target=call) for _ in range(24)]
+    for thread in threads:
+        thread.start()
+    most, slowest = 0.0, 0.0
+    for _ in range(100):
+        most = max(most, private_mebibytes(server.process.pid) - before)
+        time.sleep(0.1)
+    with grpc.insecure_channel(server.address) as channel:
+        began = time.monotonic()
+        health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+        slowest = time.monotonic() - began
+    enough.set()
+    server.kill()
+    for thread in threads:
+        thread.join()
+    print(f"{method}, {size} MiB: {most:.0f} MiB above {before:.0f}, then health within {1000 * slowest:.0f} ms")
+    assert most <= 64
+
+
+def _stalling(enough: threading.Event, mebibytes: int) -> Iterator[bytes]:
+    """A message that is whole, of a request that does not end."""
+    yield b"\x12" + _varint(mebibytes * 2**20) + bytes(mebibytes * 2**20)
+    enough.wait(120)
 
 
 def _varint(number: int) -> bytes:

@@ -39,7 +39,9 @@ def print_plan(plan: Plan, output_format: Format) -> None:
     if output_format is Format.JSON:
         print_json(plan_dict(plan))
     if plan.outcome.allocation is None:
-        fail(f"{infeasible_text(plan.outcome, plan.budget_text, weights, plan.problem.capacity_bytes)}")
+        known = plan.spec.profile is None or plan.spec.profile.has_importance
+        capacity = plan.problem.capacity_bytes
+        fail(infeasible_text(plan.outcome, plan.budget_text, weights, capacity, importance=known))
         return
     if plan.smallest is not None:
         say(f"smallest size with {plan.budget_text}: proven above {plan.smallest.bound_bytes - 1:,} bytes")

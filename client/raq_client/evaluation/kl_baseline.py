@@ -4,10 +4,12 @@ Layout (little-endian): "_logits_", then int32 context, vocabulary, windows; the
 first tokens not replaced; then for each window and scored position a row of uint16: two float32 {scale, least} in the
 first four, the codes of all tokens, and one code of padding if their number is odd. log p = scale * code + least.
 Codes reach 16 nats below the likeliest token; lower values have code 0. Source: tools/perplexity of llama.cpp.
+raq writes a line of JSON after the last row, which llama-perplexity does not read: the model of the predictions.
 
 The rounding to 16 bits and the cut at 16 nats belong to the format; a comparison of two loaded models has neither.
 """
 
+import hashlib
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt16
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raq_client.engine import DEFAULT_CONTEXT, SMALLEST_CONTEXT, Engine, NotFiniteError, scored_positions
 from raq_client.engine.loading import loaded
@@ -24,6 +27,7 @@ from raq_client.evaluation.perplexity import Measurement, TextScores
 from raq_client.evaluation.scores import TokenScores, join_scores, score_window
 from raq_client.files.atomic_file import atomic_file
 from raq_client.files.reading import check_readable
+from raq_client.models.model_file import ModelFile, open_model
 from raq_solver.errors import Fault, InvalidInput
 
 MAGIC = b"_logits_"
@@ -31,17 +35,33 @@ HEADER = struct.Struct("<8siii")
 REACH = 16.0
 """Range of the codes in nats below the likeliest token; llama-perplexity also ignores probabilities below exp(-16)."""
 LARGEST_CODE = 65535
+_LONGEST_NAME = 200
+_LONGEST_ORIGIN = 4096
+
+
+class Origin(BaseModel):
+    """The model whose predictions a baseline holds: its name, the fingerprint of its weights, that of its tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    model_sha256: str
+    tokens_sha256: str
 
 
 @dataclass(frozen=True, eq=False)
 class StoredBaseline:
-    """A model's stored log-probabilities on some windows, made by `open_baseline`; rows are read on demand."""
+    """A model's stored log-probabilities on some windows, made by `open_baseline`; rows are read on demand.
+
+    `origin` is None for a file that does not tell its model: llama-perplexity's.
+    """
 
     path: Path
     context: int
     vocabulary: int
     windows: Int32[np.ndarray, "windows context"]
     rows: UInt16[np.ndarray, "windows positions codes"]
+    origin: Origin | None = None
 
     def log_probabilities(self, window: int) -> Float32[np.ndarray, "positions vocabulary"]:
         """Log-probabilities of one window at its scored positions; values cut off have the least of their row."""
@@ -79,7 +99,7 @@ def open_baseline(path: Path | str) -> StoredBaseline:
         raise InvalidInput(Fault(str(path), f"is cut short: {size:,} bytes of {needed:,}"))
     tokens = np.fromfile(path, "<i4", windows * context, offset=HEADER.size).reshape(windows, context)
     rows = np.memmap(path, "<u2", "r", offset=start, shape=shape)
-    return StoredBaseline(path, context, vocabulary, tokens, rows)
+    return StoredBaseline(path, context, vocabulary, tokens, rows, _origin(path, needed))
 
 
 def write_baseline(
@@ -114,6 +134,29 @@ def write_baseline(
             file.write(encode_rows(logits).tobytes())
             if progress is not None:
                 progress(done, len(cut))
+        file.write(origin_of(model.path).model_dump_json().encode() + b"\n")
+
+
+def origin_of(path: Path) -> Origin:
+    """What a baseline tells of the model in this file. Raises InvalidInput if it can't be read."""
+    model = open_model(path)
+    return Origin(model=model.name[:_LONGEST_NAME], model_sha256=model.fingerprint(), tokens_sha256=_tokens(model))
+
+
+def _tokens(model: ModelFile) -> str:
+    tokens = model.metadata.get("tokenizer.ggml.tokens")
+    return hashlib.sha256(b"" if tokens is None else tokens.raw).hexdigest()
+
+
+def _origin(path: Path, start: int) -> Origin | None:
+    """The model that is named after the rows, which end at `start`."""
+    with path.open("rb") as file:
+        file.seek(start)
+        line = file.read(_LONGEST_ORIGIN)
+    try:
+        return Origin.model_validate_json(line) if line else None
+    except ValidationError:
+        return None
 
 
 def encode_rows(logits: Float32[np.ndarray, "positions vocabulary"]) -> UInt16[np.ndarray, "positions codes"]:
@@ -156,6 +199,10 @@ def measure_against_stored(
             )
         if candidate.vocabulary != baseline.vocabulary:
             what = f"has {candidate.vocabulary} tokens in its vocabulary, {baseline.path} has {baseline.vocabulary}"
+            raise InvalidInput(Fault(str(candidate.path), f"{what}; only models of one vocabulary can be compared"))
+        origin = baseline.origin
+        if origin is not None and _tokens(open_model(candidate.path)) != origin.tokens_sha256:
+            what = f"has other tokens than {origin.model}, whose predictions {baseline.path} holds"
             raise InvalidInput(Fault(str(candidate.path), f"{what}; only models of one vocabulary can be compared"))
         parts = []
         for index, logits in enumerate(candidate.score_windows(kept)):

@@ -8,7 +8,7 @@ Rules
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -123,6 +123,23 @@ def stored(value: Value) -> StoredValue:
             return StoredValue(_ARRAY, struct.pack("<IQ", _STRING, len(texts)) + b"".join(texts))
 
 
+def array_without(value: StoredValue, gone: Collection[int], *, length: int) -> StoredValue:
+    """An array of numbers or flags of that length without the items at these positions; any other value unchanged.
+
+    >>> numbers = StoredValue(_ARRAY, struct.pack("<IQ3I", 4, 3, 7, 8, 9))
+    >>> array_without(numbers, [1], length=3).decode()
+    [7, 9]
+    """
+    if value.type_id != _ARRAY:
+        return value
+    item_type, count = struct.unpack_from("<IQ", value.raw)
+    if count != length or item_type not in _SIZES:
+        return value
+    size, begin = _SIZES[item_type], struct.calcsize("<IQ")
+    items = [value.raw[begin + size * at : begin + size * (at + 1)] for at in range(count) if at not in gone]
+    return StoredValue(_ARRAY, struct.pack("<IQ", item_type, len(items)) + b"".join(items))
+
+
 def encode_header(metadata: Mapping[str, StoredValue], tensors: Sequence[TensorInfo], alignment: int) -> bytes:
     """The header as bytes, padded so that data can follow."""
     parts = [MAGIC, struct.pack("<IQQ", _VERSION, len(tensors), len(metadata))]
@@ -133,6 +150,11 @@ def encode_header(metadata: Mapping[str, StoredValue], tensors: Sequence[TensorI
         parts.append(struct.pack("<IQ", info.ggml_id, info.offset))
     header = b"".join(parts)
     return header + bytes(padded(len(header), alignment) - len(header))
+
+
+def info_size(info: TensorInfo) -> int:
+    """The bytes of a tensor's entry in the header."""
+    return len(_packed(info.name)) + 4 + 8 * len(info.shape) + 4 + 8
 
 
 class HeaderCutOffError(InvalidInput):

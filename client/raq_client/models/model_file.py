@@ -8,7 +8,7 @@ kill the process instead of raising an error.
 import mmap
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -91,6 +91,10 @@ class ModelFile:
         """The value of a key under the architecture's name: `block_count` stands for `llama.block_count`."""
         return self.value(f"{self.architecture}.{key}")
 
+    def shard_of(self, tensor: Tensor) -> Path:
+        """The file that holds the tensor."""
+        return self._places[tensor.name].shard
+
     def stored(self, tensor: Tensor, first_row: int = 0, last_row: int | None = None) -> UInt8[np.ndarray, "rows size"]:
         """The stored bytes of the rows from `first_row` up to but not including `last_row`."""
         last_row = tensor.rows if last_row is None else last_row
@@ -116,6 +120,21 @@ class ModelFile:
         """
         blocks = self.stored(tensor, first_row, last_row)
         return to_weights(blocks, tensor.source_type, tensor.row_length)
+
+    def renamed(self, names: Mapping[str, str], metadata: Mapping[str, StoredValue]) -> "ModelFile":
+        """The model with only the tensors named in `names`, under their new names there, and with other metadata."""
+        before = [0]  # the number of tensors kept among the first n
+        for tensor in self.tensors:
+            before.append(before[-1] + (tensor.name in names))
+        return replace(
+            self,
+            metadata=metadata,
+            tensors=tuple(replace(each, name=names[each.name]) for each in self.tensors if each.name in names),
+            _places={names[name]: place for name, place in self._places.items() if name in names},
+            empty=tuple(
+                (before[at], replace(info, name=names[info.name])) for at, info in self.empty if info.name in names
+            ),
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes, types and bytes of all tensors; read once for each state of the files.
@@ -224,6 +243,16 @@ def shard_names(name: str, count: int) -> list[str]:
     if found is None or int(found["count"]) != count:
         return []
     return [f"{found['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
+def shard_stem(name: str) -> str:
+    """The name of a split model, given that of one of its files; empty if `name` is not that of such a file.
+
+    >>> shard_stem("big-00002-of-00003.gguf")
+    'big'
+    """
+    found = _SHARD.fullmatch(name)
+    return found["stem"] if found else ""
 
 
 def shard_count(header: Header) -> int:

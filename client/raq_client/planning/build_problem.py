@@ -13,7 +13,7 @@ from raq_client.importance.domains import read_parts
 from raq_client.importance.ratio import RatioReport, importance_ratio
 from raq_client.models.quantizable import is_quantizable
 from raq_client.models.table import ModelTable
-from raq_client.planning.constraint_options import FLAG
+from raq_client.planning.constraint_options import FLAG, passed_over
 from raq_client.planning.memory_budget import MemoryBudget
 from raq_client.planning.memory_target import candidates_of, host_pins, memory_budget, sides
 from raq_client.planning.model_inputs import profile_table
@@ -68,6 +68,13 @@ class ProblemSpec:
     overhead: int = 0
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What users should know of how their request was taken."""
+        table = self.problem.table
+        given = (self.size_note, passed_over(self.request.constraints, table.tensors, fixed_tensors(table)))
+        return tuple(note for note in given if note is not None)
+
+    @property
     def size_note(self) -> str | None:
         """What of a budget that is the size of a file is not for tensor data; None for other budgets."""
         text = self.request.budget
@@ -101,7 +108,7 @@ def build_problem(
     base = base or resolve_base(request.base, table, has_importance=facts.has_importance)
     ratios = _ratios(request.base)
     exo = _exo_pins(request.base.exo, losses, table)
-    user = (*request.constraints.constraints(losses.tensors, table), *exo)
+    user = (*request.constraints.constraints(losses.tensors, table, fixed_tensors(losses)), *exo)
     data = _move_constraints(request.base, base, losses, ratios, user)
     hosted = host_pins(
         request.memory, losses, candidates_of(losses, (*user, *data)), None if base is None else base.allocation
@@ -125,6 +132,12 @@ def build_problem(
         groups=MappingProxyType({"architecture": rules, "ratio": data, "exo": exo}),
         overhead=table.overhead,
     )
+
+
+def fixed_tensors(losses: LossTable) -> frozenset[str]:
+    """The tensors with one type only, such as norms."""
+    rows = (losses.offered.sum(axis=1) == 1).nonzero()[0].tolist()
+    return frozenset(losses.tensors[row] for row in rows)
 
 
 def resolve_base(spec: BaseSpec, table: ModelTable, *, has_importance: bool) -> ResolvedBase | None:
@@ -165,7 +178,8 @@ def _plain(request: Request, file: Problem, *, needs_budget: bool) -> ProblemSpe
     budget = None if request.budget is None else parse_budget(request.budget)
     if budget is None and (file.capacity_bytes or needs_budget):
         budget = TotalBytes(file.capacity_bytes)
-    constraints = (*file.constraints, *request.constraints.constraints(file.table.tensors))
+    own = request.constraints.constraints(file.table.tensors, fixed=fixed_tensors(file.table))
+    constraints = (*file.constraints, *own)
     return ProblemSpec(request, None, make_problem(file.table, budget, constraints), budget)
 
 

@@ -4,7 +4,7 @@ Patterns are those of raq_client.recipes.patterns: `blk.*.attn_v.weight`, `outpu
 `blk.{0..3}.ffn_{gate,up}.weight`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
@@ -41,6 +41,8 @@ _VALUES: Final = {
 }
 
 
+_OF_CHOICE: Final = ("pin", "ceiling")
+_NAMED: Final = 3
 _PATTERN_ONLY: Final[Mapping[str, type[Tie] | type[Monotone]]] = {"tie": Tie, "monotone": Monotone}
 
 
@@ -60,10 +62,13 @@ class ConstraintSpec:
     active_bytes: str | None = None
     experts_used: int | None = None
 
-    def constraints(self, tensors: Sequence[str], table: ModelTable | None = None) -> tuple[Constraint, ...]:
+    def constraints(
+        self, tensors: Sequence[str], table: ModelTable | None = None, fixed: Collection[str] = ()
+    ) -> tuple[Constraint, ...]:
         """The constraints for a model with these tensors; `active_bytes` also needs its table.
 
-        Raises InvalidInput with the faults of all texts.
+        Patterns of pins and ceilings pass over tensors that are `fixed`, having one type only, such as norms; a pattern
+        that is the name of a tensor, or matches no others, does not. Raises InvalidInput with the faults of all texts.
         """
         faults: list[Fault] = []
         found: list[Constraint] = []
@@ -79,7 +84,7 @@ class ConstraintSpec:
         ):
             for text in texts:
                 try:
-                    found.append(_constraint(kind, text, tensors))
+                    found.append(_constraint(kind, text, tensors, fixed))
                 except InvalidInput as error:
                     faults += [Fault(f"--{kind} {text}", str(fault)) for fault in error.faults]
         try:
@@ -101,7 +106,24 @@ class ConstraintSpec:
         return [active_bytes(self.active_bytes, table, self.experts_used)]
 
 
-def _constraint(kind: str, text: str, tensors: Sequence[str]) -> Constraint:
+def passed_over(spec: ConstraintSpec, tensors: Sequence[str], fixed: Collection[str]) -> str | None:
+    """A note on the tensors that the patterns of pins and ceilings pass over; None if there are none."""
+    found: dict[str, None] = {}
+    for text in (*spec.pin, *spec.ceiling):
+        names = matching([text.partition("=")[0]], tensors, "")
+        found |= dict.fromkeys(set(names) - set(_with_choice(names, fixed)))
+    if not found:
+        return None
+    named = sorted(found)
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return f"patterns pass over what is never quantized: {', '.join(named[:_NAMED])}{more}"
+
+
+def _with_choice(names: tuple[str, ...], fixed: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in fixed) or names
+
+
+def _constraint(kind: str, text: str, tensors: Sequence[str], fixed: Collection[str]) -> Constraint:
     reason = f"--{kind} {text}"
     if kind in _PATTERN_ONLY:
         return _PATTERN_ONLY[kind](matching([text], tensors, ""), reason=reason)
@@ -110,7 +132,8 @@ def _constraint(kind: str, text: str, tensors: Sequence[str]) -> Constraint:
         return Exclude(tuple(tensors), (quant_type(text).name,), reason=reason)
     if not separator:
         raise InvalidInput(Fault("", f"write PATTERN={_VALUES[kind]}"))
-    return _valued(kind, matching([pattern], tensors, ""), value, reason)
+    names = matching([pattern], tensors, "")
+    return _valued(kind, _with_choice(names, fixed) if kind in _OF_CHOICE else names, value, reason)
 
 
 def _valued(kind: str, names: tuple[str, ...], value: str, reason: str) -> Constraint:

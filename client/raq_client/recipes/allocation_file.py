@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,6 +14,8 @@ from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.quant_types import CATALOGUE, quant_type
 from raq_solver.tensors import Tensor
+
+_NAMED: Final = 3
 
 
 class _Solved(BaseModel):
@@ -43,6 +46,35 @@ def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "
     ]
     raise_faults(faults)
     return Allocation(known | {name: _spelled(type_name) for name, type_name in given.items()})
+
+
+def left_out(path: Path, tensors: Sequence[Tensor], architecture: str = "") -> str | None:
+    """A note if patterns of a file match nothing, or if quantizable tensors are in none of its lines; else None."""
+    text = read_text(path, "an allocation")
+    names = [tensor.name for tensor in tensors if is_quantizable(tensor, architecture)]
+    if text.lstrip().startswith("{"):
+        idle, given = [], set(_solved(text, path).allocation)
+    else:
+        overrides = read_overrides(text)
+        idle = [str(each) for each in overrides if not any(map(each.matches, names))]
+        given = set(resolve(overrides, names))
+    left = [name for name in names if name not in given]
+    said = (
+        [f"{_some(idle)} in {path} match no tensor" if len(idle) > 1 else f"{idle[0]} in {path} matches no tensor"]
+        if idle
+        else []
+    )
+    said += (
+        [f"{len(left)} of {len(names)} tensors are in none of its lines and keep their types ({_some(left)})"]
+        if left
+        else []
+    )
+    return "; ".join(said) or None
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def made_for(path: Path) -> str | None:

@@ -22,11 +22,14 @@ def reasons_table(reasons: TensorReasons) -> RenderableType:
         Field("loss of the whole", figures=True, read=lambda o: "does not fit" if o.loss is None else f"{o.loss:.6g}"),
         Field("rise", figures=True, read=lambda other: "" if other.rise is None else f"{other.rise:+.3g}"),
     )
-    flips = [f"{flip.before} → {flip.after} at {flip.capacity_bytes:,} bytes" for flip in reasons.flips]
+    if not reasons.alternatives:
+        why = "a constraint allows no other type, or the tensor is never quantized"
+        return f"{reasons.tensor} is {reasons.chosen}: {why}"
+    flips = [f"{flip.before} → {flip.after} by {flip.capacity_bytes:,} bytes" for flip in reasons.flips]
     return Group(
         f"{reasons.tensor} is {reasons.chosen}",
         table_of(reasons.alternatives, fields),
-        "over the budgets: " + (", ".join(flips) if flips else "it never changes"),
+        "at evenly spaced budgets: " + (", ".join(flips) if flips else "it never changes"),
     )
 
 

@@ -43,8 +43,8 @@ def outcome_to_dict(outcome: Outcome, source: str) -> dict[str, Any]:
     }
 
 
-def infeasible_text(outcome: Outcome, budget: str, weights: int, capacity: int) -> str:
-    """One sentence on why nothing fits, with the least budget that does."""
+def infeasible_text(outcome: Outcome, budget: str, weights: int, capacity: int, *, importance: bool = True) -> str:
+    """One sentence on why nothing fits, with the least budget that does; without `importance` what that would allow."""
     if outcome.termination is Termination.NO_SOLUTION_FOUND:
         return f"budget {budget}: {outcome.termination.value}; allow more --seconds"
     least = f"{outcome.least_bytes:,} bytes"
@@ -52,7 +52,8 @@ def infeasible_text(outcome: Outcome, budget: str, weights: int, capacity: int) 
         return "the constraints on several tensors can't be kept together; raq-client explain says which"
     if weights:
         least = f"{bpw_text(bits_per_weight(outcome.least_bytes, weights))} bpw ({least})"
-    return f"even the smallest types need {least}; the budget is {budget}"
+    more = "" if importance else "; smaller types (IQ3_XXS and below) need importance: give it with -i IMATRIX"
+    return f"even the smallest types need {least}; the budget is {budget}{more}"
 
 
 def generous_text(outcome: Outcome, weights: int) -> str | None:

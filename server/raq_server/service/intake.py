@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from raq_proto.errors import Overloaded
-from raq_solver.errors import DeadlineExceeded
+from raq_solver.errors import DeadlineExceeded, Fault, InvalidInput
 
 _RETRY_SECONDS: Final = 1.0
 
@@ -24,15 +24,25 @@ class Intake:
     """Room for requests of at most `largest` bytes a message, `limit` bytes in all.
 
     A client gets one part in `share` of places and bytes, at least one message. A message must come within
-    `idle_seconds`, a whole request within `seconds`.
+    `idle_seconds`, a whole request within `seconds`. A message of more than `accepted` bytes is refused before it is
+    decoded; gRPC itself refuses messages of more than `largest`.
     """
 
-    def __init__(self, limit: int, largest: int, seconds: float, idle_seconds: float, share: int = 2) -> None:
+    def __init__(
+        self,
+        limit: int,
+        largest: int,
+        seconds: float,
+        idle_seconds: float,
+        share: int = 2,
+        accepted: int | None = None,
+    ) -> None:
         places = max(1, limit // largest)
         self._limit = max(limit, largest)
         self._most = max(self._limit // share, largest)
         self._places, self._each = asyncio.Semaphore(places), max(1, places // share)
         self._seconds, self._idle = seconds, idle_seconds
+        self._accepted = largest if accepted is None else accepted
         self._held: Counter[str] = Counter()
         self._of: dict[str, tuple[asyncio.Semaphore, list[int]]] = {}
 
@@ -63,6 +73,8 @@ class Intake:
                 part = await anext(parts, None)
         except TimeoutError:
             raise DeadlineExceeded("the request, or its next part, did not come in time") from None
+        if part is not None and len(part) > self._accepted:
+            raise InvalidInput(Fault("request", f"has more than {self._accepted:,} bytes, the most for this method"))
         if part is not None:
             self._take(receiving, len(part))
         return part

@@ -14,7 +14,7 @@ def upper_factor(
     """U of the damped matrix, its rows and columns that saw nothing taken as alone."""
     full = gram.astype(np.float64)
     mean = float(np.mean(np.diagonal(full)))
-    full[np.diag_indices_from(full)] += damping * mean if mean > 0 else 1.0
+    full[np.diag_indices_from(full)] += damping * mean if mean != 0 else 1.0
     # H = R Rᵀ with R upper is a Cholesky factor of the matrix turned around; then U = R⁻¹.
     lower, info = lapack.dpotrf(np.ascontiguousarray(full[::-1, ::-1]), lower=1, clean=1)
     if info:
