@@ -69,14 +69,14 @@ def test_from_a_model_to_a_verdict(page: Browser, folder: Path, browser_cache: P
         }
         page.element("#to-build").click()
         build(page, "first.gguf")
-        page.until("return document.querySelector('#finished .job[data-state=done] .outcome')")
+        page.until("return document.querySelector('#jobs .job[data-state=done] .outcome')")
         plan = json.loads((root / "first.manifest.json").read_text())["plan"]
         assert plan["allocation"]["output.weight"] == "Q8_0"
-        assert f"{plan['bytes'] * 8 / 4458752:.3f} bpw" in page.text("#finished")
+        assert f"{plan['bytes'] * 8 / 4458752:.3f} bpw" in page.text("#jobs")
         page.set("#field-budget", "3.6")
         page.set("#field-constraints", "")
         build(page, "second.gguf")
-        page.until("return document.querySelectorAll('#finished .job[data-state=done] .outcome').length === 3 - 1")
+        page.until("return document.querySelectorAll('#jobs .job[data-state=done] .outcome').length === 2")
         compare_both(page)
 
 
@@ -102,7 +102,7 @@ def test_a_restart_in_the_middle_of_a_build(page: Browser, folder: Path, browser
     page.open(first.url)
     number = first.post("/api/jobs", {"action": "collect", "fields": fields}).json["id"]
     page.go("build")
-    page.until("return document.querySelector('#unfinished .job[data-state=running] progress')")
+    page.until("return document.querySelector('#jobs .job[data-state=running] progress')")
     assert first.stop() == 130
     page.until("return document.getElementById('messages').textContent.includes('Jobs go on without it')")
     page.complaints()  # that it did not answer
@@ -110,7 +110,7 @@ def test_a_restart_in_the_middle_of_a_build(page: Browser, folder: Path, browser
         page.open(second.url)
         page.go("build")
         page.until(f"return document.querySelector('#job-{number} progress')")
-        page.until(f"return document.querySelector('#finished #job-{number}[data-state=done]')")
+        page.until(f"return document.querySelector('#jobs #job-{number}[data-state=done]')")
         assert "long.imatrix.gguf" in page.text(f"#job-{number} .command")
 
 
@@ -124,9 +124,9 @@ def test_a_failure_shows_the_tools_sentence_and_its_log(
         page.open(dashboard.url)
         page.go("build")
         dashboard.post("/api/jobs", {"action": "profile", "fields": {"model": "torn.gguf", "output": "x.profile.json"}})
-        page.until("return document.querySelector('#finished .job[data-state=failed] .error')")
-        assert "torn.gguf: the file is cut off" in page.text("#finished .error")
-        assert page.element('#finished a[download][href="/api/jobs/1/log"]').is_displayed()
+        page.until("return document.querySelector('#jobs .job[data-state=failed] .error')")
+        assert "torn.gguf: the file is cut off" in page.text("#jobs .error")
+        assert page.element('#jobs a[download][href="/api/jobs/1/log"]').is_displayed()
         (root / "torn.gguf").write_bytes((root / MODEL).read_bytes())
         page.element('[aria-label="Try job 1 again"]').click()
-        page.until("return document.querySelector('#finished .job[data-state=done]')")
+        page.until("return document.querySelector('#jobs .job[data-state=done]')")

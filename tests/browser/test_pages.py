@@ -12,7 +12,8 @@ from support.gguf_files import named_model
 PAGES = ("model", "plan", "build", "compare")
 READY = {
     "model": "return document.querySelector('#ranks li') && document.getElementById('quantity').value === 'worth'",
-    "plan": "return document.getElementById('figures').children.length > 5 && document.querySelector('#chart canvas')",
+    "plan": "return document.getElementById('figures').children.length > 5 && document.querySelector('#chart canvas')"
+    " && !document.querySelector('#presets button').disabled",
     "build": "return document.getElementById('command').textContent.includes('raq-client')",
     "compare": "return document.getElementById('why').textContent",
 }

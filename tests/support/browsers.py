@@ -13,6 +13,7 @@ SECONDS = 150.0
 FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",  # the network is cut: pages must do without
 )  # fmt: skip
 AXE = ROOT / "tests" / "browser" / "vendor" / "axe.min.js"
 Value = TypeVar("Value")
@@ -95,8 +96,8 @@ class Browser:
         ]
 
 
-def open_browser(profile: Path, *flags: str) -> Browser:
-    """Start Chromium with a profile of its own."""
+def open_browser(profile: Path, *flags: str, trace: str = "") -> Browser:
+    """Start Chromium with a profile of its own. `trace`: categories of its trace to keep in the log `performance`."""
     from selenium.webdriver import Chrome
     from selenium.webdriver.chrome.options import Options
     from selenium.webdriver.chrome.service import Service
@@ -105,7 +106,9 @@ def open_browser(profile: Path, *flags: str) -> Browser:
     options.binary_location = "/usr/bin/chromium"
     for flag in (*FLAGS, f"--user-data-dir={profile}", *flags):
         options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    if trace:
+        options.add_experimental_option("perfLoggingPrefs", {"traceCategories": trace})
     driver = Chrome(options=options, service=Service("/usr/bin/chromedriver"))
     driver.set_script_timeout(SECONDS)
     return Browser(driver)

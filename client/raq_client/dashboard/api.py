@@ -17,7 +17,7 @@ from raq_client.dashboard.commands import Command, command_for, question
 from raq_client.dashboard.folder import Folder
 from raq_client.dashboard.hub import Hub
 from raq_client.dashboard.queue import Queue, shown
-from raq_client.dashboard.recipes import checked, recipe_command, recipe_text, require_inside
+from raq_client.dashboard.recipes import checked, new_text, recipe_command, recipe_text, require_inside, written
 from raq_client.dashboard.refusal import Refusal
 
 LARGEST_PROFILE: Final = 256 * 2**20
@@ -46,6 +46,7 @@ class Api:
             "ratio": self.ratio,
             "manifests": self.manifests,
             "schema": self.schema,
+            "bases": self.bases,
             "settings": self.settings,
             "jobs": self.jobs,
             "jobs/{number:int}/log": self.log,
@@ -54,7 +55,9 @@ class Api:
         posts: dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
             "frontier": self.frontier,
             "plan": self.plan,
+            "presets": self.presets,
             "audit": self.audit,
+            "card": self.card,
             "preflight": self.preflight,
             "save": self.save,
             "recipe": self.save_recipe,
@@ -95,16 +98,23 @@ class Api:
         return JSONResponse((await self.asker.ask(["imatrix", "show", name, "--json"], [path])).unwrap())
 
     async def paths(self, request: Request) -> Response:
-        """Blocks by experts or roles: `imatrix paths --json`."""
+        """Blocks by experts or roles: `imatrix paths --json`; with `against` how they differ from another file's."""
         name, path = self._file(request, "file")
-        return JSONResponse((await self.asker.ask(["imatrix", "paths", name, "--json"], [path])).unwrap())
+        options, reads = [], [path]
+        if request.query_params.get("against"):
+            other, its_path = self._file(request, "against")
+            options, reads = ["--contrast", other], [path, its_path]
+        return JSONResponse((await self.asker.ask(["imatrix", "paths", name, *options, "--json"], reads)).unwrap())
 
     async def ratio(self, request: Request) -> Response:
-        """Two importance files: `imatrix ratio --json`."""
+        """Two importance files: `imatrix ratio --json`; with further `domain-part` and `general-part`, intervals."""
         (domain, one), (general, other) = self._file(request, "domain"), self._file(request, "general")
-        return JSONResponse(
-            (await self.asker.ask(["imatrix", "ratio", domain, general, "--json"], [one, other])).unwrap()
-        )
+        arguments, reads = ["imatrix", "ratio", domain, general], [one, other]
+        for part in ("domain-part", "general-part"):
+            for name in request.query_params.getlist(part):
+                arguments += [f"--{part}", name]
+                reads.append(self.folder.existing(name))
+        return JSONResponse((await self.asker.ask([*arguments, "--json"], reads)).unwrap())
 
     async def manifests(self, _request: Request) -> Response:
         """What the manifests of the folder say."""
@@ -158,12 +168,25 @@ class Api:
         """The plan for a budget under the constraints of the page: `solve --json`."""
         return await self._asked(question(["solve"], fields, self.folder))
 
+    async def presets(self, fields: Mapping[str, Any]) -> Any:
+        """Budgets with a name, with their memory at a context: `suggest --presets --json`."""
+        without = {name: value for name, value in fields.items() if name != "budget"}
+        return await self._asked(question(["suggest", "--presets"], without, self.folder))
+
     async def audit(self, fields: Mapping[str, Any]) -> Any:
         """How far a file is from the best of its size: `audit FILE --json`."""
         name = _word(fields, "file", "")
         self.folder.existing(name)
         asked = question(["audit", name], {"profile": fields.get("profile", "")}, self.folder)
         return await self._asked(Command(asked.arguments, (*asked.reads, name)))
+
+    async def card(self, fields: Mapping[str, Any]) -> Any:
+        """The model card of a manifest's files, as `card` writes it; nothing is kept."""
+        name, repository = _word(fields, "manifest", ""), _word(fields, "base_model", "")
+        path = self.folder.existing(name).with_name("README.md")
+        named = ["--base-model", repository] if repository else []
+        text = await written(self.folder, self.asker, path, lambda trial: ["card", name, *named, "-o", trial])
+        return {"text": text}
 
     async def preflight(self, fields: Mapping[str, Any]) -> Any:
         """For each action of the page, its command and what stands in the way; nothing is started."""
@@ -205,13 +228,17 @@ class Api:
         return {"name": name, "saved": saved, "difference": changes, "plan": plan}
 
     async def save_recipe(self, fields: Mapping[str, Any]) -> Any:
-        """Save a recipe, once raq reads it. Without `replace` one that is there is not touched; `difference` shows."""
+        """Save a recipe, once raq reads it; a new one has the comments of `recipe new`.
+
+        Without `replace` one that is there is not touched, and `difference` shows what would change.
+        """
         name, data = _word(fields, "name", ""), fields.get("data", {})
         if not isinstance(data, dict):
             raise Refusal("data: must be an object")
         require_inside(self.folder, name, data)
         before = saving.read_text(self.folder, name)
-        after = recipe_text(name, before, data)
+        start = before or await new_text(self.folder, self.asker, name, data)
+        after = recipe_text(name, start, data)
         await checked(self.folder, self.asker, name, after)
         changes = saving.difference(before, after, name)
         saved = fields.get("replace") is True or not before
@@ -223,6 +250,10 @@ class Api:
     async def schema(self, _request: Request) -> Response:
         """The schema of recipes: `recipe schema`."""
         return JSONResponse((await self.asker.ask(["recipe", "schema"])).unwrap())
+
+    async def bases(self, _request: Request) -> Response:
+        """What a recipe can start from, besides those of the folder: `recipe list --json`."""
+        return JSONResponse((await self.asker.ask(["recipe", "list", "--json"])).unwrap())
 
     async def settings(self, _request: Request) -> Response:
         """The constraints that raq.toml of the folder adds where a page gives none of their kind."""

@@ -1,10 +1,13 @@
 """Build recipes of the folder: written from a form, checked by raq itself before a file changes, built by the queue."""
 
 import json
+import re
 import secrets
+import tempfile
 import tomllib
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import tomlkit
@@ -59,6 +62,59 @@ def require_inside(folder: Folder, name: str, data: Any) -> None:
         folder.path(data if data.startswith(("/", "-")) else str(beside))
 
 
+async def new_text(folder: Folder, asker: Asker, name: str, data: Mapping[str, Any]) -> str:
+    """The text that `recipe new` writes for a file of this name, with a comment for every key; empty for JSON.
+
+    Keys of `data` stand where their examples stood.
+
+    Raises Refusal with raq's own sentence, as where the model is not there.
+    """
+    if not name.endswith(".toml"):
+        return ""
+    path, model = folder.path(name), data.get("model")
+    given = ["--model", str(PurePosixPath(name).parent / model)] if isinstance(model, str) and model else []
+    text = await written(folder, asker, path, lambda trial: ["recipe", "new", trial, *given])
+    root, mark, tables = text.partition("\n[")
+    for key in [key for key, value in data.items() if not isinstance(value, Mapping)]:
+        line = f"{key} = {_toml(data[key])}".replace("\\", r"\\")
+        root = re.sub(rf"^# {re.escape(key)} = .*$", line, root, count=1, flags=re.MULTILINE)
+    return root + mark + tables
+
+
+async def written(folder: Folder, asker: Asker, path: Path, command: Callable[[str], list[str]]) -> str:
+    """The text that a command writes into a file, which gets another folder for it and is removed again.
+
+    `command` makes the arguments from the file's name. Raises Refusal with the command's own sentences.
+    """
+    try:
+        # In a hidden folder, under its own name, which can go into the text.
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as hidden:
+            trial = Path(hidden) / path.name
+            answer = await asker.ask(command(trial.relative_to(folder.root).as_posix()), [trial])
+            if answer.code:
+                raise Refusal("\n".join(answer.errors))
+            return trial.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Refusal(f"{path.name}: can't be written: {error.strerror or error}", 409) from None
+
+
+def _toml(value: Any) -> str:
+    try:
+        return str(tomlkit.item(value).as_string())
+    except (TOMLKitError, ValueError, TypeError) as error:
+        raise Refusal(f"{value!r}: can't be written as TOML: {error}") from None
+
+
+@contextmanager
+def _trial_name(path: Path) -> Iterator[Path]:
+    """A hidden name beside a file, with its ending, removed at the end."""
+    trial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        yield trial
+    finally:
+        trial.unlink(missing_ok=True)
+
+
 async def checked(folder: Folder, asker: Asker, name: str, text: str) -> None:
     """Let raq read a recipe before it gets its name, in the folder that its paths are relative to.
 
@@ -66,19 +122,16 @@ async def checked(folder: Folder, asker: Asker, name: str, text: str) -> None:
     """
     if not name.endswith(ENDINGS):
         raise Refusal(f"{name}: a recipe's name ends in {' or '.join(ENDINGS)}")
-    path = folder.path(name)
-    trial = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-    try:
+    with _trial_name(folder.path(name)) as trial:
         try:
             trial.write_text(text, encoding="utf-8")
         except OSError as error:
             raise Refusal(f"{name}: can't be written: {error.strerror or error}", 409) from None
-        answer = await asker.ask(["recipe", "show", trial.relative_to(folder.root).as_posix(), "--json"], [trial])
+        named = trial.relative_to(folder.root).as_posix()
+        answer = await asker.ask(["recipe", "show", named, "--json"], [trial])
         if answer.value is None:
             said = "\n".join(answer.errors) or "not a recipe"
-            raise Refusal(said.replace(trial.relative_to(folder.root).as_posix(), name))
-    finally:
-        trial.unlink(missing_ok=True)
+            raise Refusal(said.replace(named, name))
 
 
 def recipe_command(folder: Folder, name: str, *, force: bool) -> Command:

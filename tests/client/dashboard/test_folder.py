@@ -14,7 +14,7 @@ from raq_client.dashboard.refusal import Refusal
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     base = tmp_path_factory.mktemp("base")
     (base / "secret.txt").write_text("secret")
-    root = base / "root"
+    root = base / "inner"
     (root / "sub").mkdir(parents=True)
     (root / ".raq").mkdir()
     (root / ".raq" / "jobs.sqlite").write_text("state")
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     "name",
     [
         "../secret.txt", "sub/../../secret.txt", "/etc/passwd", "out.txt", "away/secret.txt",
-        "away/root/.raq/jobs.sqlite", "", "a\0b", "a\nb", "..\\secret.txt",
+        "away/inner/.raq/jobs.sqlite", "", "a\0b", "a\nb", "..\\secret.txt",
         ".raq/jobs.sqlite", "sub/../.raq/jobs.sqlite", "-o", "~/x/../../..", "..",
     ],
 )  # fmt: skip

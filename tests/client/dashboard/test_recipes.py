@@ -76,15 +76,20 @@ def test_the_files_of_a_build_are_those_that_the_recipe_names(tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    root = tmp_path_factory.mktemp("recipes") / "models"
-    root.mkdir()
-    named_model(root / "m.gguf", "m")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("recipes") / "models"
+    found.mkdir()
+    named_model(found / "m.gguf", "m")
+    return found
+
+
+@pytest.fixture(scope="module")
+def dashboard(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     with running(root, tmp_path_factory.mktemp("cache")) as found:
         yield found
 
 
-def test_a_recipe_is_saved_once_raq_reads_it_and_replaced_only_when_told_to(dashboard: Dashboard) -> None:
+def test_a_recipe_is_saved_once_raq_reads_it_and_replaced_only_when_told_to(dashboard: Dashboard, root: Path) -> None:
     data = {"format": "raq-recipe-2", "name": "x", "model": "m.gguf", "budget": "8", "output": {"file": "o.gguf"}}
     wrong = dashboard.post("/api/recipe", {"name": "r.toml", "data": data | {"bugdet": "5"}})
     assert wrong.status == 400
@@ -95,6 +100,14 @@ def test_a_recipe_is_saved_once_raq_reads_it_and_replaced_only_when_told_to(dash
     asked = dashboard.post("/api/recipe", {"name": "r.toml", "data": other}).json
     assert (asked["saved"], '+budget = "9"' in asked["difference"]) == (False, True)
     assert dashboard.post("/api/recipe", {"name": "r.toml", "data": other, "replace": True}).json["saved"]
+    text = (root / "r.toml").read_text(encoding="utf-8")
+    assert "# PATTERN=TYPE" in text  # a new file has the comments of `recipe new`
+    assert (
+        text.index('model = "m.gguf"')
+        < text.index('budget = "9"')
+        < text.index("# imatrix = ")
+        < text.index("[output]")
+    )
     found = {each["file"]: each for each in dashboard.get("/api/folder")}["r.toml"]
     assert (found["is_build"], found["recipe"]["budget"]) == (True, "9")
     assert dashboard.get("/api/schema")["properties"].keys() >= set(data)

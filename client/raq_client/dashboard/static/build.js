@@ -148,6 +148,7 @@ const check = settled(async () => {
 			const about = at(`about-${key}`);
 			about.textContent = found[key].reasons[0] ?? ACTIONS[key].about;
 			about.className = found[key].reasons.length ? "blocked" : "";
+			about.title = about.textContent;
 		}
 		at("command").textContent = found[action].command;
 		at("reasons").replaceChildren(...found[action].reasons.map((each) => make("li", {}, each)));
@@ -166,25 +167,24 @@ at("start").addEventListener("click", async () => {
 at("copy").addEventListener("click", () => copy(at("command").textContent ?? ""));
 at("form").addEventListener("submit", (/** @type {Event} */ event) => event.preventDefault());
 
-// --- the queue
-let unfinished = [];
-let finished = [];
+// --- the jobs
+/** All that are shown, by number. @type {Map<number, any>} */
+const jobs = new Map();
+/** Numbers of those that run or wait, in the order of the queue. @type {number[]} */
+let queue = [];
 /** @type {Map<number, string>} */
 const outcomes = new Map();
 
-function showQueue() {
-	at("idle").hidden = unfinished.length > 0;
-	at("none").hidden = finished.length > 0;
-	const waiting = unfinished.filter((job) => job.state === "queued");
-	refill(at("unfinished"), unfinished.map((job) => jobCard(job, { isFirst: job === waiting[0], isLast: job === waiting.at(-1) })));
-	refill(at("finished"), finished.map((job) => {
-		const card = jobCard(job);
-		if (outcomes.get(job.id)) card.append(make("p", { class: "outcome" }, outcomes.get(job.id)));
-		return card;
-	}));
+// Cards stand by number, the newest first: a job keeps its place from its start to its end.
+function showJobs() {
+	const waiting = queue.filter((number) => jobs.get(number)?.state === "queued");
+	at("none").hidden = jobs.size > 0;
+	at("queued").textContent = queue.length ? `${queue.length - waiting.length ? "one runs" : "none runs"}, ${waiting.length} wait${waiting.length === 1 ? "s" : ""}` : "nothing runs or waits";
+	const shown = [...jobs.values()].sort((a, b) => b.id - a.id);
+	refill(at("jobs"), shown.map((job) => jobCard(job, { place: waiting.indexOf(job.id) + 1, isLast: job.id === waiting.at(-1), outcome: outcomes.get(job.id) })));
 }
 
-/** Replace cards, keeping the focus and opened remarks. */
+/** Replace cards, keeping the focus and what is open. */
 function refill(box, cards) {
 	const focused = document.activeElement && box.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
 	const open = new Set([...box.querySelectorAll("details[open]")].map((each) => each.closest("article")?.id));
@@ -197,36 +197,33 @@ async function learn(job) {
 	if (job.state !== "done" || outcomes.has(job.id) || !job.command.includes("--json")) return;
 	outcomes.set(job.id, "");
 	try { outcomes.set(job.id, outcome(job, await get(`jobs/${job.id}/result`))); } catch { outcomes.delete(job.id); }
-	showQueue();
+	showJobs();
 }
 
-async function loadJobs() {
-	const found = await get("jobs");
-	[unfinished, finished] = [found.unfinished, found.finished];
+/** Take in a page of jobs. */
+function take(found) {
+	for (const job of [...found.unfinished, ...found.finished]) jobs.set(job.id, job);
+	queue = found.unfinished.map((job) => job.id);
 	at("older").hidden = !found.more;
-	showQueue();
-	finished.forEach(learn);
+	showJobs();
+	found.finished.forEach(learn);
 }
+
+const loadJobs = async () => take(await get("jobs"));
 
 at("older").addEventListener("click", async () => {
-	const found = await get("jobs", { before: String(finished.at(-1).id) });
-	finished = [...finished, ...found.finished];
-	at("older").hidden = !found.more;
-	showQueue();
-	found.finished.forEach(learn);
+	try { take(await get("jobs", { before: String(Math.min(...jobs.keys())) })); } catch (error) { complain(error); }
 });
 
 on("job", (job) => {
 	const isOver = !["queued", "running", "ending"].includes(job.state);
-	const place = unfinished.findIndex((each) => each.id === job.id);
+	jobs.set(job.id, job);
 	if (isOver) {
-		unfinished = unfinished.filter((each) => each.id !== job.id);
-		finished = [job, ...finished.filter((each) => each.id !== job.id)];
+		queue = queue.filter((number) => number !== job.id);
 		learn(job);
 		check();
-	} else if (place < 0) unfinished = [...unfinished, job];
-	else unfinished[place] = job;
-	showQueue();
+	} else if (!queue.includes(job.id)) queue = [...queue, job.id];
+	showJobs();
 });
 on("queue", () => loadJobs().catch(complain));
 

@@ -13,7 +13,7 @@ const css = (name) => {
 	return found;
 };
 
-/** @typedef {{name: string, bits: number, value: number, error: number}} Measured */
+/** @typedef {import("./points.js").Point} Point */
 
 export class FrontierChart {
 	/** @param {(index: number) => void} onpick */
@@ -26,8 +26,10 @@ export class FrontierChart {
 		this.frontier = null;
 		/** @type {import("./frontier.js").Frontier|null} */
 		this.free = null;
-		/** @type {Measured[]} */
+		/** @type {Point[]} */
 		this.measured = [];
+		/** @type {Point[]} */
+		this.audited = [];
 		/** @type {Record<string, string>} */
 		this.colours = {};
 		this.line = make("div", {});
@@ -37,35 +39,38 @@ export class FrontierChart {
 				this.plot.setSize({ width: box.clientWidth, height: HEIGHT });
 			}
 		}).observe(box);
-		matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (this.frontier) this.show(this.frontier, this.free, this.measured); });
+		matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (this.frontier) this.show(this.frontier, this.free, this.measured, this.audited); });
 	}
 
 	/**
 	 * @param {import("./frontier.js").Frontier} frontier
 	 * @param {import("./frontier.js").Frontier|null} free the frontier without what is held by hand
-	 * @param {Measured[]} measured */
-	show(frontier, free, measured) {
-		[this.frontier, this.free, this.measured] = [frontier, free, measured];
+	 * @param {Point[]} measured
+	 * @param {Point[]} audited */
+	show(frontier, free, measured, audited) {
+		[this.frontier, this.free, this.measured, this.audited] = [frontier, free, measured, audited];
 		this.plot?.destroy();
-		this.colours = { optimum: css("--accent"), free: css("--soft"), mixture: css("--warm"), measured: css("--good"), text: css("--soft"), line: css("--line") };
+		this.colours = { optimum: css("--accent"), free: css("--soft"), mixture: css("--warm"), measured: css("--good"), audited: css("--kind"), text: css("--soft"), line: css("--line") };
 		const bits = (bytes) => (8 * bytes) / frontier.total;
 		const points = frontier.points.filter((point) => point.loss > 0);
 		const last = points.at(-1)?.bits_per_weight ?? 9;
 		const marks = frontier.landmarks.filter((mark) => mark.loss > 0 && bits(mark.size) <= last).sort((a, b) => a.size - b.size);
-		const files = measured.filter((each) => each.bits <= last).sort((a, b) => a.bits - b.bits);
+		const byBits = (/** @type {Point[]} */ all) => all.filter((each) => each.bits <= last).sort((a, b) => a.bits - b.bits);
+		const [files, predicted] = [byBits(measured), byBits(audited)];
 		const freePoints = (free?.points ?? []).filter((point) => point.loss > 0);
 		const tables = [
 			[points.map((each) => each.bits_per_weight), points.map((each) => each.loss)],
 			[freePoints.map((each) => each.bits_per_weight), freePoints.map((each) => each.loss)],
 			[marks.map((each) => bits(each.size)), marks.map((each) => each.loss)],
 			[files.map((each) => each.bits), files.map((each) => each.value)],
+			[predicted.map((each) => each.bits), predicted.map((each) => each.value)],
 		];
-		this.plot = new uPlot(this.options(marks, files), uPlot.join(tables), this.box);
+		this.plot = new uPlot(this.options(marks, files, predicted), uPlot.join(tables), this.box);
 		this.plot.over.append(this.line);
 		this.plot.over.addEventListener("click", () => this.pick());
 	}
 
-	options(marks, files) {
+	options(marks, files, predicted) {
 		const colours = this.colours;
 		const axis = { stroke: colours.text, grid: { stroke: colours.line, width: 1 }, ticks: { stroke: colours.line, width: 1 } };
 		const dots = (colour) => ({ paths: () => null, points: { show: true, size: 8, fill: colour, stroke: colour }, stroke: colour });
@@ -85,24 +90,34 @@ export class FrontierChart {
 				{ stroke: colours.free, width: 1, dash: [5, 4], spanGaps: true, points: { show: false } },
 				dots(colours.mixture),
 				dots(colours.measured),
+				dots(colours.audited),
 			],
-			hooks: { draw: [(plot) => { this.label(plot, marks, files); this.select(this.index); }] },
+			hooks: { draw: [(plot) => { this.label(plot, marks, files, predicted); this.select(this.index); }] },
 		};
 	}
 
-	/** Names of the mixtures, error bars of what was measured. */
-	label(plot, marks, files) {
+	/** Names of mixtures and files, error bars of what was measured. */
+	label(plot, marks, files, predicted) {
 		const { ctx } = plot;
 		const colours = this.colours;
 		ctx.save();
 		ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
 		ctx.fillStyle = colours.text;
+		ctx.textAlign = "left";
 		let lastX = -Infinity;
 		for (const mark of marks) {
 			const x = plot.valToPos((8 * mark.size) / /** @type {any} */ (this.frontier).total, "x", true);
 			if (x - lastX < 62 * devicePixelRatio) continue;
 			lastX = x;
 			ctx.fillText(mark.name, x + 7 * devicePixelRatio, plot.valToPos(mark.loss, "y", true) - 6 * devicePixelRatio);
+		}
+		lastX = -Infinity;
+		for (const file of predicted) {
+			const x = plot.valToPos(file.bits, "x", true);
+			if (x - lastX < 110 * devicePixelRatio) continue;
+			lastX = x;
+			const name = file.name.replace(/\.gguf$/, "");
+			ctx.fillText(name.length > 22 ? `…${name.slice(-21)}` : name, x + 7 * devicePixelRatio, plot.valToPos(file.value, "y", true) + 14 * devicePixelRatio);
 		}
 		ctx.strokeStyle = colours.measured;
 		ctx.lineWidth = 2 * devicePixelRatio;
@@ -112,6 +127,10 @@ export class FrontierChart {
 			ctx.beginPath();
 			ctx.moveTo(x, plot.valToPos(low, "y", true));
 			ctx.lineTo(x, plot.valToPos(high, "y", true));
+			for (const end of [low, high]) {
+				ctx.moveTo(x - 4 * devicePixelRatio, plot.valToPos(end, "y", true));
+				ctx.lineTo(x + 4 * devicePixelRatio, plot.valToPos(end, "y", true));
+			}
 			ctx.stroke();
 		}
 		ctx.restore();
@@ -120,7 +139,7 @@ export class FrontierChart {
 	/** What the colours mean. @returns {any[]} */
 	legend() {
 		const colours = this.colours;
-		const rows = [["optimum", "proven optimum, predicted"], ...(this.free ? [["free", "without what you hold"]] : []), ["mixture", "llama.cpp's mixtures, predicted"], ...(this.measured?.length ? [["measured", "files here, measured, with 95 % intervals"]] : [])];
+		const rows = [["optimum", "proven optimum, predicted"], ...(this.free ? [["free", "without what you hold"]] : []), ["mixture", "llama.cpp's mixtures, predicted"], ...(this.audited.length ? [["audited", "files here, predicted"]] : []), ...(this.measured.length ? [["measured", "files here, measured, with 95 % intervals"]] : [])];
 		return rows.map(([key, text]) => {
 			const patch = make("i", { "aria-hidden": "true" });
 			patch.style.background = colours[key];

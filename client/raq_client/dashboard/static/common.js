@@ -37,9 +37,10 @@ async function answered(response) {
 	return value;
 }
 
-/** @param {Record<string, string>} [query] */
+/** @param {Record<string, string|string[]>} [query] a list is given once for each value */
 export async function get(path, query = {}) {
-	return answered(await fetch(`/api/${path}?${new URLSearchParams(query)}`));
+	const pairs = Object.entries(query).flatMap(([name, value]) => [value].flat().map((each) => [name, each]));
+	return answered(await fetch(`/api/${path}?${new URLSearchParams(pairs)}`));
 }
 
 export async function post(path, value) {

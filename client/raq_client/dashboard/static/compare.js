@@ -1,7 +1,7 @@
 // The page Compare: the quantized files of the folder, what was measured of them, and which is better.
 // @ts-check
 import { at, choose, complain, get, likest, make, offer, on, plusMinus, post, problem, settled, short, size } from "./common.js";
-import { jobCard } from "./jobs.js";
+import { jobCard, outcome } from "./jobs.js";
 let files = [];
 let manifests = [];
 /** @type {Set<string>} */
@@ -34,6 +34,7 @@ function line(file) {
 	const manifest = manifests.find((each) => each.file === file.file);
 	const box = make("input", { type: "checkbox", "aria-label": `Choose ${file.file}`, onchange: () => { if (box.checked) marked.add(file.file); else marked.delete(file.file); check(); } });
 	box.checked = marked.has(file.file);
+	const card = manifest && manifest.hash !== "missing" ? make("button", { "aria-label": `Model card of ${file.file}`, onclick: () => openCard(manifest.manifest) }, "Card") : null;
 	const hash = manifest ? make("span", { class: `badge ${manifest.hash}`, title: manifest.sha256 }, HASHES[/** @type {keyof typeof HASHES} */ (manifest.hash)]) : "no manifest";
 	return make("tr", {},
 		make("td", {}, box),
@@ -44,7 +45,7 @@ function line(file) {
 		make("td", { class: "figure" }, plusMinus(manifest?.kl)),
 		make("td", { class: "figure" }, plusMinus(manifest?.top1_agreement)),
 		make("td", { class: "figure" }, audit(file)),
-		make("td", {}, hash),
+		make("td", {}, hash, " ", card),
 		make("td", {}, new Date(1000 * file.changed).toLocaleString()));
 }
 
@@ -65,6 +66,28 @@ function audit(file) {
 	} }, "Audit");
 	return button;
 }
+
+// --- the model card, as it would be written
+
+let carded = "";
+
+function openCard(manifest) {
+	carded = manifest;
+	at("card-title").textContent = `Model card of ${manifest}`;
+	at("card").showModal();
+	if (at("card-base").value.trim()) showCard();
+	else at("card-text").textContent = "Preview shows it; without a repository it is where the model was downloaded from.";
+}
+
+async function showCard() {
+	at("card-text").textContent = "…";
+	try {
+		at("card-text").textContent = (await post("card", { manifest: carded, base_model: at("card-base").value.trim() })).text;
+	} catch (error) { at("card-text").textContent = error.message; }
+}
+
+at("card-form").addEventListener("submit", (event) => { event.preventDefault(); showCard(); });
+at("card-close").addEventListener("click", () => at("card").close());
 
 const fields = () => ({
 	candidates: candidates().map((file) => file.file).filter((name) => marked.has(name)),
@@ -106,7 +129,7 @@ function showVerdicts() {
 	const shown = [...jobs.values()].sort((a, b) => b.id - a.id);
 	at("no-verdicts").hidden = shown.length > 0;
 	at("verdicts").replaceChildren(...shown.map((job) => {
-		const card = jobCard(job);
+		const card = jobCard(job, { outcome: outcome(job, results.get(job.id)) });
 		(results.get(job.id) ?? []).forEach((step) => card.append(verdict(step)));
 		return card;
 	}));

@@ -22,11 +22,12 @@ export function grid(names) {
 	const columns = [...inBlocks, ...new Set(places.filter((each) => each.block < 0).map((each) => each.role).filter((role) => !inBlocks.includes(role)))];
 	/** @type {Map<string, number>} */
 	const index = new Map(places.map((each, number) => [`${each.block} ${each.role}`, number]));
+	const cells = blocks.map((block) => columns.map((role) => index.get(`${block} ${role}`)));
 	return {
 		rows: blocks.map((block) => (block < 0 ? "–" : String(block))),
 		columns,
 		/** The number of the tensor in a cell, or undefined. */
-		tensor: (row, column) => index.get(`${blocks[row]} ${columns[column]}`),
+		tensor: (row, column) => cells[row][column],
 	};
 }
 
@@ -75,6 +76,21 @@ export class Frontier {
 			}
 			return current;
 		});
+	}
+
+	/**
+	 * Take in the plan of a further budget, as `solve --json` prints it.
+	 * @param {any} plan
+	 * @returns {number} its number among the points
+	 */
+	insert(plan) {
+		const there = this.points.findIndex((point) => point.capacity_bytes === plan.capacity_bytes);
+		if (there >= 0) return there;
+		const place = this.points.filter((point) => point.capacity_bytes < plan.capacity_bytes).length;
+		this.points.splice(place, 0, { ...plan, changes: [] });
+		this.allocations.splice(place, 0, Uint8Array.from(this.tensors, (name) => this.at(plan.allocation[name])));
+		if (place <= this.knee) this.knee += 1;
+		return place;
 	}
 
 	/** The column of a type. */

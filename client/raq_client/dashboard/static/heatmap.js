@@ -5,7 +5,7 @@ import { make, short } from "./common.js";
 /**
  * @typedef {object} Cell
  * @property {number|string|null} value the figure; text is a category; null: nothing is known
- * @property {string} title what is said of it
+ * @property {string} title what is said of it: a getter where making it takes long
  *
  * @typedef {object} HeatData
  * @property {string[]} rows
@@ -19,6 +19,8 @@ import { make, short } from "./common.js";
 
 const LABEL = 44;
 const HEAD = 76;
+/** Room right of the last column, for its slanted label. */
+const TAIL = 40;
 
 const colour = (name) => {
 	const probe = make("i", {});
@@ -33,6 +35,15 @@ const between = (low, high, share) => `rgb(${[0, 1, 2].map((i) => Math.round(low
 
 /** The colour of a quant type: by its bits per weight, so that neighbours look alike. */
 export function typeColour(type) {
+	let found = typeColours.get(type);
+	if (!found) typeColours.set(type, (found = colourOf(type)));
+	return found;
+}
+
+/** @type {Map<string, string>} */
+const typeColours = new Map();
+
+function colourOf(type) {
 	const bits = typeBits(type);
 	const share = Math.min(1, Math.max(0, (Math.log2(bits) - Math.log2(1.5)) / (Math.log2(16) - Math.log2(1.5))));
 	return `hsl(${Math.round(265 - 245 * share)} 60% ${type.startsWith("IQ") ? 58 : 70}%)`;
@@ -60,6 +71,8 @@ export class HeatMap {
 		this.span = { least: 0, most: 1 };
 		this.cellWidth = this.cellHeight = 20;
 		this.frame = 0;
+		/** The types that the scale shows. */
+		this.scaleOf = "";
 		this.canvas.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => this.point(event));
 		this.canvas.addEventListener("pointerleave", () => this.move(null));
 		this.canvas.addEventListener("click", (/** @type {PointerEvent} */ event) => { this.point(event); this.pick(); });
@@ -83,6 +96,7 @@ export class HeatMap {
 
 	/** Smallest and largest figure: of those above zero where the scale is logarithmic. @param {HeatData} data */
 	spanOf(data) {
+		if (data.scale === "types") return { least: 0, most: 1 };
 		let [least, most] = [Infinity, -Infinity];
 		for (let row = 0; row < data.rows.length; row++) {
 			for (let column = 0; column < data.columns.length; column++) {
@@ -128,9 +142,9 @@ export class HeatMap {
 		if (!this.data) return;
 		const { rows, columns } = this.data;
 		const room = /** @type {HTMLElement} */ (this.canvas.parentElement).clientWidth;
-		this.cellWidth = Math.max(columns.length > 40 ? 3 : 20, Math.min(64, Math.floor((room - LABEL) / columns.length)));
+		this.cellWidth = Math.max(columns.length > 40 ? 3 : 20, Math.min(64, Math.floor((room - LABEL - TAIL) / columns.length)));
 		this.cellHeight = Math.max(9, Math.min(24, Math.floor(720 / rows.length)));
-		const width = LABEL + this.cellWidth * columns.length;
+		const width = LABEL + this.cellWidth * columns.length + TAIL;
 		const height = HEAD + this.cellHeight * rows.length + 1;
 		const ratio = window.devicePixelRatio || 1;
 		if (this.canvas.width !== width * ratio || this.canvas.height !== height * ratio) {
@@ -228,6 +242,8 @@ export class HeatMap {
 				if (typeof value === "string") seen.add(value);
 			}));
 			const names = [...seen].sort((a, b) => typeBits(a) - typeBits(b));
+			if (this.scaleOf === names.join()) return;
+			this.scaleOf = names.join();
 			this.scaleBox.replaceChildren(...names.map((name) => {
 				const patch = make("i", {});
 				patch.style.background = typeColour(name);
@@ -235,6 +251,7 @@ export class HeatMap {
 			}));
 			return;
 		}
+		this.scaleOf = "";
 		const strip = make("canvas", { width: 144, height: 11, "aria-hidden": "true" });
 		const brush = strip.getContext("2d");
 		const parts = data.scale === "signed" ? ["--cold", "--middle", "--warm"] : ["--low", "--high"];

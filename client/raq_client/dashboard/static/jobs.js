@@ -1,14 +1,17 @@
 // A job as the pages show it: state, progress by stages, the tool's own sentence where it failed.
 // @ts-check
-import { complain, duration, make, plusMinus, post, size } from "./common.js";
+import { complain, copy, duration, make, plusMinus, post, size } from "./common.js";
 
-function stageLine(stage, isLast, state) {
+function counted(stage) {
+	if (!stage.total) return "";
+	return stage.total < 100000 ? `${stage.done} of ${stage.total}` : `${size(stage.done)} of ${size(stage.total)}`;
+}
+
+function stageLine(stage) {
 	const share = stage.total ? stage.done / stage.total : 0;
-	const isOver = !isLast || state !== "running";
-	const counted = stage.total && stage.total < 100000 ? `${stage.done} of ${stage.total}` : stage.total ? `${size(stage.done)} of ${size(stage.total)}` : "";
-	const left = isOver ? "" : stage.left == null ? "" : `, ${duration(stage.left)} left`;
-	const bar = make("progress", { max: "1", value: String(isOver && state !== "failed" && state !== "cancelled" ? 1 : share), "aria-label": stage.stage });
-	return make("div", { class: "stage" }, make("span", {}, stage.stage), make("span", {}, `${Math.floor(100 * share)} % · ${counted}${left}`), bar);
+	const left = stage.left == null ? "" : `, ${duration(stage.left)} left`;
+	const bar = make("progress", { max: "1", value: String(share), "aria-label": stage.stage });
+	return make("div", { class: "stage" }, make("span", {}, stage.stage), make("span", {}, `${Math.floor(100 * share)} % · ${counted(stage)}${left}`), bar);
 }
 
 /** What a finished job found, in a line. */
@@ -23,16 +26,20 @@ export function outcome(job, result) {
 	return found.join(" · ");
 }
 
-/** @param {{isFirst?: boolean, isLast?: boolean}} [place] where it stands among those that wait */
-export function jobCard(job, place = {}) {
+/**
+ * A card whose parts keep their places while the job goes on: what it says is in a box of one height.
+ * @param {{place?: number, isLast?: boolean, outcome?: string}} [more] its place among those that wait, from 1; what it found
+ */
+export function jobCard(job, { place = 0, isLast = false, outcome: found = "" } = {}) {
 	const act = (verb, /** @type {object} */ more = {}) => () => post(`jobs/${verb}`, { id: job.id, ...more }).catch(complain);
 	const buttons = [];
 	if (job.state === "queued") {
-		buttons.push(make("button", { onclick: act("move", { forward: true }), disabled: place.isFirst, "aria-label": `Move job ${job.id} forward` }, "↑"));
-		buttons.push(make("button", { onclick: act("move", { forward: false }), disabled: place.isLast, "aria-label": `Move job ${job.id} back` }, "↓"));
+		buttons.push(make("button", { onclick: act("move", { forward: true }), disabled: place <= 1, "aria-label": `Move job ${job.id} forward` }, "↑"));
+		buttons.push(make("button", { onclick: act("move", { forward: false }), disabled: isLast, "aria-label": `Move job ${job.id} back` }, "↓"));
 	}
 	if (job.state === "queued" || job.state === "running") buttons.push(make("button", { onclick: act("cancel"), "aria-label": `Cancel job ${job.id}` }, "Cancel"));
 	if (job.state === "failed" || job.state === "cancelled") buttons.push(make("button", { onclick: act("retry"), "aria-label": `Try job ${job.id} again` }, "Try again"));
+	buttons.push(make("button", { onclick: () => copy(job.command), "aria-label": `Copy the command of job ${job.id}` }, "Copy"));
 	if (job.started) buttons.push(make("a", { class: "button", href: `/api/jobs/${job.id}/log`, download: true, "aria-label": `Download the log of job ${job.id}` }, "Log"));
 	const took = job.started && job.ended ? duration(job.ended - job.started) : "";
 	const when = new Date(1000 * (job.ended ?? job.started ?? job.created)).toLocaleString();
@@ -41,7 +48,22 @@ export function jobCard(job, place = {}) {
 			make("strong", {}, `${job.id} ${job.action}`), make("span", { class: `badge ${job.state}` }, job.state),
 			make("span", { class: "note" }, [when, took].filter(Boolean).join(", ")), make("div", { class: "actions" }, ...buttons)),
 		make("pre", { class: "command" }, job.command),
-		...job.stages.map((stage, index) => stageLine(stage, index === job.stages.length - 1, job.state)),
-		job.error ? make("p", { class: "error" }, job.error) : null,
-		job.lines.length ? make("details", {}, make("summary", {}, `${job.lines.length} remark${job.lines.length > 1 ? "s" : ""}`), make("pre", { class: "command" }, job.lines.join("\n"))) : null);
+		said(job, place, found),
+		history(job));
+}
+
+/** How far it is, why it failed, or what it found. */
+function said(job, place, found) {
+	const stage = job.stages.at(-1);
+	if (job.error) return make("div", { class: "said", tabindex: "0", role: "region", "aria-label": `Why job ${job.id} ended` }, make("p", { class: "error" }, job.error));
+	if (job.state === "queued") return make("div", { class: "said note" }, place > 1 ? `waits; ${place - 1} before it` : "is next");
+	if (job.state === "done") return make("div", { class: "said" }, found ? make("p", { class: "outcome" }, found) : null);
+	return make("div", { class: "said" }, stage ? stageLine(stage) : make("span", { class: "note" }, job.state === "running" ? "starting…" : ""));
+}
+
+/** The stages that it has been through, and its remarks. */
+function history(job) {
+	const stages = job.stages.map((stage) => `${stage.stage}: ${counted(stage)}`);
+	const said = job.lines.length ? `, ${job.lines.length} remark${job.lines.length > 1 ? "s" : ""}` : "";
+	return make("details", {}, make("summary", {}, `${stages.length} stage${stages.length === 1 ? "" : "s"}${said}`), make("pre", { class: "command" }, [...stages, ...job.lines].join("\n")));
 }

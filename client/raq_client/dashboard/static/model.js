@@ -14,6 +14,8 @@ let importance = null;
 /** @type {Map<string, any>|null} */
 let ratios = null;
 /** @type {any} */ let paths = null;
+/** How the two importance files differ: by blocks and experts, or by blocks and inputs. @type {any} */
+let contrast = null;
 let files = [];
 
 const byName = (/** @type {any[]} */ rows) => new Map(rows.map((row) => [row.name, row]));
@@ -78,6 +80,23 @@ const QUANTITIES = {
 	},
 };
 
+/**
+ * What the map of blocks and experts can show.
+ * @type {Record<string, {name: string, unit: string, scale: "sequence"|"signed", of: () => any, cell: (block: any, column: number) => any, say: (block: any, column: number) => string}>}
+ */
+const EXPERTS = {
+	heat: {
+		name: "use of experts", unit: "heat", scale: "sequence", of: () => paths,
+		cell: (block, column) => block.heat[column],
+		say: (block, column) => `heat ${short(block.heat[column])}, ${(100 * block.share).toFixed(1)} % of all in this block`,
+	},
+	contrast: {
+		name: "against the other importance", unit: "difference of shares", scale: "signed", of: () => contrast,
+		cell: (block, column) => block.deltas[column],
+		say: (block, column) => `share ${block.deltas[column] >= 0 ? "+" : ""}${short(block.deltas[column])}`,
+	},
+};
+
 const row = (name, /** @type {(row: number) => any} */ value) => {
 	const found = frontier?.row.get(name);
 	return found === undefined ? null : value(found) ?? null;
@@ -104,10 +123,8 @@ function mapped() {
 
 function show() {
 	const quantity = QUANTITIES[at("quantity").value];
-	const isExperts = at("cells").value === "experts" && paths?.cells === "experts";
-	at("type-label").hidden = !quantity?.types || isExperts;
-	at("quantity").disabled = isExperts;
-	if (isExperts) { showExperts(); return; }
+	if (at("quantity").value in EXPERTS) { at("type-label").hidden = true; showExperts(EXPERTS[at("quantity").value]); return; }
+	at("type-label").hidden = !quantity?.types;
 	if (!quantity) return;
 	const type = at("type").value;
 	const shown = mapped();
@@ -123,18 +140,44 @@ function show() {
 	if (at("as-table").open) showTable(rows, columns, cell);
 }
 
-function showExperts() {
-	const blocks = paths.blocks;
-	map.show({
-		rows: blocks.map((each) => String(each.block)),
-		columns: paths.columns.map(String),
-		cell: (r, c) => ({
-			value: blocks[r].heat[c],
-			title: `block ${blocks[r].block}, expert ${paths.columns[c]}: ${blocks[r].heat[c] == null ? "no token reached it" : `heat ${short(blocks[r].heat[c])}, ${(100 * blocks[r].share).toFixed(1)} % of all in this block`}`,
-		}),
-		scale: "sequence",
-		unit: "heat",
+function showExperts(quantity) {
+	const { blocks, columns } = quantity.of();
+	const cell = (r, c) => {
+		const value = quantity.cell(blocks[r], c);
+		return { value, title: `block ${blocks[r].block}, expert ${columns[c]}: ${value == null ? "no token reached it" : quantity.say(blocks[r], c)}` };
+	};
+	const rows = blocks.map((each) => String(each.block));
+	map.show({ rows, columns: columns.map(String), cell, scale: quantity.scale, unit: quantity.unit });
+	if (at("as-table").open) showTable(rows, columns.map(String), cell);
+}
+
+/** Inputs that two files know: tensors that read the same one are one. */
+function inputs() {
+	const rows = [...(ratios?.values() ?? [])];
+	return rows.filter((each) => each.tied.every((other) => each.name < other));
+}
+
+/** Say in a line how the two importance files differ. */
+function showBanner() {
+	at("banner").hidden = !ratios;
+	if (!ratios) return;
+	const all = inputs();
+	const cells = (contrast?.blocks ?? []).flatMap((block) => block.deltas).filter((each) => each != null);
+	const changed = all.filter((each) => each.domain_level !== each.general_level);
+	const changedCells = cells.filter((each) => each !== 0);
+	const isSame = !changed.length && !changedCells.length;
+	at("banner").className = isSame ? "banner same" : "banner";
+	if (isSame) { at("banner").textContent = `Exact match: all ${all.length} inputs${cells.length ? ` and ${cells.length} cells` : ""} of the two files are the same.`; return; }
+	const blocks = (contrast?.most_distinctive ?? []).slice(0, 3).map((block) => {
+		const found = contrast.blocks.find((each) => each.block === block);
+		return `${block} (${short(found.divergence)}: ${found.leading.slice(0, 2).join(", ")})`;
 	});
+	const sure = all.filter((each) => each.interval && (each.interval[0] > 1 || each.interval[1] < 1)).length;
+	at("banner").textContent = [
+		`${changed.length} of ${all.length} inputs differ${all.some((each) => each.interval) ? `, ${sure} by more than their 95 % interval` : ""}.`,
+		`${changedCells.length} of ${cells.length} cells differ.`,
+		blocks.length ? `Most distinctive blocks: ${blocks.join("; ")}.` : "",
+	].filter(Boolean).join(" ");
 }
 
 /** @param {(row: number, column: number) => any} cell */
@@ -183,24 +226,28 @@ function showFacts() {
 }
 
 /** @param {HTMLSelectElement} select */
-function offerQuantities(select, keys, first) {
+function offerQuantities(select, keys, first, experts = false) {
 	const before = select.dataset.touched ? select.value : first;
-	const usable = keys.filter((key) => QUANTITIES[key].needs());
-	select.replaceChildren(...usable.map((key) => make("option", { value: key }, QUANTITIES[key].name)));
+	const usable = keys.filter((key) => (experts ? EXPERTS[key].of() : QUANTITIES[key].needs()));
+	select.replaceChildren(...usable.map((key) => make("option", { value: key }, (experts ? EXPERTS : QUANTITIES)[key].name)));
 	select.value = usable.includes(before) ? before : usable[0] ?? "";
 }
 
 function showAll() {
 	showFacts();
 	if (!model) return;
-	offerQuantities(at("quantity"), Object.keys(QUANTITIES), "worth");
+	const isExperts = paths?.cells === "experts";
+	at("cells-label").hidden = !isExperts;
+	if (!at("cells").options.length) at("cells").replaceChildren(make("option", { value: "roles" }, "roles"), make("option", { value: "experts" }, "experts"));
+	if (!isExperts) at("cells").value = "roles";
+	if (at("cells").value === "experts") offerQuantities(at("quantity"), Object.keys(EXPERTS), "heat", true);
+	else offerQuantities(at("quantity"), Object.keys(QUANTITIES), "worth");
+	showBanner();
 	offerQuantities(at("ranking"), Object.keys(QUANTITIES).filter((key) => QUANTITIES[key].rank), "worth");
 	const types = frontier ? frontier.types : profile?.quant_types ?? [];
 	const before = at("type").value;
 	at("type").replaceChildren(...types.map((each) => make("option", { value: each }, each)));
 	at("type").value = types.includes(before) ? before : types.includes("Q4_K") ? "Q4_K" : types[0] ?? "";
-	at("cells-label").hidden = paths?.cells !== "experts";
-	if (!at("cells").options.length) at("cells").replaceChildren(make("option", { value: "roles" }, "roles"), make("option", { value: "experts" }, "experts"));
 	show();
 	showRanks();
 }
@@ -228,14 +275,16 @@ async function load() {
 	model = name ? await or(get("model", { file: name })) : null;
 	if (later()) return;
 	tensors = byName(model?.tensors ?? []);
-	[profile, frontier, importance, ratios, paths] = [null, null, null, null, null];
+	[profile, frontier, importance, ratios, paths, contrast] = [null, null, null, null, null, null];
 	showAll();
-	const [found, swept, shown, compared, lit] = await Promise.all([
+	const more = (id) => [...at(id).selectedOptions].map((each) => each.value).filter((each) => each !== imatrix && each !== general);
+	const [found, swept, shown, compared, lit, differs] = await Promise.all([
 		measuredBy ? or(get("profile", { file: measuredBy })) : null,
 		measuredBy ? or(post("frontier", { profile: measuredBy })) : null,
 		imatrix ? or(get("importance", { file: imatrix })) : null,
-		imatrix && general && imatrix !== general ? or(get("ratio", { domain: imatrix, general })) : null,
+		imatrix && general ? or(get("ratio", { domain: imatrix, general, "domain-part": more("domain-parts"), "general-part": more("general-parts") })) : null,
 		imatrix && model?.experts ? or(get("paths", { file: imatrix })) : null,
+		imatrix && general ? or(get("paths", { file: imatrix, against: general })) : null,
 	]);
 	if (later()) return;
 	profile = found;
@@ -243,7 +292,7 @@ async function load() {
 	frontier = swept ? new Frontier(swept) : null;
 	importance = shown ? byName(shown) : null;
 	ratios = compared ? byName(compared.rows) : null;
-	paths = lit;
+	[paths, contrast] = [lit, differs];
 	problem(faults.join("\n"));
 	showAll();
 	preflight().catch(complain);
@@ -285,6 +334,12 @@ async function refresh() {
 	const name = offer(at("model"), models, { key: "model" });
 	offer(at("imatrix"), names("importance"), { key: "imatrix", none: "none", fallback: richest(files, name) });
 	offer(at("general"), names("importance"), { key: "general", none: "nothing" });
+	at("parts").hidden = !at("general").value;
+	for (const id of ["domain-parts", "general-parts"]) {
+		const before = new Set([...at(id).selectedOptions].map((each) => each.value));
+		at(id).replaceChildren(...names("importance").map((each) => make("option", { value: each }, each)));
+		for (const option of at(id).options) option.selected = before.has(option.value);
+	}
 	const profiles = names("profile");
 	const wanted = at("profile").dataset.wanted;
 	if (wanted && profiles.includes(wanted)) { choose({ profile: wanted }); at("profile").value = ""; delete at("profile").dataset.wanted; }
@@ -296,9 +351,12 @@ async function refresh() {
 
 const bits = (name) => files.find((file) => file.file === name)?.bits_per_weight ?? 0;
 
-for (const id of ["model", "imatrix", "general", "profile"]) at(id).addEventListener("change", () => load().catch(complain));
+for (const id of ["model", "imatrix", "general", "profile", "domain-parts", "general-parts"]) {
+	at(id).addEventListener("change", () => { at("parts").hidden = !at("general").value; load().catch(complain); });
+}
 for (const id of ["quantity", "ranking"]) at(id).addEventListener("change", () => { at(id).dataset.touched = "yes"; });
-for (const id of ["quantity", "cells"]) at(id).addEventListener("change", show);
+at("quantity").addEventListener("change", show);
+at("cells").addEventListener("change", () => { delete at("quantity").dataset.touched; showAll(); });
 at("type").addEventListener("change", () => { show(); showRanks(); });
 at("ranking").addEventListener("change", showRanks);
 at("as-table").addEventListener("toggle", show);

@@ -4,13 +4,17 @@ import { at, choose, chosen, complain, copy, difference, facts, get, likest, mak
 import { FrontierChart } from "./chart.js";
 import { Frontier, grid, parts } from "./frontier.js";
 import { HeatMap, typeColour } from "./heatmap.js";
+import { Files } from "./points.js";
+import { Presets } from "./presets.js";
+import { edit } from "./recipes.js";
 
-/** Loss up to which a file can hardly be told from its original. @type {number} */
-const NEAR_LOSSLESS = 0.001;
-const SHOWN = 200;
+/** Tensors that the list of changes names. */
+const SHOWN = 60;
 
 const map = new HeatMap(at("map"), "Types of the plan: blocks by roles. Enter holds a tensor at a type.", hold);
 const chart = new FrontierChart(at("chart"), (index) => go(index));
+const presets = new Presets((preset) => toPreset(preset).catch(complain));
+const points = new Files(() => drawChart());
 /** @type {Frontier|null} */
 let frontier = null;
 /** @type {Frontier|null} */
@@ -43,7 +47,7 @@ function go(to) {
 	index = to;
 	at("budget").value = String(to);
 	const point = frontier.points[to];
-	choose({ capacity: point.capacity_bytes });
+	keepCapacity();
 	at("budget-text").textContent = `${point.bits_per_weight.toFixed(3)} bpw`;
 	at("budget").setAttribute("aria-valuetext", `${point.bits_per_weight.toFixed(2)} bits per weight, ${size(point.bytes)}`);
 	chart.select(to);
@@ -54,15 +58,19 @@ function go(to) {
 	describe();
 }
 
+const keepCapacity = settled(() => choose({ capacity: f().points[index].capacity_bytes }));
+
 function showFigures(point) {
 	const proof = point.termination === "optimal" ? "proven optimal" : point.termination;
 	const rows = /** @type {[string, string, string?][]} */ ([
-		["size", `${size(point.bytes)} (${whole(point.bytes)} bytes)`, "big"],
+		["size", size(point.bytes), "big"],
+		["exactly", `${whole(point.bytes)} bytes`],
 		["bits per weight", point.bits_per_weight.toFixed(4)],
 		["predicted loss", `${short(point.loss, 4)} ${frontier?.unit.startsWith("nats") ? "nats per token" : ""}`, "big"],
 		["no plan is below", `${short(point.bound, 4)}: ${proof}${point.gap ? `, gap ${short(point.gap)}` : ""}`],
 		["price of a byte (λ)", short(point.lambda)],
 		["left over", `${whole(point.capacity_bytes - point.bytes)} bytes`],
+		[`memory at ${at("vram-context").value}`, presets.memory(point.bytes) == null ? "–" : size(presets.memory(point.bytes))],
 	]);
 	if (free && free !== frontier) {
 		const best = free.points[free.pointAt(point.capacity_bytes)];
@@ -84,19 +92,25 @@ function showTypes() {
 
 function showChanges() {
 	const from = f().points[mark];
-	const found = f().changes(mark, index);
-	at("changes-note").textContent = `${found.length} tensors differ from the plan at ${from.bits_per_weight.toFixed(3)} bpw${found.length > SHOWN ? `; the first ${SHOWN} by loss` : ""}`;
-	at("changes").replaceChildren(...found.slice(0, SHOWN).map((each) => make("li", {},
+	const [before, after] = [f().allocations[mark], f().allocations[index]];
+	const count = before.reduce((sum, each, row) => sum + Number(each !== after[row]), 0);
+	at("changes-note").textContent = `${count} tensors differ from the plan at ${from.bits_per_weight.toFixed(3)} bpw${count > SHOWN ? `; the first ${SHOWN} by loss` : ""}`;
+	listChanges();
+}
+
+/** The list follows when the slider rests: it is longer than a frame allows. */
+const listChanges = settled(() => {
+	at("changes").replaceChildren(...f().changes(mark, index).slice(0, SHOWN).map((each) => make("li", {},
 		`${each.tensor}: ${each.before} `, make("span", { class: each.bytes > 0 ? "up" : "down" }, "→"), ` ${each.after} `,
 		make("span", { class: "figure" }, `${each.bytes > 0 ? "+" : ""}${whole(each.bytes)} bytes`))));
-}
+}, 60);
 
 let mapFrame = 0;
 
 function drawMap() {
 	cancelAnimationFrame(mapFrame);
 	mapFrame = requestAnimationFrame(() => {
-		if (!frontier || !layout) return;
+		if (!frontier || !layout || !at("map").offsetParent) return;
 		const { rows, columns, shown, tensor } = layout;
 		const [now, types] = [frontier, frontier.allocations[index]];
 		map.show({
@@ -108,7 +122,7 @@ function drawMap() {
 				if (found === undefined) return null;
 				const number = /** @type {number} */ (now.row.get(shown[found]));
 				const type = now.types[types[number]];
-				return { value: type, title: `${shown[found]}: ${type}, ${size(now.bytes[number][types[number]])}, loss ${short(now.losses[number][types[number]])}` };
+				return { value: type, get title() { return `${shown[found]}: ${type}, ${size(now.bytes[number][types[number]])}, loss ${short(now.losses[number][types[number]])}`; } };
 			},
 			isMarked: (r, c) => { const found = tensor(r, c); return found !== undefined && isHeld(shown[found]); },
 		});
@@ -204,17 +218,43 @@ function take(found, capacity, from) {
 	at("unit").textContent = `losses: ${found.source}`;
 	const start = capacity === undefined ? Math.max(0, found.knee) : found.pointAt(capacity);
 	mark = from === undefined ? start : found.pointAt(from);
-	chart.show(found, held.length ? free : null, measuredPoints());
-	at("legend").replaceChildren(...chart.legend());
+	takeFiles();
 	go(start);
+	askPresets();
 }
 
-/** Files of this folder that were made from the model and measured. */
-function measuredPoints() {
-	return measured.filter((each) => each.kl && each.hash !== "missing").map((each) => {
-		const file = files.find((other) => other.file === each.file);
-		return { name: each.file, bits: file?.bits_per_weight, value: each.kl.value, error: each.kl.window_error ?? 0 };
-	}).filter((each) => each.bits && each.value > 0);
+const askPresets = () => presets.ask({ profile: at("profile").value, ...constraints() }).then(() => { if (frontier) showFigures(f().points[index]); });
+
+function takeFiles() {
+	points.take(files, measured, { profile: at("profile").value, original: at("model").value, weights: f().total });
+	drawChart();
+}
+
+function drawChart() {
+	if (!frontier) return;
+	chart.show(frontier, held.length ? free : null, points.measured(), points.audited());
+	at("legend").replaceChildren(...chart.legend());
+	chart.select(index);
+}
+
+/** Take in the plan of a budget that is none of the slider's, so that its very bytes are shown. */
+async function toPlan(plan) {
+	const before = f().points[mark];
+	const to = f().insert(plan);
+	mark = f().points.indexOf(before);
+	at("budget").max = String(f().points.length - 1);
+	drawChart();
+	go(to);
+}
+
+/** @param {any} preset */
+async function toPreset(preset) {
+	const asking = { profile: at("profile").value, budget: preset.budget };
+	const now = frontier;
+	const [plan, open] = await Promise.all([post("plan", { ...asking, ...constraints() }), held.length ? post("plan", asking) : null]);
+	if (now !== frontier) return;
+	if (open?.allocation && free) free.insert(open);
+	await toPlan(plan);
 }
 
 async function load() {
@@ -246,7 +286,7 @@ async function refresh() {
 	offer(at("model"), models, { key: "model", none: "none", fallback: likest(profile, models) });
 	offer(at("imatrix"), names("importance"), { key: "imatrix", none: "none", fallback: richest(files, at("model").value) });
 	if (!frontier || profile !== before) await load();
-	else { chart.show(frontier, held.length ? free : null, measuredPoints()); at("legend").replaceChildren(...chart.legend()); chart.select(index); }
+	else takeFiles();
 }
 
 const bits = (name) => files.find((file) => file.file === name)?.bits_per_weight ?? 0;
@@ -280,6 +320,16 @@ at("save-plan").addEventListener("click", async () => {
 		say(`${name} is saved; raq-client quantize -a reads it`);
 	} catch (error) { complain(error); }
 });
+at("save-recipe").addEventListener("click", () => {
+	const { profile, pin, floor, ceiling, ...rest } = saved();
+	const bits = f().points[index].bits_per_weight.toFixed(2);
+	const stem = `${rest.model.replace(/\.gguf$/, "").replace(/-(f16|bf16|f32)$/i, "")}-${bits}bpw`;
+	const kinds = Object.entries({ pin, floor, ceiling }).filter(([, all]) => all.length);
+	const types = f().types.filter((type) => !/^B?F\d+$/.test(type) && f().choices().some((row) => f().bytes[row][f().at(type)] != null));
+	const given = { ...rest, ...Object.fromEntries(kinds), types };
+	if (!given.imatrix.length) delete /** @type {any} */ (given).imatrix;
+	edit(`${stem}.recipe.toml`, { format: "raq-recipe-2", name: stem, ...given, output: { file: `${stem}.gguf` } }, true);
+});
 at("copy").addEventListener("click", () => copy(at("command").textContent ?? ""));
 at("to-build").addEventListener("click", () => choose({ action: "run", build: { ...saved(), profile: undefined } }));
 
@@ -291,18 +341,13 @@ at("memory").addEventListener("submit", async (/** @type {Event} */ event) => {
 		at("memory-answer").textContent = plan.allocation
 			? `${size(plan.capacity_bytes)} are left for weights: ${plan.bits_per_weight.toFixed(2)} bpw, loss ${short(plan.loss)}`
 			: `nothing fits: even the smallest types need ${size(plan.least_bytes)}`;
-		if (plan.allocation && frontier) go(frontier.pointAt(plan.capacity_bytes));
+		if (plan.allocation && frontier) await toPlan(plan);
 	} catch (error) { at("memory-answer").textContent = error.message; }
 });
 
 at("budget").addEventListener("input", () => go(Number(at("budget").value)));
 at("mark").addEventListener("click", () => { mark = index; showChanges(); });
-at("smallest").addEventListener("click", () => go(0));
-at("recommended").addEventListener("click", () => go(Math.max(0, frontier?.knee ?? 0)));
-at("lossless").addEventListener("click", () => {
-	const found = frontier?.points.findIndex((point) => point.loss <= NEAR_LOSSLESS) ?? -1;
-	go(found < 0 ? (frontier?.points.length ?? 1) - 1 : found);
-});
+for (const id of ["vram-context", "kv"]) at(id).addEventListener("change", () => { if (frontier) askPresets(); });
 for (const id of ["profile", "model", "imatrix"]) at(id).addEventListener("change", () => load().catch(complain));
 on("folder", settled(() => refresh().catch(complain)));
 held = chosen().held ?? [];

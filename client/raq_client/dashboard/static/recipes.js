@@ -2,6 +2,9 @@
 // @ts-check
 import { at, complain, difference, get, make, post, say, short } from "./common.js";
 
+/** Keys that the form shows at once; the others when they are asked for, or given. */
+const FIRST = ["name", "description", "model", "imatrix", "budget", "base", "types", "pin", "text", "output"];
+
 let schema;
 let edited = { name: "", data: {}, isNew: true };
 let isDifferenceSeen = false;
@@ -58,9 +61,59 @@ function controls(part, data, path) {
 		}
 		return Object.keys(found).length || !path.length ? found : undefined;
 	};
-	const first = part.required ?? [];
-	made.sort((a, b) => Number(first.includes(b[0])) - Number(first.includes(a[0])));
-	return { boxes: made.map(([, each]) => each.box), read };
+	if (path.length) return { boxes: made.map(([, each]) => each.box), read };
+	const isFirst = ([name]) => FIRST.includes(name) || (data[name] !== undefined && name !== "format");
+	const rank = ([name]) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
+	const shown = made.filter(isFirst).sort((a, b) => rank(a) - rank(b));
+	const others = make("details", {}, make("summary", {}, "All other keys"), make("div", { class: "fields" }, ...made.filter((each) => !isFirst(each)).map(([, each]) => each.box)));
+	return { boxes: [...shown.map(([, each]) => each.box), others], read };
+}
+
+/** A line that holds a role of the model at a type, added to the key pin. @param {string[]} patterns */
+function holder(patterns) {
+	const which = make("select", { "aria-label": "Role to hold" }, ...patterns.map((each) => make("option", { value: each }, each)));
+	const type = make("input", { "aria-label": "Type to hold it at", size: "8", placeholder: "Q6_K", spellcheck: "false" });
+	const add = make("button", { type: "button", onclick: () => {
+		const lines = at("recipe-pin").value.split("\n").filter((line) => line.trim() && !line.startsWith(`${which.value}=`));
+		if (type.value.trim()) at("recipe-pin").value = [...lines, `${which.value}=${type.value.trim()}`].join("\n");
+	} }, "Hold");
+	return make("div", { class: "holder" }, which, type, add);
+}
+
+/** Offer the roles of the model that a recipe names. */
+async function offerRoles(model) {
+	if (!model) return;
+	const found = await get("model", { file: model }).catch(() => null);
+	const matrices = new Set((found?.tensors ?? []).filter((each) => each.shape.length > 1).map((each) => each.name.replace(/^blk\.\d+\./, "blk.*.")));
+	if (matrices.size && model === edited.data.model) at("recipe-pin").closest("label").after(holder([...matrices]));
+}
+
+const RECIPE = "recipe ";
+const BASE = "base ";
+
+/** What a new recipe can start from: recipes of the folder, raq's, llama.cpp's mixtures. */
+async function offerStarts() {
+	const [files, known] = await Promise.all([get("folder"), get("bases")]);
+	const group = (label, values, kind) => (values.length ? make("optgroup", { label }, ...values.map((each) => make("option", { value: kind + each }, each))) : null);
+	at("recipe-start").replaceChildren(make("option", { value: "" }, "what is chosen on this page"), ...[
+		group("recipes of this folder", files.filter((file) => file.is_build).map((file) => file.file), RECIPE),
+		group("recipes of raq", Object.keys(known.recipes), BASE),
+		group("mixtures of llama.cpp", known.mixtures, BASE)].filter((each) => each !== null));
+	at("recipe-start").onchange = () => {
+		const value = at("recipe-start").value;
+		const { name, output, model } = edited.data;
+		if (value.startsWith(RECIPE)) show({ ...files.find((file) => file.file === value.slice(RECIPE.length)).recipe, name, output });
+		else if (value.startsWith(BASE)) show({ format: "raq-recipe-2", name, model, base: value.slice(BASE.length), output });
+		else show(edited.data);
+	};
+}
+
+/** Show the form with this content. */
+function show(data) {
+	const form = controls(schema, data, []);
+	read = form.read;
+	at("recipe-fields").replaceChildren(...form.boxes);
+	offerRoles(edited.data.model);
 }
 
 let read = () => ({});
@@ -71,9 +124,9 @@ export async function edit(name, data, isNew) {
 		schema ??= await get("schema");
 		edited = { name, data, isNew };
 		isDifferenceSeen = false;
-		const form = controls(schema, data, []);
-		read = form.read;
-		at("recipe-fields").replaceChildren(...form.boxes);
+		show(data);
+		at("recipe-start-label").hidden = !isNew;
+		if (isNew) await offerStarts();
 		at("recipe-name").value = name;
 		at("recipe-problem").hidden = at("recipe-difference").hidden = true;
 		at("recipe-save").textContent = "Save";
@@ -81,6 +134,11 @@ export async function edit(name, data, isNew) {
 	} catch (error) { complain(error); }
 }
 
+at("recipe-form").addEventListener("input", () => {
+	isDifferenceSeen = false;  // what is replaced has been seen as it is written
+	at("recipe-difference").hidden = true;
+	at("recipe-save").textContent = "Save";
+});
 at("recipe-cancel").addEventListener("click", () => at("recipe").close());
 at("recipe-form").addEventListener("submit", async (event) => {
 	event.preventDefault();
@@ -102,16 +160,32 @@ at("recipe-form").addEventListener("submit", async (event) => {
 	}
 });
 
+/** What a recipe states, in a few words each. @returns {string[]} */
+function pillsOf(file) {
+	const stated = file.recipe;
+	const names = (/** @type {any} */ value) => [value ?? []].flat();
+	return [
+		stated.budget ? `budget ${stated.budget}` : "",
+		stated.base ? `base ${stated.base}` : "",
+		...["pin", "floor", "ceiling"].flatMap((kind) => names(stated[kind]).map((each) => `${kind} ${each}`)),
+		...names(stated.auto).map((each) => `raise ${each.most ?? 1} × ${each.unit ?? "block"} by ${each.rule ?? "price"}`),
+		...names(stated.imatrix).map((each) => `importance ${each}`),
+		...names(stated.importance?.texts).map((each) => `collects from ${each}`),
+		file.bits_per_weight ? `${file.bits_per_weight.toFixed(3)} bpw, predicted loss ${short(file.loss)}` : "",
+		`→ ${stated.output.file}`,
+	].filter(Boolean);
+}
+
 /** Show the recipes of the folder. @param {(name: string) => void} onbuild */
 export function showRecipes(files, onbuild) {
 	const recipes = files.filter((file) => file.kind === "recipe");
 	at("no-recipes").hidden = recipes.length > 0;
 	at("recipes").replaceChildren(...recipes.map((file) => {
-		const pills = file.is_build ? [file.bits_per_weight ? `${file.bits_per_weight.toFixed(3)} bpw, loss ${short(file.loss)}` : `budget ${file.recipe.budget ?? file.recipe.base ?? ""}`, `→ ${file.recipe.output.file}`] : [];
+		const pills = file.is_build ? pillsOf(file) : [];
 		const buttons = file.is_build ? [
 			make("button", { onclick: () => onbuild(file.file), "aria-label": `Build ${file.file}` }, "Build"),
 			make("button", { onclick: () => edit(file.file, file.recipe, false), "aria-label": `Edit ${file.file}` }, "Edit")] : [];
-		return make("li", {}, make("div", {}, make("strong", {}, file.name ?? file.file), " ", make("span", { class: "note" }, [file.file, ...pills].join(" · ")),
+		return make("li", {}, make("div", {}, make("strong", {}, file.name ?? file.file), " ", make("span", { class: "note" }, file.file), make("div", { class: "pills" }, ...pills.map((each) => make("span", { class: "pill" }, each))),
 			file.error ? make("p", { class: "problem" }, file.error) : make("p", { class: "note" }, file.description ?? "")), make("div", { class: "actions" }, ...buttons));
 	}));
 }
