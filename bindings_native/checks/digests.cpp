@@ -56,6 +56,12 @@ void print_feedback(const raq::QuantType& type, const std::vector<float>& weight
   raq::quantize_with_feedback(type, {weights.data(), nullptr, rows, length}, upper.data(), options,
                               blocks.data());
   std::printf("%-8s feedback %016" PRIx64 "\n", type.name, digest(blocks.data(), blocks.size()));
+  std::vector<float> of_rows(rows * rows);
+  for (std::int64_t j = 0; j < rows; ++j)
+    std::copy_n(upper.data() + j * length, rows, of_rows.data() + j * rows);
+  raq::quantize_on_both_sides(type, {weights.data(), nullptr, rows, length}, upper.data(), of_rows.data(), options,
+                              blocks.data());
+  std::printf("%-8s both sides %016" PRIx64 "\n", type.name, digest(blocks.data(), blocks.size()));
 }
 
 // The factor of a matrix that is positive definite because each number on its diagonal is above the sum of the

@@ -88,7 +88,7 @@ def quantize(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(sh
     for a quarter of a MiB of weights.
     """
 
-def quantize_with_feedback(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factor: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], *, threads: int = 0, effort: str = 'fast', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C')]:
+def quantize_with_feedback(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factor: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], row_factor: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C')]:
     """
     Quantize the weights so that later columns take back the errors of earlier ones: uint8[rows, row bytes].
 
@@ -98,6 +98,10 @@ def quantize_with_feedback(quant_type: str, weights: Annotated[NDArray[numpy.flo
     the weights of the columns k after it. Scales of a block are searched on its weights as they have become,
     with importance 1 / U_jj². Where inputs are correlated, the squared error of the outputs, tr(ΔW H ΔWᵀ), is
     far below that of `quantize`; blocks have the same format and size.
+
+    With `row_factor`, float32[rows, rows], the factor of the mean of g gᵀ over the gradients g at the outputs (in the
+    order of the rows), errors are fed forward into later rows too, from each group of 16: tr(G ΔW H ΔWᵀ) is what becomes
+    small.
 
     Codebook types choose the vector of 4 or 8 columns at once and then feed their errors forward. `threads`,
     `effort` and `instruction_set` are as in `quantize`; neither threads nor the instruction set changes a byte.

@@ -11,6 +11,7 @@
 #include <optional>
 
 #include "cuda/cuda.hpp"
+#include "both_sides.hpp"
 #include "quantizer.hpp"
 
 namespace nb = nanobind;
@@ -77,20 +78,29 @@ NewBlocks quantize(const std::string& quant_type, const Weights& weights,
   return new_array<NewBlocks>(std::move(blocks), {weights.shape(0), static_cast<std::size_t>(row_bytes)});
 }
 
+// Throws std::invalid_argument if a factor is not of a matrix of `size` rows and columns.
+void require_square(const Weights& factor, std::size_t size, const char* what) {
+  if (factor.shape(0) != size || factor.shape(1) != size)
+    throw std::invalid_argument("a factor of " + std::to_string(factor.shape(0)) + " x " +
+                                std::to_string(factor.shape(1)) + " for " + what + " of " + std::to_string(size));
+}
+
 NewBlocks quantize_with_feedback(const std::string& quant_type, const Weights& weights, const Weights& factor,
-                                 int threads, const std::string& effort, const std::string& instruction_set) {
+                                 const std::optional<Weights>& row_factor, int threads, const std::string& effort,
+                                 const std::string& instruction_set) {
   const raq::QuantType& type = raq::find_quant_type(quant_type);
   const raq::Rows rows = rows_of(weights, std::nullopt);
   const raq::Options options = options_of(threads, effort, instruction_set);
   const std::int64_t row_bytes = type.row_bytes(rows.length);
-  if (factor.shape(0) != weights.shape(1) || factor.shape(1) != weights.shape(1))
-    throw std::invalid_argument("a factor of " + std::to_string(factor.shape(0)) + " x " +
-                                std::to_string(factor.shape(1)) + " for a row length of " +
-                                std::to_string(rows.length));
+  require_square(factor, weights.shape(1), "a row length");
+  if (row_factor) require_square(*row_factor, weights.shape(0), "a number of rows");
   std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[rows.count * row_bytes]);
   {
     const nb::gil_scoped_release unlocked;
-    raq::quantize_with_feedback(type, rows, factor.data(), options, blocks.get());
+    if (row_factor)
+      raq::quantize_on_both_sides(type, rows, factor.data(), row_factor->data(), options, blocks.get());
+    else
+      raq::quantize_with_feedback(type, rows, factor.data(), options, blocks.get());
   }
   return new_array<NewBlocks>(std::move(blocks), {weights.shape(0), static_cast<std::size_t>(row_bytes)});
 }
@@ -205,6 +215,10 @@ the weights of the columns k after it. Scales of a block are searched on its wei
 with importance 1 / U_jj². Where inputs are correlated, the squared error of the outputs, tr(ΔW H ΔWᵀ), is
 far below that of `quantize`; blocks have the same format and size.
 
+With `row_factor`, float32[rows, rows], the factor of the mean of g gᵀ over the gradients g at the outputs (in the
+order of the rows), errors are fed forward into later rows too, from each group of 16: tr(G ΔW H ΔWᵀ) is what becomes
+small.
+
 Codebook types choose the vector of 4 or 8 columns at once and then feed their errors forward. `threads`,
 `effort` and `instruction_set` are as in `quantize`; neither threads nor the instruction set changes a byte.
 There is no CUDA version. Raises ValueError as `quantize` does, for F32, F16 and BF16, which store every
@@ -283,8 +297,8 @@ NB_MODULE(_raq_native, module) {
              "importance"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
              "device"_a = "cpu", "instruction_set"_a = "automatic", quantize_text);
   module.def("quantize_with_feedback", &quantize_with_feedback, "quant_type"_a, "weights"_a.noconvert(),
-             "factor"_a.noconvert(), nb::kw_only(), "threads"_a = 0, "effort"_a = "fast",
-             "instruction_set"_a = "automatic", quantize_with_feedback_text);
+             "factor"_a.noconvert(), "row_factor"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0,
+             "effort"_a = "fast", "instruction_set"_a = "automatic", quantize_with_feedback_text);
   module.def("feedback_factor", &feedback_factor, "gram"_a.noconvert(), "damping"_a, nb::kw_only(),
              "threads"_a = 0, "instruction_set"_a = "automatic", feedback_factor_text);
   module.def("dequantize", &dequantize, "quant_type"_a, "blocks"_a.noconvert(), "row_length"_a, nb::kw_only(),

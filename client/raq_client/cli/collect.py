@@ -40,7 +40,9 @@ def collect(
     *,
     output: options.Output,
     text: options.Texts = None,
-    context: options.Context = 512,
+    context: Annotated[
+        int, typer.Option("--context", min=16, rich_help_panel=options.CHECK_PANEL, help="Tokens of a window.")
+    ] = 512,
     windows: options.Windows = None,
     output_head: Annotated[bool, typer.Option("--process-output", help="Collect for the output head too.")] = False,
     sums: Annotated[
@@ -74,6 +76,7 @@ def collect(
     ] = False,
     threads: options.Threads = 0,
     libllama: options.Library = None,
+    estimate: options.EstimateOnly = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -83,8 +86,9 @@ def collect(
     some windows Fisher information is collected too: how much the model's output moves with each weight, of which
     raq's default losses are made. Such a window takes several times as long.
 
-    With --gram the text is run once more for Gram statistics: how the inputs of a tensor vary together. They take 4
-    bytes for each pair of columns, and `--gram` of other commands rounds tensors with them (docs/compensation.md).
+    With --gram the text is run once more for Gram statistics: how the inputs of a tensor vary together, and its
+    outputs, in as many windows as --fisher. They take 2 bytes for each pair of columns and of rows, and `--gram` of
+    other commands rounds tensors with them (docs/compensation.md).
 
     Texts are plain text, or .jsonl files of chats and completions, reasoning and tool calls included. Chats are
     rendered by the model's own chat template, if it has one, and tokenized with special tokens, as the runtime does;
@@ -94,12 +98,13 @@ def collect(
 
     Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
     """
-    from raq_client.cli.collect_gram import gathered, partial_gram
+    from raq_client.cli.collect_gram import GramOptions, estimated, gathered, partial_gram
+    from raq_client.cli.estimate import print_estimate
     from raq_client.compensation.gram_file import write_gram
     from raq_client.engine import loading
     from raq_client.importance.imatrix_file import write_importance
     from raq_client.planning.memory_budget import parse_size
-    from raq_client.prompts.calibration import read_calibration
+    from raq_client.prompts.texts import read_texts_for
 
     settings = read_settings(Path.cwd())
     path = project_model(model, settings)
@@ -108,7 +113,12 @@ def collect(
     check_written(called, {"output": output, "gram": gram}, partials, force=force, also=settings.files())
     memory = parse_size(gram_memory)
     fisher = _asked(fisher, path, output)
-    texts = read_calibration(text or [], path, special=parse_special, library=libllama)
+    texts = read_texts_for(path, text or [], special=parse_special, library=libllama)
+    if estimate:
+        asked = GramOptions(windows, fisher, memory)
+        with loading.loaded(path, context=context, threads=threads, library=libllama) as loaded:
+            print_estimate(estimated(loaded, texts, asked, gram=gram, head=output_head), output, as_json=as_json)
+        return
     marks = _marks(path, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
     resume = _resumed(partial, marks)
 
@@ -120,7 +130,8 @@ def collect(
         if fisher != 0:
             found = _with_fisher(found, resume, loaded, texts, windows, fisher, save)
         if gram is not None:
-            write_gram(gathered(loaded, texts, gram, windows, memory), gram, force=force)
+            asked = GramOptions(windows, fisher, memory)
+            write_gram(gathered(loaded, texts, gram, asked), gram, force=force)
             partial_gram(gram).unlink(missing_ok=True)
     write_importance(found, output, force=force)
     partial.unlink(missing_ok=True)
@@ -231,7 +242,7 @@ def _marks(model: Path, texts: "list[Text]", ways: str) -> tuple[str, ...]:
 
     state = hashlib.sha256(f"{open_model(model).fingerprint()} {ways}".encode())
     for each in texts:
-        state.update(hashlib.sha256(each.content.encode() + b"\0special" * each.special).digest())
+        state.update(each.digest())
     return *(readable(each.name) for each in texts), f"sha256:{state.hexdigest()}"
 
 

@@ -8,14 +8,14 @@ Memory is bounded: entries are summed in groups that fit, each in a run of its o
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Int32
-from scipy.linalg import blas
 
-from raq_client.compensation.gram import Columns, Entry, Gram, InMemory, MatrixGram, column_blocks
+from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, output_entry
+from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, spread
 from raq_client.engine import Engine, NotFiniteError, Product
 from raq_client.engine.windows import Progress, Text, cut_windows
 from raq_client.importance.collect import LEAST_TOKENS, SAVE_EVERY, rows_by_matrix
@@ -23,10 +23,6 @@ from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput
 
-HELD_OUT_EVERY: Final = 8
-"""Of this many windows one is held out."""
-HELD_OUT_INPUTS: Final = 256
-"""Inputs that are held out for a matrix, beside massive ones."""
 DEFAULT_MEMORY: Final = 4 << 30
 """Default bound on the memory of the sums, bytes."""
 FIRST_SHARE: Final = 0.5
@@ -36,8 +32,6 @@ counts for nothing among 511 others. On SmolLM2 at Q4_0 error feedback then mult
 by up to 5, and left 0.87 of the KL divergence of plain rounding; with a share of 0.1 it left 0.57, with 0.5 0.55."""
 MASSIVE: Final = 2.0
 """An input longer than this many typical ones (the median of a window) is massive, and keeps a part of its length."""
-UNFINISHED: Final = "unfinished"
-"""The identity of the state of a collection."""
 _F32_BYTES: Final = 4
 _ROUNDING: Final = 1e-3  # squared lengths of unit rows differ from 1 by less
 
@@ -76,7 +70,7 @@ def collect_gram(
     if not shared:
         raise InvalidInput(Fault(str(model.path), "libllama multiplies none of its tensors; is it a language model?"))
     named = tuple(text.name for text in texts)
-    empty = Gram({}, {}, InMemory({}), named, len(cut), engine.context, model.fingerprint(), identity=UNFINISHED)
+    empty = Gram({}, {}, InMemory({}), named, len(cut), engine.context, model.fingerprint(), unfinished=True)
     if resume is not None and not _continues(resume, empty):
         raise InvalidInput(Fault(resume.where, "was begun with another model, other texts or windows; remove it"))
     found = _Run(engine, cut, empty).collect(_grouped(shapes, memory, resume), resume, save, progress)
@@ -95,9 +89,7 @@ def _continues(resume: Gram, empty: Gram) -> bool:
 
 def _with(state: Gram, now: Mapping[str, Sequence[MatrixGram]], windows: int) -> Gram:
     """The statistics with the entries of a group, counted in `windows` windows."""
-    more = {
-        name: Entry(parts[0].length, np.array([each.tokens for each in parts]), windows) for name, parts in now.items()
-    }
+    more = {name: Entry.of(parts, windows) for name, parts in now.items()}
     return replace(state, entries={**state.entries, **more}, source=InMemory(now, state.source))
 
 
@@ -172,42 +164,6 @@ def _grouped(shapes: Mapping[str, _Shape], memory: int, resume: Gram | None) -> 
     return groups
 
 
-@dataclass(eq=False)
-class _Sums:
-    """The growing sums of one matrix."""
-
-    blocks: list[Float32[np.ndarray, "width width"]]
-    tokens: int = 0
-    held_out: list[Float32[np.ndarray, "inputs length"]] = field(default_factory=list)
-
-    @classmethod
-    def empty(cls, length: int) -> "_Sums":
-        widths = [columns.last - columns.first for columns in column_blocks(length)]
-        return cls([np.zeros((width, width), np.float32, order="F") for width in widths])
-
-    @classmethod
-    def of(cls, matrix: MatrixGram) -> "_Sums":
-        blocks = [np.asfortranarray(block * np.float32(matrix.tokens)) for block in matrix.blocks]
-        return cls(blocks, matrix.tokens, [matrix.held_out])
-
-    def add(self, inputs: Float32[np.ndarray, "inputs length"], columns: Sequence[Columns]) -> None:
-        for place, (block, each) in enumerate(zip(self.blocks, columns, strict=True)):
-            part = np.ascontiguousarray(inputs[:, each.first : each.last])
-            # Only the lower triangle, in place: half the work of a product, and no copy of the sums.
-            self.blocks[place] = blas.ssyrk(1.0, part.T, beta=1.0, c=block, lower=1, overwrite_c=1)
-        self.tokens += len(inputs)
-
-    def found(self, length: int) -> MatrixGram:
-        """The means so far."""
-        blocks = []
-        for block in self.blocks:
-            # scipy names triangles in column order: what it filled is the upper one of the C-ordered matrix.
-            upper = np.triu(block.T) / np.float32(max(1, self.tokens))
-            blocks.append(upper + np.triu(upper, 1).T)
-        held_out = np.concatenate([np.zeros((0, length), np.float32), *self.held_out])
-        return MatrixGram(tuple(blocks), self.tokens, held_out)
-
-
 @dataclass(frozen=True, eq=False)
 class _Run:
     """A collection: the model, the windows, and the empty statistics to fill."""
@@ -223,8 +179,11 @@ class _Run:
         save: Callable[[Gram], Gram] | None,
         progress: Progress | None,
     ) -> Gram:
-        done_before = {} if resume is None else {n: e for n, e in resume.entries.items() if e.windows == resume.windows}
-        state = replace(self.empty, entries=done_before, source=resume.source if resume is not None else InMemory({}))
+        state = self.empty
+        if resume is not None:
+            outputs = {output_entry(name) for name in resume.outputs}
+            kept = {n: e for n, e in resume.entries.items() if n in outputs or e.windows == resume.windows}
+            state = replace(state, entries=kept, source=resume.source, outputs=resume.outputs)
         for number, group in enumerate(groups):
             begun = resume if number == 0 and resume is not None and set(group) <= set(resume.entries) else None
             for done, found in self._group(group, begun):
@@ -233,10 +192,10 @@ class _Run:
                 finished = done == len(self.windows)
                 if finished or (save is not None and done % SAVE_EVERY == 0):
                     now = _with(state, found(), done)
-                    kept = now if save is None else save(now)
+                    stored = now if save is None else save(now)
                     # The file that `state` was read from has been replaced: from now on it is read from the new one.
-                    state = kept if finished else replace(state, source=kept.source)
-        return replace(state, identity="")
+                    state = stored if finished else replace(state, source=stored.source)
+        return replace(state, unfinished=False)
 
     def _group(
         self, group: Mapping[str, _Shape], begun: Gram | None
@@ -244,7 +203,7 @@ class _Run:
         """Sum a group over all windows; yields the number of windows done, and a function for the means so far."""
         sums = {
             name: [
-                _Sums.empty(shape.length) if begun is None else _Sums.of(begun.source.matrix(name, index))
+                Sums.empty(column_blocks(shape.length)) if begun is None else Sums.of(begun.source.matrix(name, index))
                 for index in range(shape.matrices)
             ]
             for name, shape in group.items()
@@ -257,15 +216,14 @@ class _Run:
             if not np.isfinite(product.inputs).all():
                 what = f"what {product.name} is multiplied with is not finite"
                 raise NotFiniteError(Fault(str(self.engine.path), what))
-            columns = column_blocks(group[product.name].length)
             for matrix, inputs in rows_by_matrix(_scaled(product, group[product.name].typical)):
                 if at % HELD_OUT_EVERY == HELD_OUT_EVERY - 1:
-                    sums[product.name][matrix].held_out.append(_sample(inputs, -(-HELD_OUT_INPUTS // held_out)))
+                    sums[product.name][matrix].hold_out(_sample(inputs, -(-HELD_OUT_INPUTS // held_out)))
                 else:
-                    sums[product.name][matrix].add(inputs, columns)
+                    sums[product.name][matrix].add(inputs)
 
         def found() -> dict[str, list[MatrixGram]]:
-            return {name: [each.found(group[name].length) for each in parts] for name, parts in sums.items()}
+            return {name: [each.found() for each in parts] for name, parts in sums.items()}
 
         for done in self.engine.observe_products(self.windows[first:], group.__contains__, visit, LEAST_TOKENS):
             at = first + done
@@ -294,16 +252,7 @@ def _sample(rows: Float32[np.ndarray, "rows length"], count: int) -> Float32[np.
         return rows
     longer = np.square(rows, dtype=np.float64).sum(axis=1) > 1 + _ROUNDING
     usual, rare = rows[~longer], rows[longer]
-    kept = _spread(usual, count)
-    scale = np.sqrt(len(kept) / max(1, len(usual)) * len(rare) / max(1, len(_spread(rare, count))))
-    sample: Float32[np.ndarray, "rows length"] = np.concatenate([kept, _spread(rare, count) * np.float32(scale)])
+    kept = spread(usual, count)
+    scale = np.sqrt(len(kept) / max(1, len(usual)) * len(rare) / max(1, len(spread(rare, count))))
+    sample: Float32[np.ndarray, "rows length"] = np.concatenate([kept, spread(rare, count) * np.float32(scale)])
     return sample
-
-
-def _spread(rows: Float32[np.ndarray, "rows length"], count: int) -> Float32[np.ndarray, "rows length"]:
-    """At most `count` rows, evenly spread."""
-    count = min(count, len(rows))
-    chosen: Float32[np.ndarray, "rows length"] = rows[
-        ((np.arange(count) + 0.5) * len(rows) / max(1, count)).astype(int)
-    ]
-    return chosen

@@ -1,5 +1,7 @@
 """Compensation: a tensor rounded with error feedback by its Gram statistics, where that helps on held-out inputs.
 
+Errors are fed forward between the columns of a row, by the statistics of inputs, and between rows by those of outputs.
+
 Rules
 - Whether a matrix is compensated is decided by the mean squared error of its outputs on inputs that were held out from
   the statistics, over some of its rows, against plain rounding: too few tokens, or too different ones, do no harm.
@@ -7,15 +9,17 @@ Rules
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 import raq_native
 from raq_client.compensation.factor import upper_factor
-from raq_client.compensation.gram import Columns, Gram, MatrixGram
+from raq_client.compensation.gram import Columns, Gram, MatrixGram, output_entry
+from raq_client.compensation.row_feedback import RowFactor
 from raq_solver.tensors import Tensor
 
 LEAST_TOKENS_PER_COLUMN: Final = 0.25
@@ -27,6 +31,7 @@ _FACTORS_KEPT: Final = 3
 
 Rows = Float32[np.ndarray, "rows length"]
 Effort = Literal["fast", "best"]
+_Factor = TypeVar("_Factor")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +42,25 @@ class MatrixFactor:
     parts: tuple[tuple[Columns, Float32[np.ndarray, "width width"]], ...]
 
     def quantize(
-        self, quant_type: str, weights: Rows, *, threads: int = 0, effort: Effort = "fast"
+        self,
+        quant_type: str,
+        weights: Rows,
+        row_factor: Float32[np.ndarray, "rows rows"] | None = None,
+        *,
+        threads: int = 0,
+        effort: Effort = "fast",
     ) -> UInt8[np.ndarray, "rows size"]:
-        """Rows of the matrix as blocks of a type, rounded with error feedback. Raises ValueError as the kernel does."""
+        """Rows of the matrix as blocks of a type, rounded with error feedback between columns.
+
+        With a factor of their outputs, in the order of the rows, also between rows. Raises ValueError as the kernel
+        does.
+        """
         found = [
             raq_native.quantize_with_feedback(
                 quant_type,
                 np.ascontiguousarray(weights[:, columns.first : columns.last]),
                 factor,
+                row_factor,
                 threads=threads,
                 effort=effort,
             )
@@ -72,6 +88,7 @@ class Compensation:
 
     gram: Gram
     _kept: "OrderedDict[tuple[str, int], MatrixFactor | None]" = field(default_factory=OrderedDict)
+    _rows_kept: "OrderedDict[tuple[str, int], RowFactor | None]" = field(default_factory=OrderedDict)
 
     def factor(self, tensor: Tensor, matrix: int) -> MatrixFactor | None:
         """The factor for a matrix; None if its statistics are missing or of too few tokens.
@@ -81,13 +98,21 @@ class Compensation:
         entry = self.gram.entry_of(tensor)
         if entry is None:
             return None
-        key = entry, matrix
-        if key not in self._kept:
-            while len(self._kept) >= _FACTORS_KEPT:
-                self._kept.popitem(last=False)
-            self._kept[key] = self._made(entry, matrix)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        return _kept(self._kept, (entry, matrix), lambda: self._made(entry, matrix))
+
+    def rows(self, tensor: Tensor, matrix: int) -> RowFactor | None:
+        """The factor of a matrix's outputs; None without statistics, with few tokens or where it does not help.
+
+        Raises InvalidInput if they can't be read.
+        """
+        if tensor.name not in self.gram.outputs:
+            return None
+        entry = output_entry(tensor.name)
+        return _kept(
+            self._rows_kept,
+            (entry, matrix),
+            lambda: RowFactor.of(self.gram.source.matrix(entry, matrix), LEAST_TOKENS_PER_COLUMN),
+        )
 
     def _made(self, entry: str, matrix: int) -> MatrixFactor | None:
         known = self.gram.entries[entry]
@@ -96,3 +121,13 @@ class Compensation:
         gram = self.gram.source.matrix(entry, matrix)
         parts = zip(gram.columns(), map(upper_factor, gram.blocks), strict=True)
         return MatrixFactor(gram, tuple(parts))
+
+
+def _kept(store: "OrderedDict[tuple[str, int], _Factor]", key: tuple[str, int], made: Callable[[], _Factor]) -> _Factor:
+    """The value of a key, made if it is not among the last ones."""
+    if key not in store:
+        while len(store) >= _FACTORS_KEPT:
+            store.popitem(last=False)
+        store[key] = made()
+    store.move_to_end(key)
+    return store[key]

@@ -1,9 +1,10 @@
-"""Gram statistics: the mean of x xᵀ over the inputs x of a product, which says how columns vary together.
+"""Gram statistics: how the inputs of a product vary together, and how much the model depends on its outputs together.
 
 Rules
-- Inputs are scaled to unit length before they are counted, but for those that a model depends on (attention sinks,
-  massive activations): see `collect`.
-- Weights multiplied with the same inputs (query, key and value; gate and up) share one entry.
+- An entry of inputs is the mean of x xᵀ. Inputs are scaled to unit length before they are counted, but for those that a
+  model depends on (attention sinks, massive activations): see `collect`.
+- An entry of outputs is the mean of g gᵀ over the gradients g at the outputs of one tensor: see `outputs`.
+- Weights multiplied with the same inputs (query, key and value; gate and up) share one entry of inputs.
 - A matrix wider than `WIDEST` is kept as blocks along its diagonal; columns of different blocks count as unrelated.
 - A part of the inputs is held out: a sample of them is kept as rows, on which compensation is tested per tensor.
 """
@@ -21,7 +22,7 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.tensors import Tensor
 
 WIDEST: Final = 8192
-"""Columns of the widest block: 256 MiB as float32."""
+"""Columns of the widest block of inputs: 256 MiB as float32."""
 _BLOCK_OF_TYPES: Final = 256  # blocks end where blocks of all quant types end
 
 
@@ -82,10 +83,10 @@ def unpack(packed: Float32[np.ndarray, " packed"], width: int) -> Float32[np.nda
 
 @dataclass(frozen=True, eq=False)
 class MatrixGram:
-    """The statistics of the inputs of one matrix: of an expert, or of the whole tensor if it has no experts.
+    """The statistics of the inputs (or outputs) of one matrix: of an expert, or of the tensor if it has no experts.
 
-    `blocks` are mean Gram matrices of scaled inputs along the diagonal, `tokens` their number, `held_out` scaled inputs
-    of other tokens.
+    `blocks` are mean Gram matrices along the diagonal, `tokens` the number of inputs, `held_out` inputs of other
+    tokens.
     """
 
     blocks: tuple[Float32[np.ndarray, "width width"], ...]
@@ -129,22 +130,42 @@ class GramSource(Protocol):
 class Entry:
     """What is known of an entry without reading its matrices.
 
-    `length` columns, `tokens` counted for each matrix, in `windows` windows: fewer than those of the whole file only in
-    the state of an interrupted collection.
+    `length` columns in blocks of at most `widest`; `tokens` counted and inputs `held_out` for each matrix, in `windows`
+    windows.
     """
 
     length: int
     tokens: Int64[np.ndarray, " matrices"]
     windows: int
+    held_out: Int64[np.ndarray, " matrices"]
+    widest: int = WIDEST
+
+    @property
+    def blocks(self) -> tuple[Columns, ...]:
+        """The columns of each block."""
+        return column_blocks(self.length, self.widest)
+
+    @classmethod
+    def of(cls, parts: Sequence[MatrixGram], windows: int, widest: int = WIDEST) -> Self:
+        """What is known of an entry with these matrices."""
+        tokens, held_out = ([each.tokens for each in parts], [len(each.held_out) for each in parts])
+        return cls(parts[0].length, np.array(tokens), windows, np.array(held_out), widest)
+
+
+def output_entry(tensor: str) -> str:
+    """The name of the entry with a tensor's outputs."""
+    return f"{tensor}.outputs"
 
 
 @dataclass(frozen=True, eq=False)
 class Gram:
     """Gram statistics of a model's products.
 
-    `entries` are named by one of the tensors that have these inputs, `shared` maps every tensor to its entry. `texts`
-    are the names of the calibration texts, in `windows` windows of `context` tokens; `model` is the fingerprint of the
-    model that ran. Raises InvalidInput if a tensor's entry is missing.
+    `entries` of inputs are named by one of the tensors that have them, `shared` maps every tensor to its entry; the
+    tensors in `outputs` have entries of outputs too. `texts` are the names of the calibration texts, in `windows`
+    windows of `context` tokens; `model` is the fingerprint of the model that ran. The state of an interrupted
+    collection is `unfinished`; `known_digest` is the digest that was stored. Raises InvalidInput if an entry is
+    missing.
     """
 
     entries: Mapping[str, Entry]
@@ -155,12 +176,15 @@ class Gram:
     context: int
     model: str
     where: str = "the Gram statistics"
-    identity: str = ""
+    outputs: frozenset[str] = frozenset()
+    unfinished: bool = False
+    known_digest: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
         object.__setattr__(self, "shared", MappingProxyType(dict(sorted(self.shared.items()))))
-        lost = [name for name, entry in self.shared.items() if entry not in self.entries]
+        needed = [*self.shared.items(), *((name, output_entry(name)) for name in sorted(self.outputs))]
+        lost = [name for name, entry in needed if entry not in self.entries]
         raise_faults([Fault(name, f"has no statistics in {self.where}: the file is damaged") for name in lost])
 
     def entry_of(self, tensor: Tensor) -> str | None:
@@ -175,8 +199,9 @@ class Gram:
     def check_against(self, fingerprint: str, tensors: Sequence[Tensor]) -> Self:
         """These statistics, if they are of the model with this fingerprint and these tensors.
 
-        Raises InvalidInput if they are of another model.
+        Raises InvalidInput if they are of another model, or of a collection that was interrupted.
         """
+        self.require_finished()
         if self.model != fingerprint:
             what = "was collected from another model (weights or tensors differ); collect it from this one"
             raise InvalidInput(Fault(self.where, what))
@@ -189,22 +214,36 @@ class Gram:
             elif (tensor.row_length, tensor.matrices) != (known.length, known.tokens.size):
                 shape = f"{known.tokens.size} matrices of {known.length} columns"
                 faults.append(Fault(name, f"has {shape} in {self.where}, not those of this model"))
+        for name in sorted(self.outputs):
+            tensor, known = by_name.get(name), self.entries[output_entry(name)]
+            if tensor is None or (tensor.rows, tensor.matrices) != (
+                known.length * known.tokens.size,
+                known.tokens.size,
+            ):
+                faults.append(Fault(name, f"has other outputs in {self.where} than in this model"))
         raise_faults(faults)
         return self
 
+    def require_finished(self) -> None:
+        """Raise InvalidInput if the collection was interrupted."""
+        if self.unfinished:
+            what = "is the state of an interrupted collection; run `imatrix collect` again to finish it"
+            raise InvalidInput(Fault(self.where, what))
+
     def digest(self) -> str:
         """SHA-256 of everything that quantization depends on; equal digests mean equal statistics."""
-        if self.identity:
-            return self.identity
-        state = hashlib.sha256(b"raq gram 1\0")
+        if self.known_digest:
+            return self.known_digest
+        state = hashlib.sha256(b"raq gram 2\0")
         for name, entry in self.entries.items():
-            state.update(f"{name}\0{entry.length}\0".encode() + entry.tokens.astype("<i8").tobytes())
+            state.update(f"{name}\0{entry.length}\0{entry.widest}\0".encode() + entry.tokens.astype("<i8").tobytes())
             for index in range(entry.tokens.size):
                 found = self.source.matrix(name, index)
                 for block in found.blocks:
                     state.update(block.astype("<f4").tobytes())
                 state.update(found.held_out.astype("<f4").tobytes())
-        state.update("".join(f"{name}={entry}\0" for name, entry in self.shared.items()).encode())
+        lines = [*(f"{name}={entry}\0" for name, entry in self.shared.items()), *sorted(self.outputs)]
+        state.update("".join(lines).encode())
         return state.hexdigest()
 
 
@@ -233,20 +272,34 @@ def merge_grams(parts: Sequence[tuple[Gram, float | None]]) -> Gram:
     faults = [Fault(gram.where, f"weight {weight}; must be above 0") for gram, weight in parts if _is_no_weight(weight)]
     if len({weight is None for _, weight in parts}) > 1:
         faults.append(Fault("Gram statistics", "some have weights and some not; give all of them FILE:WEIGHT, or none"))
-    for gram, _ in parts[1:]:
+    for gram, _ in parts:
+        gram.require_finished()
         if gram.model != first.model:
             faults.append(Fault(gram.where, f"is of another model than {first.where}"))
         elif dict(gram.shared) != dict(first.shared):
             faults.append(Fault(gram.where, f"has other products than {first.where}"))
+        elif _widths(gram) != _widths(first):
+            what = f"has statistics of other outputs than {first.where}; collect both with the same --fisher and memory"
+            faults.append(Fault(gram.where, what))
     raise_faults(faults)
+    entries = {name: _added([gram.entries[name] for gram, _ in parts]) for name in first.entries}
     windows = sum(gram.windows for gram, _ in parts)
-    entries = {
-        name: Entry(entry.length, np.sum([gram.entries[name].tokens for gram, _ in parts], axis=0), windows)
-        for name, entry in first.entries.items()
-    }
     texts = tuple(dict.fromkeys(text for gram, _ in parts for text in gram.texts))
     where = " + ".join(gram.where for gram, _ in parts)
-    return Gram(entries, first.shared, _Merged(tuple(parts)), texts, windows, first.context, first.model, where)
+    source = _Merged(tuple(parts))
+    return Gram(entries, first.shared, source, texts, windows, first.context, first.model, where, first.outputs)
+
+
+def _widths(gram: Gram) -> dict[str, int]:
+    """The widths of the blocks of outputs."""
+    return {name: gram.entries[output_entry(name)].widest for name in gram.outputs}
+
+
+def _added(entries: Sequence[Entry]) -> Entry:
+    """What is known of several entries together."""
+    tokens, held_out = (np.sum([getattr(entry, key) for entry in entries], axis=0) for key in ("tokens", "held_out"))
+    windows = sum(entry.windows for entry in entries)
+    return Entry(entries[0].length, tokens, windows, held_out, entries[0].widest)
 
 
 def _is_no_weight(weight: float | None) -> bool:

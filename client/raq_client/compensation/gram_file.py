@@ -50,17 +50,20 @@ def read_gram(path: Path | str) -> Gram:
         what = f"has no Gram statistics (general.type is {file.value('general.type') or 'model'}): give a file of"
         raise InvalidInput(Fault(str(path), f"{what} `raq-client imatrix collect --gram`"))
     texts, shared, entries = (file.value(f"raq.gram.{key}") for key in ("texts", "shared", "entries"))
+    outputs = file.value("raq.gram.outputs")
     numbers = [file.value(f"raq.gram.{key}") for key in ("windows", "context")]
-    identity = file.value("raq.gram.sha256")
+    digest = file.value("raq.gram.sha256")
     if (
         not isinstance(texts, list)
         or not isinstance(shared, list)
         or not isinstance(entries, list)
+        or not isinstance(outputs, list)
         or not all(isinstance(number, int) for number in numbers)
         or not all(isinstance(line, str) and "=" in line for line in shared)
     ):
         what = (
-            "has not all of raq.gram.texts, shared, entries, windows and context: it is damaged or of another version"
+            "has not all of raq.gram.texts, shared, entries, outputs, windows and context: it is damaged or of another "
+            "version"
         )
         raise InvalidInput(Fault(str(path), what))
     windows, context = (number if isinstance(number, int) else 0 for number in numbers)
@@ -74,18 +77,20 @@ def read_gram(path: Path | str) -> Gram:
         context,
         str(file.value("raq.gram.model") or ""),
         str(path),
-        str(identity or ""),
+        frozenset(map(str, outputs)),
+        unfinished=not digest,
+        known_digest=str(digest or ""),
     )
 
 
-def _lengths(lines: Sequence[Value], path: Path) -> dict[str, tuple[int, int]]:
-    """Columns and windows of every entry, from lines NAME=COLUMNS:WINDOWS."""
+def _lengths(lines: Sequence[Value], path: Path) -> dict[str, tuple[int, int, int]]:
+    """Columns, windows and width of blocks of every entry, from lines NAME=COLUMNS:WINDOWS:WIDEST."""
     found = {}
     for line in lines:
-        match = re.fullmatch(r"(.+)=([1-9]\d{0,8}):(\d{1,9})", str(line))
+        match = re.fullmatch(r"(.+)=([1-9]\d{0,8}):(\d{1,9}):([1-9]\d{0,8})", str(line))
         if match is None:
             raise InvalidInput(Fault(str(path), f"raq.gram.entries has {str(line)[:80]!r}: the file is damaged"))
-        found[match[1]] = int(match[2]), int(match[3])
+        found[match[1]] = int(match[2]), int(match[3]), int(match[4])
     return found
 
 
@@ -100,11 +105,14 @@ def write_gram(gram: Gram, path: Path | str, *, force: bool = False) -> None:
     metadata = {
         "general.type": stored(KIND),
         "raq.gram.model": stored(gram.model),
-        "raq.gram.sha256": stored(gram.digest()),
+        "raq.gram.sha256": stored("" if gram.unfinished else gram.digest()),
         "raq.gram.texts": stored(list(gram.texts)),
         "raq.gram.windows": stored(gram.windows),
         "raq.gram.context": stored(gram.context),
-        "raq.gram.entries": stored([f"{name}={each.length}:{each.windows}" for name, each in gram.entries.items()]),
+        "raq.gram.entries": stored(
+            [f"{name}={each.length}:{each.windows}:{each.widest}" for name, each in gram.entries.items()]
+        ),
+        "raq.gram.outputs": stored(sorted(gram.outputs)),
         "raq.gram.shared": stored([f"{name}={entry}" for name, entry in gram.shared.items()]),
     }
     header = encode_header(metadata, infos, _ALIGNMENT)
@@ -118,8 +126,8 @@ def _shapes(gram: Gram) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors of the file, in the order of `_data`."""
     for name, entry in gram.entries.items():
         matrices = entry.tokens.size
-        packed = sum(columns.packed for columns in column_blocks(entry.length))
-        held_out = sum(len(gram.source.matrix(name, index).held_out) for index in range(matrices))
+        packed = sum(columns.packed for columns in entry.blocks)
+        held_out = int(entry.held_out.sum())
         yield name + _GRAM, (packed, matrices)
         yield name + _TOKENS, (matrices,)
         yield name + _HELD_OUT_OF, (matrices,)
@@ -129,20 +137,19 @@ def _shapes(gram: Gram) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _data(gram: Gram) -> Iterator[bytes]:
     for name, entry in gram.entries.items():
-        counts: list[int] = []
+        held_out: list[bytes] = []
         written = 0
         for index in range(entry.tokens.size):
             matrix = gram.source.matrix(name, index)
-            counts.append(len(matrix.held_out))
+            held_out.append(matrix.held_out.astype("<f4").tobytes())
             for block in matrix.blocks:
                 data = pack(block).astype("<f4").tobytes()
                 written += len(data)
                 yield data
         yield bytes(padded(written, _ALIGNMENT) - written)
         yield _whole(entry.tokens)
-        yield _whole(np.array(counts))
-        if sum(counts):
-            yield _whole(np.concatenate([gram.source.matrix(name, index).held_out for index in range(len(counts))]))
+        yield _whole(entry.held_out)
+        yield _whole(np.frombuffer(b"".join(held_out), "<f4"))
 
 
 def _whole(values: np.ndarray) -> bytes:
@@ -155,13 +162,13 @@ class _Opened:
     """An opened file as a source of entries."""
 
     file: ModelFile
-    lengths: Mapping[str, tuple[int, int]]
+    lengths: Mapping[str, tuple[int, int, int]]
 
     def entries(self) -> dict[str, Entry]:
         """All entries. Raises InvalidInput for every one whose parts are missing or do not fit together."""
         tensors = {tensor.name: tensor for tensor in self.file.tensors}
         found, faults = {}, []
-        for name, (length, windows) in self.lengths.items():
+        for name, (length, windows, widest) in self.lengths.items():
             parts = [tensors.get(name + ending) for ending in (_GRAM, _TOKENS, _HELD_OUT_OF)]
             if any(part is None for part in parts):
                 faults.append(Fault(name, f"is incomplete in {self.file.path}: the file is damaged"))
@@ -169,7 +176,7 @@ class _Opened:
             tokens, counts = self._counts(name + _TOKENS), self._counts(name + _HELD_OUT_OF)
             inputs, packed = tensors.get(name + _HELD_OUT), tensors[name + _GRAM]
             kept = (0, length) if inputs is None else (inputs.rows, inputs.row_length)
-            of_packed = tokens.size, sum(columns.packed for columns in column_blocks(length))
+            of_packed = tokens.size, sum(columns.packed for columns in column_blocks(length, widest))
             if (
                 (packed.rows, packed.row_length) != of_packed
                 or kept != (counts.sum(), length)
@@ -177,7 +184,7 @@ class _Opened:
             ):
                 faults.append(Fault(name, f"has parts of different shapes in {self.file.path}: the file is damaged"))
                 continue
-            found[name] = Entry(length, tokens, windows)
+            found[name] = Entry(length, tokens, windows, counts, widest)
         raise_faults(faults)
         return found
 
@@ -190,11 +197,11 @@ class _Opened:
     def matrix(self, entry: str, index: int) -> MatrixGram:
         """Matrix `index` of an entry, read from the file. Raises InvalidInput if a value is not finite."""
         packed = self._rows(entry + _GRAM, index, index + 1)[0]
-        length, _ = self.lengths[entry]
+        length, _, widest = self.lengths[entry]
         tokens, counts = self._counts(entry + _TOKENS), self._counts(entry + _HELD_OUT_OF)
         start = 0
         blocks = []
-        for columns in column_blocks(length):
+        for columns in column_blocks(length, widest):
             blocks.append(unpack(packed[start : start + columns.packed], columns.last - columns.first))
             start += columns.packed
         first = int(counts[:index].sum())

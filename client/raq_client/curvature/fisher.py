@@ -15,7 +15,7 @@ computed exactly.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from autograd import make_vjp
@@ -44,6 +44,34 @@ LARGEST_DIFFERENCE_QUANTIZED: Final = 0.01
 Progress = Callable[[int, int], None]
 
 
+class GradientSums(Protocol):
+    """Collects gradients from the passes of `add_windows`."""
+
+    def begin(self, window: int) -> None:
+        """The gradients that follow are of this window, by its number."""
+        ...
+
+    def watch_of(self, name: str, matrix: int) -> Watch:
+        """A watcher of one product."""
+        ...
+
+    def add_head(
+        self,
+        name: str,
+        inputs: Float32[np.ndarray, "tokens width"],
+        shares: Float32[np.ndarray, "tokens vocabulary"],
+        slope: Float32[np.ndarray, "tokens vocabulary"] | None,
+    ) -> None:
+        """Add what is known of the output head, as `FisherSums.add_head`."""
+        ...
+
+    def add_lookup(
+        self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]
+    ) -> None:
+        """Add the gradient at the rows of the embedding."""
+        ...
+
+
 class FisherSums:
     """Sums of squared gradients of every matrix over windows of `tokens` tokens.
 
@@ -56,10 +84,19 @@ class FisherSums:
         self._columns: dict[str, Float64[np.ndarray, "matrices columns"]] = {}
         for tensor in model.tensors:
             if len(tensor.shape) > 1:
-                known = start.get(tensor.name)
                 shape = tensor.matrices, tensor.rows // tensor.matrices, tensor.row_length
-                self._rows[tensor.name] = np.zeros(shape[:2]) if known is None else known.rows * float(windows)
-                self._columns[tensor.name] = np.zeros(shape[::2]) if known is None else known.columns * float(windows)
+                self._rows[tensor.name], self._columns[tensor.name] = np.zeros(shape[:2]), np.zeros(shape[::2])
+        self.continue_from(start)
+
+    def continue_from(self, means: Mapping[str, Fisher]) -> None:
+        """Take these means of the windows so far as the sums."""
+        for name, known in means.items():
+            if name in self._rows:
+                self._rows[name] = known.rows * float(self.windows)
+                self._columns[name] = known.columns * float(self.windows)
+
+    def begin(self, window: int) -> None:
+        """All windows are added together."""
 
     def watch_of(self, name: str, matrix: int) -> Watch:
         """A watcher that adds the squared gradients of one product."""
@@ -152,32 +189,57 @@ def collect_fisher(
     Raises InvalidInput if the architecture is not supported, the logits differ from libllama's, or a number is not
     finite.
     """
+    network, windows = network_for(model, engine, windows, begun=start[1] > 0)
+    sums = FisherSums(model, windows.shape[1], *start)
+    for done in passes(network, windows, sums, first=sums.windows, progress=progress):
+        sums.windows = done
+        if save is not None:
+            found = sums.found()
+            save(found, done)
+            # As if read again, in float32: an interrupted collection then ends with the same bits.
+            sums.continue_from(found)
+    return sums.found()
+
+
+def network_for(
+    model: ModelFile, engine: Engine, windows: Int32[np.ndarray, "windows context"], *, begun: bool = False
+) -> tuple[Network, Int32[np.ndarray, "windows context"]]:
+    """The model's network for windows of this length, and the windows with the token that begins a text.
+
+    Unless `begun`, its logits are compared with those of `engine`. Raises InvalidInput if the architecture is not
+    supported or they differ.
+    """
     windows = windows.copy()
     if engine.begin_token is not None:
         windows[:, 0] = engine.begin_token
     network = Network(model, shape_of(model), windows.shape[1])
-    if start[1] == 0:
+    if not begun:
         require_agreement(network, engine, windows[0])
-    sums = FisherSums(model, windows.shape[1], *start)
+    return network, windows
+
+
+def passes(
+    network: Network,
+    windows: Int32[np.ndarray, "windows context"],
+    sums: GradientSums,
+    *,
+    first: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[int]:
+    """Pass forward and back over the windows from `first` on, some at a time; yields the number of windows done."""
     blocks, total = network.shape.blocks, len(windows)
     stream_bytes = 4 * windows.shape[1] * network.shape.width * (blocks + 1)
-    for group in _groups(range(sums.windows, total), max(1, min(WINDOWS_AT_ONCE, KEPT_BYTES // stream_bytes))):
+    for group in _groups(range(first, total), max(1, min(WINDOWS_AT_ONCE, KEPT_BYTES // stream_bytes))):
         done = 0
 
-        def passed(first: int = group.start, size: int = len(group)) -> None:
+        def passed(start: int = group.start, size: int = len(group)) -> None:
             nonlocal done
             done += 1
             if progress is not None:
-                progress(first + done * size // (2 * blocks * size), total)
+                progress(start + done * size // (2 * blocks * size), total)
 
         add_windows(network, windows[group.start : group.stop], sums, first=group.start, passed=passed)
-        sums.windows = group.stop
-        if save is not None:
-            found = sums.found()
-            save(found, sums.windows)
-            # As if read again, in float32: an interrupted collection then ends with the same bits.
-            sums = FisherSums(model, windows.shape[1], found, sums.windows)
-    return sums.found()
+        yield group.stop
 
 
 def require_agreement(network: Network, engine: Engine, window: Int32[np.ndarray, " context"]) -> None:
@@ -206,7 +268,7 @@ def _groups(windows: range, size: int) -> Iterator[range]:
 def add_windows(
     network: Network,
     windows: Int32[np.ndarray, "windows context"],
-    sums: FisherSums,
+    sums: GradientSums,
     *,
     first: int = 0,
     passed: Callable[[], None] = lambda: None,
@@ -228,6 +290,7 @@ def add_windows(
     for block in reversed(range(blocks)):
         weights = network.block_weights(block)
         for window, stream in enumerate(streams):
+            sums.begin(first + window)
             back, _ = make_vjp(lambda x, w=weights: network.block(x, w, sums.watch_of))(stream.pop())
             gradients[window] = back(gradients[window])
             passed()
@@ -236,7 +299,7 @@ def add_windows(
 
 
 def _head_gradients(
-    network: Network, streams: Sequence[Float32[np.ndarray, "tokens width"]], sums: FisherSums, first: int
+    network: Network, streams: Sequence[Float32[np.ndarray, "tokens width"]], sums: GradientSums, first: int
 ) -> list[Float32[np.ndarray, "tokens width"]]:
     """The loss gradient of each window at the end of the residual stream, for labels drawn from the model's output."""
     matrix, gain = network.head_weights()

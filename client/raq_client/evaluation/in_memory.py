@@ -24,7 +24,7 @@ from raq_client.evaluation.scores import TokenScores, join_scores, score_window
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import fitting_type, needs_importance
-from raq_client.quantizing.rounding import Rounding
+from raq_client.quantizing.rounding import MatrixRounding, Rounding
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensors import Tensor
@@ -72,7 +72,10 @@ class BrokenByTrialError(InvalidInput):
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """The dequantized `values` of a tensor, and their relative output error Σ h (W - Ŵ)² / Σ h W²."""
+    """The dequantized `values` of a tensor, and their relative output error.
+
+    That is Σ h (W - Ŵ)² / Σ h W² of plain rounding, times what error feedback leaves of it, as in a profile.
+    """
 
     values: Float32[np.ndarray, "matrices rows length"]
     error: float
@@ -102,10 +105,17 @@ def make_probe(
     squared = energy = 0.0
     for index, matrix in enumerate(weights):
         columns = None if importance is None else importance[index]
-        blocks = rounding.of_matrix(tensor, index, quant_type, matrix.__getitem__).blocks(matrix)
-        values[index] = raq_native.dequantize(quant_type.name, blocks, matrix.shape[1], threads=rounding.threads)
+        by = rounding.of_matrix(tensor, index, quant_type, matrix.__getitem__)
+
+        def restored(by: MatrixRounding, matrix: Float32[np.ndarray, "rows length"] = matrix) -> np.ndarray:
+            length = matrix.shape[1]
+            return raq_native.dequantize(quant_type.name, by.blocks(matrix), length, threads=rounding.threads)
+
+        values[index] = restored(by)
+        # The diagonal error of compensated values would be large where their true error is small.
+        plain = values[index] if by.factor is None else restored(by.plain)
         counted = np.ones(matrix.shape[1]) if columns is None else columns.astype(np.float64)
-        squared += float(np.square(values[index] - matrix).sum(axis=0, dtype=np.float64) @ counted)
+        squared += by.gain * float(np.square(plain - matrix).sum(axis=0, dtype=np.float64) @ counted)
         energy += float(np.square(matrix).sum(axis=0, dtype=np.float64) @ counted)
     return Probe(values, squared / energy if energy > 0 else 0.0)
 

@@ -18,6 +18,10 @@ NUMBERS: Final = "numbers"
 FINGERPRINT: Final = "model_sha256"
 """Key in a profile's provenance, and in a plan, for the fingerprint of the model that was measured."""
 
+GRAM_DIGEST: Final = "gram_sha256"
+"""Key in a profile's provenance, and in a plan, for the digest of the Gram statistics by whose feedback errors were
+measured; absent (in a plan: empty) for plain rounding."""
+
 OVERHEAD: Final = "file_overhead_bytes"
 """Key in a profile's provenance for `ModelTable.overhead`."""
 

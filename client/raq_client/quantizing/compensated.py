@@ -14,6 +14,7 @@ import numpy as np
 
 from raq_client.files.cache_file import CacheFile
 from raq_client.models.model_file import ModelFile
+from raq_client.models.table import GRAM_DIGEST
 from raq_client.quantizing.measure import Progress, kernels_digest
 from raq_client.quantizing.quantize import refusals_named, rows_of
 from raq_client.quantizing.rounding import Rounding, sampled_rows
@@ -21,7 +22,7 @@ from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
-_VERSION = "1"
+_VERSION = "2"
 """Changed whenever the same inputs give other factors, which invalidates the cache."""
 
 
@@ -58,7 +59,7 @@ def compensated_profile(
         done += tensor.weights
         if progress is not None:
             progress(done, weights)
-    return _times(profile, table, {"gram": gram.digest()})
+    return _times(profile, table, {GRAM_DIGEST: gram.digest()})
 
 
 def tensor_gains(

@@ -4,13 +4,14 @@ The one place that chooses between plain rounding and compensation; files, profi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 import raq_native
 from raq_client.compensation.compensate import TESTED_ROWS, Compensation, Effort, MatrixFactor
+from raq_client.compensation.row_feedback import RowFactor
 from raq_client.importance.imatrix import Importance
 from raq_client.quantizing.devices import CPU, Device
 from raq_solver.quant_types import QuantType
@@ -26,19 +27,38 @@ _PLAIN_FLOATS = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True, eq=False)
 class MatrixRounding:
-    """How one matrix is rounded to one type. `gain` is its error relative to plain rounding, 1 without feedback."""
+    """How one matrix is rounded to one type.
+
+    `factor` feeds errors forward between columns, `rows` between rows too; `gain` is the error relative to plain
+    rounding, 1 without feedback.
+    """
 
     rounding: "Rounding"
     quant_type: QuantType
     columns: Float32[np.ndarray, " length"] | None
     factor: MatrixFactor | None = None
+    rows: RowFactor | None = None
     gain: float = 1.0
 
+    @property
+    def plain(self) -> "MatrixRounding":
+        """The same without error feedback."""
+        return replace(self, factor=None, rows=None, gain=1.0)
+
     def blocks(self, weights: Rows) -> Blocks:
-        """Rows of the matrix in the type. Raises ValueError if a weight or importance is not finite."""
-        by = self.rounding
-        if self.factor is not None:
-            return self.factor.quantize(self.quant_type.name, weights, threads=by.threads, effort=by.effort)
+        """Rows of the matrix in the type; all of them where rows depend on each other.
+
+        Raises ValueError if a weight or importance is not finite.
+        """
+        by, name, factor = self.rounding, self.quant_type.name, self.factor
+        if factor is not None and self.rows is not None:
+            return self.rows.quantize(
+                weights,
+                lambda rows, of_rows, threads: factor.quantize(name, rows, of_rows, threads=threads, effort=by.effort),
+                by.threads,
+            )
+        if factor is not None:
+            return factor.quantize(name, weights, threads=by.threads, effort=by.effort)
         found: Blocks = by.device.call(
             raq_native.quantize, self.quant_type.name, weights, self.columns, threads=by.threads, effort=by.effort
         )
@@ -62,6 +82,10 @@ class Rounding:
         """Weights of the columns of each matrix in plain rounding; None if all count equally."""
         return None if self.importance is None else self.importance.rounding(tensor)
 
+    def needs_all_rows(self, tensor: Tensor) -> bool:
+        """Whether the rows of a matrix may depend on each other, and must be rounded together."""
+        return self.compensation is not None and tensor.name in self.compensation.gram.outputs
+
     def of_matrix(self, tensor: Tensor, matrix: int, wanted: QuantType, read: ReadRows) -> MatrixRounding:
         """How matrix `matrix` of a tensor is rounded to `wanted`; `read` returns rows of it to test feedback on.
 
@@ -76,7 +100,10 @@ class Rounding:
             return plain
         rows = np.ascontiguousarray(read(sampled_rows(tensor.rows // tensor.matrices)))
         gain = factor.gain(wanted.name, rows, plain.blocks(rows), effort=self.effort)
-        return MatrixRounding(self, wanted, plain.columns, factor, gain) if gain < 1 else plain
+        if gain >= 1:
+            return plain
+        between = self.compensation.rows(tensor, matrix)
+        return replace(plain, factor=factor, rows=between, gain=gain * (1.0 if between is None else between.gain))
 
 
 def sampled_rows(rows: int) -> Int64[np.ndarray, " places"]:

@@ -25,6 +25,7 @@ class _Solved(BaseModel):
 
     allocation: dict[str, str]
     model_sha256: str | None = None
+    gram_sha256: str | None = None
 
 
 def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "") -> Allocation:
@@ -77,10 +78,32 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_NAMED])}{more}"
 
 
-def made_for(path: Path) -> str | None:
-    """The fingerprint of the model that an allocation was made for; None where the file does not tell."""
+def origin_notes(path: Path, fingerprint: str, gram_digest: str) -> list[str]:
+    """Notes where an allocation was made for another model, or with other error feedback, than it is used with.
+
+    `gram_digest` is that of the Gram statistics in use, empty for plain rounding. A file that does not tell has none.
+    """
     text = read_text(path, "an allocation")
-    return _solved(text, path).model_sha256 if text.lstrip().startswith("{") else None
+    if not text.lstrip().startswith("{"):
+        return []
+    made, notes = _solved(text, path), []
+    if made.model_sha256 not in {None, fingerprint}:
+        notes.append(f"{path} was made for a model with other weights: its losses are not of this one")
+    if made.gram_sha256 not in {None, gram_digest}:
+        notes.append(
+            f"{path} was made {_other_feedback(made.gram_sha256, gram_digest)}: its losses are not of this file"
+        )
+    return notes
+
+
+def _other_feedback(made: str | None, used: str) -> str:
+    if not used:
+        return "for error feedback, and the file is rounded without; give --gram"
+    return (
+        "with other Gram statistics than --gram names"
+        if made
+        else "for plain rounding, and --gram feeds errors forward"
+    )
 
 
 def _spelled(type_name: str) -> str:

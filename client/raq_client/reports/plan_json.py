@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from raq_client.models.table import FINGERPRINT
+from raq_client.models.table import FINGERPRINT, GRAM_DIGEST
 from raq_client.planning.model_inputs import missing_facts
 from raq_client.planning.plan import Plan
 from raq_client.reports.base import around_dict
@@ -20,6 +20,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
     if plan.spec.profile is not None:
         found["missing"] = missing_facts(plan.profile)
         found[FINGERPRINT] = plan.profile.provenance.get(FINGERPRINT)
+        found[GRAM_DIGEST] = plan.profile.provenance.get(GRAM_DIGEST, "")
     if plan.worst_case is not None:
         worst = domains_dict(plan.worst_case)
         found["worst_case"] = worst

@@ -26,7 +26,7 @@ def _gram(counted: np.ndarray, held_out: np.ndarray, widest: int = LENGTH, token
     parts = [np.ascontiguousarray(counted[:, each.first : each.last]) for each in ranges]
     tokens = len(counted) if tokens is None else tokens
     matrix = MatrixGram(tuple(part.T @ part / np.float32(len(counted)) for part in parts), tokens, held_out)
-    entries = {TENSOR.name: Entry(LENGTH, np.array([tokens]), 10)}
+    entries = {TENSOR.name: Entry.of([matrix], 10, widest)}
     return Gram(entries, {TENSOR.name: TENSOR.name}, InMemory({TENSOR.name: [matrix]}), (), 10, 64, "a model")
 
 

@@ -21,13 +21,24 @@ def _matrix(length: int, seed: int) -> MatrixGram:
     return MatrixGram((inputs.T @ inputs / np.float32(2 * length),), 2 * length, inputs[:3])
 
 
+def _of_blocks(matrix: MatrixGram, widest: int) -> MatrixGram:
+    """The same statistics, of blocks along the diagonal."""
+    parts = [slice(each.first, each.last) for each in column_blocks(matrix.length, widest)]
+    return replace(matrix, blocks=tuple(np.ascontiguousarray(matrix.blocks[0][part, part]) for part in parts))
+
+
 def _gram(*, seed: int = 0, model: str = "a model") -> Gram:
     """Two entries: a matrix shared by two tensors, and three experts of which one saw nothing."""
     silent = MatrixGram((np.zeros((4, 4), np.float32),), 0, np.zeros((0, 4), np.float32))
-    matrices = {"q": [_matrix(8, seed)], "up": [_matrix(4, seed + 1), _matrix(4, seed + 2), silent]}
-    entries = {"q": Entry(8, np.array([16]), 10), "up": Entry(4, np.array([8, 8, 0]), 10)}
+    matrices = {
+        "q": [_matrix(8, seed)],
+        "up": [_matrix(4, seed + 1), _matrix(4, seed + 2), silent],
+        "k.outputs": [_of_blocks(_matrix(512, seed + 3), 256)],
+    }
+    entries = {name: Entry.of(parts, 10) for name, parts in matrices.items()}
+    entries["k.outputs"] = Entry.of(matrices["k.outputs"], 9, widest=256)
     shared = {"q": "q", "k": "q", "up": "up"}
-    return Gram(entries, shared, InMemory(matrices), ("a text",), 10, 64, model)
+    return Gram(entries, shared, InMemory(matrices), ("a text",), 10, 64, model, outputs=frozenset({"k"}))
 
 
 @given(st.integers(1, 3000), st.integers(1, 8).map(lambda each: 256 * each))
@@ -63,17 +74,20 @@ def test_a_file_holds_all_that_was_written(tmp_path: Path) -> None:
     found = read_gram(tmp_path / "a.gram")
     assert (found.texts, found.windows, found.context, found.model) == (("a text",), 10, 64, "a model")
     assert dict(found.shared) == dict(gram.shared)
+    assert (found.outputs, found.unfinished) == ({"k"}, False)
     assert found.digest() == gram.digest()
     for name, entry in gram.entries.items():
         assert found.entries[name].length == entry.length
-        assert found.entries[name].windows == entry.windows
+        assert (found.entries[name].windows, found.entries[name].widest) == (entry.windows, entry.widest)
+        np.testing.assert_array_equal(found.entries[name].held_out, entry.held_out)
         np.testing.assert_array_equal(found.entries[name].tokens, entry.tokens)
         for index in range(entry.tokens.size):
             one, other = gram.source.matrix(name, index), found.source.matrix(name, index)
             assert one.tokens == other.tokens
             np.testing.assert_array_equal(one.held_out, other.held_out)
             # The lower triangle is not stored: products of BLAS are symmetric to the last bit only.
-            np.testing.assert_allclose(one.blocks[0], other.blocks[0], rtol=1e-5, atol=1e-7)
+            for of_one, of_other in zip(one.blocks, other.blocks, strict=True):
+                np.testing.assert_allclose(of_one, of_other, rtol=1e-5, atol=1e-6)
 
 
 def test_digests_differ_with_the_statistics() -> None:
@@ -81,7 +95,7 @@ def test_digests_differ_with_the_statistics() -> None:
 
 
 def test_of_another_model_it_is_refused() -> None:
-    tensors = [Tensor("q", (8, 2), CATALOGUE["F16"]), Tensor("k", (8, 2), CATALOGUE["F16"])]
+    tensors = [Tensor("q", (8, 2), CATALOGUE["F16"]), Tensor("k", (8, 512), CATALOGUE["F16"])]
     up = Tensor("up", (4, 2, 3), CATALOGUE["F16"])
     gram = _gram()
     assert gram.check_against("a model", [*tensors, up]) is gram
@@ -91,6 +105,18 @@ def test_of_another_model_it_is_refused() -> None:
         gram.check_against("a model", tensors)
     with pytest.raises(InvalidInput, match="3 matrices of 4 columns"):
         gram.check_against("a model", [*tensors, Tensor("up", (4, 6), CATALOGUE["F16"])])
+    with pytest.raises(InvalidInput, match="other outputs"):
+        gram.check_against("a model", [tensors[0], Tensor("k", (8, 256), CATALOGUE["F16"]), up])
+
+
+def test_an_interrupted_collection_is_no_statistics(tmp_path: Path) -> None:
+    gram = _gram()
+    write_gram(replace(gram, unfinished=True), tmp_path / "a.gram")
+    found = read_gram(tmp_path / "a.gram")
+    assert found.unfinished
+    for use in (lambda: found.check_against("a model", []), lambda: merge_grams([(gram, None), (found, None)])):
+        with pytest.raises(InvalidInput, match="interrupted collection"):
+            use()
 
 
 def _damage(path: Path, change: Callable[[bytes], bytes]) -> Path:
@@ -120,8 +146,8 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: Callable[[bytes], byt
 def test_statistics_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Path) -> None:
     gram = _gram()
     broken = MatrixGram((np.full((8, 8), np.nan, np.float32),), 16, np.zeros((0, 8), np.float32))
-    others = {"up": [gram.source.matrix("up", index) for index in range(3)]}
-    write_gram(replace(gram, source=InMemory({"q": [broken], **others})), tmp_path / "a.gram")
+    entries = {**gram.entries, "q": Entry.of([broken], 10)}
+    write_gram(replace(gram, entries=entries, source=InMemory({"q": [broken]}, gram.source)), tmp_path / "a.gram")
     with pytest.raises(InvalidInput, match="not finite"):
         read_gram(tmp_path / "a.gram").source.matrix("q", 0)
 
@@ -132,7 +158,9 @@ def test_merged_by_weight_they_are_the_weighted_mean() -> None:
     blocks = [each.source.matrix("q", 0).blocks[0] for each in (one, other)]
     np.testing.assert_allclose(merged.source.matrix("q", 0).blocks[0], 0.25 * blocks[0] + 0.75 * blocks[1], rtol=1e-5)
     assert merged.entries["q"].tokens.tolist() == [32]
-    assert merged.windows == 20
+    assert (merged.windows, merged.entries["k.outputs"].windows) == (20, 18)
+    held_out = [len(merged.source.matrix("q", 0).held_out), int(merged.entries["q"].held_out[0])]
+    assert held_out == [6, 6]
     assert merged.texts == ("a text",)
 
 
@@ -151,3 +179,5 @@ def test_merging_refuses_other_models_and_weights_that_are_none() -> None:
         merge_grams([(_gram(), None), (_gram(), 1.0)])
     with pytest.raises(InvalidInput, match="above 0"):
         merge_grams([(_gram(), 0.0), (_gram(), 1.0)])
+    with pytest.raises(InvalidInput, match="other outputs"):
+        merge_grams([(_gram(), None), (replace(_gram(), outputs=frozenset()), None)])

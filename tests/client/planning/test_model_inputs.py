@@ -67,4 +67,4 @@ def test_a_plan_for_other_weights_is_said(model: Path, tmp_path: Path) -> None:
     change_the_middle(model)
     again = client("quantize", model, "-a", plan, "-o", out, "--force")
     assert again.code == 0
-    assert f"note: {plan} was made for a model with other weights than {model}" in again.err
+    assert f"note: {plan} was made for a model with other weights: its losses" in again.err

@@ -1,0 +1,37 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from raq_client.recipes.allocation_file import origin_notes
+
+
+def _plan(folder: Path, **keys: str) -> Path:
+    path = folder / "plan.json"
+    path.write_text(json.dumps({"allocation": {"a": "Q4_K"}, **keys}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keys", "gram", "expected"),
+    [
+        ({}, "g", None),
+        ({"model_sha256": "m"}, "", None),
+        ({"model_sha256": "other"}, "", "a model with other weights"),
+        ({"model_sha256": "m", "gram_sha256": "g"}, "g", None),
+        ({"gram_sha256": "g"}, "", "for error feedback, and the file is rounded without; give --gram"),
+        ({"gram_sha256": ""}, "g", "for plain rounding, and --gram feeds errors forward"),
+        ({"gram_sha256": "other"}, "g", "with other Gram statistics than --gram names"),
+    ],
+)
+def test_a_plan_for_another_model_or_other_feedback_is_said(
+    tmp_path: Path, keys: dict[str, str], gram: str, expected: str | None
+) -> None:
+    notes = origin_notes(_plan(tmp_path, **keys), "m", gram)
+    assert len(notes) == (expected is not None)
+    assert all(expected in note for note in notes if expected)
+
+
+def test_lines_of_overrides_do_not_tell(tmp_path: Path) -> None:
+    (tmp_path / "types.txt").write_text("ffn_down=q6_k\n", encoding="utf-8")
+    assert origin_notes(tmp_path / "types.txt", "m", "g") == []
