@@ -96,6 +96,10 @@ bench-real *arguments:
 bench-compensation *arguments:
     {{python}} tests/bench/bench_compensation.py {{arguments}}
 
+# What calibrating for a use buys there and costs elsewhere; options as in tests/bench/bench_domains.py.
+bench-domains *arguments:
+    {{python}} tests/bench/bench_domains.py {{arguments}}
+
 # Figures; each bench prints a table.
 bench *arguments:
     {{python}} -m pytest -m bench -p no:randomly --benchmark-enable -s tests/bench {{arguments}}

@@ -1,4 +1,6 @@
-"""Write the reference of the command lines, which is what their --help prints, or check that the committed pages are.
+"""Write the reference of the command lines, which is what their --help prints, or check that it is current.
+
+Two pages of the documentation, and the table that raq-client's help and completion read (raq_client.cli.reference).
 
 Usage: python .ci/cli_reference.py [--check]
 """
@@ -6,36 +8,27 @@ Usage: python .ci/cli_reference.py [--check]
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import typer
 
-from raq_client.cli.commands import COMMANDS, Command
+from raq_client.cli import reference
 from raq_client.cli.help import command_help, group_help
-from raq_client.cli.root import load
+from raq_client.cli.reference import Reference
+from raq_client.cli.root import references
 from raq_server.cli import APP
 
-PAGES = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs" / "reference"
 TERMINAL = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb"}
 
 
-def client_page() -> str:
+def client_page(known: Mapping[str, Reference]) -> str:
     """The help of raq-client, and all of that of each command."""
-    root = typer.Context(typer.main.get_command(typer.Typer(callback=lambda: None)), info_name="raq-client")
-    return page([("raq-client", group_help("raq-client", ()) or ""), *client_helps(COMMANDS, root)])
-
-
-def client_helps(commands: Iterable[Command], above: Any) -> Iterator[tuple[str, str]]:
-    """Names and helps of commands, those in groups too."""
-    for entry in commands:
-        command = load(entry)
-        context = typer.Context(command, info_name=entry.name, parent=above)
-        if entry.parts:
-            yield from client_helps(entry.parts, context)
-        else:
-            yield context.command_path, command_help(context, everything=True)
+    helps = [(f"raq-client {path}", each) for path, each in known.items()]
+    commands = [(called, command_help(called, each, everything=True)) for called, each in helps]
+    return page([("raq-client", group_help("raq-client", ()) or ""), *commands])
 
 
 def server_page() -> str:
@@ -63,18 +56,19 @@ def page(helps: Iterable[tuple[str, str]]) -> str:
 def main() -> int:
     """Write, or compare; 1 when a committed page is not what the commands print."""
     os.environ.update(TERMINAL)
-    stale = []
-    for name, text in (("raq-client.md", client_page()), ("raq-server.md", server_page())):
-        path = PAGES / name
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            stale.append(name)
-            if "--check" not in sys.argv:
-                path.write_text(text, encoding="utf-8")
-    if "--check" not in sys.argv:
-        return 0
-    for name in stale:
-        print(f"docs/reference/{name} is not what `just generate` writes", file=sys.stderr)
-    return 1 if stale else 0
+    known = references()
+    wanted = {
+        PAGES / "raq-client.md": client_page(known),
+        PAGES / "raq-server.md": server_page(),
+        Path(reference.FILE): reference.written(known),
+    }
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if "--check" in sys.argv:
+            print(f"{path.relative_to(ROOT)} is not what `just generate` writes", file=sys.stderr)
+        else:
+            path.write_text(wanted[path], encoding="utf-8")
+    return 1 if stale and "--check" in sys.argv else 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from raq_client.evaluation.in_memory import TrialSetup
     from raq_client.evaluation.perplexity import Measurement
     from raq_client.evaluation.prediction import Against
+    from raq_client.models.gguf_header import Value
+    from raq_client.models.split import Split
     from raq_client.models.writer import WrittenModel
     from raq_client.refinement.candidates import Comparison
     from raq_client.refinement.refine import Refined
@@ -54,8 +56,8 @@ def pose(
     base, more = _base(inputs, request)
     profile = inputs.profile(more_types=more, progress=progress, notes=notes)
     spec = build_problem(request, profile, inputs.table(profile), base=base, needs_budget=needs_budget)
-    if spec.size_note is not None:
-        notes(f"note: {spec.size_note}")
+    for note in spec.notes:
+        notes(f"note: {note}")
     return spec
 
 
@@ -203,11 +205,17 @@ def trial_setup(
 
 
 def quantize(
-    found: Plan, inputs: ModelInputs, output: Path, *, force: bool = False, progress: Progress | None = None
+    found: Plan,
+    inputs: ModelInputs,
+    output: Path,
+    *,
+    split: "Split | None" = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> "WrittenModel":
-    """Write the model with the types of the plan; the file appears complete or not at all.
+    """Write the model with the types of the plan, with `split` in several files; all appear complete or none does.
 
-    Raises InvalidInput if the plan has no allocation, or if `output` exists without `force`.
+    Raises InvalidInput if the plan has no allocation, if `output` exists without `force`, or the split is impossible.
     """
     from raq_client.quantizing.quantize import quantize_model
 
@@ -221,10 +229,31 @@ def quantize(
         effort=inputs.effort,
         device=inputs.device,
         compensation=inputs.compensation,
+        split=split,
         force=force,
         progress=bytes_stage(progress, "quantizing", ledger.size),
-        metadata={"raq.profile": found.profile.digest(), "raq.problem": found.problem.digest()},
+        metadata=_provenance(found),
     )
+
+
+def quantized_paths(found: Plan, inputs: ModelInputs, output: Path, split: "Split | None" = None) -> tuple[Path, ...]:
+    """The files that `quantize` writes for these arguments, in order. Raises InvalidInput as it does."""
+    from raq_client.quantizing import quantize
+
+    allocation, _ = found.outcome.unwrap()
+    return quantize.quantized_paths(
+        inputs.model,
+        allocation,
+        inputs.importance,
+        output,
+        compensation=inputs.compensation,
+        split=split,
+        metadata=_provenance(found),
+    )
+
+
+def _provenance(found: Plan) -> dict[str, "Value"]:
+    return {"raq.profile": found.profile.digest(), "raq.problem": found.problem.digest()}
 
 
 def measure(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
+from typing import NamedTuple
 
 from raq_solver.budget import bits_per_weight
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
@@ -28,8 +29,7 @@ class Allocation:
         object.__setattr__(self, "types", MappingProxyType(dict(self.types)))
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerEntry:
+class LedgerEntry(NamedTuple):
     """One line of a ledger. `size` in bytes, `loss` in the unit of the loss table.
 
     >>> LedgerEntry("output.weight", "Q4_K", weights=256, size=144, loss=0.1).size
@@ -102,7 +102,11 @@ def account(allocation: Allocation, table: LossTable, capacity: int) -> Ledger:
             faults.append(Fault(name, "has no quant type in the allocation"))
             continue
         column = table.column_of.get(chosen)
-        if column is None or not math.isfinite(table.losses[row, column]):
+        if column is None:
+            what = f"{chosen} was not measured: the types of the table are {', '.join(table.quant_types)}"
+            faults.append(Fault(name, what))
+            continue
+        if not math.isfinite(table.losses[row, column]):
             faults.append(Fault(name, f"can't be stored as {chosen}"))
             continue
         size, loss = int(table.sizes[row, column]), float(table.losses[row, column])

@@ -10,10 +10,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from raq_solver.arrays import read_only_copies
 from raq_solver.errors import Fault, raise_faults
@@ -89,13 +90,23 @@ class Profile:
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
         raise_faults(self._faults())
 
-    @property
+    @cached_property
     def sizes(self) -> Int64[np.ndarray, "tensors types"]:
-        """Exact bytes of each tensor at each type; 0 where the rows do not divide into its blocks."""
-        return np.array(
-            [[q.size(t.weights) if q.fits(t.row_length) else 0 for q in self.quant_types] for t in self.tensors],
-            dtype=np.int64,
+        """Exact bytes of each tensor at each type; 0 where the rows do not divide into its blocks. Read-only."""
+        in_block = np.array([q.weights_per_block for q in self.quant_types], dtype=np.int64)
+        bytes_of_block = np.array([q.bytes_per_block for q in self.quant_types], dtype=np.int64)
+        sizes = np.where(self._fitting, self.weights[:, None] // in_block * bytes_of_block, 0)
+        sizes.setflags(write=False)
+        return sizes
+
+    @property
+    def _fitting(self) -> Bool[np.ndarray, "tensors types"]:
+        """Whether rows of the tensor divide into whole blocks of the type."""
+        rows = np.array([tensor.row_length for tensor in self.tensors], dtype=np.int64)
+        fitting: Bool[np.ndarray, "tensors types"] = (
+            rows[:, None] % np.array([q.weights_per_block for q in self.quant_types], dtype=np.int64) == 0
         )
+        return fitting
 
     @property
     def weights(self) -> Int64[np.ndarray, " tensors"]:
@@ -164,18 +175,27 @@ class Profile:
             faults.append(Fault("profile", "holds a standard error that is negative or not a number"))
         if self.fisher is not None and any((each < 0).any() or np.isinf(each).any() for each in self._arrays()[-2:]):
             faults.append(Fault("profile", "holds a loss by Fisher information that is negative or infinite"))
-        for row, tensor in enumerate(self.tensors):
-            errors = self.relative_errors[row]
-            if np.isnan(errors).any() or (errors < 0).any():
-                faults.append(Fault(tensor.name, "has a relative error that is negative or not a number"))
-            faults += [
-                Fault(tensor.name, f"rows of {tensor.row_length} weights can't be stored as {q.name}")
-                for q, error in zip(self.quant_types, errors, strict=True)
-                if np.isfinite(error) and not q.fits(tensor.row_length)
-            ]
-            if not np.isfinite(errors).any():
-                faults.append(Fault(tensor.name, "has no possible quant type"))
-            sensitivity = self.sensitivities[row]
-            if np.isinf(sensitivity) or sensitivity < 0:
-                faults.append(Fault(tensor.name, f"sensitivity {sensitivity}; must be at least 0"))
+        return faults + [fault for row in self._faulty_rows() for fault in self._faults_of_row(row)]
+
+    def _faulty_rows(self) -> list[int]:
+        """Rows with a fault: found for all at once, as most profiles have none."""
+        errors, sensitivities = self.relative_errors, self.sensitivities
+        possible = np.isfinite(errors)
+        faulty = (np.isnan(errors) | (errors < 0) | possible & ~self._fitting).any(axis=1) | ~possible.any(axis=1)
+        return np.flatnonzero(faulty | np.isinf(sensitivities) | (sensitivities < 0)).tolist()
+
+    def _faults_of_row(self, row: int) -> list[Fault]:
+        tensor, errors, sensitivity = self.tensors[row], self.relative_errors[row], self.sensitivities[row]
+        faults = []
+        if np.isnan(errors).any() or (errors < 0).any():
+            faults.append(Fault(tensor.name, "has a relative error that is negative or not a number"))
+        faults += [
+            Fault(tensor.name, f"rows of {tensor.row_length} weights can't be stored as {q.name}")
+            for q, error in zip(self.quant_types, errors, strict=True)
+            if np.isfinite(error) and not q.fits(tensor.row_length)
+        ]
+        if not np.isfinite(errors).any():
+            faults.append(Fault(tensor.name, "has no possible quant type"))
+        if np.isinf(sensitivity) or sensitivity < 0:
+            faults.append(Fault(tensor.name, f"sensitivity {sensitivity}; must be at least 0"))
         return faults

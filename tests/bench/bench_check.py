@@ -15,12 +15,12 @@ import pytest
 from raq_client import engine
 from raq_client.engine.windows import Text
 from raq_client.evaluation.in_memory import TrialSetup
-from raq_client.evaluation.perplexity import check
 from raq_client.evaluation.scores import score_window
 from raq_client.importance.collect import collect
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.sensitivity.measure import measure_sensitivities
+from support.checks import check
 from support.machine import header
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from raq_client import engine
-from raq_client.evaluation import perplexity
 from raq_client.evaluation.in_memory import Trial, TrialSetup
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
@@ -19,6 +18,7 @@ from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
 from raq_solver.loss_models.models import ROUNDING_32, ROUNDING_256
 from raq_solver.quant_types import CATALOGUE
+from support.checks import check
 from support.machine import header
 from support.published_models import own_models
 
@@ -44,7 +44,7 @@ def test_rounding(name: str, request: pytest.FixtureRequest, data: Path, tmp_pat
         types = {t.name: type_name if t.name in single else t.source_type.name for t in model.tensors}
         quantize_model(model, Allocation(types), importance, tmp_path / "all.gguf", force=True)
         with engine.load(path) as baseline:
-            outside = perplexity.check(baseline, tmp_path / "all.gguf", [text], windows=WINDOWS[name]).overall.kl
+            outside = check(baseline, tmp_path / "all.gguf", [text], windows=WINDOWS[name]).overall.kl
         found = (outside.value - inside) / multiplied
         print(f"{type_name}: in memory {inside:.6f}, by file {outside.value:.6f}; {found:.2e}, used {used:.1e}")
         assert used / 2 < found < 2 * used

@@ -11,9 +11,9 @@ import typer
 
 from raq_client.cli.check import EXIT_NOT_PASSED, _tell
 from raq_client.engine.windows import Text
-from raq_client.evaluation.perplexity import check
 from raq_client.evaluation.statistics import Estimate
 from raq_client.importance.imatrix_file import read_importance, write_importance
+from support.checks import check
 from support.commands import client
 
 TENSOR = "blk.0.attn_norm.weight"

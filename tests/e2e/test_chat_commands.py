@@ -1,13 +1,16 @@
 """Chats as calibration text: rendered, collected, and both in one go."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from raq_client.engine.windows import Text
 from raq_client.importance.imatrix_file import read_importance
 from support.chat_models import QWEN, with_template
+from support.checks import check
 from support.commands import client
 from support.engine_models import MODEL
 
@@ -47,6 +50,23 @@ def test_chats_given_directly_count_as_their_rendering_does(model: Path, data: P
     assert found["direct"].digest() == found["rendered"].digest() != found["as plain text"].digest()
     counts = [entry.counts.tolist() for entry in found["direct"].entries.values()]
     assert np.unique(counts).tolist() == [4 * 64]
+
+
+def test_check_and_run_read_chats_by_the_models_template(model: Path, data: Path, tmp_path: Path) -> None:
+    """The figures are those of the rendered chats with special tokens, computed by the library."""
+    chats, text, out = _chats(tmp_path / "chats.jsonl", data), tmp_path / "chats.txt", tmp_path / "out.gguf"
+    assert client("imatrix", "render", chats, "--model", model, "-o", text).code == 0
+    options = ("--text", chats, "--context", 64, "--windows", 4, "--json")
+    types = ("--types", "Q4_0", "-b", "4.7", "--no-trial")
+    run = client("run", model, *types, "-o", out, *options, "--threads", 1)
+    assert run.code == 0, run.err
+    checked = client("check", out, "--model", model, *options, "--threads", 1)
+    assert checked.code == 0, checked.err
+    rendered = Text(str(chats), text.read_text(encoding="utf-8"), special=True)
+    expected = check(model, out, [rendered], context=64, windows=4, threads=1).overall.kl.value
+    plain = check(model, out, [replace(rendered, special=False)], context=64, windows=4, threads=1)
+    for found in (run.json["check"], checked.json):
+        assert found["overall"]["kl"]["value"] == expected != plain.overall.kl.value
 
 
 def test_mistakes_are_one_sentence_before_anything_is_written(model: Path, data: Path, tmp_path: Path) -> None:

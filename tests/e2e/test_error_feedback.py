@@ -1,11 +1,13 @@
 """Error feedback from the command line: Gram statistics collected, and used by every command that rounds."""
 
+import json
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
+from raq_client.files.manifest import file_digest
 from raq_client.files.profile_file import load_profile
 from support.commands import client
 from support.engine_models import rewrite
@@ -99,7 +101,9 @@ def test_raq_toml_names_the_statistics(
     lines = f'model = "{model_path}"\nimatrix = "{imatrix_path}"\ngram = "{gram}"\nbudget = "4.6"\ntypes = ["Q4_K"]\n'
     (tmp_path / "raq.toml").write_text(lines, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert client("run", "-o", "out.gguf").code == 0
+    assert client("run", "-o", "out.gguf", "--manifest", "m.json").code == 0
+    inputs = json.loads((tmp_path / "m.json").read_text())["inputs"]
+    assert inputs == {str(path): file_digest(path) for path in (model_path, imatrix_path, gram)}
     refused = client("run", "-o", gram, "--force")
     assert refused.code == 2
     assert str(gram) in refused.err

@@ -6,13 +6,13 @@ import pytest
 
 import raq_native
 from raq_client.engine.windows import Text
-from raq_client.evaluation import perplexity
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.quantizing.quantize import quantize_model
 from raq_solver.allocation import Allocation
 from raq_solver.quant_types import CATALOGUE
+from support.checks import check
 
 TYPES = sorted(q.name for q in raq_native.QUANT_TYPES)
 QUICK = {"Q2_K", "Q4_K", "IQ4_XS"}
@@ -29,6 +29,6 @@ def test_llama_cpp_runs_it(name: str, model_path: Path, imatrix_path: Path, data
     out = tmp_path / "out.gguf"
     quantize_model(model, Allocation(types), importance, out)
     text = Text("GSM8K test", (data / "gsm8k.evaluation.txt").read_text(encoding="utf-8"))
-    report = perplexity.check(model_path, out, [text], windows=2).overall
+    report = check(model_path, out, [text], windows=2).overall
     assert 0 <= report.kl.value < MOST_KL[int(CATALOGUE[name].bits_per_weight)]
     assert not report.perplexity.value > 1000

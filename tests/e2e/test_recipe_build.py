@@ -25,8 +25,11 @@ def folder(tmp_path: Path, data: Path) -> Path:
     """A folder with the recipe of the test data, and what it names."""
     folder = tmp_path / "project"
     folder.mkdir()
-    for name in ("wiki-math-4M-f16.gguf", "gsm8k.calibration.txt", "gsm8k.evaluation.txt"):
+    for name in ("wiki-math-4M-f16.gguf", "gsm8k.calibration.txt", "gsm8k.evaluation.txt", "gsm8k.train.head.jsonl"):
         (folder / name).symlink_to(data / name)
+    for name in ("wiki-math-4M.bench.toml", "wiki-math-4M.bench.lock.json"):
+        shutil.copy(data / name, folder / name)
+    shutil.copytree(data / "benchmarks", folder / "benchmarks")
     shutil.copy(data / RECIPE, folder / RECIPE)
     return folder
 
@@ -42,6 +45,7 @@ def _quick(folder: Path) -> Path:
         ("windows = 60\nfisher = 4", "context = 32\nwindows = 8\nfisher = 1"),
         ('budget = "5.0"', 'budget = "5.0"\ntypes = ["Q4_K", "Q5_K", "Q6_K"]\nrows = 16'),
         ("[check]\nwindows = 8\nmax_kl = 0.02", "[check]\ncontext = 32\nwindows = 4"),
+        ("limit = 4\nmax_tokens = 48", "limit = 2\nmax_tokens = 4"),
     ):
         assert before in text
         text = text.replace(before, after)
@@ -68,7 +72,15 @@ def test_a_recipe_is_verified_built_shown_and_replayed(folder: Path) -> None:
     assert result["sha256"] == file_digest(out)
     assert result["quantized"] == 30
     assert 0 < result["check"]["overall"]["kl"]["value"] < 0.1
+    assert result["benchmarks"]["gsm8k-head"]["items"] == 2
+    manifest = json.loads((folder / f"{out.name}.manifest.json").read_text())
+    assert manifest["corpus"]["rows"] == {"gsm8k-head": 12}
+    assert manifest["benchmarks"] == result["benchmarks"]
+    assert {"benchmarks/gsm8k-head.jsonl", "wiki-math-4M.bench.lock.json"} <= set(manifest["inputs"])
+    assert "raq/wiki-math-4M" in (folder / "wiki-math-4M-5bpw.md").read_text()
     shown = _ok(client("recipe", "show", path, *where, "--json")).json
+    assert 0 < shown["quantizing_seconds"] < 60
+    assert "to quantize on" in _ok(client("recipe", "show", path, *where)).out
     assert shown["allocation"] == result["allocation"] == _types(out)
     assert shown["file_bytes"] == out.stat().st_size
     tensors = _ok(client("recipe", "show", path, *where, "--tensors")).out
@@ -78,6 +90,21 @@ def test_a_recipe_is_verified_built_shown_and_replayed(folder: Path) -> None:
     assert replayed["equal"]
     assert [one["what"] for one in replayed["compared"]][:2] == ["importance", "Fisher information"]
     assert sorted(path.name for path in folder.glob("*.gguf")) == ["wiki-math-4M-5bpw.gguf", "wiki-math-4M-f16.gguf"]
+
+
+def test_benchmarks_that_have_drifted_stop_a_build_at_once(folder: Path) -> None:
+    path, rows = _quick(folder), folder / "benchmarks" / "gsm8k-head.jsonl"
+    rows.write_bytes(rows.read_bytes().replace(b"Natalia", b"Natalie", 1))
+    before = sorted(folder.iterdir())
+    refused = client("recipe", "build", path, "--store", folder / "store")
+    assert (refused.code, "gsm8k-head: has drifted" in refused.err) == (2, True)
+    assert sorted(folder.iterdir()) == before
+    failed = client("recipe", "verify", path, "--store", folder / "store", "--json")
+    assert failed.code == 6
+    assert any("has drifted" in one["text"] for one in failed.json["findings"])
+    path.write_text(path.read_text().replace('names = ["gsm8k-head"]', 'names = ["gsm8k-heat"]'))
+    unknown = client("recipe", "build", path)
+    assert (unknown.code, "did you mean gsm8k-head" in unknown.err) == (2, True)
 
 
 @pytest.mark.slow

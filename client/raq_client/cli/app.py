@@ -1,6 +1,6 @@
 """Entry point of `raq-client` and `raq`: quick answers, and what becomes of errors, signals and closed streams.
 
-Help, version and names of commands are answered from a table. Typer and the command's module are imported only where a
+Help, version and completion are answered from tables. Typer and the command's module are imported only where a
 command is called; they are imported inside functions, so that Ctrl-C is handled meanwhile.
 """
 
@@ -61,23 +61,38 @@ def _run() -> None:
 
 
 def _answer(arguments: Sequence[str]) -> tuple[str | None, int]:
-    """The answer to what needs no command, and its exit code: completion, version, help of the program and its groups.
+    """The answer to what needs no command, and its exit code: completion, version and help.
 
     None for everything else.
     """
     from raq_client.cli import completion
-    from raq_client.cli.help import group_help, program, version_text
+    from raq_client.cli.help import version_text
 
     if completion.is_asked():
         found = completion.completion()
         return (None if found is None else f"{found}\n"), 0
     if list(arguments) in (["-V"], ["--version"]):
         return version_text() + "\n", 0
-    is_help = arguments[-1:] in (["-h"], ["--help"])
-    path = list(arguments[:-1] if is_help else arguments)
+    return _help(list(arguments))
+
+
+def _help(arguments: list[str]) -> tuple[str | None, int]:
+    """The help that is asked for, and the exit code; None if it is not help, or not of a command of the table."""
+    from raq_client.cli.help import command_help, group_help, program
+    from raq_client.cli.reference import reference_of
+
+    last = arguments[-1] if arguments else ""
+    everything, is_help = last == "--help-all", last in {"-h", "--help"}
+    path = arguments[:-1] if everything or is_help else arguments
     if path[:1] == ["help"]:
         is_help, path = True, path[1:]
-    return group_help(program(), path), 0 if is_help else EXIT_BAD_INPUT  # a group alone misses its command
+    group = None if everything else group_help(program(), path)
+    if group is not None:
+        return group, 0 if is_help else EXIT_BAD_INPUT  # a group alone misses its command
+    command = reference_of(path) if everything or is_help else None
+    if command is None:
+        return None, EXIT_BAD_INPUT
+    return command_help(" ".join([program(), *path]), command, everything=everything), 0
 
 
 def _run_command() -> None:

@@ -1,7 +1,7 @@
 """`raq-client check`: the distance of a quantized model from its original, measured on text."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -9,14 +9,15 @@ from raq_client.cli import options
 from raq_client.cli.console import OUT, fail, print_json, say
 from raq_client.cli.progress import progress_bar
 from raq_client.cli.written import check_written
-from raq_client.engine.texts import read_texts
 from raq_client.files.settings import read_settings
+from raq_client.prompts.texts import read_texts_for
 from raq_client.reports.plain import plain
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
     from raq_client.engine.windows import Text
     from raq_client.evaluation.report import CheckReport
+    from raq_client.evaluation.speed import Speed
 
 EXIT_NOT_PASSED: Final = 6
 USUAL_CONTEXT: Final = 512
@@ -57,6 +58,13 @@ def check(
     max_kl: Annotated[
         float | None, typer.Option("--max-kl", min=0, help="Exit with 6 if the mean KL divergence is above this.")
     ] = None,
+    speed: Annotated[
+        bool,
+        typer.Option(
+            "--speed", help="Measure tokens a second too, beside the original and llama.cpp's mixture of equal size."
+        ),
+    ] = False,
+    estimate: options.EstimateOnly = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -69,6 +77,8 @@ def check(
     Example: raq-client check model-raq.gguf --model model-f16.gguf --text held-out.txt
     """
     raise_faults(_clashes(candidate, model, text, save_baseline, baseline))
+    if speed and (baseline or save_baseline):
+        raise InvalidInput(Fault("--speed", "is measured beside the original: leave the baseline out"))
     if baseline is None:
         settings = read_settings(Path.cwd())
         original = model or settings.model
@@ -76,11 +86,16 @@ def check(
             what = "no original to compare with: name it with --model or --baseline, or in raq.toml"
             raise InvalidInput(Fault("", what))
         check_written(called, {"save_baseline": save_baseline}, force=force, also=settings.files())
-        texts = read_texts(text or list(settings.text))
+        texts = read_texts_for(original, text or list(settings.text), library=libllama)
+        if estimate:
+            how = {"context": context, "windows": windows, "threads": threads, "library": libllama}
+            _print_estimate(original, candidate or original, texts, save_baseline, how, as_json=as_json)
+            return
         if save_baseline is None:
             assert candidate is not None, "there is one without --save-baseline"
             report = checked(original, candidate, texts, context, windows, threads, libllama)
-            _tell(report, max_kl, as_json=as_json)
+            speeds = measured_speeds(original, candidate, threads, libllama) if speed else ()
+            _tell(report, max_kl, speeds, as_json=as_json)
             return
         _save(original, texts, save_baseline, context, windows, threads, libllama, force=force)
         windows = None  # it was counted for each text, and the file holds no more
@@ -103,7 +118,7 @@ def checked(
     from raq_client.evaluation import perplexity
 
     with progress_bar("checking") as progress:
-        report = perplexity.check(
+        report = perplexity.measure(
             baseline,
             candidate,
             texts,
@@ -112,10 +127,36 @@ def checked(
             threads=threads,
             library=library,
             progress=progress,
-        )
+        ).report()
     for warning in report.warnings:
         say(f"note: {warning}")
     return report
+
+
+def measured_speeds(original: Path, candidate: Path, threads: int, library: Path | None) -> "tuple[Speed, ...]":
+    """The speeds of both models, and of llama.cpp's mixture of the candidate's size, from a temporary file."""
+    import tempfile
+
+    from raq_client.evaluation.speed import measure_speeds, write_mixture_of_size
+    from raq_client.models.model_file import open_model
+
+    opened = open_model(candidate)
+    with tempfile.TemporaryDirectory(dir=opened.path.absolute().parent, prefix=".raq-") as folder:
+        say("measuring speeds")
+        size = sum(tensor.size for tensor in opened.tensors)
+        mixture = write_mixture_of_size(open_model(original), size, Path(folder), threads=threads)
+        return measure_speeds((candidate, mixture, original), threads=threads, library=library)
+
+
+def _print_estimate(
+    original: Path, candidate: Path, texts: "list[Text]", save: Path | None, how: dict[str, Any], *, as_json: bool
+) -> None:
+    from raq_client.cli.estimate import print_estimate
+    from raq_client.estimates.estimate import Estimate
+    from raq_client.estimates.stages import checking
+
+    left_out = () if save is None else ("the size of the baseline is not estimated",)
+    print_estimate(Estimate((checking(original, candidate, texts, **how),), left_out), save or Path(), as_json=as_json)
 
 
 def _checked_stored(
@@ -127,6 +168,8 @@ def _checked_stored(
     if context not in {USUAL_CONTEXT, opened.context}:
         what = f"holds windows of {opened.context} tokens, not of {context}: leave --context out"
         raise InvalidInput(Fault(str(stored), what))
+    if opened.origin is not None:
+        say(f"note: {stored} holds the predictions of {opened.origin.model} ({opened.origin.model_sha256[:12]}…)")
     with progress_bar("checking") as progress:
         measured = measure_against_stored(
             opened, candidate, windows=windows, threads=threads, library=library, progress=progress
@@ -181,13 +224,16 @@ def _clashes(
     return faults
 
 
-def _tell(report: "CheckReport", max_kl: float | None, *, as_json: bool) -> None:
+def _tell(report: "CheckReport", max_kl: float | None, speeds: "tuple[Speed, ...]" = (), *, as_json: bool) -> None:
     if as_json:
-        print_json(plain(report))
+        print_json(plain(report) | ({"speed": plain(speeds)} if speeds else {}))
     else:
-        from raq_client.reports.check import check_table
+        from raq_client.reports.check import check_table, speed_table
 
         OUT.print(check_table(report))
+        if speeds:
+            OUT.print("")
+            OUT.print(speed_table(speeds))
     found = report.overall.kl.value
     if max_kl is not None and not found <= max_kl:  # NaN passes no gate
         fail(f"mean KL divergence {found:.6f} is {'above' if found > max_kl else 'not at most'} {max_kl}")

@@ -38,6 +38,16 @@ RECIPE: Final[tuple[Command, ...]] = (
     Command("new", "recipe_build:new", "Write a commented build recipe."),
     Command("build", "recipe_build:build", "Build what a recipe states: the model file, its check and its manifest."),
     Command("replay", "recipe_build:replay", "Build again what a manifest describes, and compare every hash."),
+    Command(
+        "attest",
+        "recipe_attest:attest",
+        "Build again what a manifest describes and, if every byte is the same, write a statement of it.",
+    ),
+    Command(
+        "verify-attestation",
+        "recipe_attest:verify_attestation",
+        "Check a model against a statement: its bytes, and with --rebuild that its inputs lead to them.",
+    ),
     Command("diff", "recipe_build:diff", "Compare two recipes: their keys, and the types that they come to."),
     Command("schema", "recipe_build:schema", "Print the JSON schema of build recipes."),
 )
@@ -78,6 +88,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
         "Add published sensitivities to a profile.",
         MORE,
     ),
+    Command("card", "card:card", "Write the model card of quantized files.", MORE),
+    Command("publish", "publish:publish", "Upload quantized files with card, plans and manifests.", MORE),
     Command("splice", "splice:splice", "Write a model with tensors taken from other files.", MORE),
     Command("base", "base:base", "Show the types and size that a mixture gives a model.", MORE),
     Command("inspect", "inspect:inspect", "Show what GGUF files hold: sizes, blocks, types.", MORE),

@@ -1,20 +1,18 @@
 """Completion for the scripts that `raq-client --install-completion` writes, without loading Typer for every TAB.
 
-Names of commands come from the table. Options and their values come from the commands, which take long to import; they
-are remembered in the user's cache, by the version and the times of the modules here, and asked of the commands once.
+Names of commands come from the table, options and their values from the reference.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from raq_client.cli.commands import COMMANDS, Command
+from raq_client.cli.commands import COMMANDS
 from raq_client.cli.help import program
+from raq_client.cli.reference import reference_of
 
 FLAGS: Final = ("-q", "--quiet", "-v", "--verbose", "--events")
-_HERE: Final = os.path.dirname(__file__)  # noqa: PTH120  # pathlib takes longer to import than all the rest
 
 
 class Request(NamedTuple):
@@ -85,75 +83,26 @@ def _candidates(request: Request) -> list[Candidate] | None:
             return None
         path.append(word)
         if not found.parts:
-            return _of_command(found, path, list(words), request.begun)
+            return _of_command(path, list(words), request.begun)
         table = found.parts
     if request.begun.startswith("-"):
         return None
     return [Candidate(each.name, each.summary) for each in table]
 
 
-def _of_command(command: Command, path: Sequence[str], before: Sequence[str], begun: str) -> list[Candidate] | None:
+def _of_command(path: Sequence[str], before: Sequence[str], begun: str) -> list[Candidate] | None:
     """Options of a command, or values of the option before the cursor, or of an argument."""
-    if command.name == "help":
+    command = reference_of(path)
+    if command is None or path == ["help"]:
         return None
-    options = _options(command, path)
+    options = [each for rows in command.panels.values() for each in rows]
     last = before[-1] if before else ""
-    taking = next((each for each in options if last in each["names"] and each["values"] is not None), None)
+    taking = next((each for each in options if last in each.names and each.values is not None), None)
     if taking is not None:
-        return [Candidate(value) for value in taking["values"]]
+        return [Candidate(value) for value in taking.values or ()]
     if begun.startswith("-"):
-        return [Candidate(name, each["help"]) for each in options for name in each["names"]]
-    return [Candidate(value) for each in options if not each["names"] for value in each["values"]]
-
-
-def _options(command: Command, path: Sequence[str]) -> list[Any]:
-    """Names, help and values of a command's options and arguments, from the cache or else from the command."""
-    from platformdirs import user_cache_dir
-
-    folder = os.path.join(user_cache_dir("raq"), "completion")  # noqa: PTH118
-    file = os.path.join(folder, f"{'.'.join(path)}.json")  # noqa: PTH118
-    try:
-        with open(file, encoding="utf-8") as stream:  # noqa: PTH123
-            kept = json.load(stream)
-        if kept["state"] == _state():
-            options: list[Any] = kept["options"]
-            return options
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # there is none yet, or it can't be read
-    options = _asked_of_command(command)
-    try:
-        os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-        partial = f"{file}.{os.getpid()}"
-        with open(partial, "w", encoding="utf-8") as stream:  # noqa: PTH123
-            json.dump({"state": _state(), "options": options}, stream)
-        os.replace(partial, file)  # noqa: PTH105
-    except OSError:
-        pass  # the next TAB is as slow as this one
-    return options
-
-
-def _state() -> list[str | int]:
-    """What changes whenever an option may have changed: the place and the newest time of the modules of commands."""
-    with os.scandir(_HERE) as entries:
-        return [_HERE, max(entry.stat().st_mtime_ns for entry in entries if entry.name.endswith(".py"))]
-
-
-def _asked_of_command(command: Command) -> list[Any]:
-    import typer
-
-    from raq_client.cli.root import load
-
-    loaded = load(command)
-    context = typer.Context(loaded, resilient_parsing=True)
-    found = []
-    for each in loaded.get_params(context):
-        is_option = each.param_type_name == "option"
-        if not getattr(each, "hidden", False):
-            takes = not is_option or not (each.is_flag or each.count)
-            values = [str(item.value) for item in each.shell_complete(context, "") if item.value] if takes else None
-            names = [*each.opts, *each.secondary_opts] if is_option else []
-            found.append({"names": names, "help": getattr(each, "help", None) or "", "values": values})
-    return found
+        return [Candidate(name, f"{each.text} {each.facts}".strip()) for each in options for name in each.names]
+    return [Candidate(value) for each in options if not each.names for value in each.values or ()]
 
 
 def _bash(found: Iterable[Candidate]) -> str:

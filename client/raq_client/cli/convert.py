@@ -37,7 +37,7 @@ def convert(
     """
     from raq_client.models.convert import convert_folder
     from raq_client.models.model_file import open_model
-    from raq_client.models.safetensors import is_safetensors_folder
+    from raq_client.models.sources import is_safetensors_folder
     from raq_client.quantizing.plain import decode_model
 
     check_written(called, {"output": output}, force=force)

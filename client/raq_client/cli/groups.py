@@ -72,8 +72,8 @@ class MeasureOptions(CarryOutOptions):
         typer.Option(
             "--types",
             metavar="TYPE,TYPE…",
-            help="Quant types to choose from: names, or auto (what fits each tensor), k, iq, legacy, all.",
-            show_default="auto",
+            help="Quant types to choose from: names, k, iq, legacy, all, or auto (the default): what fits each tensor.",
+            show_default=False,
         ),
     ] = None
 

@@ -1,4 +1,4 @@
-"""Help texts: of the program and its groups from the table of commands, of a command from its options.
+"""Help texts: of the program and its groups from the table of commands, of a command from its reference.
 
 Every paragraph is wrapped once, for the width of the terminal. Imports little, as `--help` is to be quick.
 """
@@ -7,12 +7,10 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from raq_client.cli.commands import COMMANDS, MORE
-
-if TYPE_CHECKING:
-    import typer
+from raq_client.cli.reference import Parameter, Reference
 
 SUMMARY: Final = "Choose the best quant type for every tensor of a GGUF model, and prove it."
 OPTIONS: Final = (
@@ -29,20 +27,6 @@ WIDEST: Final = 100
 """Columns beyond which lines would be hard to read."""
 NAMES_WIDTH: Final = 26
 """Most columns of the names of options and commands; what is said of longer ones begins on a line of its own."""
-METAVARS: Final = {
-    "<int>": "N",
-    "<int range>": "N",
-    "<float>": "NUMBER",
-    "<float range>": "NUMBER",
-    "<str>": "TEXT",
-    "<list[str]>": "TEXT",
-    "<path>": "FILE",
-    "<Path>": "FILE",
-    "<file>": "FILE",
-    "<list[Path]>": "FILE",
-    "<bool>": "",
-}
-"""What to print in place of a Python type, where an option has no metavar of its own."""
 
 
 _TIED: Final = "\u00a0"
@@ -88,21 +72,20 @@ def group_help(name: str, path: Sequence[str]) -> str | None:
     return "\n".join(lines) + "\n"
 
 
-def command_help(called: "typer.Context", *, everything: bool = False) -> str:
-    """Help of a command: usage, description, arguments, options.
+def command_help(called: str, command: Reference, *, everything: bool = False) -> str:
+    """Help of a command that was called by the words `called`: usage, description, arguments, options.
 
     Panels of options are only named, with their options if there is room, where not all fits on one screen; unless
     `everything` is wanted.
     """
-    command = called.command
-    description, _, examples = (command.help or "").strip().partition("Example")
+    description, _, examples = command.text.partition("Example")
     head = [
-        *_usage(" ".join([called.command_path, "[OPTIONS]", *_positions(called)])),
+        *_usage(" ".join([called, "[OPTIONS]", *command.positions])),
         "",
         *_paragraphs(description),
         *_examples(examples),
     ]
-    panels = _panels(called)
+    panels = {name: [(each.shown, _said(each)) for each in rows] for name, rows in command.panels.items()}
     common = {name: rows for name, rows in panels.items() if name in {"Arguments", "Options"}}
     full = head + [line for name, rows in panels.items() for line in ("", _heading(name), *_definitions(rows))]
     if everything or len(full) <= ONE_SCREEN or common == panels:
@@ -115,6 +98,11 @@ def command_help(called: "typer.Context", *, everything: bool = False) -> str:
     return "\n".join(lines + (named if len(lines) + len(named) <= ONE_SCREEN else briefly)) + "\n"
 
 
+def _said(parameter: Parameter) -> str:
+    """What is said of an option, its default and range behind it, which no line break parts."""
+    return f"{parameter.text} {parameter.facts.replace(' ', _TIED)}" if parameter.facts else parameter.text
+
+
 def width() -> int:
     """Columns of the terminal, or COLUMNS; at most WIDEST. 80 where there is neither."""
     wanted = os.environ.get("COLUMNS", "")
@@ -125,55 +113,6 @@ def width() -> int:
     except (OSError, ValueError):
         columns = 0
     return min(columns or 80, WIDEST)
-
-
-def _panels(called: "typer.Context") -> dict[str, list[tuple[str, str]]]:
-    """Arguments and options of a command by panel, as they are printed."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for each in called.command.get_params(called):
-        record: tuple[str, str] | None = each.get_help_record(called)
-        if record is not None:
-            usual = "Arguments" if each.param_type_name == "argument" else "Options"
-            panel = getattr(each, "rich_help_panel", None) or usual
-            name = record[0].split()[0] if usual == "Arguments" else _named(record[0])
-            found.setdefault(panel, []).append((name, _said(record[1])))
-    first = [name for name in ("Arguments", "Options") if name in found]
-    return {name: found[name] for name in dict.fromkeys((*first, *found))}
-
-
-def _positions(called: "typer.Context") -> list[str]:
-    """The arguments of a command as its usage shows them: `MODEL`, `[MODEL]`, `FILE...`."""
-    found = []
-    for each in called.command.get_params(called):
-        record = each.get_help_record(called)
-        if record is not None and each.param_type_name == "argument":
-            name = record[0].split()[0].strip("[]")
-            found.append(name if each.required else f"[{name}]")
-    return found
-
-
-def _named(names: str) -> str:
-    """An option's names with a word for its value: `--windows <int range>` becomes `--windows N`."""
-    for python, word in METAVARS.items():
-        names = names.removesuffix(" " + python) + f" {word}" if names.endswith(" " + python) else names
-    before, _, value = names.rstrip().partition(" <")
-    return f"{before} {value.removesuffix('>')}" if value else before
-
-
-def _said(text: str) -> str:
-    """What is said of an option, its default and range in words: `Tokens. [default: 512; at least 8]`."""
-    text, bracket, facts = text.rpartition("  [")
-    if not bracket:
-        return facts
-    found = []
-    for fact in facts.removesuffix("]").split("; "):
-        low, between, high = fact.partition("<=x<=")
-        if between:
-            found.append(f"{low} to {high}")
-        elif fact not in {"required", "x>=0"}:
-            found.append(fact.replace("x>=", "at least ").replace("x<=", "at most "))
-    together = f"[{'; '.join(found)}]".replace(" ", _TIED)
-    return f"{text} {together}" if found else text
 
 
 def _long(names: str) -> str:

@@ -28,7 +28,6 @@ ChunkSize = Annotated[
     ),
 ]
 Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
-Parts = list[Path] | None
 
 
 class By(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
@@ -107,18 +106,8 @@ def show(
 def ratio(
     domain: Annotated[Path, typer.Argument(metavar="DOMAIN", help="Importance of the domain's text.")],
     general: Annotated[Path, typer.Argument(metavar="GENERAL", help="Importance of general text.")],
-    domain_part: Annotated[
-        Parts,
-        typer.Option(
-            "--domain-part", metavar="FILE", help="More of the domain; repeats give intervals.", show_default=False
-        ),
-    ] = None,
-    general_part: Annotated[
-        Parts,
-        typer.Option(
-            "--general-part", metavar="FILE", help="More of general text; repeats give intervals.", show_default=False
-        ),
-    ] = None,
+    domain_part: options.DomainPart = None,
+    general_part: options.GeneralPart = None,
     by: Grouping = By.TENSOR,
     demote_below: options.DemoteBelow = 0.80,
     promote_above: options.PromoteAbove = 1.10,

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -17,13 +17,16 @@ from raq_client.cli.option_groups import spread
 from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.progress import progress_bar
 from raq_client.cli.written import check_written
-from raq_client.engine.texts import read_texts
 from raq_client.files.settings import Settings, read_settings
+from raq_client.prompts.texts import read_texts_for
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
     from raq_client.planning.model_inputs import ModelInputs
+    from raq_client.publishing.card import About
     from raq_client.refinement.ladder import LadderSetup, Rung, StepResult
+
+MANIFEST: Final = "ladder.json"
 
 
 @spread
@@ -48,6 +51,15 @@ def ladder(
         bool, typer.Option("--nested", help="Budgets: no tensor gets fewer bytes than in the step before.")
     ] = False,
     climb_all: Annotated[bool, typer.Option("--all", help="Continue after a step that gains nothing.")] = False,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            "--card",
+            metavar="ORG/NAME",
+            help="Write the model card of the steps too; ORG/NAME is the repository that is quantized.",
+            show_default=False,
+        ),
+    ] = None,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -71,6 +83,7 @@ def ladder(
     from raq_client.reports.ladder import ladder_dict, ladder_table
 
     settings = read_settings(Path.cwd())
+    about = _about(card, folder, force=force)
     _check_folder(called, folder, settings, {})
     if bool(recipe) == bool(budget):
         raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
@@ -90,11 +103,35 @@ def ladder(
         _check_folder(called, folder, settings, {f"step {rung.name}": setup.path(rung) for rung in rungs})
         climbed = _climbed(rungs, setup, climb_all=climb_all)
         _keep_manifest(setup, paths, ladder_dict(rungs, climbed))
+        if about is not None:
+            _write_card(folder, about, force=force)
     if as_json:
         print_json(ladder_dict(rungs, climbed))
     else:
         OUT.print(ladder_table(rungs, climbed))
     _say_end(climbed)
+
+
+def _about(card: str | None, folder: Path | None, *, force: bool) -> "About | None":
+    """What --card says. Raises InvalidInput, before any work, if it names no repository, or if a card is there."""
+    if card is None:
+        return None
+    if folder is None:
+        raise InvalidInput(Fault("--card", "is written beside the steps: give --folder"))
+    from raq_client.files.output_checks import check_output
+    from raq_client.publishing.card import CARD, PICTURE, About
+
+    for path in (folder / CARD, folder / PICTURE):
+        if path.exists():
+            check_output(path, force=force)
+    return About(card.removeprefix("hf:"))
+
+
+def _write_card(folder: Path, about: "About", *, force: bool) -> None:
+    from raq_client.publishing.card import CARD, write_card
+    from raq_client.publishing.release import read_release
+
+    write_card(read_release([folder / MANIFEST]), about, folder / CARD, force=force)
 
 
 def _setup(
@@ -106,7 +143,7 @@ def _setup(
         model=inputs.model,
         importance=inputs.importance,
         folder=folder,
-        texts=read_texts(texts),
+        texts=read_texts_for(inputs.model.path, texts, library=checks.libllama),
         windows=checks.windows,
         context=checks.context,
         effort=inputs.effort,
@@ -126,7 +163,7 @@ def _check_folder(called: typer.Context, folder: Path | None, settings: Settings
         there = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
         if not there.is_dir():
             raise InvalidInput(Fault(str(there), "is not a folder; give another one for the steps"))
-        written = {"folder": there / "ladder.json"} | steps  # by the name of its parameter, as it is not read
+        written = {"folder": there / MANIFEST} | steps  # by the name of its parameter, as it is not read
         check_written(called, {}, written, force=False, also=settings.files())
 
 
@@ -180,5 +217,9 @@ def _keep_manifest(setup: "LadderSetup", texts: list[Path], result: dict[str, An
 
     inputs = [*setup.model.shards, *texts]
     outputs = [Path(step["file"]) for step in result["steps"] if "file" in step]
-    imatrix = {"imatrix": None if setup.importance is None else setup.importance.digest()}
-    write_manifest(make_manifest(sys.argv, inputs, outputs, result | imatrix), setup.folder / "ladder.json")
+    about = {
+        "imatrix": None if setup.importance is None else setup.importance.digest(),
+        "texts": [path.name for path in texts],
+        "context": setup.context,
+    }
+    write_manifest(make_manifest(sys.argv, inputs, outputs, result | about), setup.folder / MANIFEST)

@@ -1,12 +1,9 @@
 """Options shared by several commands."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 Budget = Annotated[
     str | None,
@@ -45,7 +42,7 @@ Gram = Annotated[
     typer.Option(
         "--gram",
         metavar="FILE",
-        help="Gram statistics (imatrix collect --gram): tensors are rounded with error feedback.",
+        help="Gram statistics, to round with error feedback.",
         show_default=False,
     ),
 ]
@@ -101,6 +98,18 @@ PromoteAbove = Annotated[
         "--promote-above", min=1, rich_help_panel=RATIO_PANEL, help="Tensors above this ratio may get more bits."
     ),
 ]
+DomainPart = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--domain-part", metavar="FILE", help="More of the domain's text; repeats give intervals.", show_default=False
+    ),
+]
+GeneralPart = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--general-part", metavar="FILE", help="More of general text; repeats give intervals.", show_default=False
+    ),
+]
 MACHINE_PANEL = "Machine"
 CHECK_PANEL = "Check"
 Threads = Annotated[
@@ -118,6 +127,7 @@ Device = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+EstimateOnly = Annotated[bool, typer.Option("--estimate", help="Only say what it takes: time, memory, disk.")]
 Context = Annotated[int, typer.Option("--context", min=8, rich_help_panel=CHECK_PANEL, help="Tokens of a window.")]
 Windows = Annotated[
     int | None,

@@ -8,7 +8,7 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, say
-from raq_client.cli.imatrix import File, Parts
+from raq_client.cli.imatrix import File
 from raq_client.cli.written import check_written
 from raq_solver.errors import Fault, InvalidInput
 
@@ -49,18 +49,8 @@ def paths(
         Path | None,
         typer.Option("--diff", metavar="OTHER", help="Show how this other file differs.", show_default=False),
     ] = None,
-    domain_part: Annotated[
-        Parts,
-        typer.Option(
-            "--domain-part", metavar="FILE", help="More of FILE's text; repeats give intervals.", show_default=False
-        ),
-    ] = None,
-    general_part: Annotated[
-        Parts,
-        typer.Option(
-            "--general-part", metavar="FILE", help="More of general text; repeats give intervals.", show_default=False
-        ),
-    ] = None,
+    domain_part: options.DomainPart = None,
+    general_part: options.GeneralPart = None,
     cells: Annotated[Kind, typer.Option("--cells", help="Columns: experts, or roles (distinct inputs).")] = Kind.AUTO,
     experts: Experts = 0,
     top: Annotated[int, typer.Option("--top", "-n", min=1, help="Blocks to name.")] = 6,

@@ -10,12 +10,14 @@ from raq_client.cli import options
 from raq_client.cli.console import print_json, say
 from raq_client.cli.follow import followed
 from raq_client.cli.groups import MeasureOptions
+from raq_client.cli.machine_options import MachineOptions
 from raq_client.cli.option_groups import spread
 from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
+    from raq_client.planning.model_inputs import ModelInputs
     from raq_solver.profile import Profile
 
 WITHOUT_WEIGHTS: Final = (".csv", ".map")
@@ -44,6 +46,8 @@ def profile(
             show_default=False,
         ),
     ] = None,
+    machines: MachineOptions,
+    estimate: options.EstimateOnly = False,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither read nor write cached measurements.")] = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -62,6 +66,7 @@ def profile(
     from raq_client.files.profile_file import save_profile
 
     settings = read_settings(Path.cwd())
+    machines.check()
     check_written(called, {"output": output}, force=force, also=settings.files())
     if model is not None and (model.is_dir() or model.suffix in WITHOUT_WEIGHTS):
         if rows is not None:
@@ -69,8 +74,14 @@ def profile(
         measured = _referenced(model, measure)
     else:
         inputs = measure.inputs_of(model, settings, cached=not no_cache)
-        with followed() as progress:
-            measured = replace(inputs, rows=rows or inputs.rows).profile(progress=progress, notes=say)
+        inputs = replace(inputs, rows=rows or inputs.rows)
+        if estimate:
+            _print_estimate(inputs, output, as_json=as_json)
+            return
+        found = _measured(inputs, machines, output, as_json=as_json)
+        if found is None:
+            return
+        measured = found
     save_profile(measured, output, force=force)
     sampling = _sampling(measured)
     summary = {
@@ -89,6 +100,32 @@ def profile(
         if sampling is not None:
             share, where = sampling["largest_standard_error"], f"{sampling['tensor']} as {sampling['quant_type']}"
             say(f"measured on {sampling['rows']}: standard errors up to {share:.2%} of the error ({where})")
+
+
+def _measured(inputs: "ModelInputs", machines: MachineOptions, output: Path, *, as_json: bool) -> "Profile | None":
+    """The profile, measured here or merged from parts; None after one part."""
+    from raq_client.units.journal import Journal, work_folder
+    from raq_client.units.profiling import ProfileJob
+
+    if not machines.check():
+        with followed() as progress:
+            return inputs.profile(progress=progress, notes=say)
+    job = ProfileJob(inputs)
+    journal = Journal(work_folder(output), job)
+    lines = machines.carry_out(job, journal, output, "measuring errors", as_json=as_json)
+    if lines is None:
+        return None
+    with followed() as progress:
+        return job.finish(lines, journal, progress, say)
+
+
+def _print_estimate(inputs: "ModelInputs", output: Path, *, as_json: bool) -> None:
+    from raq_client.cli.estimate import print_estimate
+    from raq_client.estimates.estimate import Estimate
+    from raq_client.estimates.stages import measuring, without_feedback
+
+    measured, _ = measuring(inputs)
+    print_estimate(Estimate((measured,), without_feedback(inputs)), output, as_json=as_json)
 
 
 def _sampling(profile: "Profile") -> dict[str, Any] | None:

@@ -1,18 +1,35 @@
 """`raq-client quantize`: write a model with the types of an allocation."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, say
 from raq_client.cli.groups import CarryOutOptions
+from raq_client.cli.machine_options import MachineOptions
 from raq_client.cli.option_groups import spread
 from raq_client.cli.progress import size_bar
+from raq_client.cli.split_options import SplitOptions, check_files, sizes
 from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
 from raq_client.reports.plain import plain
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from raq_client.importance.imatrix import Importance
+    from raq_client.models.gguf_header import Value
+    from raq_client.models.model_file import ModelFile
+    from raq_client.models.split import Split
+    from raq_client.models.writer import Progress, WrittenModel
+    from raq_client.planning.model_inputs import ModelInputs
+    from raq_client.units.quantizing import QuantizeJob
+    from raq_solver.allocation import Allocation
+    from raq_solver.quant_types import QuantType
+    from raq_solver.tensors import Tensor
 
 
 @spread
@@ -22,16 +39,27 @@ def quantize(
     *,
     output: options.Output,
     allocation: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--allocation",
             "-a",
             metavar="FILE",
-            help="Output of `solve --json`, or a llama.cpp --tensor-type-file.",
+            help="Output of `solve --json`, or a llama.cpp --tensor-type-file; may be left out with the options below.",
             show_default=False,
         ),
-    ],
+    ] = None,
     measure: CarryOutOptions,
+    splitting: SplitOptions,
+    machines: MachineOptions,
+    prune_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--prune-layers",
+            metavar="N,N-N",
+            help="Layers to leave out, numbered from 0; the others are renumbered.",
+            show_default=False,
+        ),
+    ] = None,
     override_kv: Annotated[
         list[str] | None,
         typer.Option(
@@ -41,50 +69,143 @@ def quantize(
             show_default=False,
         ),
     ] = None,
+    estimate: options.EstimateOnly = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a model with the types of an allocation.
 
-    The file appears complete or not at all, after its layout has been compared with the expected one.
+    The file appears complete or not at all, after its layout has been compared with the expected one. Without an
+    allocation all tensors keep their types: that splits a model, prunes it or changes its metadata. Allocation and
+    importance are those of the whole model, also where layers are left out.
 
-    Example: raq-client quantize model-f16.gguf -a plan.json -i imatrix.gguf -o model-raq.gguf
+    Examples:
+
+    raq-client quantize model-f16.gguf -a plan.json -i imatrix.gguf -o model-raq.gguf
+
+    raq-client quantize model-f16.gguf --prune-layers 20-23 -o shorter-f16.gguf
     """
+    from raq_client.cli.estimate import print_estimate
+    from raq_client.estimates.estimate import Estimate
+    from raq_client.estimates.stages import quantizing, without_feedback
     from raq_client.models.key_overrides import key_overrides
-    from raq_client.models.quantizable import requantized_note
-    from raq_client.quantizing.quantize import planned_size, quantize_model, resolved_types
-    from raq_client.recipes.allocation_file import made_for, read_allocation
+    from raq_client.models.pruning import parse_layers
+    from raq_client.quantizing.measure import Method
+    from raq_client.quantizing.pruned import pruned
+    from raq_client.quantizing.quantize import planned_size, quantized_paths, resolved_types
+    from raq_client.units.quantizing import QuantizeJob
 
     settings = read_settings(Path.cwd())
-    metadata = key_overrides(override_kv or ())
-    check_written(called, {"output": output}, force=force, also=settings.files())
+    metadata, split, on_machines = key_overrides(override_kv or ()), splitting.split(), machines.check()
+    layers = None if prune_layers is None else parse_layers(prune_layers)
+    _refuse(allocation, measure, changed=bool(metadata or layers or split))
+    check_written(called, {"output": splitting.likely(output)}, force=force, also=settings.files())
     inputs = measure.inputs_of(model, settings)
     source, importance = inputs.model, inputs.importance
-    types = read_allocation(allocation, source.tensors, source.architecture)
+    gram = inputs.compensation.gram.digest() if inputs.compensation is not None else ""
+    whole = types = _types(allocation, source, gram)
+    if layers is not None:
+        source, types, importance = pruned(source, types, importance, layers)
     chosen = resolved_types(source, types, importance)
-    if made_for(allocation) not in {None, source.fingerprint()}:
-        say(
-            f"note: {allocation} was made for a model with other weights than {source.path}: its losses are not of this"
-        )
-    total = planned_size(chosen)
-    changed = [tensor for tensor, wanted in chosen.items() if wanted != tensor.source_type]
-    if (note := requantized_note(changed, str(source.path))) is not None:
-        say(f"note: {note}")
-    with size_bar("quantizing", total) as report:
-        written = quantize_model(
-            source,
-            types,
-            importance,
-            output,
-            threads=inputs.threads,
-            effort=inputs.effort,
-            device=inputs.device,
-            compensation=inputs.compensation,
-            force=force,
-            progress=report,
-            metadata=metadata,
-        )
+    files = quantized_paths(
+        source, types, importance, output, compensation=inputs.compensation, split=split, metadata=metadata
+    )
+    check_files(called, files, force=force, also=settings.files())
+    _note_requantized(chosen, source)
+    if on_machines:
+        job = QuantizeJob(inputs, whole, output, split, metadata, layers)
+        _merged(job, machines, force=force, as_json=as_json)
+        return
+    if estimate:
+        stage = quantizing(source, chosen, importance, Method(inputs.effort, inputs.threads), planned_size(chosen))
+        print_estimate(Estimate((stage,), without_feedback(inputs)), output, as_json=as_json)
+        return
+    with size_bar("quantizing", planned_size(chosen)) as report:
+        written = _written((source, types, importance), inputs, output, split, metadata, force=force, progress=report)
+    _show(written, as_json=as_json)
+
+
+def _written(
+    source: "tuple[ModelFile, Allocation, Importance | None]",
+    inputs: "ModelInputs",
+    output: Path,
+    split: "Split | None",
+    metadata: "Mapping[str, Value]",
+    *,
+    force: bool,
+    progress: "Progress",
+) -> "WrittenModel":
+    from raq_client.quantizing.quantize import quantize_model
+
+    model, types, importance = source
+    return quantize_model(
+        model,
+        types,
+        importance,
+        output,
+        threads=inputs.threads,
+        effort=inputs.effort,
+        device=inputs.device,
+        compensation=inputs.compensation,
+        split=split,
+        force=force,
+        progress=progress,
+        metadata=metadata,
+    )
+
+
+def _show(written: "WrittenModel", *, as_json: bool) -> None:
     if as_json:
         print_json(plain(written))
     else:
-        say(f"{output}: {written.size:,} bytes, of them {written.tensor_bytes:,} of tensor data")
+        say(sizes(written))
+
+
+def _merged(job: "QuantizeJob", machines: MachineOptions, *, force: bool, as_json: bool) -> None:
+    """Do one part of the work, or make the files of all parts."""
+    from raq_client.units.journal import Journal, work_folder
+
+    journal = Journal(work_folder(job.output), job)
+    lines = machines.carry_out(job, journal, job.output, "quantizing", as_json=as_json)
+    if lines is not None:
+        _show(job.finish(lines, journal, force=force, notes=say), as_json=as_json)
+
+
+def _note_requantized(chosen: "Mapping[Tensor, QuantType]", source: "ModelFile") -> None:
+    from raq_client.models.quantizable import requantized_note
+
+    changed = [tensor for tensor, wanted in chosen.items() if wanted != tensor.source_type]
+    if (note := requantized_note(changed, str(source.path))) is not None:
+        say(f"note: {note}")
+
+
+def _refuse(allocation: Path | None, measure: CarryOutOptions, *, changed: bool) -> None:
+    """Raise InvalidInput if there is nothing to do, or something that has no meaning without an allocation."""
+    if allocation is not None:
+        return
+    if not changed:
+        what = "is missing: name the output of `solve --json`, or a file of tensor types"
+        raise InvalidInput(Fault("--allocation", what))
+    given = {"--imatrix": bool(measure.imatrix), "--gram": measure.gram is not None}
+    raise_faults(
+        [
+            Fault(name, "has no use without --allocation: all tensors keep their types")
+            for name, on in given.items()
+            if on
+        ]
+    )
+
+
+def _types(path: Path | None, source: "ModelFile", gram_digest: str) -> "Allocation":
+    """The types of a file, or the model's own; a note is printed if the file was made for other weights or feedback."""
+    from raq_client.recipes.allocation_file import left_out, origin_notes, read_allocation
+    from raq_solver.allocation import Allocation
+
+    if path is None:
+        return Allocation({tensor.name: tensor.source_type.name for tensor in source.tensors})
+    found = read_allocation(path, source.tensors, source.architecture)
+    if (unset := left_out(path, source.tensors, source.architecture)) is not None:
+        say(f"note: {unset}")
+    for note in origin_notes(path, source.fingerprint(), gram_digest):
+        say(f"note: {note}")
+    return found

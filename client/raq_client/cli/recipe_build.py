@@ -16,6 +16,7 @@ from raq_client.solver_client.protocol import chosen_server, open_solver
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
+    from raq_client.building.build import Built
     from raq_client.building.workshop import Workshop
     from raq_client.recipes.build_recipe import BuildRecipe
     from raq_client.recipes.recipe_file import Recipe
@@ -66,7 +67,8 @@ def build(
 ) -> None:
     """Build what a recipe states: the model file, its check and its manifest.
 
-    Collects importance, measures errors, resolves rules, solves, quantizes, checks, and writes a manifest. Every stage
+    Collects importance, measures errors, resolves rules, solves, quantizes, checks, has original and file answer
+    benchmarks, and writes manifest and model card. Every stage
     is kept by content: run again after an interruption, a build goes on, and ends with the same bytes; after a change
     of the recipe only the tensors that changed are quantized. Exit code 6 if the file does not pass the check.
 
@@ -77,31 +79,50 @@ def build(
     from raq_client.building.manifest import build_manifest
     from raq_client.files.manifest import write_manifest
     from raq_client.quantizing.devices import chosen_device
-    from raq_client.recipes.build_recipe import Outputs, read_build_recipe
-    from raq_client.reports.build import built_dict, resolved_report
-    from raq_client.reports.check import check_table
+    from raq_client.recipes.build_recipe import read_build_recipe
+    from raq_client.reports.build import built_dict, built_report
     from raq_client.reports.plain import plain
 
     found = read_build_recipe(recipe)
     if output is not None:
-        found = found.model_copy(update={"output": Outputs(file=output)})
+        found = found.written_to(output)
     how = HowToBuild(workshop_in(store), threads, chosen_device(device, say), force=force, reuse=not no_reuse)
     with followed() as progress, open_solver(chosen_server(None, found.server)) as solver:
         built = carry_out(found, how, solver, progress=progress, notes=say)
     write_manifest(build_manifest(built, ["raq-client", *sys.argv[1:]], plain(built.check)), found.output.manifest_path)
+    cards = _written_card(found)
     if as_json:
         print_json(built_dict(built))
     else:
-        OUT.print(resolved_report(built.resolved))
-        if built.check is not None:
-            OUT.print("")
-            OUT.print(check_table(built.check))
-    counts = f"{len(built.quantized)} tensors quantized, {len(built.reused)} reused"
-    say(f"{found.output.file}: {built.written.size:,} bytes, {counts}, SHA-256 {built.written.sha256}")
-    say(f"{found.output.manifest_path}: repeat and compare with raq-client recipe replay")
+        OUT.print(built_report(built))
+    _say_built(built, cards)
     if built.too_far is not None:
         fail(f"{found.name}: {built.too_far}")
         raise typer.Exit(EXIT_NOT_PASSED)
+
+
+def _say_built(built: "Built", cards: tuple[Path, ...]) -> None:
+    from raq_client.reports.benchmarks import paired_notes
+
+    counts = f"{len(built.quantized)} tensors quantized, {len(built.reused)} reused"
+    say(f"{built.written.path}: {built.written.size:,} bytes, {counts}, SHA-256 {built.written.sha256}")
+    for note in paired_notes(built.benchmarks, "original", "file"):
+        say(note)
+    say(f"{built.resolved.recipe.output.manifest_path}: repeat and compare with raq-client recipe replay")
+    if cards:
+        say(f"{' and '.join(map(str, cards))}: the model card")
+
+
+def _written_card(recipe: "BuildRecipe") -> tuple[Path, ...]:
+    """Write the card that a recipe asks for, from the manifest that was just written."""
+    if recipe.card is None:
+        return ()
+    from raq_client.publishing.card import About, base_model_of, write_card
+    from raq_client.publishing.release import read_release
+
+    release = read_release([recipe.output.manifest_path])
+    about = About(base_model_of(release, recipe.card.base_model), by=recipe.card.by, license=recipe.card.license)
+    return write_card(release, about, recipe.card.file, force=True)
 
 
 def replay(

@@ -8,7 +8,9 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from raq_client.cli.commands import COMMANDS, Command
+from raq_client.cli.describe import described
 from raq_client.cli.help import command_help, group_help
+from raq_client.cli.reference import Reference, paths
 
 EXIT_NO_COMMAND = 2
 NAMES_OF_HELP = {"help_option_names": ["-h", "--help"]}
@@ -19,12 +21,12 @@ class LazyCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
-        formatter.write(command_help(ctx))
+        formatter.write(command_help(ctx.command_path, described(ctx)))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments, unless --help-all is among them."""
         if "--help-all" in args:
-            typer.echo(command_help(ctx, everything=True), nl=False)
+            typer.echo(command_help(ctx.command_path, described(ctx), everything=True), nl=False)
             ctx.exit()
         return super().parse_args(ctx, args)
 
@@ -70,6 +72,21 @@ def load(entry: Command) -> Any:
     command = get_command(app)
     command.params += _verbosity_options()
     return command
+
+
+def references() -> dict[str, Reference]:
+    """The references of all commands, by the words that call them; imports every command."""
+    return {
+        " ".join(path): described(
+            typer.Context(
+                load(entry),
+                info_name=entry.name,
+                resilient_parsing=True,
+                help_option_names=NAMES_OF_HELP["help_option_names"],
+            )
+        )
+        for path, entry in paths()
+    }
 
 
 def _set_quiet(quiet: bool) -> None:

@@ -15,22 +15,24 @@ from raq_client.cli.groups import CheckOptions, MeasureOptions
 from raq_client.cli.option_groups import spread
 from raq_client.cli.plan_output import EXIT_CODES, Format, draw_moves, print_plan
 from raq_client.cli.problem_options import ProblemOptions
+from raq_client.cli.split_options import SplitOptions, check_files, sizes
 from raq_client.cli.trial_options import TrialOptions
 from raq_client.cli.worst_case_options import WorstCaseOptions
-from raq_client.cli.written import check_written
-from raq_client.engine.texts import read_texts
+from raq_client.cli.written import check_written, files_named
 from raq_client.engine.windows import Text
 from raq_client.files.output_checks import check_output
 from raq_client.files.settings import Settings, read_settings
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.planning.plan import Plan
 from raq_client.planning.request import Request
+from raq_client.prompts.texts import read_texts_for
 from raq_client.reports.plain import plain, plain_fields
 from raq_client.reports.plan_json import plan_dict
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
     from raq_client.evaluation.report import CheckReport
+    from raq_client.models.writer import WrittenModel
 
 
 @spread
@@ -56,12 +58,14 @@ def run(
             show_default=False,
         ),
     ] = None,
+    estimate: options.EstimateOnly = False,
     force: options.Force = False,
     as_json: options.Json = False,
     posed: ProblemOptions,
     trial: TrialOptions,
     against: AgainstOptions,
     worst: WorstCaseOptions,
+    splitting: SplitOptions,
     plot: options.MovesPlot = None,
 ) -> None:
     """Quantize a model to a budget and check it on text.
@@ -74,15 +78,22 @@ def run(
     """
     settings = read_settings(Path.cwd())
     target = _target(output, plan_only=plan_only)
-    check_written(called, {"output": target}, {"manifest": manifest, "plot": plot}, force=force, also=settings.files())
+    early = None if target is None else splitting.likely(target)
+    check_written(called, {"output": early}, {"manifest": manifest, "plot": plot}, force=force, also=settings.files())
     inputs = measure.inputs_of(model, settings)
-    texts, tried_on = _texts(inputs, checks.texts(settings), trial)
+    texts, tried_on = _texts(inputs, checks, settings, trial)
     request = posed.request(settings, budget)
     worst.refuse({"--refine": bool(trial.refine)})
+    if estimate:
+        _print_estimate(inputs, request, target, (texts, tried_on), checks, trial, as_json=as_json)
+        return
     with posed.solver(settings) as solver:
         plan, inputs = _planned(inputs, request, posed, worst, settings)
         if target is not None and plan.outcome.ledger is not None:
-            check_output(target, force=force, needed=plan.outcome.ledger.size)  # now, not after hours of trying
+            # Now, not after hours of trying.
+            files = pipeline.quantized_paths(plan, inputs, target, splitting.split())
+            check_files(called, files, force=force, also=settings.files())
+            check_output(files[0], force=force, needed=plan.outcome.ledger.size)
         plan, result = trial.better(
             plan, inputs, tried_on or texts, checks.libllama, solver, posed.limits, as_json=as_json
         )
@@ -93,13 +104,39 @@ def run(
     if plan.outcome.allocation is None:
         raise typer.Exit(code)
     result = {"plan": plan_dict(plan)} | result
+    outputs: list[Path] = []
     if target is not None:
-        result |= _carried_out(plan, inputs, target, texts, checks, against, force=force, as_json=as_json)
+        written = _written(plan, inputs, target, splitting, force=force, as_json=as_json)
+        result |= {"file": plain_fields(written)}
+        result |= _checked(plan, inputs, written.path, texts, checks, against, as_json=as_json)
+        outputs = list(written.paths)
     if manifest is not None:
-        _keep_manifest(manifest, inputs, [Path(each.name) for each in texts], target, result)
+        _keep_manifest(called, manifest, inputs, [Path(each.name) for each in texts], outputs, result)
     if as_json:
         print_json(result)
     raise typer.Exit(code)
+
+
+def _print_estimate(
+    inputs: ModelInputs,
+    request: Request,
+    target: Path | None,
+    texts: tuple[list[Text], list[Text]],
+    checks: CheckOptions,
+    trial: TrialOptions,
+    *,
+    as_json: bool,
+) -> None:
+    from raq_client.cli.estimate import print_estimate
+    from raq_client.estimates.run import estimated_run
+
+    checked, tried_on = texts
+    how = {"context": checks.context, "windows": checks.windows, "library": checks.libllama}
+    seconds = None if trial.no_trial or trial.refine or not (tried_on or checked) else 60 * trial.trial_minutes
+    notes = ["refining (--refine) is not estimated"] if trial.refine else []
+    written = target is not None
+    found = estimated_run(inputs, request, checked, trial_seconds=seconds, writes=written, how=how)
+    print_estimate(found.plus((), notes), target or Path("x"), as_json=as_json)
 
 
 def _planned(
@@ -112,17 +149,31 @@ def _planned(
         return pipeline.plan(inputs, request, solver, posed.limits, progress=progress, notes=say), inputs
 
 
-def _texts(inputs: ModelInputs, files: list[Path], trial: TrialOptions) -> tuple[list[Text], list[Text]]:
+def _texts(
+    inputs: ModelInputs, checks: CheckOptions, settings: Settings, trial: TrialOptions
+) -> tuple[list[Text], list[Text]]:
     """Texts to check on and to try on. Raises InvalidInput at once if the model can't be evaluated on them."""
     from raq_client.engine.loading import evaluable
 
-    texts, tried_on = read_texts(files), trial.texts()
-    if (texts or tried_on) and inputs.path is not None:
-        evaluable(inputs.path)
+    model = inputs.model.path
+    texts = read_texts_for(model, checks.texts(settings), library=checks.libllama)
+    tried_on = trial.texts(model, checks.libllama)
+    if texts or tried_on:
+        evaluable(model)
     return texts, tried_on
 
 
-def _carried_out(
+def _written(
+    plan: Plan, inputs: ModelInputs, target: Path, splitting: SplitOptions, *, force: bool, as_json: bool
+) -> "WrittenModel":
+    with followed() as progress:
+        written = pipeline.quantize(plan, inputs, target, split=splitting.split(), force=force, progress=progress)
+    if not as_json:
+        OUT.print(f"\n{sizes(written)}")
+    return written
+
+
+def _checked(
     plan: Plan,
     inputs: ModelInputs,
     target: Path,
@@ -130,18 +181,12 @@ def _carried_out(
     checks: CheckOptions,
     against: AgainstOptions,
     *,
-    force: bool,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Write the file and check it; return the parts of the JSON result."""
-    with followed() as progress:
-        written = pipeline.quantize(plan, inputs, target, force=force, progress=progress)
-    if not as_json:
-        OUT.print(f"\n{target}: {written.size:,} bytes, of them {written.tensor_bytes:,} of tensor data")
-    result: dict[str, Any] = {"file": plain_fields(written)}
+    """Check the file; return its parts of the JSON result."""
     if not texts:
         say("not checked: no --text was given")
-        return result
+        return {}
     with followed() as progress:
         measured = pipeline.measure(
             inputs.model.path,
@@ -157,11 +202,7 @@ def _carried_out(
     for warning in report.warnings:
         say(f"note: {warning}")
     _print_check(report, as_json=as_json)
-    return (
-        result
-        | {"check": plain(report)}
-        | against.report(plan, measured, inputs, texts, target, checks, as_json=as_json)
-    )
+    return {"check": plain(report)} | against.report(plan, measured, inputs, texts, target, checks, as_json=as_json)
 
 
 def _print_check(report: "CheckReport", *, as_json: bool) -> None:
@@ -173,16 +214,22 @@ def _print_check(report: "CheckReport", *, as_json: bool) -> None:
 
 
 def _keep_manifest(
-    path: Path, inputs: ModelInputs, texts: list[Path], target: Path | None, result: dict[str, Any]
+    called: typer.Context,
+    path: Path,
+    inputs: ModelInputs,
+    texts: list[Path],
+    outputs: list[Path],
+    result: dict[str, Any],
 ) -> None:
-    """Write the manifest of the run: its inputs and outputs."""
+    """Write the manifest of the run: its inputs, with every file that an argument names, and its outputs."""
     from raq_client.files.manifest import make_manifest, write_manifest
     from raq_client.hub.names import origin_of
     from raq_client.importance.domains import named_file
 
     importance = [named_file(text)[0] for text in inputs.imatrix]
-    read = [*inputs.model.shards, *importance, *texts]
-    outputs = [] if target is None else [target]
+    grams = () if inputs.gram is None else (inputs.gram,)
+    named = files_named([value for name, value in called.params.items() if name not in {"output", "manifest", "plot"}])
+    read = dict.fromkeys((*inputs.model.shards, *importance, *grams, *texts, *named))
     origins = {str(shard): origin for shard in inputs.model.shards if (origin := origin_of(shard)) is not None}
     write_manifest(make_manifest(sys.argv, read, outputs, {"origins": origins} | result), path)
 

@@ -14,9 +14,9 @@ from raq_client.cli.groups import MeasureOptions
 from raq_client.cli.option_groups import spread
 from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.written import check_written
-from raq_client.engine.texts import read_texts
 from raq_client.files.settings import read_settings
 from raq_client.progress import stage
+from raq_client.prompts.texts import read_texts_for
 
 if TYPE_CHECKING:
     from raq_client.sensitivity.measure import Sensitivities
@@ -51,6 +51,7 @@ def sensitivity(
     probe: Annotated[str, typer.Option("--probe", help="Quant type of the perturbation.")] = "Q3_K",
     context: options.Context = 512,
     libllama: options.Library = None,
+    estimate: options.EstimateOnly = False,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -69,7 +70,10 @@ def sensitivity(
     """
     from platformdirs import user_cache_path
 
+    from raq_client.cli.estimate import print_estimate
     from raq_client.engine.loading import evaluable
+    from raq_client.estimates.estimate import Estimate
+    from raq_client.estimates.stages import measuring, perturbing
     from raq_client.files.profile_file import save_profile
     from raq_client.planning.build_problem import build_problem
     from raq_client.sensitivity.choices import choices_of
@@ -80,10 +84,14 @@ def sensitivity(
     settings = read_settings(Path.cwd())
     check_written(called, {"output": output}, force=force, also=settings.files())
     damage, request = quant_type(probe), posed.request(settings, budget)
-    texts = read_texts(text or list(settings.text))
     inputs = measure.inputs_of(model, settings)
     evaluable(inputs.model.path)
+    texts = read_texts_for(inputs.model.path, text or list(settings.text), library=libllama)
     setup = pipeline.trial_setup(inputs, texts, windows=windows, context=context, library=libllama)
+    if estimate:
+        probing = perturbing(setup, probe=damage, evaluations=evaluations, design=design.value)
+        print_estimate(Estimate((measuring(inputs)[0], probing)), output, as_json=as_json)
+        return
     with followed() as progress:
         profile = inputs.profile(progress=progress, notes=say)
         spec = build_problem(request, profile, inputs.table(profile), needs_budget=False)

@@ -10,10 +10,10 @@ from rich.console import Group
 from raq_client import pipeline
 from raq_client.cli.console import OUT, say
 from raq_client.cli.follow import followed
-from raq_client.engine.texts import read_texts
 from raq_client.engine.windows import Text
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.planning.plan import Plan
+from raq_client.prompts.texts import read_texts_for
 from raq_client.reports.tables import Field, table_of
 from raq_client.solver_client.protocol import SolverClient
 from raq_solver.errors import Fault, InvalidInput
@@ -60,12 +60,12 @@ class TrialOptions:
         ),
     ] = 0
 
-    def texts(self) -> list[Text]:
-        """The text to try on. Raises InvalidInput if there is none for --refine."""
+    def texts(self, model: Path, library: Path | None) -> list[Text]:
+        """The text to try on, chats rendered for `model`. Raises InvalidInput if there is none for --refine."""
         if self.refine and not self.calibration:
             what = "needs --calibration: text to try allocations on, not the one to check on"
             raise InvalidInput(Fault("--refine", what))
-        return read_texts(self.calibration or [])
+        return read_texts_for(model, self.calibration or [], library=library)
 
     def better(
         self,

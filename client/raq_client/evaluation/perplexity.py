@@ -52,34 +52,6 @@ class Measurement:
         return make_report(self.baseline, self.candidate, self.context, parts, self.warnings)
 
 
-def check(
-    baseline: Path | str | Engine,
-    candidate: Path | str | Engine,
-    texts: Sequence[Text],
-    *,
-    context: int = DEFAULT_CONTEXT,
-    windows: int | None = None,
-    threads: int = 0,
-    library: Path | str | None = None,
-    progress: Progress | None = None,
-) -> CheckReport:
-    """Perplexity of both models and KL divergence of `candidate` from `baseline`, in total and per text.
-
-    Arguments and errors as for `measure`.
-    """
-    measured = measure(
-        baseline,
-        candidate,
-        texts,
-        context=context,
-        windows=windows,
-        threads=threads,
-        library=library,
-        progress=progress,
-    )
-    return measured.report()
-
-
 def measure(
     baseline: Path | str | Engine,
     candidate: Path | str | Engine,
@@ -184,7 +156,9 @@ def _require_one_vocabulary(base: Engine, other: Engine, sample: Text) -> None:
     where = str(other.path)
     if base.vocabulary != other.vocabulary:
         what = f"has {other.vocabulary} tokens in its vocabulary, the baseline {base.path} has {base.vocabulary}"
-    elif not np.array_equal(base.tokenize(sample.content), other.tokenize(sample.content)):
+    elif not np.array_equal(
+        base.tokenize(sample.content, special=sample.special), other.tokenize(sample.content, special=sample.special)
+    ):
         what = f"splits {sample.name} into other tokens than the baseline {base.path} does"
     else:
         return

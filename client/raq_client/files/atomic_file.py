@@ -33,7 +33,7 @@ def atomic_file(path: Path, *, force: bool = False, needed: int = 0) -> Iterator
             # Another process may have written the file meanwhile.
             check_output(path, force=force)
             partial.replace(target)  # before closing: a partial file that is not held open counts as stale
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise InvalidInput(no_room(path, needed) if full else unwritable(path, error)) from error
@@ -42,7 +42,7 @@ def atomic_file(path: Path, *, force: bool = False, needed: int = 0) -> Iterator
             partial.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Sync the folder, so that the new name is durable too, if the file system supports it."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

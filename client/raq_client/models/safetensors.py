@@ -81,11 +81,6 @@ class SafetensorsFolder:
     tensors: Mapping[str, Sequence[Stored]]
 
 
-def is_safetensors_folder(path: Path) -> bool:
-    """Whether a folder holds a model in safetensors files."""
-    return path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))
-
-
 def read_safetensors_table(folder: Path) -> ModelTable:
     """The table of the model in a folder with `config.json` and its safetensors files.
 

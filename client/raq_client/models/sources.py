@@ -5,6 +5,7 @@ Rules
 - A name becomes a file the first time it is opened, after a command has checked its other arguments.
 """
 
+import importlib
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,15 +57,18 @@ def pinned(path: Path | str) -> str | None:
     return str(found_on_hub(text)) if text.startswith(HUB) else None
 
 
+def is_safetensors_folder(path: Path) -> bool:
+    """Whether a folder holds a model in safetensors files."""
+    return path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+
+
 def _file(path: Path) -> Path:
     """The path itself, or the converted model of a folder of safetensors."""
-    from raq_client.models.safetensors import is_safetensors_folder
-
     if not is_safetensors_folder(path):
         return path
-    from raq_client.models.convert import converted
-
-    return converted(path)
+    # By name: opening a model may convert one, and converting opens the file that was written.
+    file: Path = importlib.import_module("raq_client.models.convert").converted(path)
+    return file
 
 
 def found_on_hub(text: str) -> "Found":

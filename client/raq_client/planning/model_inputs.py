@@ -41,7 +41,8 @@ class ModelInputs:
     """A model, given by its file and importance files or by a saved profile, and the settings for measuring it.
 
     `imatrix` are importance files, each `FILE` or `FILE:WEIGHT`, `gram` a file of Gram statistics for rounding with
-    error feedback; `rows` rows are measured of each matrix (None: all).
+    error feedback; `rows` rows are measured of each matrix (None: all). `measurements` is the folder in which they are
+    kept where they are `cached`; None: in the user's cache folder.
     """
 
     path: Path | None = None
@@ -54,6 +55,7 @@ class ModelInputs:
     rows: int | None = None
     cached: bool = True
     device: Device = CPU
+    measurements: Path | None = None
 
     @cached_property
     def model(self) -> ModelFile:
@@ -132,7 +134,7 @@ class ModelInputs:
             if note is not None:
                 notes(f"note: {note}")
         types = (*(self.types or (AUTO,)), *more_types) if more_types else self.types
-        cache = user_cache_path("raq") / "measurements" if self.cached else None
+        cache = (self.measurements or user_cache_path("raq") / "measurements") if self.cached else None
         measured = measure_profile(
             model,
             importance,

@@ -10,8 +10,8 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,6 @@ from jaxtyping import Float32
 
 import raq_native
 from raq_client.compensation.compensate import Effort
-from raq_client.files.cache_file import CacheFile
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile, row_chunks
 from raq_client.models.quantizable import candidates
@@ -30,6 +29,7 @@ from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.fisher_rows import FisherRows
 from raq_client.quantizing.quantize import refusals_named
 from raq_client.quantizing.row_sample import RowSums, draw_rows, estimate_errors
+from raq_client.quantizing.tensor_errors import Store, TensorErrors
 from raq_native import _raq_native
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import FisherLosses, Profile
@@ -43,22 +43,6 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class TensorErrors:
-    """Relative output errors of one tensor by type name, and its `energy` Σ h W² in squared activation units.
-
-    `sampling_errors` are standard errors, if the errors are estimates from a sample of rows. With Fisher information,
-    `fisher_losses` are nats per token by type name, and `fisher_energy` is the cost of setting all weights to 0, both
-    to second order.
-    """
-
-    errors: Mapping[str, float]
-    energy: float
-    sampling_errors: Mapping[str, float] = field(default_factory=dict)
-    fisher_losses: Mapping[str, float] = field(default_factory=dict)
-    fisher_energy: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Method:
     """How to measure: on `rows` rows of each matrix (None: all) with `threads` threads (0: one per core).
 
@@ -69,6 +53,10 @@ class Method:
     threads: int = 0
     rows: int | None = None
     device: Device = CPU
+
+    def samples(self, tensor: Tensor) -> bool:
+        """Whether only a sample of the tensor's rows is measured."""
+        return self.rows is not None and self.rows < tensor.rows // tensor.matrices
 
 
 def measure_profile(
@@ -90,12 +78,10 @@ def measure_profile(
 
     Raises InvalidInput if the model can't be read, the importance is not of this model, or `rows` is too small.
     """
-    if rows is not None and rows < 2:
-        raise InvalidInput(Fault("rows", f"{rows} of each matrix; at least 2 are needed to estimate an error"))
     method = Method(effort, threads, rows, device)
-    offered = {tensor.name: _offered(model, tensor, importance, choice) for tensor in model.tensors}
+    offered = offered_types(model, importance, choice)
     columns = _columns(offered)
-    key = _key(model, importance, columns, method)
+    key = measurement_key(model, importance, offered, method)
     store = Store(cache / f"{key}.jsonl" if cache is not None else None)
     total = sum(tensor.weights for tensor in model.tensors)
     done = 0
@@ -124,12 +110,37 @@ def measure_tensor(
 ) -> TensorErrors:
     """The relative errors of one tensor at these types; 0 for the type it is stored in."""
     searched = [q.name for q in types if q != tensor.source_type]
-    if not searched:
-        found = TensorErrors({}, 0.0)
-    elif method.rows is not None and method.rows < tensor.rows // tensor.matrices:
+    if searched and method.samples(tensor):
         found = _sampled(model, tensor, importance, searched, method)
-    else:
-        found = _measured(model, tensor, importance, searched, method, progress)
+        return _completed(found, tensor, types, importance)
+    chunks = chunk_sums(model, tensor, importance, types, method, progress=progress) if searched else ()
+    return combined(tuple(chunks), tensor, types, importance)
+
+
+def combined(
+    chunks: Sequence["ChunkSums"], tensor: Tensor, types: Sequence[QuantType], importance: Importance | None
+) -> TensorErrors:
+    """The errors of a whole tensor from the sums of all its chunks, in any order."""
+    searched = [q.name for q in types if q != tensor.source_type]
+    if not searched:
+        return _completed(TensorErrors({}, 0.0), tensor, types, importance)
+    # fsum is exact: the order of the chunks does not matter, and rounding errors do not add up over a large tensor.
+    energy = math.fsum(each.energy for each in chunks)
+    squared = {name: math.fsum(each.squared[i] for each in chunks) for i, name in enumerate(searched)}
+    found = TensorErrors({name: each / energy if energy > 0 else 0.0 for name, each in squared.items()}, energy)
+    if importance is not None and tensor.name in importance.fisher:
+        found = replace(
+            found,
+            fisher_losses={name: math.fsum(each.costs[i] for each in chunks) for i, name in enumerate(searched)},
+            fisher_energy=math.fsum(each.fisher_energy for each in chunks),
+        )
+    return _completed(found, tensor, types, importance)
+
+
+def _completed(
+    found: TensorErrors, tensor: Tensor, types: Sequence[QuantType], importance: Importance | None
+) -> TensorErrors:
+    """The errors with those of the tensor's own type, which are 0."""
     own = {tensor.source_type.name: 0.0} if tensor.source_type in types else {}
     found = replace(found, errors={**found.errors, **own})
     fisher = None if importance is None else importance.fisher.get(tensor.name)
@@ -137,17 +148,21 @@ def measure_tensor(
 
 
 def weight_chunks(
-    model: ModelFile, tensor: Tensor, importance: Importance | None
+    model: ModelFile, tensor: Tensor, importance: Importance | None, numbers: range | None = None
 ) -> Iterator[tuple[int, Float32[np.ndarray, "rows length"], Float32[np.ndarray, " length"] | None]]:
-    """Yield (first row, weights, importance of the columns) of chunks of rows, each within one matrix."""
+    """Yield (first row, weights, importance of the columns) of chunks of rows, each within one matrix.
+
+    `numbers` are those of the chunks; None: all.
+    """
     per_matrix = None if importance is None else importance.rows(tensor)
-    for matrix, first, last in row_chunks(tensor):
+    chunks = row_chunks(tensor) if numbers is None else islice(row_chunks(tensor), numbers.start, numbers.stop)
+    for matrix, first, last in chunks:
         weights = np.ascontiguousarray(model.weights(tensor, first, last))
         yield first, weights, None if per_matrix is None else per_matrix[matrix]
 
 
 @dataclass(frozen=True, slots=True)
-class _ChunkSums:
+class ChunkSums:
     """For a chunk of rows, Σ h ΔW² and cost in nats at each type, Σ h W², and the cost of setting the rows to 0."""
 
     squared: Sequence[float]
@@ -156,42 +171,33 @@ class _ChunkSums:
     fisher_energy: float
 
 
-def _measured(
+def chunk_sums(
     model: ModelFile,
     tensor: Tensor,
     importance: Importance | None,
-    types: Sequence[str],
+    types: Sequence[QuantType],
     method: Method,
-    progress: Callable[[int], None] | None,
-) -> TensorErrors:
-    """The exact errors, from all rows."""
+    numbers: range | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[ChunkSums]:
+    """The sums of these chunks of `row_chunks(tensor)` (None: all) at every type but the tensor's own."""
+    searched = [q.name for q in types if q != tensor.source_type]
     fisher = None if importance is None else importance.fisher.get(tensor.name)
     rounding = None if importance is None else importance.rounding(tensor)
-    chunks: list[_ChunkSums] = []
     done = 0
-    for first, weights, columns in weight_chunks(model, tensor, importance):
+    for first, weights, columns in weight_chunks(model, tensor, importance, numbers):
         rows = range(first, first + len(weights))
         with refusals_named(tensor, weights, rows):
             if fisher is None:
-                chunks.append(_plain_sums(weights, columns, types, method))
+                sums = _plain_sums(weights, columns, searched, method)
             else:
                 counted = FisherRows.of(fisher, tensor, rows, columns)
                 by = None if rounding is None else rounding[counted.matrix]
-                chunks.append(_fisher_sums(counted, weights, by, types, method))
+                sums = _fisher_sums(counted, weights, by, searched, method)
+        yield sums
         done += weights.size
         if progress is not None:
             progress(done)
-    # fsum: rounding errors do not add up over the chunks of a large tensor.
-    energy = math.fsum(each.energy for each in chunks)
-    squared = {name: math.fsum(each.squared[i] for each in chunks) for i, name in enumerate(types)}
-    found = TensorErrors({name: each / energy if energy > 0 else 0.0 for name, each in squared.items()}, energy)
-    if fisher is None:
-        return found
-    return replace(
-        found,
-        fisher_losses={name: math.fsum(each.costs[i] for each in chunks) for i, name in enumerate(types)},
-        fisher_energy=math.fsum(each.fisher_energy for each in chunks),
-    )
 
 
 def _plain_sums(
@@ -199,11 +205,11 @@ def _plain_sums(
     columns: Float32[np.ndarray, " length"] | None,
     types: Sequence[str],
     method: Method,
-) -> _ChunkSums:
+) -> ChunkSums:
     sums = method.device.call(
         raq_native.measure_errors, types, weights, columns, threads=method.threads, effort=method.effort
     )
-    return _ChunkSums([each.weighted_squared_error for each in sums], sums[0].weighted_energy, (), 0.0)
+    return ChunkSums([each.weighted_squared_error for each in sums], sums[0].weighted_energy, (), 0.0)
 
 
 def _fisher_sums(
@@ -212,11 +218,11 @@ def _fisher_sums(
     rounding: Float32[np.ndarray, " length"] | None,
     types: Sequence[str],
     method: Method,
-) -> _ChunkSums:
+) -> ChunkSums:
     # The native measure_errors returns only sums weighted by importance; row costs need ΔW itself.
     whole = rows.sums(weights)
     changed = [rows.sums(restored(name, weights, rounding, method) - weights) for name in types]
-    return _ChunkSums(
+    return ChunkSums(
         [float(each.squared_errors.sum()) for each in changed],
         float(whole.squared_errors.sum()),
         [float(each.costs.sum()) for each in changed],
@@ -281,35 +287,16 @@ def kernels_digest() -> str:
     return hashlib.sha256(Path(str(_raq_native.__file__)).read_bytes()).hexdigest()[:16]
 
 
-class Store:
-    """Measured tensors in a JSON Lines file, or in memory if there is no file."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._file = CacheFile(path)
-        self._known: dict[str, TensorErrors] = {}
-        for read in self._file.objects():
-            with suppress(KeyError):  # a line of an older form: that tensor is measured again
-                self._known[read["tensor"]] = TensorErrors(
-                    **{each.name: read[each.name] for each in fields(TensorErrors)}
-                )
-
-    def get(self, name: str) -> TensorErrors | None:
-        """The stored errors of a tensor, or None."""
-        return self._known.get(name)
-
-    def add(self, name: str, found: TensorErrors) -> None:
-        """Store the errors of a tensor and append them to the file."""
-        self._known[name] = found
-        self._file.add({"tensor": name} | asdict(found))
-
-
-def _offered(
-    model: ModelFile, tensor: Tensor, importance: Importance | None, choice: TypeChoice
-) -> tuple[QuantType, ...]:
-    """The types that this tensor may get; the type it is stored in is always among them."""
-    known = importance is not None and importance.rows(tensor) is not None
-    wanted = (*choice.of(tensor), tensor.source_type)
-    return candidates(tensor, wanted, architecture=model.architecture, has_importance=known)
+def offered_types(
+    model: ModelFile, importance: Importance | None, choice: TypeChoice
+) -> dict[str, tuple[QuantType, ...]]:
+    """The types that each tensor may get; the type it is stored in is always among them."""
+    found = {}
+    for tensor in model.tensors:
+        known = importance is not None and importance.rows(tensor) is not None
+        wanted = (*choice.of(tensor), tensor.source_type)
+        found[tensor.name] = candidates(tensor, wanted, architecture=model.architecture, has_importance=known)
+    return found
 
 
 def _columns(offered: Mapping[str, Sequence[QuantType]]) -> tuple[QuantType, ...]:
@@ -318,11 +305,16 @@ def _columns(offered: Mapping[str, Sequence[QuantType]]) -> tuple[QuantType, ...
     return tuple(sorted(found, key=lambda q: (-q.bits_per_weight, q.name)))
 
 
-def _key(model: ModelFile, importance: Importance | None, columns: Sequence[QuantType], method: Method) -> str:
+def measurement_key(
+    model: ModelFile, importance: Importance | None, offered: Mapping[str, Sequence[QuantType]], method: Method
+) -> str:
+    """A digest of everything that the measured errors depend on. Raises InvalidInput if `method.rows` is too small."""
+    if method.rows is not None and method.rows < 2:
+        raise InvalidInput(Fault("rows", f"{method.rows} of each matrix; at least 2 are needed to estimate an error"))
     parts = [model.fingerprint(), importance.digest() if importance is not None else "none"]
     parts += [importance.fisher_digest() if importance is not None else "none"]
     parts += [method.effort, f"{method.rows} rows", kernels_digest(), WAY_OF_MEASURING]
-    parts += [q.name for q in columns]
+    parts += [q.name for q in _columns(offered)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

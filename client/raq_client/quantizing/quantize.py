@@ -18,12 +18,14 @@ from jaxtyping import Float32, UInt8
 
 import raq_native
 from raq_client.compensation.compensate import Compensation, Effort
+from raq_client.files.names import without_folders
 from raq_client.importance.imatrix import Importance, check_against
 from raq_client.models.file_types import file_type_of
 from raq_client.models.gguf_header import Value
 from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks, to_weights
 from raq_client.models.quantizable import is_quantizable, needs_importance
-from raq_client.models.writer import Progress, WrittenModel, write_model
+from raq_client.models.split import Split
+from raq_client.models.writer import PlannedFile, Progress, WrittenModel, planned_files, write_model
 from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.rounding import MatrixRounding, ReadRows, Rounding
 from raq_solver.allocation import Allocation
@@ -58,6 +60,7 @@ def quantize_model(
     device: Device = CPU,
     compensation: Compensation | None = None,
     keep: Keep | None = None,
+    split: Split | None = None,
     force: bool = False,
     progress: Progress = lambda _name, _size: None,
     metadata: Mapping[str, Value] | None = None,
@@ -65,28 +68,74 @@ def quantize_model(
     """Write `model` to `out` with the types of `allocation`, which must contain every tensor.
 
     `threads` 0 means one per core; ignored on a CUDA `device`. With `compensation` tensors are rounded with error
-    feedback where that helps. `keep` may return a tensor's blocks from an earlier build (`tensor_store`). `metadata` is
-    written in addition to the keys of llama-quantize and raq.
+    feedback where that helps. `keep` may return a tensor's blocks from an earlier build (`tensor_store`). With `split`
+    several files are written. `metadata` is written in addition to the keys of llama-quantize and raq.
     Raises InvalidInput with every tensor that can't have its type, and as `write_model` does.
     """
-    chosen = resolved_types(model, allocation, importance)
+    types, keys = _header_parts(model, allocation, importance, compensation, metadata)
     if importance is not None:
         check_against(importance, model.tensors, ())
 
     def blocks(tensor: Tensor, wanted: QuantType) -> Iterator[UInt8[np.ndarray, "rows size"]]:
-        if wanted == tensor.source_type:
-            return _copied(model, tensor)
-        made = _quantized(model, tensor, wanted, rounding)
-        return made if keep is None else keep(tensor, wanted, rounding, made)
+        made = blocks_of(model, tensor, wanted, rounding)
+        return made if keep is None or wanted == tensor.source_type else keep(tensor, wanted, rounding, made)
 
     rounding = Rounding(importance, compensation, effort, threads, device)
+    written = write_model(
+        out, model, types, blocks, metadata=keys, without=STALE, split=split, force=force, progress=progress
+    )
+    device.release()
+    return written
+
+
+def quantized_files(
+    model: ModelFile,
+    allocation: Allocation,
+    importance: Importance | None,
+    out: Path,
+    *,
+    compensation: Compensation | None = None,
+    split: Split | None = None,
+    metadata: Mapping[str, Value] | None = None,
+) -> tuple[PlannedFile, ...]:
+    """The files that `quantize_model` writes for these arguments, in order.
+
+    Raises InvalidInput with every tensor that can't have its type, and if the `split` is impossible.
+    """
+    types, keys = _header_parts(model, allocation, importance, compensation, metadata)
+    return planned_files(out, model, types, metadata=keys, without=STALE, split=split)
+
+
+def quantized_paths(
+    model: ModelFile,
+    allocation: Allocation,
+    importance: Importance | None,
+    out: Path,
+    *,
+    compensation: Compensation | None = None,
+    split: Split | None = None,
+    metadata: Mapping[str, Value] | None = None,
+) -> tuple[Path, ...]:
+    """The paths of `quantized_files`. Raises InvalidInput as it does."""
+    files = quantized_files(
+        model, allocation, importance, out, compensation=compensation, split=split, metadata=metadata
+    )
+    return tuple(each.path for each in files)
+
+
+def _header_parts(
+    model: ModelFile,
+    allocation: Allocation,
+    importance: Importance | None,
+    compensation: Compensation | None,
+    metadata: Mapping[str, Value] | None,
+) -> tuple[dict[str, QuantType], dict[str, Value]]:
+    """The types by name and the metadata of the file to write."""
+    chosen = resolved_types(model, allocation, importance)
     keys = quantization_metadata(chosen, importance) | dict(metadata or {})
     if compensation is not None:
         keys["raq.gram.sha256"] = compensation.gram.digest()
-    types = {tensor.name: wanted for tensor, wanted in chosen.items()}
-    written = write_model(out, model, types, blocks, metadata=keys, without=STALE, force=force, progress=progress)
-    device.release()
-    return written
+    return {tensor.name: wanted for tensor, wanted in chosen.items()}, keys
 
 
 def resolved_types(model: ModelFile, allocation: Allocation, importance: Importance | None) -> dict[Tensor, QuantType]:
@@ -125,9 +174,10 @@ def quantization_metadata(chosen: Mapping[Tensor, QuantType], importance: Import
     """
     keys: dict[str, Value] = {"general.quantization_version": 2, "general.file_type": file_type_of(chosen).number}
     if importance is not None:
-        keys["quantize.imatrix.file"] = _cut(importance.source)
+        # Without folders: files are published, and their makers' folders are nobody else's business.
+        keys["quantize.imatrix.file"] = _cut(without_folders(importance.source))
         if importance.datasets:
-            keys["quantize.imatrix.dataset"] = _cut(importance.datasets[0])
+            keys["quantize.imatrix.dataset"] = _cut(without_folders(importance.datasets[0]))
         keys["quantize.imatrix.entries_count"] = len(importance.entries)
         if importance.chunk_count:
             keys["quantize.imatrix.chunks_count"] = importance.chunk_count
@@ -152,8 +202,29 @@ def refusals_named(tensor: Tensor, weights: Float32[np.ndarray, "rows length"], 
         raise InvalidInput(Fault(tensor.name, what)) from error
 
 
-def _copied(model: ModelFile, tensor: Tensor) -> Iterator[UInt8[np.ndarray, "rows size"]]:
-    for _, first, last in row_chunks(tensor):
+def blocks_of(
+    model: ModelFile, tensor: Tensor, wanted: QuantType, rounding: Rounding, rows: range | None = None
+) -> Iterator[UInt8[np.ndarray, "rows size"]]:
+    """These rows of a tensor (None: all) as blocks of a type, a chunk at a time; copied if it is the tensor's own.
+
+    The bytes of a row do not depend on which rows are asked for together. Raises InvalidInput for a damaged weight.
+    """
+    asked = range(tensor.rows) if rows is None else rows
+    if wanted == tensor.source_type:
+        return _copied(model, tensor, asked)
+    return _quantized(model, tensor, wanted, rounding, asked)
+
+
+def _clipped(tensor: Tensor, asked: range, chunk: int) -> Iterator[tuple[int, int, int]]:
+    """Matrix, first and end row of the chunks of a tensor, as far as they are asked for."""
+    for matrix, first, last in row_chunks(tensor, chunk):
+        first, last = max(first, asked.start), min(last, asked.stop)  # noqa: PLW2901
+        if first < last:
+            yield matrix, first, last
+
+
+def _copied(model: ModelFile, tensor: Tensor, asked: range) -> Iterator[UInt8[np.ndarray, "rows size"]]:
+    for _, first, last in _clipped(tensor, asked, CHUNK_WEIGHTS):
         rows = model.stored(tensor, first, last)
         if tensor.source_type.name in _PLAIN:
             bad = np.argwhere(np.isnan(to_weights(rows, tensor.source_type, tensor.row_length)))
@@ -164,18 +235,24 @@ def _copied(model: ModelFile, tensor: Tensor) -> Iterator[UInt8[np.ndarray, "row
 
 
 def _quantized(
-    model: ModelFile, tensor: Tensor, wanted: QuantType, rounding: Rounding
+    model: ModelFile, tensor: Tensor, wanted: QuantType, rounding: Rounding, asked: range
 ) -> Iterator[UInt8[np.ndarray, "rows size"]]:
     by: MatrixRounding | None = None
     at = -1
+    whole = rounding.needs_all_rows(tensor)
     chunk = CHUNK_WEIGHTS if rounding.device.name == "cpu" else CUDA_CHUNK_WEIGHTS
-    for matrix, first, last in row_chunks(tensor, chunk):
-        weights = np.ascontiguousarray(model.weights(tensor, first, last))
-        with refusals_named(tensor, weights, range(first, last)):
+    for matrix, first, last in row_chunks(tensor, tensor.weights // tensor.matrices if whole else chunk):
+        some = range(max(first, asked.start), min(last, asked.stop))
+        if not some:
+            continue
+        # With feedback between rows the others of the matrix are rounded too, and left out.
+        read = range(first, last) if whole else some
+        weights = np.ascontiguousarray(model.weights(tensor, read.start, read.stop))
+        with refusals_named(tensor, weights, read):
             if by is None or matrix != at:
                 by, at = rounding.of_matrix(tensor, matrix, wanted, rows_of(model, tensor, matrix)), matrix
             blocks = by.blocks(weights)
-        yield blocks
+        yield blocks[some.start - read.start : some.stop - read.start]
 
 
 def rows_of(model: ModelFile, tensor: Tensor, matrix: int) -> ReadRows:

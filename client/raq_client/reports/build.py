@@ -10,10 +10,15 @@ from raq_client.building.replay import Comparison
 from raq_client.building.resolve import Resolved, ResolvedRule
 from raq_client.building.splice import Spliced
 from raq_client.building.verify import Finding
+from raq_client.engine.model import usable_cores
+from raq_client.progress import duration
 from raq_client.recipes.build_recipe import BuildRecipe
+from raq_client.reports.benchmarks import paired_table
+from raq_client.reports.check import check_table
 from raq_client.reports.plain import plain
 from raq_client.reports.plan import bpw_text, roles_text, types_table
 from raq_client.reports.tables import Column, Field, Table, facts_table, table_of
+from raq_client.units.costs import writing_cost
 
 Change = tuple[str, Any, Any]
 """A key or tensor, and what it is in one recipe and in the other; None where it is missing."""
@@ -27,7 +32,8 @@ def resolved_report(resolved: Resolved, *, tensors: bool = False) -> RenderableT
         ("recipe", recipe.name + (f": {recipe.description}" if recipe.description else "")),
         ("model", str(recipe.model)),
         ("writes", f"{recipe.output.file}, {resolved.file_bytes:,} bytes, as much disk"),
-        ("and", str(recipe.output.manifest_path)),
+        ("and", str(recipe.output.manifest_path) + (f", {recipe.card.file}" if recipe.card is not None else "")),
+        ("takes", f"about {duration(quantizing_seconds(resolved))} to quantize on {usable_cores()} cores"),
         ("tensor data", f"{ledger.size:,} bytes" + ("" if bits is None else f", {bpw_text(bits)} bpw")),
         ("predicted loss", f"{ledger.loss:.6g} ({resolved.loss_source})"),
     ]
@@ -36,6 +42,15 @@ def resolved_report(resolved: Resolved, *, tensors: bool = False) -> RenderableT
         parts += ["", _rule_title(number, rule), _rule_table(rule)]
     table = _tensors_table(resolved) if tensors else types_table(ledger)
     return Group(*parts, "", table)
+
+
+def quantizing_seconds(resolved: Resolved) -> float:
+    """About how long quantizing takes on all cores of this machine, in seconds: weights by the speed of their types.
+
+    Tensors that are kept from earlier builds take less.
+    """
+    cost = sum(tensor.weights * writing_cost(tensor.source_type, chosen) for tensor, chosen in resolved.types.items())
+    return cost / 1e6 / usable_cores()
 
 
 def keys_table(recipe: BuildRecipe) -> RenderableType:
@@ -50,8 +65,9 @@ def resolved_dict(resolved: Resolved) -> dict[str, Any]:
     return {
         "recipe": recipe.as_data(),
         "inputs": {str(path): digest for path, digest in resolved.prepared.digests.items()},
-        "outputs": [str(recipe.output.file), str(recipe.output.manifest_path)],
+        "outputs": [str(path) for path in recipe.outputs],
         "file_bytes": resolved.file_bytes,
+        "quantizing_seconds": round(quantizing_seconds(resolved), 3),
         "bytes": ledger.size,
         "capacity_bytes": ledger.capacity,
         "bits_per_weight": None if bits is None else float(bits),
@@ -62,6 +78,16 @@ def resolved_dict(resolved: Resolved) -> dict[str, Any]:
     }
 
 
+def built_report(built: Built) -> RenderableType:
+    """A finished build: what its recipe came to, the check, and the benchmarks."""
+    parts: list[RenderableType] = [resolved_report(built.resolved)]
+    if built.check is not None:
+        parts += ["", check_table(built.check)]
+    if built.benchmarks:
+        parts += ["", paired_table(built.benchmarks, "original", "file")]
+    return Group(*parts)
+
+
 def built_dict(built: Built) -> dict[str, Any]:
     """A finished build as plain data."""
     return resolved_dict(built.resolved) | {
@@ -70,6 +96,7 @@ def built_dict(built: Built) -> dict[str, Any]:
         "reused": len(built.reused),
         "seconds": dict(built.seconds),
         "check": plain(built.check),
+        "benchmarks": {name: result.as_data() for name, result in built.benchmarks.items()},
     }
 
 

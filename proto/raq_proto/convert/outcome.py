@@ -117,13 +117,10 @@ def ledger_to_proto(ledger: Ledger | None) -> outcome_pb2.Ledger | None:
     """Ledger to message; None to None."""
     if ledger is None:
         return None
-    return outcome_pb2.Ledger(
-        capacity_bytes=ledger.capacity,
-        entries=[
-            outcome_pb2.Entry(tensor=e.tensor, quant_type=e.quant_type, weights=e.weights, size=e.size, loss=e.loss)
-            for e in ledger.entries
-        ],
-    )
+    message = outcome_pb2.Ledger(capacity_bytes=ledger.capacity)
+    for e in ledger.entries:  # `add` fills an entry in place: messages made apart would be copied
+        message.entries.add(tensor=e.tensor, quant_type=e.quant_type, weights=e.weights, size=e.size, loss=e.loss)
+    return message
 
 
 def ledger_from_proto(message: outcome_pb2.Ledger) -> Ledger:

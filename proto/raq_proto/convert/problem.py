@@ -6,6 +6,7 @@ import numpy as np
 
 from raq_proto.convert.constraint import constraint_to_proto, constraints_from_proto
 from raq_proto.convert.numbers import budget_from_proto, budget_to_proto
+from raq_proto.convert.packed import doubles, put_doubles
 from raq_proto.convert.profile import profile_from_proto, profile_to_proto
 from raq_proto.errors import UnknownProfile
 from raq_proto.question import ProfileProblem, Question, Stored
@@ -30,15 +31,16 @@ _UNIT_OF: Final[dict[int, LossUnit]] = {number: unit for unit, number in _UNITS.
 
 def table_to_proto(table: LossTable) -> problem_pb2.LossTable:
     """Loss table to message."""
-    return problem_pb2.LossTable(
+    message = problem_pb2.LossTable(
         tensors=table.tensors,
         quant_types=table.quant_types,
         weights=table.weights.tolist(),
         sizes=table.sizes.ravel().tolist(),
-        losses=table.losses.ravel().tolist(),
         source=table.source,
         unit=_UNITS[table.unit],
     )
+    put_doubles(message, "losses", table.losses)
+    return message
 
 
 def table_from_proto(message: problem_pb2.LossTable) -> LossTable:
@@ -60,8 +62,8 @@ def table_from_proto(message: problem_pb2.LossTable) -> LossTable:
         tensors=tuple(message.tensors),
         quant_types=tuple(message.quant_types),
         weights=np.array(message.weights, dtype=np.int64),
-        sizes=np.array(message.sizes, dtype=np.int64).reshape(shape),
-        losses=np.array(message.losses, dtype=np.float64).reshape(shape),
+        sizes=np.fromiter(message.sizes, np.int64, len(message.sizes)).reshape(shape),
+        losses=doubles(message, "losses").reshape(shape),
         source=message.source,
         unit=_UNIT_OF[message.unit],
     )

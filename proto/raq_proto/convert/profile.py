@@ -1,13 +1,13 @@
 """Profiles ⇄ messages."""
 
 import math
-from collections.abc import Sequence
 from datetime import UTC
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float64
 
+from raq_proto.convert.packed import doubles, put_doubles
 from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_pb2, profile_service_pb2
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -21,21 +21,22 @@ _MOST_WEIGHTS: Final = 2**48
 
 def profile_to_proto(profile: Profile) -> profile_pb2.Profile:
     """Profile to message."""
-    return profile_pb2.Profile(
+    message = profile_pb2.Profile(
         tensors=[
             profile_pb2.Tensor(name=tensor.name, shape=tensor.shape, source_type=tensor.source_type.name)
             for tensor in profile.tensors
         ],
         quant_types=[q.name for q in profile.quant_types],
-        relative_errors=profile.relative_errors.ravel().tolist(),
-        energies=profile.energies.tolist(),
-        sensitivities=profile.sensitivities.tolist(),
-        sensitivity_errors=profile.sensitivity_errors.tolist(),
         provenance=profile.provenance,
-        sampling_errors=[] if profile.sampling_errors is None else profile.sampling_errors.ravel().tolist(),
-        fisher_losses=[] if profile.fisher is None else profile.fisher.losses.ravel().tolist(),
-        fisher_energies=[] if profile.fisher is None else profile.fisher.energies.tolist(),
     )
+    for field in ("relative_errors", "energies", "sensitivities", "sensitivity_errors"):
+        put_doubles(message, field, getattr(profile, field))
+    if profile.sampling_errors is not None:
+        put_doubles(message, "sampling_errors", profile.sampling_errors)
+    if profile.fisher is not None:
+        put_doubles(message, "fisher_losses", profile.fisher.losses)
+        put_doubles(message, "fisher_energies", profile.fisher.energies)
+    return message
 
 
 def profile_from_proto(message: profile_pb2.Profile) -> Profile:
@@ -67,13 +68,13 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
     return Profile(
         tensors=tensors,
         quant_types=types,
-        relative_errors=_numbers(message.relative_errors).reshape(shape),
-        energies=_numbers(message.energies),
-        sensitivities=_numbers(message.sensitivities),
-        sensitivity_errors=_numbers(message.sensitivity_errors),
+        relative_errors=_numbers(message, "relative_errors").reshape(shape),
+        energies=_numbers(message, "energies"),
+        sensitivities=_numbers(message, "sensitivities"),
+        sensitivity_errors=_numbers(message, "sensitivity_errors"),
         provenance=dict(message.provenance),
-        sampling_errors=_numbers(message.sampling_errors).reshape(shape) if message.sampling_errors else None,
-        fisher=FisherLosses(_numbers(message.fisher_losses).reshape(shape), _numbers(message.fisher_energies))
+        sampling_errors=_numbers(message, "sampling_errors").reshape(shape) if message.sampling_errors else None,
+        fisher=FisherLosses(_numbers(message, "fisher_losses").reshape(shape), _numbers(message, "fisher_energies"))
         if message.fisher_losses
         else None,
     )
@@ -108,8 +109,8 @@ def stored_from_proto(message: profile_service_pb2.ProfileInfo) -> StoredProfile
     )
 
 
-def _numbers(values: Sequence[float]) -> Float64[np.ndarray, " numbers"]:
-    numbers = np.array(values, dtype=np.float64)
+def _numbers(message: profile_pb2.Profile, field: str) -> Float64[np.ndarray, " numbers"]:
+    numbers = doubles(message, field)
     numbers[np.isnan(numbers)] = np.nan  # one bit pattern: the digest is over bits
     return numbers
 

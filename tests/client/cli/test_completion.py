@@ -1,21 +1,18 @@
 """Completion answers what the scripts of Typer ask, in each shell's form."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from raq_client.cli import completion
-from raq_client.cli.commands import COMMANDS, IMATRIX, Command
+from raq_client.cli.commands import COMMANDS, IMATRIX
+from raq_client.cli.reference import Parameter, Reference
 from support.commands import client
 
 VARIABLE = "_RAQ_CLIENT_COMPLETE"
 
 
 @pytest.fixture(autouse=True)
-def _called_raq_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _called_raq_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["raq-client"])
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def bash(monkeypatch: pytest.MonkeyPatch, line: str) -> str:
@@ -56,29 +53,6 @@ def test_options_of_the_program_are_left_to_typer(monkeypatch: pytest.MonkeyPatc
     assert "--version" in bash(monkeypatch, "raq-client --v").split()
 
 
-def test_options_are_asked_of_a_command_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
-
-    def counted(command: Command) -> list[Any]:
-        asked.append(command.name)
-        return [{"names": ["--one"], "help": "", "values": None}]
-
-    monkeypatch.setattr(completion, "_asked_of_command", counted)
-    for _ in range(2):
-        assert bash(monkeypatch, "raq-client compare -").split() == ["--one"]
-    assert asked == ["compare"]
-    (file,) = tmp_path.rglob("compare.json")
-    for text in ("", "[1]", file.read_text().replace('"state": [', '"state": ["older", ')):
-        file.write_text(text)
-        assert bash(monkeypatch, "raq-client compare -").split() == ["--one"]
-    assert asked == ["compare"] * 4
-
-
-def test_where_nothing_can_be_kept_the_command_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("no folder")
-    assert bash(monkeypatch, "raq-client compare --w").split() == ["--windows"]
-
-
 def test_forms_of_other_shells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "raq-client prof")
     monkeypatch.setenv(VARIABLE, "complete_zsh")
@@ -105,8 +79,8 @@ def test_zsh_and_fish_are_told_where_files_are_wanted(monkeypatch: pytest.Monkey
 
 
 def test_help_in_zsh_can_not_end_its_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = [{"names": ["--one"], "help": "a 'b' \"c\" $(d) `e`: f", "values": None}]
-    monkeypatch.setattr(completion, "_asked_of_command", lambda _command: said)
+    one = Parameter("--one TEXT", "a 'b' \"c\" $(d) `e`: f", "", ["--one"], [])
+    monkeypatch.setattr(completion, "reference_of", lambda _path: Reference("", [], {"Options": [one]}))
     monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "raq-client compare -")
     monkeypatch.setenv(VARIABLE, "complete_zsh")
     assert completion.completion() == r"""_arguments '*: :(("--one":"a b c (d) e\\: f"))'"""

@@ -1,13 +1,20 @@
 """Help of a command: wrapped once, with words for values, and on one screen."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 import typer
 from typer.main import get_command
 
+from raq_client.cli import reference
+from raq_client.cli.describe import described
 from raq_client.cli.help import ONE_SCREEN, command_help
-from raq_client.cli.root import LazyCommand
+from raq_client.cli.reference import reference_of, written
+from raq_client.cli.root import LazyCommand, references
+from support.commands import client
 
 PANEL = {"rich_help_panel": "Of experts"}
 SECRET = "Of no use to most. " + "It is hard to say what for in a few words. " * 4
@@ -41,7 +48,7 @@ def shown(columns: int, function: Any = paint, *, everything: bool = False) -> s
         app = typer.Typer(add_completion=False)
         app.command(cls=LazyCommand)(function)
         context = typer.Context(get_command(app), info_name="raq-client paint")
-        return command_help(context, everything=everything)
+        return command_help(context.command_path, described(context), everything=everything)
 
 
 def test_all_of_a_help() -> None:
@@ -95,10 +102,40 @@ def test_what_does_not_fit_on_a_screen_is_named_only(
     assert len(full.splitlines()) > ONE_SCREEN
 
 
-def test_help_all_is_an_option_of_every_command() -> None:
-    from support.commands import client
+def test_the_table_of_help_and_completion_is_that_of_the_commands() -> None:
+    assert Path(reference.FILE).read_text(encoding="utf-8") == written(references()), "run `just generate`"
 
+
+@pytest.mark.parametrize(
+    "words", [("solve", "--help"), ("imatrix", "show", "-h"), ("run", "--help-all"), ("help", "run")]
+)
+def test_help_is_answered_without_the_modules_of_commands(words: tuple[str, ...]) -> None:
+    code = f"""
+import sys
+sys.argv = {["raq-client", *words]}
+from raq_client.cli.app import main
+try:
+    main()
+finally:
+    print(sorted({{"typer", "numpy", "pydantic", "rich"}} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    assert result.stdout.startswith(client(*words).out)
+
+
+def test_help_behind_other_options_is_that_of_the_command() -> None:
+    assert client("solve", "--json", "--help").out == client("solve", "--help").out
+
+
+def test_help_all_is_an_option_of_every_command() -> None:
     result = client("run", "--help-all")
     assert result.code == 0
     assert "--max-loss" in client("solve", "--help-all").out
     assert all(panel in result.out for panel in ("Options:", "Arguments:"))
+    assert client("run", "--help").out.count("\n") <= ONE_SCREEN
+
+
+def test_there_is_no_reference_of_groups_and_unknown_commands() -> None:
+    assert reference_of(["imatrix"]) is None
+    assert reference_of(["nothing"]) is None

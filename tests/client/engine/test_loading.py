@@ -11,12 +11,12 @@ from raq_client.engine.loading import evaluable, loaded
 from raq_client.engine.windows import Text
 from raq_client.evaluation.in_memory import BrokenByTrialError, Trial, TrialSetup
 from raq_client.evaluation.kl_baseline import write_baseline
-from raq_client.evaluation.perplexity import check
 from raq_client.importance.collect import collect
 from raq_client.models.gguf_header import StoredValue, TensorInfo, encode_header, stored
 from raq_client.models.model_file import open_model, read_header
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
+from support.checks import check
 from support.engine_models import MODEL, TEXT, rewrite
 from support.gguf_files import small_model
 

@@ -9,10 +9,11 @@ import pytest
 from raq_client import engine
 from raq_client.engine import NotFiniteError
 from raq_client.engine.windows import Text
-from raq_client.evaluation.perplexity import check, measure
+from raq_client.evaluation.perplexity import measure
 from raq_client.evaluation.report import CheckReport
 from raq_client.evaluation.statistics import estimate_exp_mean
 from raq_solver.errors import InvalidInput
+from support.checks import check
 from support.engine_models import MODEL, TEXT, rewrite, write_quantized, write_smaller_vocabulary
 
 SHORT = Text("short", TEXT[:8000])  # five windows of 512

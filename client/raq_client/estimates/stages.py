@@ -1,0 +1,179 @@
+"""The stages of commands, each estimated by a moment of the same work on the same model and text.
+
+Nothing is written: what would be is cancelled before, or goes to a temporary folder.
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from raq_client.compensation.collect import collect_gram
+from raq_client.compensation.gram import Gram, InMemory, column_blocks
+from raq_client.compensation.outputs import add_outputs
+from raq_client.compensation.sums import HELD_OUT_INPUTS
+from raq_client.engine import Engine
+from raq_client.engine.windows import Text, cut_windows
+from raq_client.estimates.estimate import Stage, peak_memory
+from raq_client.estimates.pace import Pace, pace_of
+from raq_client.evaluation.in_memory import TrialSetup
+from raq_client.evaluation.perplexity import measure
+from raq_client.importance.collect import collect
+from raq_client.importance.collect_fisher import add_fisher, chosen_windows
+from raq_client.importance.fused import same_input
+from raq_client.importance.imatrix import Importance
+from raq_client.models.model_file import ModelFile
+from raq_client.models.quantizable import is_quantizable
+from raq_client.models.type_choice import AUTO, chosen_types
+from raq_client.planning.model_inputs import ModelInputs
+from raq_client.quantizing.measure import Method, measure_tensor, offered_types
+from raq_client.sensitivity.measure import measure_sensitivities
+from raq_solver.quant_types import QuantType
+from raq_solver.tensors import Tensor
+
+SAMPLE: Final = 1 << 17
+"""Weights of a tensor that are rounded to learn how long its types take."""
+_F32: Final = 4
+
+
+def checking(original: Path, candidate: Path, texts: Sequence[Text], **options: Any) -> Stage:
+    """Scoring two models on texts; `options` as for `evaluation.perplexity.measure`."""
+    pace = pace_of(lambda report: measure(original, candidate, texts, progress=report, **options))
+    return Stage("checking", pace.seconds, peak_memory(), by=_windows(pace))
+
+
+def collecting(engine: Engine, texts: Sequence[Text], model: ModelFile, **options: Any) -> Stage:
+    """Collecting importance; `options` as for `importance.collect.collect`."""
+    pace = pace_of(lambda report: collect(engine, texts, progress=report, **options))
+    size = sum(2 * _F32 * tensor.row_length * tensor.matrices for tensor in _quantizable(model))
+    return Stage("importance", pace.seconds, peak_memory(), size, _windows(pace))
+
+
+def collecting_fisher(engine: Engine, texts: Sequence[Text], model: ModelFile, count: int, limit: int | None) -> Stage:
+    """Collecting Fisher information of `count` windows. Raises InvalidInput where it can't be had."""
+    pace = pace_of(
+        lambda report: add_fisher(Importance({}), model, engine, texts, count, limit=limit, progress=report), moment=0
+    )
+    size = sum(_F32 * (tensor.row_length * tensor.matrices + tensor.rows) for tensor in _quantizable(model))
+    return Stage("Fisher information", pace.seconds, peak_memory(), size, _windows(pace))
+
+
+def collecting_gram(engine: Engine, texts: Sequence[Text], model: ModelFile, limit: int | None, memory: int) -> Stage:
+    """Collecting Gram statistics of inputs within `memory` bytes, in as many passes over the text as that takes."""
+    pace = pace_of(lambda report: collect_gram(engine, model, texts, windows=limit, memory=memory, progress=report))
+    size = gram_size(model, outputs=False)
+    return Stage("Gram statistics", pace.seconds, peak_memory() + min(size, memory), size, _windows(pace))
+
+
+def collecting_outputs(
+    engine: Engine, texts: Sequence[Text], model: ModelFile, count: int, limit: int | None, memory: int
+) -> Stage:
+    """Collecting Gram statistics of outputs from `count` windows. Raises InvalidInput where they can't be had."""
+    windows = chosen_windows(cut_windows(engine, texts, limit), count)
+    empty = Gram({}, {}, InMemory({}), (), len(windows), engine.context, model.fingerprint(), unfinished=True)
+    pace = pace_of(
+        lambda report: add_outputs(
+            empty, model, engine, windows, memory=memory, save=lambda gram: gram, progress=report
+        ),
+        moment=0,
+    )
+    size = gram_size(model, outputs=True) - gram_size(model, outputs=False)
+    return Stage("Gram statistics, outputs", pace.seconds, peak_memory() + min(size, memory), size, _windows(pace))
+
+
+def gram_size(model: ModelFile, *, outputs: bool) -> int:
+    """Bytes of the Gram statistics of a model: 2 for each pair of columns, once for tensors with the same input.
+
+    With `outputs` 2 for each pair of rows too.
+    """
+    inputs, found = dict[str, int](), 0
+    for tensor in _quantizable(model):
+        entry = min((tensor.name, *same_input(tensor.name)))
+        inputs[entry] = tensor.matrices * (_pairs(tensor.row_length) + _F32 * HELD_OUT_INPUTS * tensor.row_length)
+        found += tensor.matrices * _pairs(tensor.rows // tensor.matrices) if outputs else 0
+    return sum(inputs.values()) + found
+
+
+def _pairs(length: int) -> int:
+    return 2 * sum(columns.square for columns in column_blocks(length))
+
+
+class RoundingSeconds:
+    """Seconds that the kernels take to round tensors, from a sample of the largest tensor with the same types."""
+
+    def __init__(self, model: ModelFile, importance: Importance | None, method: Method) -> None:
+        self._model = model
+        self._importance = importance
+        self._method = method
+        self._per_weight: dict[tuple[str, ...], float] = {}
+
+    def of(self, wanted: Mapping[str, Sequence[QuantType]]) -> dict[str, float]:
+        """Seconds of each tensor at all of its types, by the tensor's name."""
+        largest_first = sorted(self._model.tensors, key=lambda tensor: -tensor.weights)
+        return {tensor.name: self._of(tensor, wanted[tensor.name]) for tensor in largest_first}
+
+    def _of(self, tensor: Tensor, types: Sequence[QuantType]) -> float:
+        searched = [each for each in types if each != tensor.source_type]
+        if not searched:
+            return 0.0
+        key = tuple(each.name for each in searched)
+        if key not in self._per_weight:
+            self._per_weight[key] = self._sampled(tensor, searched)
+        rows = tensor.rows if self._method.rows is None else min(tensor.rows, self._method.rows * tensor.matrices)
+        return self._per_weight[key] * rows * tensor.row_length
+
+    def _sampled(self, tensor: Tensor, types: Sequence[QuantType]) -> float:
+        rows = max(2, SAMPLE // (tensor.row_length * tensor.matrices))
+        method = Method(self._method.effort, self._method.threads, rows)
+        began = time.perf_counter()
+        measure_tensor(self._model, tensor, self._importance, types, method)
+        measured = min(tensor.rows, rows * tensor.matrices) * tensor.row_length
+        return (time.perf_counter() - began) / measured
+
+
+def measuring(inputs: ModelInputs) -> tuple[Stage, Stage]:
+    """Measuring the errors of a model, and writing a file whose types are not known yet: an average of those offered.
+
+    The second stage has no size.
+    """
+    model, importance = inputs.model, inputs.importance
+    offered = offered_types(model, importance, chosen_types(inputs.types or (AUTO,)))
+    seconds = RoundingSeconds(model, importance, Method(inputs.effort, inputs.threads, inputs.rows)).of(offered)
+    whole = RoundingSeconds(model, importance, Method(inputs.effort, inputs.threads)).of(offered)
+    writing = sum(each / max(1, len(offered[name]) - 1) for name, each in whole.items())
+    by = f"{SAMPLE:,} weights of the largest tensor for each choice of types"
+    memory = peak_memory()
+    return Stage("measuring errors", sum(seconds.values()), memory, by=by), Stage("quantizing", writing, memory, by=by)
+
+
+def quantizing(
+    model: ModelFile, chosen: Mapping[Tensor, QuantType], importance: Importance | None, method: Method, size: int
+) -> Stage:
+    """Writing a file of `size` bytes with these types."""
+    wanted = {tensor.name: (each,) for tensor, each in chosen.items()}
+    seconds = RoundingSeconds(model, importance, method).of(wanted)
+    by = f"{SAMPLE:,} weights of the largest tensor of each type"
+    return Stage("quantizing", sum(seconds.values()), peak_memory(), size, by)
+
+
+def perturbing(setup: TrialSetup, **options: Any) -> Stage:
+    """Measuring sensitivities; `options` as for `sensitivity.measure.measure_sensitivities`."""
+    with tempfile.TemporaryDirectory() as folder:
+        pace = pace_of(
+            lambda report: measure_sensitivities(setup, cache=Path(folder), progress=report, **options), moment=0
+        )
+    return Stage("measuring sensitivity", pace.seconds, peak_memory(), by=f"{pace.units} runs, {pace.each:.3g} s each")
+
+
+def without_feedback(inputs: ModelInputs) -> tuple[str, ...]:
+    """What stages of rounding leave out."""
+    return () if inputs.gram is None else ("error feedback (--gram) takes more time, which is not estimated",)
+
+
+def _quantizable(model: ModelFile) -> list[Tensor]:
+    return [tensor for tensor in model.tensors if is_quantizable(tensor, model.architecture)]
+
+
+def _windows(pace: Pace) -> str:
+    return f"{pace.units} windows, {pace.each:.3g} s each"
