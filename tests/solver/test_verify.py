@@ -62,7 +62,7 @@ def test_tampering_is_found(tampered: Outcome, said: str) -> None:
 
 def test_a_forged_ledger_is_found() -> None:
     honest = solve(PROBLEM)
-    entries = (replace(honest.ledger.entries[0], size=1), *honest.ledger.entries[1:])
+    entries = (honest.ledger.entries[0]._replace(size=1), *honest.ledger.entries[1:])
     forged = replace(honest, ledger=replace(honest.ledger, entries=entries))
     assert "ledger: differs from the table: a" in str(verify(PROBLEM, forged))
 

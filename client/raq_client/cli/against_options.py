@@ -31,7 +31,7 @@ class AgainstOptions:
         typer.Option(
             "--against",
             metavar="MIXTURE",
-            help="After the check, measure llama.cpp's mixture (e.g. Q4_K_M) too, and compare.",
+            help="Then measure llama.cpp's mixture (as Q4_K_M) too.",
             show_default=False,
         ),
     ] = None

@@ -32,7 +32,8 @@ def described(called: Any) -> Reference:
         if not is_option:
             positions.append(name.strip("[]") if each.required else f"[{name.strip('[]')}]")
         panel = getattr(each, "rich_help_panel", None) or ("Options" if is_option else "Arguments")
-        names = [*each.opts, *each.secondary_opts] if is_option else []
+        # In an order of their own: the names of --help come from a set.
+        names = sorted([*each.opts, *each.secondary_opts], key=lambda name: (-len(name), name)) if is_option else []
         panels.setdefault(panel, []).append(Parameter(name, *_said(record[1]), names, _values(each, called)))
     first = [name for name in ("Arguments", "Options") if name in panels]
     ordered = {name: panels[name] for name in dict.fromkeys((*first, *panels))}
