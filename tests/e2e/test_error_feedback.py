@@ -91,7 +91,7 @@ def test_a_profile_has_smaller_losses_where_feedback_is_used(
     changed = {name for name, ratio in ratios.items() if ratio < 1}
     assert changed > {f"blk.{block}.{role}.weight" for block in range(3) for role in ("attn_q", "attn_k", "ffn_up")}
     assert 0.05 < min(ratios.values()) < 0.9
-    assert one.provenance["gram"]
+    assert one.provenance["gram_sha256"]
     assert "gram" not in other.provenance
 
 

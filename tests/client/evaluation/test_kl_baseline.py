@@ -39,7 +39,7 @@ def _read_plainly(path: Path) -> tuple[np.ndarray, np.ndarray]:
     position = 20 + tokens.nbytes
     row_bytes = 2 * (2 * ((n_vocab + 1) // 2) + 4)
     found = []
-    while position < len(data):
+    for _ in range(n_chunk * (n_ctx - 1 - n_ctx // 2)):  # after the rows raq's files name the model
         scale, least = struct.unpack_from("<ff", data, position)
         codes = np.frombuffer(data, "<u2", n_vocab, position + 8)
         found.append(scale * codes.astype(float) + least)
@@ -71,7 +71,7 @@ def test_reading_is_the_inverse(stored: Path) -> None:
 def test_a_baseline_with_nan_ends_the_check(stored: Path, tmp_path: Path) -> None:
     opened, data = open_baseline(stored), bytearray(stored.read_bytes())
     row = 2 * opened.rows.shape[2]
-    first = len(data) - opened.rows.nbytes + (CONTEXT - 1 - CONTEXT // 2 + 3) * row  # the fourth row of window 1
+    first = opened.rows.offset + (CONTEXT - 1 - CONTEXT // 2 + 3) * row  # the fourth row of window 1
     data[first : first + 4] = np.float32(np.nan).tobytes()
     path = tmp_path / "spoiled.kld"
     path.write_bytes(bytes(data))
@@ -130,7 +130,8 @@ def test_files_that_are_none_are_refused(stored: Path, tmp_path: Path) -> None:
     other.write_bytes(b"_logit")
     with pytest.raises(InvalidInput, match="is not a file of log-probabilities"):
         open_baseline(other)
-    other.write_bytes(stored.read_bytes()[:-2])
+    rows = open_baseline(stored).rows
+    other.write_bytes(stored.read_bytes()[: rows.offset + rows.nbytes - 2])
     with pytest.raises(InvalidInput, match="is cut short"):
         open_baseline(other)
     other.write_bytes(b"_logits_" + struct.pack("<iii", 512, -3, 5))
