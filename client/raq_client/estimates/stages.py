@@ -16,7 +16,7 @@ from raq_client.compensation.sums import HELD_OUT_INPUTS
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.estimates.estimate import Stage, peak_memory
-from raq_client.estimates.pace import Pace, pace_of
+from raq_client.estimates.pace import Pace, pace_between, pace_of
 from raq_client.evaluation.in_memory import TrialSetup
 from raq_client.evaluation.perplexity import measure
 from raq_client.importance.collect import collect
@@ -34,6 +34,10 @@ from raq_solver.tensors import Tensor
 
 SAMPLE: Final = 1 << 17
 """Weights of a tensor that are rounded to learn how long its types take."""
+FISHER_SAMPLE: Final = (1, 3)
+"""Windows that are passed back to learn how long one takes: reports on the way count blocks, forward and back."""
+OUTPUTS_SAMPLE: Final = (8, 10)
+"""The same for statistics of outputs, of which fewer than 8 windows are refused."""
 _F32: Final = 4
 
 
@@ -52,8 +56,9 @@ def collecting(engine: Engine, texts: Sequence[Text], model: ModelFile, **option
 
 def collecting_fisher(engine: Engine, texts: Sequence[Text], model: ModelFile, count: int, limit: int | None) -> Stage:
     """Collecting Fisher information of `count` windows. Raises InvalidInput where it can't be had."""
-    pace = pace_of(
-        lambda report: add_fisher(Importance({}), model, engine, texts, count, limit=limit, progress=report), moment=0
+    few, more = FISHER_SAMPLE
+    pace = pace_between(
+        lambda some: add_fisher(Importance({}), model, engine, texts, some, limit=limit), few, more, count
     )
     size = sum(_F32 * (tensor.row_length * tensor.matrices + tensor.rows) for tensor in _quantizable(model))
     return Stage("Fisher information", pace.seconds, peak_memory(), size, _windows(pace))
@@ -71,13 +76,18 @@ def collecting_outputs(
 ) -> Stage:
     """Collecting Gram statistics of outputs from `count` windows. Raises InvalidInput where they can't be had."""
     windows = chosen_windows(cut_windows(engine, texts, limit), count)
-    empty = Gram({}, {}, InMemory({}), (), len(windows), engine.context, model.fingerprint(), unfinished=True)
-    pace = pace_of(
-        lambda report: add_outputs(
-            empty, model, engine, windows, memory=memory, save=lambda gram: gram, progress=report
-        ),
-        moment=0,
-    )
+    few, more = OUTPUTS_SAMPLE
+
+    def some(number: int) -> None:
+        empty = Gram({}, {}, InMemory({}), (), number, engine.context, model.fingerprint(), unfinished=True)
+        add_outputs(empty, model, engine, windows[:number], memory=memory)
+
+    if len(windows) <= more:  # the work itself is no longer than the sample
+        began = time.perf_counter()
+        some(len(windows))
+        pace = Pace(time.perf_counter() - began, 0.0, len(windows))
+    else:
+        pace = pace_between(some, few, more, len(windows))
     size = gram_size(model, outputs=True) - gram_size(model, outputs=False)
     return Stage("Gram statistics, outputs", pace.seconds, peak_memory() + min(size, memory), size, _windows(pace))
 
