@@ -59,8 +59,8 @@ void print_feedback(const raq::QuantType& type, const std::vector<float>& weight
   std::vector<float> of_rows(rows * rows);
   for (std::int64_t j = 0; j < rows; ++j)
     std::copy_n(upper.data() + j * length, rows, of_rows.data() + j * rows);
-  raq::quantize_on_both_sides(type, {weights.data(), nullptr, rows, length}, upper.data(), of_rows.data(), options,
-                              blocks.data());
+  raq::quantize_on_both_sides(type, {weights.data(), nullptr, rows, length}, upper.data(), of_rows.data(),
+                              options, blocks.data());
   std::printf("%-8s both sides %016" PRIx64 "\n", type.name, digest(blocks.data(), blocks.size()));
 }
 

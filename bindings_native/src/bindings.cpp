@@ -82,12 +82,13 @@ NewBlocks quantize(const std::string& quant_type, const Weights& weights,
 void require_square(const Weights& factor, std::size_t size, const char* what) {
   if (factor.shape(0) != size || factor.shape(1) != size)
     throw std::invalid_argument("a factor of " + std::to_string(factor.shape(0)) + " x " +
-                                std::to_string(factor.shape(1)) + " for " + what + " of " + std::to_string(size));
+                                std::to_string(factor.shape(1)) + " for " + what + " of " +
+                                std::to_string(size));
 }
 
 NewBlocks quantize_with_feedback(const std::string& quant_type, const Weights& weights, const Weights& factor,
-                                 const std::optional<Weights>& row_factor, int threads, const std::string& effort,
-                                 const std::string& instruction_set) {
+                                 const std::optional<Weights>& row_factor, int threads,
+                                 const std::string& effort, const std::string& instruction_set) {
   const raq::QuantType& type = raq::find_quant_type(quant_type);
   const raq::Rows rows = rows_of(weights, std::nullopt);
   const raq::Options options = options_of(threads, effort, instruction_set);

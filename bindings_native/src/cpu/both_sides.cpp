@@ -14,7 +14,8 @@ typedef float Floats __attribute__((vector_size(16)));
 constexpr std::int64_t wide = sizeof(Floats) / sizeof(float);
 
 // row[j] -= coefficients[k] * errors[k][j] for k from 0 up, in this order for every j: lanes change no bit.
-void subtract(float* row, const float* coefficients, const float* errors, std::int64_t count, std::int64_t length) {
+void subtract(float* row, const float* coefficients, const float* errors, std::int64_t count,
+              std::int64_t length) {
   std::int64_t j = 0;
   for (; j + wide <= length; j += wide) {
     Floats left;
@@ -31,7 +32,8 @@ void subtract(float* row, const float* coefficients, const float* errors, std::i
 }
 
 // From the errors of a group to what is fed forward: X with U_gg^T X = errors, by forward substitution.
-void substitute(float* errors, const float* factor, std::int64_t rows, std::int64_t count, std::int64_t length) {
+void substitute(float* errors, const float* factor, std::int64_t rows, std::int64_t count,
+                std::int64_t length) {
   for (std::int64_t k = 0; k < count; ++k) {
     float above[feedback_rows];
     for (std::int64_t i = 0; i < k; ++i) above[i] = factor[i * rows + k];
@@ -43,8 +45,8 @@ void substitute(float* errors, const float* factor, std::int64_t rows, std::int6
 
 }  // namespace
 
-void quantize_on_both_sides(const QuantType& type, const Rows& rows, const float* factor, const float* row_factor,
-                            const Options& options, std::uint8_t* blocks) {
+void quantize_on_both_sides(const QuantType& type, const Rows& rows, const float* factor,
+                            const float* row_factor, const Options& options, std::uint8_t* blocks) {
   importance_of(row_factor, rows.count);  // refuses what is no factor
   const std::int64_t length = rows.length, row_bytes = type.row_bytes(length);
   const int threads = threads_of(options);
@@ -53,7 +55,8 @@ void quantize_on_both_sides(const QuantType& type, const Rows& rows, const float
   for (std::int64_t first = 0; first < rows.count; first += feedback_rows) {
     const std::int64_t count = std::min(feedback_rows, rows.count - first), later = first + count;
     float* group = left.data() + first * length;
-    quantize_with_feedback(type, {group, nullptr, count, length}, factor, options, blocks + first * row_bytes);
+    quantize_with_feedback(type, {group, nullptr, count, length}, factor, options,
+                           blocks + first * row_bytes);
     if (later == rows.count) break;
     dequantize(type, blocks + first * row_bytes, count, length, options, errors.data());
     for (std::int64_t i = 0; i < count * length; ++i) errors[i] = group[i] - errors[i];
