@@ -1,11 +1,13 @@
 // Prints digests of what every quant type's quantizer writes, with error feedback too, and its dequantizer
 // restores, and of a factor for feedback, for numbers made by integer arithmetic alone. Two machines that print
 // the same lines have the same formats, to the byte.
+#include <algorithm>
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
 #include <vector>
 
+#include "both_sides.hpp"
 #include "quantizer.hpp"
 
 namespace {

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from raq_client import engine
+from raq_client.engine.windows import Text
 from raq_client.evaluation.in_memory import Trial, TrialSetup
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
@@ -33,7 +34,7 @@ def test_rounding(name: str, request: pytest.FixtureRequest, data: Path, tmp_pat
     path = folder / ("" if name == "4M" else "models") / f"wiki-math-{name}-f16.gguf"
     importance = read_importance(folder / ("" if name == "4M" else "imatrix") / f"wiki-math-{name}.gsm8k.imatrix.gguf")
     model = open_model(path)
-    text = perplexity.Text("GSM8K test", (data / "gsm8k.evaluation.txt").read_text(encoding="utf-8"))
+    text = Text("GSM8K test", (data / "gsm8k.evaluation.txt").read_text(encoding="utf-8"))
     own = next(each for each in own_models(data) if each.name.endswith(f"-{name}"))
     single = {group[0]: float(kl) / own.error for group, kl in zip(own.groups, own.values, strict=True)}
     multiplied = sum(single.values()) - single["token_embd.weight"]

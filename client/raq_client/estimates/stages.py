@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from raq_client.compensation.collect import collect_gram
-from raq_client.compensation.gram import Gram, InMemory, column_blocks
-from raq_client.compensation.outputs import add_outputs
+from raq_client.compensation.gram import WIDEST, Gram, InMemory, column_blocks
+from raq_client.compensation.outputs import WIDTHS, add_outputs
 from raq_client.compensation.sums import HELD_OUT_INPUTS
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
@@ -30,6 +30,7 @@ from raq_client.planning.model_inputs import ModelInputs
 from raq_client.quantizing.measure import Method, measure_tensor, offered_types
 from raq_client.sensitivity.measure import measure_sensitivities
 from raq_solver.quant_types import QuantType
+from raq_solver.tensor_names import OUTPUT, block_of
 from raq_solver.tensors import Tensor
 
 SAMPLE: Final = 1 << 17
@@ -97,16 +98,23 @@ def gram_size(model: ModelFile, *, outputs: bool) -> int:
 
     With `outputs` 2 for each pair of rows too.
     """
+    names = {tensor.name for tensor in model.tensors}
+    head = OUTPUT if OUTPUT in names else "token_embd.weight"
     inputs, found = dict[str, int](), 0
     for tensor in _quantizable(model):
-        entry = min((tensor.name, *same_input(tensor.name)))
-        inputs[entry] = tensor.matrices * (_pairs(tensor.row_length) + _F32 * HELD_OUT_INPUTS * tensor.row_length)
-        found += tensor.matrices * _pairs(tensor.rows // tensor.matrices) if outputs else 0
+        in_block = block_of(tensor.name) >= 0
+        if in_block or tensor.name == head:
+            entry = min((tensor.name, *same_input(tensor.name)))
+            inputs[entry] = tensor.matrices * _statistics(tensor.row_length, WIDEST)
+        if in_block and outputs:
+            found += tensor.matrices * _statistics(tensor.rows // tensor.matrices, WIDTHS[0])
     return sum(inputs.values()) + found
 
 
-def _pairs(length: int) -> int:
-    return 2 * sum(columns.square for columns in column_blocks(length))
+def _statistics(length: int, widest: int) -> int:
+    """Bytes of one matrix's statistics: the upper triangles of its blocks, and what is held out."""
+    triangles = sum(columns.packed for columns in column_blocks(length, widest))
+    return _F32 * (triangles + HELD_OUT_INPUTS * length)
 
 
 class RoundingSeconds:

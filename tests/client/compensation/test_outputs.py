@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,12 +8,14 @@ import pytest
 from raq_client import engine
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import Gram, output_entry
+from raq_client.compensation.gram_file import write_gram
 from raq_client.compensation.outputs import OutputSums, add_outputs
 from raq_client.compensation.sums import HELD_OUT_EVERY
 from raq_client.curvature.fisher import FisherSums, add_windows, network_for
 from raq_client.curvature.layers import Watch
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
+from raq_client.estimates.stages import gram_size
 from raq_client.models.model_file import ModelFile, open_model
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT
@@ -124,3 +127,10 @@ def test_what_can_not_be_collected_is_refused(
         add_outputs(inputs, model, loaded, windows[:7], memory=1 << 30)
     with pytest.raises(InvalidInput, match=r"more than --gram-memory 1,000; give more"):
         add_outputs(inputs, model, loaded, windows, memory=1000)
+
+
+def test_the_estimated_size_bounds_the_file(model: ModelFile, inputs: Gram, gram: Gram, tmp_path: Path) -> None:
+    for found, outputs in ((inputs, False), (gram, True)):
+        write_gram(found, tmp_path / "a.gram", force=True)
+        size = (tmp_path / "a.gram").stat().st_size
+        assert size <= gram_size(model, outputs=outputs) < 2 * size
