@@ -104,7 +104,7 @@ def gram_size(model: ModelFile, *, outputs: bool) -> int:
     for tensor in _quantizable(model):
         in_block = block_of(tensor.name) >= 0
         if in_block or tensor.name == head:
-            entry = min((tensor.name, *same_input(tensor.name)))
+            entry = (*same_input(tensor.name), tensor.name)[0]
             inputs[entry] = tensor.matrices * _statistics(tensor.row_length, WIDEST)
         if in_block and outputs:
             found += tensor.matrices * _statistics(tensor.rows // tensor.matrices, WIDTHS[0])
