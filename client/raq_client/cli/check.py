@@ -80,9 +80,7 @@ def check(
     if speed and (baseline or save_baseline):
         raise InvalidInput(Fault("--speed", "is measured beside the original: leave the baseline out"))
     if estimate and baseline:
-        raise InvalidInput(
-            Fault("--estimate", "needs the original: name it with --model in place of --baseline")
-        )
+        raise InvalidInput(Fault("--estimate", "needs the original: name it with --model in place of --baseline"))
     if baseline is None:
         settings = read_settings(Path.cwd())
         original = model or settings.model
