@@ -241,7 +241,7 @@ def quantized_paths(found: Plan, inputs: ModelInputs, output: Path, split: "Spli
     from raq_client.quantizing import quantize
 
     allocation, _ = found.outcome.unwrap()
-    return quantize.quantized_paths(
+    files = quantize.quantized_files(
         inputs.model,
         allocation,
         inputs.importance,
@@ -250,6 +250,7 @@ def quantized_paths(found: Plan, inputs: ModelInputs, output: Path, split: "Spli
         split=split,
         metadata=_provenance(found),
     )
+    return tuple(file.path for file in files)
 
 
 def _provenance(found: Plan) -> dict[str, "Value"]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
     from raq_client.units.journal import Journal
-    from raq_client.units.unit import Job, Line
+    from raq_client.units.unit import Job, Line, Part
 
 PANEL = "Several machines (docs/scale.md)"
 
@@ -96,7 +96,7 @@ class MachineOptions:
             finally:
                 job.close()
 
-    def _part(self) -> Any:
+    def _part(self) -> "Part | None":
         from raq_client.units.unit import Part
 
         return None if self.index is None or self.of is None else Part(self.index, self.of)

@@ -18,6 +18,7 @@ from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
     from raq_client.planning.model_inputs import ModelInputs
+    from raq_client.units.journal import Journal
     from raq_solver.profile import Profile
 
 WITHOUT_WEIGHTS: Final = (".csv", ".map")
@@ -83,6 +84,8 @@ def profile(
             return
         measured = found
     save_profile(measured, output, force=force)
+    if machines.merge:
+        _parts(inputs, output).remove()
     sampling = _sampling(measured)
     summary = {
         "output": str(output),
@@ -104,19 +107,26 @@ def profile(
 
 def _measured(inputs: "ModelInputs", machines: MachineOptions, output: Path, *, as_json: bool) -> "Profile | None":
     """The profile, measured here or merged from parts; None after one part."""
-    from raq_client.units.journal import Journal, work_folder
     from raq_client.units.profiling import ProfileJob
 
     if not machines.check():
         with followed() as progress:
             return inputs.profile(progress=progress, notes=say)
     job = ProfileJob(inputs)
-    journal = Journal(work_folder(output), job)
+    journal = _parts(inputs, output)
     lines = machines.carry_out(job, journal, output, "measuring errors", as_json=as_json)
     if lines is None:
         return None
     with followed() as progress:
         return job.finish(lines, journal, progress, say)
+
+
+def _parts(inputs: "ModelInputs", output: Path) -> "Journal":
+    """What other machines have measured."""
+    from raq_client.units.journal import Journal, work_folder
+    from raq_client.units.profiling import ProfileJob
+
+    return Journal(work_folder(output), ProfileJob(inputs))
 
 
 def _print_estimate(inputs: "ModelInputs", output: Path, *, as_json: bool) -> None:

@@ -92,7 +92,7 @@ def quantize(
     from raq_client.models.pruning import parse_layers
     from raq_client.quantizing.measure import Method
     from raq_client.quantizing.pruned import pruned
-    from raq_client.quantizing.quantize import planned_size, quantized_paths, resolved_types
+    from raq_client.quantizing.quantize import planned_size, quantized_files, resolved_types
     from raq_client.units.quantizing import QuantizeJob
 
     settings = read_settings(Path.cwd())
@@ -107,10 +107,10 @@ def quantize(
     if layers is not None:
         source, types, importance = pruned(source, types, importance, layers)
     chosen = resolved_types(source, types, importance)
-    files = quantized_paths(
+    files = quantized_files(
         source, types, importance, output, compensation=inputs.compensation, split=split, metadata=metadata
     )
-    check_files(called, files, force=force, also=settings.files())
+    check_files(called, [file.path for file in files], force=force, also=settings.files())
     _note_requantized(chosen, source)
     if on_machines:
         job = QuantizeJob(inputs, whole, output, split, metadata, layers)

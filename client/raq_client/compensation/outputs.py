@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
 
 from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, output_entry
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, spread
-from raq_client.curvature.fisher import network_for, passes
+from raq_client.curvature.fisher import GradientSums, network_for, passes
 from raq_client.curvature.layers import Watch
 from raq_client.engine import Engine
 from raq_client.engine.windows import Progress
@@ -55,7 +55,9 @@ def add_outputs(
     tensors = [t for t in model.tensors if block_of(t.name) >= 0 and is_quantizable(t, model.architecture)]
     begun = _windows_done(gram)
     network, windows = network_for(model, engine, windows, begun=begun > 0)
-    sums = OutputSums(tensors, _width(tensors, memory), len(windows))
+    # What is continued keeps the width that it was begun with.
+    widths = [gram.entries[output_entry(name)].widest for name in gram.outputs]
+    sums = OutputSums(tensors, widths[0] if widths else _width(tensors, memory), len(windows))
     if begun:
         sums.continue_from(gram)
     for done in passes(network, windows, sums, first=begun, progress=progress):
@@ -94,8 +96,11 @@ def _bytes(tensors: Sequence[Tensor], width: int) -> int:
     return _F32_BYTES * (squares + HELD_OUT_INPUTS * sum(t.rows for t in tensors))
 
 
-class OutputSums:
-    """The growing sums of the outputs of these tensors, over `windows` windows; a collector of gradients."""
+class OutputSums(GradientSums):
+    """The growing sums of the outputs of these tensors, over `windows` windows.
+
+    Not of the head and the embedding: one has as many outputs as the vocabulary, the other uses a row at a time.
+    """
 
     def __init__(self, tensors: Sequence[Tensor], width: int, windows: int) -> None:
         self.width = width
@@ -134,20 +139,6 @@ class OutputSums:
                 sums.add(rows)
 
         return watch if name in self._sums else lambda _inputs, _gradient: None
-
-    def add_head(
-        self,
-        name: str,
-        inputs: Float32[np.ndarray, "tokens width"],
-        shares: Float32[np.ndarray, "tokens vocabulary"],
-        slope: Float32[np.ndarray, "tokens vocabulary"] | None,
-    ) -> None:
-        """Nothing: the outputs of the head are as many as the vocabulary."""
-
-    def add_lookup(
-        self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]
-    ) -> None:
-        """Nothing: the rows of the embedding are used one at a time."""
 
 
 def _empty(tensor: Tensor, width: int) -> list[Sums]:

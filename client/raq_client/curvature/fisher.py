@@ -15,7 +15,7 @@ computed exactly.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from autograd import make_vjp
@@ -44,16 +44,15 @@ LARGEST_DIFFERENCE_QUANTIZED: Final = 0.01
 Progress = Callable[[int, int], None]
 
 
-class GradientSums(Protocol):
-    """Collects gradients from the passes of `add_windows`."""
+class GradientSums:
+    """Collects gradients from the passes of `add_windows`; what a collector has no use for it leaves out."""
 
     def begin(self, window: int) -> None:
         """The gradients that follow are of this window, by its number."""
-        ...
 
     def watch_of(self, name: str, matrix: int) -> Watch:
         """A watcher of one product."""
-        ...
+        raise NotImplementedError
 
     def add_head(
         self,
@@ -63,16 +62,14 @@ class GradientSums(Protocol):
         slope: Float32[np.ndarray, "tokens vocabulary"] | None,
     ) -> None:
         """Add what is known of the output head, as `FisherSums.add_head`."""
-        ...
 
     def add_lookup(
         self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]
     ) -> None:
         """Add the gradient at the rows of the embedding."""
-        ...
 
 
-class FisherSums:
+class FisherSums(GradientSums):
     """Sums of squared gradients of every matrix over windows of `tokens` tokens.
 
     `start` holds the means of the first `windows` windows, which need not be run again.
@@ -94,9 +91,6 @@ class FisherSums:
             if name in self._rows:
                 self._rows[name] = known.rows * float(self.windows)
                 self._columns[name] = known.columns * float(self.windows)
-
-    def begin(self, window: int) -> None:
-        """All windows are added together."""
 
     def watch_of(self, name: str, matrix: int) -> Watch:
         """A watcher that adds the squared gradients of one product."""

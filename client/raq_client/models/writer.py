@@ -177,20 +177,6 @@ def planned_files(
     return _files(path, source, _content(source, types, metadata, without), split)
 
 
-def output_paths(
-    path: Path,
-    source: ModelFile,
-    types: Mapping[str, QuantType],
-    *,
-    metadata: Mapping[str, Value] | None = None,
-    without: tuple[str, ...] = (),
-    split: Split | None = None,
-) -> tuple[Path, ...]:
-    """The paths of `planned_files`. Raises InvalidInput as it does."""
-    files = planned_files(path, source, types, metadata=metadata, without=without, split=split)
-    return tuple(each.path for each in files)
-
-
 def file_size(
     source: ModelFile,
     types: Mapping[str, QuantType],

@@ -106,23 +106,6 @@ def quantized_files(
     return planned_files(out, model, types, metadata=keys, without=STALE, split=split)
 
 
-def quantized_paths(
-    model: ModelFile,
-    allocation: Allocation,
-    importance: Importance | None,
-    out: Path,
-    *,
-    compensation: Compensation | None = None,
-    split: Split | None = None,
-    metadata: Mapping[str, Value] | None = None,
-) -> tuple[Path, ...]:
-    """The paths of `quantized_files`. Raises InvalidInput as it does."""
-    files = quantized_files(
-        model, allocation, importance, out, compensation=compensation, split=split, metadata=metadata
-    )
-    return tuple(each.path for each in files)
-
-
 def _header_parts(
     model: ModelFile,
     allocation: Allocation,

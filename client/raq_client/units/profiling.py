@@ -106,10 +106,6 @@ class ProfileJob:
             store.add(tensor.name, found)
         return replace(self.inputs, measurements=merged, cached=True).profile(progress=progress, notes=notes)
 
-    def portable(self) -> "ProfileJob":
-        """The job without opened files."""
-        return ProfileJob(replace(self.inputs))
-
     def close(self) -> None:
         """Release the device."""
         self.inputs.device.release()

@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -164,10 +164,6 @@ class QuantizeJob:
         write_manifest(self._manifest(written, lines), manifest_path(self.output))
         journal.remove()
         return as_one(written) if self.split is not None else written[0]
-
-    def portable(self) -> "QuantizeJob":
-        """The job without opened files."""
-        return replace(self, inputs=replace(self.inputs))
 
     def close(self) -> None:
         """Release the device."""

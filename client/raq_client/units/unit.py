@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from raq_solver.errors import Fault, InvalidInput
 
@@ -41,8 +41,7 @@ class Part:
 class Job(Protocol):
     """Work that consists of independent units.
 
-    A job can be pickled. It opens files when a unit needs them, on the machine that makes the unit, and keeps them open
-    until it is closed.
+    It opens files when a unit needs them, and keeps them open until it is closed.
     """
 
     @property
@@ -58,9 +57,6 @@ class Job(Protocol):
 
     def again(self, unit: Unit) -> Line:
         """The line of a unit computed again, without writing anything."""
-
-    def portable(self) -> Self:
-        """The job as it was before anything was opened: small, to be sent to other processes."""
 
     def close(self) -> None:
         """Close what was opened."""
