@@ -97,8 +97,9 @@ def test_eight_streams_pass_unchanged_and_count_as_collect_counts_them(
 
 
 @contextmanager
-def _capturing(model: Path, upstream: str, output: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [sys.executable, "-m", "raq_client", "capture", "--upstream", upstream, "--listen", "127.0.0.1:0"]
+def _capturing(model: Path, upstream: str | None, output: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "raq_client", "capture", "--listen", "127.0.0.1:0"]
+    command += [] if upstream is None else ["--upstream", upstream]
     command += ["--model", str(model), "-o", str(output), "--context", str(CONTEXT), "--threads", "1", "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -141,13 +142,30 @@ def test_a_capture_goes_on_from_the_file_and_a_signal_writes_it(
         after = asked(port, range(4, 8))
         code, report, err = _ended(process, ending)
     expected, found = merge([_collected(model, before), _collected(model, after)]), read_importance(output)
-    assert (code, report["forwarded"], report["exchanges"], report["left_out"]) == (0, 5, 4, {})
+    assert (code, report["requests"], report["exchanges"], report["left_out"]) == (0, 5, 4, {})
     assert report["windows"] == found.chunk_count == expected.chunk_count
     assert "going on from" in err
     assert "Traceback" not in err
     for name, entry in expected.entries.items():
         np.testing.assert_allclose(found.entries[name].sums, entry.sums, rtol=1e-6)
         np.testing.assert_array_equal(found.entries[name].counts, entry.counts)
+
+
+def test_without_a_server_the_model_answers_and_counts(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "live.imatrix.gguf"
+    exchanges = []
+    with _capturing(model, None, output) as (process, port):
+        for number in range(6):
+            request = _request(number, stream=number % 2 == 0)
+            exchanges.append(
+                Exchange(CHAT, request, fetch(port, "POST", CHAT, request, {"Content-Type": "application/json"}))
+            )
+        code, report, err = _ended(process, signal.SIGINT)
+    expected = _collected(model, exchanges)
+    assert (code, report["requests"], report["exchanges"], report["left_out"]) == (0, 6, 6, {})
+    assert "answering with model" in err
+    assert read_importance(output).digest() == expected.digest()
+    assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
 @pytest.mark.slow
@@ -174,6 +192,7 @@ def test_killed_it_leaves_a_file_with_what_was_counted(model: Path, upstream: st
     [
         ({"--model": MODEL}, "has no chat template"),
         ({"--upstream": "localhost:1"}, "is no address like http://"),
+        ({"--answer-context": 64}, "is for answers of the model itself"),
         ({"--listen": "8081"}, "is not HOST:PORT"),
         ({"--listen": "TAKEN"}, "can't listen on 127.0.0.1"),
         ({"-o": "live.dat"}, "name an output that ends in .gguf"),

@@ -195,3 +195,16 @@ def test_the_model_may_stand_in_raq_toml(
     found = client(*arguments, "--fisher", 0, "-o", "i.gguf")
     assert found.code == 0, found.err
     assert (tmp_path / "i.gguf").is_file()
+
+
+def test_experts_that_few_tokens_reached_are_listed(tmp_path: Path) -> None:
+    counts = np.array([0, 3, 700], np.float32)
+    entry = Entry(np.repeat(counts, 4).astype(np.float32) / 2, counts)
+    path = tmp_path / "mixture.gguf"
+    write_importance(Importance({"blk.1.ffn_down_exps.weight": entry}, ("text",), 1, 512), path)
+    found = client("imatrix", "show", path, "--min-count", 100, "--json").json
+    assert [(row["block"], row["expert"], row["tokens"]) for row in found] == [(1, 0, None), (1, 1, 3)]
+    text = client("imatrix", "show", path, "--min-count", 100)
+    assert "no data" in text.out
+    assert "2 experts with fewer than 100 tokens, 1 of them with none" in text.err
+    assert client("imatrix", "show", path, "--min-count", 100, "--by", "block").code == 2

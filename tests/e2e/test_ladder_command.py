@@ -110,7 +110,7 @@ def test_a_ladder_writes_the_card_of_its_steps(
         assert f"{step['bits_per_weight']:.3f}" in row
     assert "gsm8k.evaluation.txt, " in card
     assert str(tmp_path) not in card
-    assert (folder / "frontier.svg").read_text().count("<circle") == 2
+    assert (folder / "README.svg").read_text().count("<circle") == 2
     again = client("ladder", model_path, "-r", second, *text, "-o", folder, "--card", "org/tiny")
     assert again.code == 2
     assert "README.md: exists" in again.err

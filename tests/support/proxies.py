@@ -11,18 +11,24 @@ from dataclasses import dataclass, field
 
 from raq_client.capture.exchange import Exchange
 from raq_client.capture.proxy import Proxy
-from raq_client.capture.serve import server_of
+from raq_client.capture.serve import Front, server_of
 
 
 @contextmanager
 def running_proxy(upstream: str, observe: Callable[[Exchange], None], said: list[str]) -> Iterator[int]:
     """The port of a proxy in a thread."""
-    proxy = Proxy(upstream, observe, said.append)
-    server = server_of(proxy)
+    with running_front(Proxy(upstream, observe, said.append)) as port:
+        yield port
+
+
+@contextmanager
+def running_front(front: Front) -> Iterator[int]:
+    """The port of a proxy or endpoint in a thread."""
+    server = server_of(front)
 
     async def run() -> None:
         await server.serve(sockets=[listening])
-        await proxy.close()
+        await front.close()
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=lambda: asyncio.run(run()))

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int32
 
+from raq_client.capture.exchange import Continued, UnreadableExchangeError
 from raq_client.engine import Engine
 from raq_client.importance.collect import LEAST_TOKENS, SAVE_EVERY, Tally, count_windows
 from raq_client.importance.imatrix import Importance
@@ -37,9 +38,21 @@ class Counter:
         self.windows = 0 if resume is None else resume.chunk_count
         self.tokens = 0
 
-    def add(self, text: str, save: Callable[[Importance], None]) -> None:
+    def tokens_of(self, text: str | Continued) -> Int32[np.ndarray, " tokens"]:
+        """A text as the tokens to be counted.
+
+        Raises UnreadableExchangeError for tokens that the model does not have.
+        """
+        if isinstance(text, str):
+            return self._engine.tokenize(text, special=True)
+        if not all(0 <= token < self._engine.vocabulary for token in text.prompt):
+            raise UnreadableExchangeError("the prompt has tokens that the model does not have")
+        answer = self._engine.tokenize(text.answer, special=True)
+        begins = len(answer) > 0 and answer[0] == self._engine.begin_token
+        return np.concatenate((np.array(text.prompt, np.int32), answer[1:] if begins else answer))
+
+    def add(self, tokens: Int32[np.ndarray, " tokens"], save: Callable[[Importance], None]) -> None:
         """Count a text; `save` is called every 50 windows. Raises InvalidInput if libllama fails."""
-        tokens = self._engine.tokenize(text, special=True)
         self.tokens += len(tokens)
         self._waiting = np.concatenate((self._waiting, tokens))
         full = len(self._waiting) // self._engine.context * self._engine.context
@@ -47,8 +60,8 @@ class Counter:
         for _ in count_windows(self._engine, windows, self._tally, output_head=self._head) if full else ():
             self.windows += 1
             if self.windows % SAVE_EVERY == 0:
+                self._tally.end_group()  # as `imatrix collect` does at the same windows
                 save(self.importance())
-                self._tally.round()  # as `imatrix collect` does at the same windows
 
     def importance(self) -> Importance:
         """All that was counted so far."""

@@ -42,7 +42,7 @@ class Proxy:
             trust_env=False,
             follow_redirects=False,
         )
-        self.forwarded = 0
+        self.requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward one request."""
@@ -74,7 +74,7 @@ class Proxy:
             what = f"{self._upstream} can't be reached: {str(error) or type(error).__name__}"
             self._trouble(what)
             return JSONResponse({"error": {"message": what, "type": "upstream_unreachable", "code": 502}}, 502)
-        self.forwarded += 1
+        self.requests += 1
         response = StreamingResponse(self._passing(request, body, answer), answer.status_code)
         response.raw_headers = _forwarded(answer.headers.raw)
         return response

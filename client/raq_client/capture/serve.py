@@ -1,4 +1,4 @@
-"""Run the proxy and its worker until a signal ends them."""
+"""Run the proxy, or the endpoint of our own, and its worker until a signal ends them."""
 
 import asyncio
 import signal
@@ -6,16 +6,22 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Final
+from typing import Final, Protocol
 
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
+from raq_client.capture.endpoint import Endpoint
 from raq_client.capture.exchange import Exchange
 from raq_client.capture.proxy import Proxy
 from raq_client.capture.worker import Counted, Job, Worker
+from raq_client.engine import loading
 from raq_client.progress import Notes
+from raq_client.prompts.template import require_template
 from raq_solver.errors import Fault, InvalidInput
 
+DEFAULT_LENGTH: Final = 4096
+"""Tokens of a prompt and its answer at the endpoint of our own, unless the model was trained with fewer."""
 SECONDS_BETWEEN_NOTES: Final = 60.0
 _SECONDS_TO_END: Final = 5
 """Time that answers under way have to end after the first signal."""
@@ -33,26 +39,60 @@ def listen(address: str) -> socket.socket:
         raise InvalidInput(Fault("--listen", what)) from error
 
 
-def serve(upstream: str, listening: socket.socket, job: Job, note: Notes) -> tuple[int, Counted]:
-    """Forward and count until SIGINT or SIGTERM; then count what is waiting, or leave it at a second signal.
+class Front(Protocol):
+    """What clients talk to: an ASGI application that counts its requests."""
+
+    requests: int
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+    async def close(self) -> None:
+        """Close what is open between requests."""
+
+
+def forward(upstream: str, listening: socket.socket, job: Job, note: Notes) -> tuple[int, Counted]:
+    """Forward to a server and count until SIGINT or SIGTERM; then count what is waiting, or leave it at a second one.
 
     Returns the number of requests forwarded, and what was counted. Raises InvalidInput if the worker can't start, or
     failed.
     """
+    return _run(
+        lambda watch: Proxy(upstream, watch.observe, watch.once), f"forwarding to {upstream}", listening, job, note
+    )
+
+
+def answer(length: int | None, listening: socket.socket, job: Job, note: Notes) -> tuple[int, Counted]:
+    """The same with answers by the model itself, in a context of `length` tokens (None: the model's, at most 4,096)."""
+    template = require_template(job.model, job.library)
+    with loading.loaded(job.model, threads=job.threads, library=job.library) as engine:
+        length = min(DEFAULT_LENGTH, engine.trained_context) if length is None else length
+        with engine.generator(length) as generator:
+            name = job.model.stem
+
+            def endpoint(watch: "_Watch") -> Endpoint:
+                return Endpoint(name, generator, template, watch.observe)
+
+            return _run(endpoint, f"answering with {name}, {length} tokens of context", listening, job, note)
+
+
+def _run(
+    front_of: Callable[["_Watch"], Front], what: str, listening: socket.socket, job: Job, note: Notes
+) -> tuple[int, Counted]:
     worker = Worker(job)
     try:
         if worker.before.windows:
             note(f"going on from {job.output}: {worker.before.windows} windows are counted")
         host, port = listening.getsockname()[:2]
-        note(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}, forwarding to {upstream}")
+        note(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}, {what}")
         watch = _Watch(worker, note)
-        proxy = Proxy(upstream, watch.observe, watch.once)
+        front = front_of(watch)
         with suppress(KeyboardInterrupt, SystemExit):
-            asyncio.run(_serve(proxy, listening, watch))
+            asyncio.run(_serve(front, listening, watch))
     finally:
         with _hurried(worker, note):
             counted = worker.close()
-    return proxy.forwarded, counted
+    return front.requests, counted
 
 
 class _Watch:
@@ -85,19 +125,19 @@ class _Watch:
                 self._note(f"{self._observed} exchanges, {self._last} windows counted")
 
 
-async def _serve(proxy: Proxy, listening: socket.socket, watch: _Watch) -> None:
+async def _serve(front: Front, listening: socket.socket, watch: _Watch) -> None:
     reports = asyncio.create_task(watch.report())
     try:
-        await server_of(proxy).serve(sockets=[listening])
+        await server_of(front).serve(sockets=[listening])
     finally:
         reports.cancel()
-        await proxy.close()
+        await front.close()
 
 
-def server_of(proxy: Proxy) -> uvicorn.Server:
-    """A server for the proxy that adds nothing of its own to an answer."""
+def server_of(front: Front) -> uvicorn.Server:
+    """A server that adds nothing of its own to an answer."""
     config = uvicorn.Config(
-        proxy,
+        front,
         http="h11",
         ws="none",
         lifespan="off",

@@ -23,6 +23,7 @@ from raq_client.capture.exchange import Exchange, UnreadableExchangeError, texts
 from raq_client.engine import loading
 from raq_client.importance.imatrix import Importance
 from raq_client.importance.imatrix_file import write_importance
+from raq_client.prompts.chats import Chat
 from raq_client.prompts.template import ChatTemplate, require_template
 from raq_solver.errors import Fault, InvalidInput
 
@@ -203,15 +204,16 @@ class _Counting:
             self.counted = self.counted.without("left out at the end")
             return
         try:
-            texts = [each if isinstance(each, str) else self._template.render(each) for each in texts_of(exchange)]
+            said = [self._template.render(each) if isinstance(each, Chat) else each for each in texts_of(exchange)]
+            texts = [self._counter.tokens_of(each) for each in said]
         except UnreadableExchangeError as error:
             self.counted = self.counted.without(str(error))
             return
         except InvalidInput:  # not the message: it could hold a part of the text
             self.counted = self.counted.without("the chat template can't render it")
             return
-        for text in texts:
-            self._counter.add(text, self._write)
+        for tokens in texts:
+            self._counter.add(tokens, self._write)
         self._windows.value = self._counter.windows
         self.counted = replace(
             self.counted,

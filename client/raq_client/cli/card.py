@@ -62,10 +62,12 @@ def card(
     from raq_client.publishing import card as cards
     from raq_client.publishing.release import read_release
 
-    picture = output.with_name(cards.PICTURE)
+    if output.suffix == ".svg":
+        raise InvalidInput(Fault(str(output), "is the name of a picture; name a card that ends in .md"))
+    picture = cards.picture_of(output)
     check_written(called, {"output": output}, force=force)
     if picture.exists() and not force:
-        raise InvalidInput(Fault(str(picture), "exists; name a card in another folder, or overwrite it with --force"))
+        raise InvalidInput(Fault(str(picture), "exists; give the card another name, or overwrite it with --force"))
     release = read_release(manifests)
     about = cards.About(cards.base_model_of(release, base_model), by=by, repo=repo, license=licence)
     written = cards.write_card(release, about, output, force=force)

@@ -18,6 +18,7 @@ from raq_client.reports.tables import Field, table_of
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 
 if TYPE_CHECKING:
+    from raq_client.importance.imatrix import Importance
     from raq_client.importance.ratio import RatioReport, TensorRatio
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Importance file (GGUF or .dat).")]
@@ -70,6 +71,16 @@ def show(
     experts: Annotated[
         str | None, typer.Option("--experts", metavar="TENSOR", help="One line for each expert of this tensor.")
     ] = None,
+    least: Annotated[
+        int | None,
+        typer.Option(
+            "--min-count",
+            min=1,
+            metavar="TOKENS",
+            help="One line for each expert that fewer tokens reached, of every block.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: options.Json = False,
     as_csv: Csv = False,
 ) -> None:
@@ -79,12 +90,23 @@ def show(
     llama-imatrix --show-statistics; where the file has sums of inputs, also their mean, and the share of the means in
     the mean squares (bias). They describe activations, and do not rank tensors by the damage of quantizing them.
 
-    Example: raq-client imatrix show imatrix.gguf --by zone
+    With --min-count, the experts whose figures rest on few tokens; those that none reached have no data.
+
+    Examples:
+
+    raq-client imatrix show imatrix.gguf --by zone
+
+    raq-client imatrix show mixture.imatrix.gguf --min-count 100
     """
     from raq_client.importance.imatrix_file import read_importance
     from raq_client.importance.statistics import entry_statistics, expert_statistics, grouped
 
     importance = read_importance(file)
+    if least is not None:
+        if experts is not None or by is not By.TENSOR:
+            raise InvalidInput(Fault("--min-count", "is a list of its own; give it without --experts and --by"))
+        _rare(importance, least, as_json=as_json, as_csv=as_csv)
+        return
     if experts is not None:
         if experts not in importance.entries:
             what = f"no entry of {file}{near_misses(experts, importance.entries)}"
@@ -101,6 +123,16 @@ def show(
     groups = grouped(statistics, lambda one: str(getattr(one, by.value)))
     rows = [Group(name, g.tensors, g.total, g.mean, g.entropy_share) for name, g in groups.items()]
     print_rows(rows, (Field(by.value, read=lambda row: row.group), *columns.GROUPS), as_json=as_json, as_csv=as_csv)
+
+
+def _rare(importance: "Importance", least: int, *, as_json: bool, as_csv: bool) -> None:
+    from raq_client.importance.rare_experts import rare_experts
+
+    found = rare_experts(importance, least)
+    if not as_json and not as_csv:
+        silent = sum(each.tokens is None for each in found)
+        say(f"{len(found)} experts with fewer than {least:,} tokens, {silent} of them with none")
+    print_rows(found, columns.RARE, as_json=as_json, as_csv=as_csv)
 
 
 def ratio(

@@ -46,6 +46,12 @@ EXPERTS: Final = (
     Figures("share, %", read=lambda row: f"{100 * row.share:.2f}"),
     Figures("mean sq.", read=lambda row: f"{row.mean:.4g}" if row.tokens else "not reached"),
 )
+RARE: Final = (
+    Figures("block", read=lambda row: str(row.block)),
+    Figures("expert", read=lambda row: str(row.expert)),
+    Figures("tokens", read=lambda row: "no data" if row.tokens is None else f"{row.tokens:,}"),
+    Field("tensors", read=lambda row: ", ".join(row.roles)),
+)
 GROUPS: Final = (
     Figures("tensors", read=lambda row: str(row.tensors)),
     Figures("total", spare=1, read=lambda row: f"{row.total:.5g}"),

@@ -119,9 +119,9 @@ def _about(card: str | None, folder: Path | None, *, force: bool) -> "About | No
     if folder is None:
         raise InvalidInput(Fault("--card", "is written beside the steps: give --folder"))
     from raq_client.files.output_checks import check_output
-    from raq_client.publishing.card import CARD, PICTURE, About
+    from raq_client.publishing.card import CARD, About, picture_of
 
-    for path in (folder / CARD, folder / PICTURE):
+    for path in (folder / CARD, picture_of(folder / CARD)):
         if path.exists():
             check_output(path, force=force)
     return About(card.removeprefix("hf:"))
@@ -141,17 +141,13 @@ def _setup(
 
     return LadderSetup(
         model=inputs.model,
-        importance=inputs.importance,
+        rounding=inputs.rounding,
         folder=folder,
         texts=read_texts_for(inputs.model.path, texts, library=checks.libllama),
         windows=checks.windows,
         context=checks.context,
-        effort=inputs.effort,
-        threads=inputs.threads,
-        device=inputs.device,
         library=checks.libllama,
         force=force,
-        compensation=inputs.compensation,
     )
 
 
@@ -217,8 +213,9 @@ def _keep_manifest(setup: "LadderSetup", texts: list[Path], result: dict[str, An
 
     inputs = [*setup.model.shards, *texts]
     outputs = [Path(step["file"]) for step in result["steps"] if "file" in step]
+    importance = setup.rounding.importance
     about = {
-        "imatrix": None if setup.importance is None else setup.importance.digest(),
+        "imatrix": None if importance is None else importance.digest(),
         "texts": [path.name for path in texts],
         "context": setup.context,
     }

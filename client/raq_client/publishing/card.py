@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from raq_client.files.atomic_file import atomic_file
 from raq_client.hub.names import HUB, parse_hub_name
@@ -17,7 +18,6 @@ from raq_client.publishing.rendering import template
 from raq_solver.errors import Fault, InvalidInput
 
 CARD: Final = "README.md"
-PICTURE: Final = "frontier.svg"
 _REPO: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _UNITS: Final = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
@@ -62,8 +62,13 @@ def base_model_of(release: Release, given: str | None) -> str:
     raise InvalidInput(Fault("--base-model", f"is needed: {what}; name it as org/name"))
 
 
-def card(release: Release, about: About) -> str:
-    """The model card as Markdown with front matter. It holds no path of this machine."""
+def picture_of(path: Path) -> Path:
+    """The picture of a card: beside it, under its name."""
+    return path.with_suffix(".svg")
+
+
+def card(release: Release, about: About, picture: str = picture_of(Path(CARD)).name) -> str:
+    """The model card as Markdown with front matter, without paths of this machine; `picture` is the picture's name."""
     model = release.first_model()
     quants = release.quants
     return template("card.md.jinja").render(
@@ -74,7 +79,7 @@ def card(release: Release, about: About) -> str:
         rows=[_row(quant) for quant in quants],
         mixtures=release.landmarks,
         measured=_conditions(release),
-        has_picture=bool(marks_of(release)),
+        picture=quote(picture) if marks_of(release) else None,
         proven=all(quant.proven for quant in quants),
         split=[quant for quant in quants if len(quant.files) > 1],
         context=model.architecture_value("context_length"),
@@ -88,9 +93,10 @@ def write_card(release: Release, about: About, path: Path, *, force: bool) -> tu
 
     Raises InvalidInput if one of them exists, unless `force`.
     """
-    written = {path: card(release, about)}
+    picture = picture_of(path)
+    written = {path: card(release, about, picture.name)}
     if marks := marks_of(release):
-        written[path.with_name(PICTURE)] = draw(marks)
+        written[picture] = draw(marks)
     for each, text in written.items():
         with atomic_file(each, force=force) as file:
             file.write(text.encode())

@@ -19,7 +19,7 @@ from raq_client.files.names import without_folders
 from raq_client.files.reading import parse_json, read_text
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import ModelFile, open_model
-from raq_client.publishing.card import CARD, PICTURE, About, card
+from raq_client.publishing.card import CARD, About, card, picture_of
 from raq_client.publishing.picture import draw, marks_of
 from raq_client.publishing.release import Quant, Release
 from raq_client.publishing.rendering import template
@@ -111,7 +111,7 @@ def _texts(release: Release, about: About) -> Iterator[tuple[str, str]]:
     """The text files of the folder by name."""
     yield CARD, card(release, about)
     if marks := marks_of(release):
-        yield PICTURE, draw(marks)
+        yield picture_of(Path(CARD)).name, draw(marks)
     model = release.first_model()
     for quant in release.quants:
         yield f"{quant.name}.plan.json", _json({"allocation": dict(quant.allocation)})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.capture.exchange import Exchange, UnreadableExchangeError, is_counted, texts_of
+from raq_client.capture.exchange import Continued, Exchange, UnreadableExchangeError, is_counted, texts_of
 from raq_client.prompts.chats import Chat
 
 CHAT = "/v1/chat/completions"
@@ -64,6 +64,45 @@ def test_each_choice_is_a_chat_and_a_completion_a_text() -> None:
     assert texts_of(_exchange(text, {"prompt": "Hi"}, "/v1/completions")) == ["Hi there"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ([5, 6], [Continued((5, 6), "0"), Continued((5, 6), "1")]),
+        (["a", "b"], ["a0", "b1"]),
+        ([[5], [6, 7]], [Continued((5,), "0"), Continued((6, 7), "1")]),
+    ],
+)
+def test_prompts_may_be_tokens_or_several(prompt: Any, said: Any) -> None:
+    answer = json.dumps({"choices": [{"index": 1, "text": "1"}, {"index": 0, "text": "0"}]}).encode()
+    assert texts_of(_exchange(answer, {"prompt": prompt}, "/v1/completions")) == said
+
+
+@given(parts=st.lists(st.text(), min_size=1))
+def test_lines_of_ollama_say_what_one_answer_would(parts: list[str]) -> None:
+    lines: list[dict[str, Any]] = [{"message": {"role": "assistant", "content": part}, "done": False} for part in parts]
+    call = {"function": {"name": "f", "arguments": {"x": 1}}}
+    lines.append({"message": {"content": "", "thinking": "Hm", "tool_calls": [call, call]}, "done": False})
+    lines.append({"message": {"content": ""}, "done": True, "eval_count": 3})
+    answer = _answer(_exchange("".join(f"{json.dumps(line)}\n" for line in lines).encode(), path="/api/chat"))
+    assert (answer["content"], answer["reasoning_content"]) == ("".join(parts), "Hm")
+    assert [each["function"] for each in answer["tool_calls"]] == [call["function"]] * 2
+    (text,) = texts_of(
+        _exchange(
+            "\n".join(json.dumps({"response": part}) for part in parts).encode(),
+            {"prompt": "Hi", "raw": True},
+            "/api/generate",
+        )
+    )
+    assert text == "Hi" + "".join(parts)
+
+
+def test_a_prompt_to_ollama_is_a_chat_of_one_turn_and_a_cut_line_is_left_out() -> None:
+    answer = b'{"response": "Ho", "done": false}\n{"response": " ho", "do'
+    (chat,) = texts_of(_exchange(answer, {"prompt": "Hi", "system": "Be kind."}, "/api/generate"))
+    assert isinstance(chat, Chat)
+    assert [turn["content"] for turn in chat.messages] == ["Be kind.", "Hi", "Ho"]
+
+
 @pytest.mark.parametrize(("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
 def test_compressed_answers_are_read(encoding: str, encode: Any) -> None:
     data = encode(_events({"content": "Ho"}))
@@ -85,7 +124,11 @@ def test_of_an_answer_that_broke_off_counts_what_had_arrived() -> None:
         (_exchange(b'{"choices": []}'), "no choices"),
         (_exchange(_events({"content": "x"}), {"prompt": "x"}), "no messages"),
         (_exchange(_events({"content": "x"}), []), "no JSON object"),
-        (_exchange(_events({"content": "x"}), {"prompt": [1, 2]}, "/v1/completions"), "not one text"),
+        (_exchange(_events({"content": "x"}), {"prompt": [1, "2"]}, "/v1/completions"), "no text, nor tokens"),
+        (_exchange(_events({"content": "x"}), {"prompt": ["a", "b"]}, "/v1/completions"), "no text, nor tokens"),
+        (_exchange(_events({"content": "x"}), {}, "/v1/completions"), "no text, nor tokens"),
+        (_exchange(b'{"error": "no such model"}', path="/api/chat"), "no choices"),
+        (_exchange(b'{"response": "x"}', {"prompt": "a", "suffix": "b"}, "/api/generate"), "of its own"),
         (_exchange(b"x", encoding="br"), "encoded as br"),
     ],
 )

@@ -1,10 +1,12 @@
 """The worker beside the proxy: what it leaves out and why, and its death."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from raq_client import engine
 from raq_client.capture.exchange import Exchange
 from raq_client.capture.worker import Job, Worker
 from raq_client.importance.imatrix_file import read_importance
@@ -34,6 +36,24 @@ def test_what_is_left_out_has_a_reason(job: Job) -> None:
     assert (counted.exchanges, counted.windows) == (2, 1)
     assert counted.left_out == {"the chat template can't render it": 1, "the answer has no choices": 1}
     assert read_importance(job.output).chunk_count == 1
+
+
+def test_tokens_count_as_the_text_that_they_are(job: Job) -> None:
+    """The sums of prompts given as tokens are those of the same prompts as text."""
+    text, answer = "word" + " word" * 100, " yes and no" * 20  # a token ends where the prompt does
+    with engine.load(job.model, context=64, threads=1) as model:
+        tokens = [int(token) for token in model.tokenize(text, special=True)]
+        size = model.vocabulary
+    body = json.dumps({"choices": [{"index": 0, "text": answer}]}).encode()
+    digests = []
+    for name, prompt in (("text", text), ("tokens", tokens)):
+        output = job.output.with_name(f"{name}.gguf")
+        worker = Worker(replace(job, output=output))
+        worker.submit(Exchange("/v1/completions", json.dumps({"prompt": [size]}).encode(), body))
+        worker.submit(Exchange("/v1/completions", json.dumps({"prompt": prompt}).encode(), body))
+        assert worker.close().left_out == {"the prompt has tokens that the model does not have": 1}
+        digests.append(read_importance(output).digest())
+    assert digests[0] == digests[1]
 
 
 def test_in_a_hurry_what_waits_is_left_out(job: Job) -> None:

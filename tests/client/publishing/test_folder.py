@@ -32,7 +32,7 @@ def test_all_parts_are_there_and_the_digests_hold(make: Made, tmp_path: Path) ->
         == {each.name for each in folder.path.iterdir()}
         == {
             "README.md",
-            "frontier.svg",
+            "README.svg",
             "Modelfile",
             IMATRIX.name,
             "tiny-4.5bpw.gguf",
