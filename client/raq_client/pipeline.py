@@ -5,6 +5,7 @@ Nothing here prints or reads flags. Progress and remarks go to callbacks (`raq_c
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from raq_client.models.gguf_header import Value
     from raq_client.models.split import Split
     from raq_client.models.writer import WrittenModel
+    from raq_client.quantizing.quantize import Quantization
     from raq_client.refinement.candidates import Comparison
     from raq_client.refinement.refine import Refined
 
@@ -219,42 +221,25 @@ def quantize(
     """
     from raq_client.quantizing.quantize import quantize_model
 
-    allocation, ledger = found.outcome.unwrap()
+    _, ledger = found.outcome.unwrap()
     return quantize_model(
-        inputs.model,
-        allocation,
-        inputs.importance,
-        output,
-        threads=inputs.threads,
-        effort=inputs.effort,
-        device=inputs.device,
-        compensation=inputs.compensation,
-        split=split,
+        _quantization(found, inputs, output, split),
         force=force,
         progress=bytes_stage(progress, "quantizing", ledger.size),
-        metadata=_provenance(found),
     )
 
 
 def quantized_paths(found: Plan, inputs: ModelInputs, output: Path, split: "Split | None" = None) -> tuple[Path, ...]:
     """The files that `quantize` writes for these arguments, in order. Raises InvalidInput as it does."""
-    from raq_client.quantizing import quantize
+    return tuple(file.path for file in _quantization(found, inputs, output, split).files)
+
+
+def _quantization(found: Plan, inputs: ModelInputs, output: Path, split: "Split | None") -> "Quantization":
+    from raq_client.quantizing.quantize import Quantization
 
     allocation, _ = found.outcome.unwrap()
-    files = quantize.quantized_files(
-        inputs.model,
-        allocation,
-        inputs.importance,
-        output,
-        compensation=inputs.compensation,
-        split=split,
-        metadata=_provenance(found),
-    )
-    return tuple(file.path for file in files)
-
-
-def _provenance(found: Plan) -> dict[str, "Value"]:
-    return {"raq.profile": found.profile.digest(), "raq.problem": found.problem.digest()}
+    provenance: dict[str, Value] = {"raq.profile": found.profile.digest(), "raq.problem": found.problem.digest()}
+    return Quantization(inputs.model, allocation, output, inputs.rounding, split, provenance)
 
 
 def measure(
@@ -304,7 +289,7 @@ def against_mixture(
     """
     from raq_client.evaluation.prediction import against_mixture as compared
     from raq_client.models.file_types import file_type
-    from raq_client.quantizing.quantize import quantize_model
+    from raq_client.quantizing.quantize import Quantization, quantize_model
     from raq_client.recipes.mixtures import mixture, tensor_bytes
 
     types = mixture(table_of(inputs.model), file_type(name), has_importance=inputs.importance is not None)
@@ -313,16 +298,10 @@ def against_mixture(
     size = tensor_bytes(types)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".raq-") as temporary:
         path = Path(temporary) / f"{file_type(name).name}.gguf"
-        quantize_model(
-            inputs.model,
-            allocation,
-            inputs.importance,
-            path,
-            threads=inputs.threads,
-            effort=inputs.effort,
-            device=inputs.device,
-            progress=bytes_stage(progress, f"writing {path.stem}", size),
-        )
+        # The mixture is rounded as llama-quantize would: without error feedback.
+        rounding = replace(inputs.rounding, compensation=None)
+        written = bytes_stage(progress, f"writing {path.stem}", size)
+        quantize_model(Quantization(inputs.model, allocation, path, rounding), progress=written)
         theirs = measure(
             inputs.model.path,
             path,

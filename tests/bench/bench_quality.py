@@ -24,7 +24,8 @@ from raq_client.engine.windows import cut_windows
 from raq_client.evaluation.in_memory import RecordedLogits, Trial
 from raq_client.evaluation.report import Summary, summarize
 from raq_client.models.writer import write_model
-from raq_client.quantizing.quantize import quantize_model, resolved_types
+from raq_client.quantizing.quantize import Quantization, quantize_model, resolved_types
+from raq_client.quantizing.rounding import Rounding
 from raq_client.refinement.refine import refine
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
@@ -164,7 +165,7 @@ class Judge:
 
 
 def write_by_raq(subject: Subject, allocation: Allocation, path: Path) -> None:
-    quantize_model(subject.model, allocation, subject.importance, path, force=True)
+    quantize_model(Quantization(subject.model, allocation, path, Rounding(subject.importance)), force=True)
 
 
 def write_by_ggml(subject: Subject, allocation: Allocation, path: Path) -> None:

@@ -20,7 +20,8 @@ _SCRIPT = """
 import sys, time
 from pathlib import Path
 from raq_client.models.model_file import open_model
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.allocation import Allocation
 # Not getrusage: its peak is inherited from the process that started this one.
 def peak():
@@ -29,7 +30,7 @@ model = open_model(sys.argv[1])
 before = peak()
 types = Allocation({t.name: sys.argv[3] for t in model.tensors})
 start = time.perf_counter()
-quantize_model(model, types, None, Path(sys.argv[2]), threads=2)
+quantize_model(Quantization(model, types, Path(sys.argv[2]), Rounding(threads=2)))
 print(before, peak(), time.perf_counter() - start)
 """
 

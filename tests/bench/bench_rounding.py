@@ -15,7 +15,8 @@ from raq_client.engine.windows import Text
 from raq_client.evaluation.in_memory import Trial, TrialSetup
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.loss_models.models import ROUNDING_32, ROUNDING_256
 from raq_solver.quant_types import CATALOGUE
@@ -43,7 +44,7 @@ def test_rounding(name: str, request: pytest.FixtureRequest, data: Path, tmp_pat
         with Trial(TrialSetup(model, path, importance, [text], WINDOWS[name])) as trial:
             inside = float(trial.run(dict.fromkeys(single, CATALOGUE[type_name])).scores.kl.mean())
         types = {t.name: type_name if t.name in single else t.source_type.name for t in model.tensors}
-        quantize_model(model, Allocation(types), importance, tmp_path / "all.gguf", force=True)
+        quantize_model(Quantization(model, Allocation(types), tmp_path / "all.gguf", Rounding(importance)), force=True)
         with engine.load(path) as baseline:
             outside = check(baseline, tmp_path / "all.gguf", [text], windows=WINDOWS[name]).overall.kl
         found = (outside.value - inside) / multiplied

@@ -9,7 +9,8 @@ from raq_client.engine.windows import Text
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.quant_types import CATALOGUE
 from support.checks import check
@@ -27,7 +28,7 @@ def test_llama_cpp_runs_it(name: str, model_path: Path, imatrix_path: Path, data
         t.name: name if is_quantizable(t) and t.name.startswith("blk.") else t.source_type.name for t in model.tensors
     }
     out = tmp_path / "out.gguf"
-    quantize_model(model, Allocation(types), importance, out)
+    quantize_model(Quantization(model, Allocation(types), out, Rounding(importance)))
     text = Text("GSM8K test", (data / "gsm8k.evaluation.txt").read_text(encoding="utf-8"))
     report = check(model_path, out, [text], windows=2).overall
     assert 0 <= report.kl.value < MOST_KL[int(CATALOGUE[name].bits_per_weight)]

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from raq_client.models.writer import WrittenModel
 from raq_client.progress import Notes, Progress, bytes_stage, silent, stage
 from raq_client.prompts.texts import read_texts_for
 from raq_client.quantizing.devices import CPU, Device
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_client.quantizing.tensor_store import KeptTensors
 from raq_client.recipes.build_recipe import BuildRecipe
 from raq_client.recipes.runtimes import runtime_faults
@@ -135,19 +135,12 @@ def write_resolved(
 ) -> WrittenModel:
     """Write the file of a resolved recipe to `target`, replacing what is there."""
     inputs = resolved.prepared.inputs
+    rounding = replace(inputs.rounding, threads=how.threads, device=how.device)
     return quantize_model(
-        inputs.model,
-        resolved.allocation,
-        inputs.importance,
-        target,
-        threads=how.threads,
-        effort=inputs.effort,
-        device=how.device,
-        compensation=inputs.compensation,
+        Quantization(inputs.model, resolved.allocation, target, rounding, metadata=resolved.metadata),
         keep=kept,
         force=True,
         progress=bytes_stage(progress, "quantizing", resolved.ledger.size),
-        metadata=resolved.metadata,
     )
 
 

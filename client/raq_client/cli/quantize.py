@@ -20,11 +20,8 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from raq_client.importance.imatrix import Importance
-    from raq_client.models.gguf_header import Value
     from raq_client.models.model_file import ModelFile
-    from raq_client.models.split import Split
-    from raq_client.models.writer import Progress, WrittenModel
+    from raq_client.models.writer import WrittenModel
     from raq_client.planning.model_inputs import ModelInputs
     from raq_client.units.quantizing import QuantizeJob
     from raq_solver.allocation import Allocation
@@ -91,8 +88,7 @@ def quantize(
     from raq_client.models.key_overrides import key_overrides
     from raq_client.models.pruning import parse_layers
     from raq_client.quantizing.measure import Method
-    from raq_client.quantizing.pruned import pruned
-    from raq_client.quantizing.quantize import planned_size, quantized_files, resolved_types
+    from raq_client.quantizing.quantize import planned_size, quantize_model
     from raq_client.units.quantizing import QuantizeJob
 
     settings = read_settings(Path.cwd())
@@ -101,57 +97,22 @@ def quantize(
     _refuse(allocation, measure, changed=bool(metadata or layers or split))
     check_written(called, {"output": splitting.likely(output)}, force=force, also=settings.files())
     inputs = measure.inputs_of(model, settings)
-    source, importance = inputs.model, inputs.importance
-    gram = inputs.compensation.gram.digest() if inputs.compensation is not None else ""
-    whole = types = _types(allocation, source, gram)
-    if layers is not None:
-        source, types, importance = pruned(source, types, importance, layers)
-    chosen = resolved_types(source, types, importance)
-    files = quantized_files(
-        source, types, importance, output, compensation=inputs.compensation, split=split, metadata=metadata
-    )
-    check_files(called, [file.path for file in files], force=force, also=settings.files())
-    _note_requantized(chosen, source)
+    job = QuantizeJob(inputs, _types(allocation, inputs), output, split, metadata, layers)
+    wanted = job.whole
+    check_files(called, [file.path for file in wanted.files], force=force, also=settings.files())
+    _note_requantized(wanted.types, wanted.model)
+    size = planned_size(wanted.types)
     if on_machines:
-        job = QuantizeJob(inputs, whole, output, split, metadata, layers)
         _merged(job, machines, force=force, as_json=as_json)
         return
     if estimate:
-        stage = quantizing(source, chosen, importance, Method(inputs.effort, inputs.threads), planned_size(chosen))
+        method = Method(inputs.effort, inputs.threads)
+        stage = quantizing(wanted.model, wanted.types, wanted.rounding.importance, method, size)
         print_estimate(Estimate((stage,), without_feedback(inputs)), output, as_json=as_json)
         return
-    with size_bar("quantizing", planned_size(chosen)) as report:
-        written = _written((source, types, importance), inputs, output, split, metadata, force=force, progress=report)
+    with size_bar("quantizing", size) as report:
+        written = quantize_model(wanted, force=force, progress=report)
     _show(written, as_json=as_json)
-
-
-def _written(
-    source: "tuple[ModelFile, Allocation, Importance | None]",
-    inputs: "ModelInputs",
-    output: Path,
-    split: "Split | None",
-    metadata: "Mapping[str, Value]",
-    *,
-    force: bool,
-    progress: "Progress",
-) -> "WrittenModel":
-    from raq_client.quantizing.quantize import quantize_model
-
-    model, types, importance = source
-    return quantize_model(
-        model,
-        types,
-        importance,
-        output,
-        threads=inputs.threads,
-        effort=inputs.effort,
-        device=inputs.device,
-        compensation=inputs.compensation,
-        split=split,
-        force=force,
-        progress=progress,
-        metadata=metadata,
-    )
 
 
 def _show(written: "WrittenModel", *, as_json: bool) -> None:
@@ -196,16 +157,18 @@ def _refuse(allocation: Path | None, measure: CarryOutOptions, *, changed: bool)
     )
 
 
-def _types(path: Path | None, source: "ModelFile", gram_digest: str) -> "Allocation":
+def _types(path: Path | None, inputs: "ModelInputs") -> "Allocation":
     """The types of a file, or the model's own; a note is printed if the file was made for other weights or feedback."""
     from raq_client.recipes.allocation_file import left_out, origin_notes, read_allocation
     from raq_solver.allocation import Allocation
 
+    source = inputs.model
     if path is None:
         return Allocation({tensor.name: tensor.source_type.name for tensor in source.tensors})
     found = read_allocation(path, source.tensors, source.architecture)
     if (unset := left_out(path, source.tensors, source.architecture)) is not None:
         say(f"note: {unset}")
-    for note in origin_notes(path, source.fingerprint(), gram_digest):
+    gram = "" if inputs.compensation is None else inputs.compensation.gram.digest()
+    for note in origin_notes(path, source.fingerprint(), gram):
         say(f"note: {note}")
     return found

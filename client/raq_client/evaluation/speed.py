@@ -13,7 +13,8 @@ from raq_client.engine.loading import loaded
 from raq_client.models.file_types import file_type
 from raq_client.models.model_file import ModelFile
 from raq_client.models.table import table_of
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_client.recipes.mixtures import mixture, tensor_bytes
 from raq_solver.allocation import Allocation
 
@@ -94,5 +95,5 @@ def write_mixture_of_size(model: ModelFile, size: int, folder: Path, *, threads:
     name = min(MIXTURES, key=lambda each: abs(tensor_bytes(found[each]) - size))
     path = folder / f"{name}.gguf"
     types = Allocation({tensor.name: chosen.name for tensor, chosen in found[name].items()})
-    quantize_model(model, types, None, path, threads=threads)
+    quantize_model(Quantization(model, types, path, Rounding(threads=threads)))
     return path

@@ -88,6 +88,11 @@ class ModelInputs:
         model = self.model
         return Compensation(read_gram(self.gram).check_against(model.fingerprint(), model.tensors))
 
+    @cached_property
+    def rounding(self) -> Rounding:
+        """How the model's weights are rounded. Raises InvalidInput as `importance` and `compensation` do."""
+        return Rounding(self.importance, self.compensation, self.effort, self.threads, self.device)
+
     @property
     def has_weights(self) -> bool:
         """Whether plans are made from the model itself, not from a saved profile."""

@@ -5,7 +5,8 @@ from pathlib import Path
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_client.models.writer import Progress, WrittenModel
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.allocation import Allocation
 
 
@@ -26,4 +27,5 @@ def decode_model(
         tensor.name: to if is_quantizable(tensor, model.architecture) else tensor.source_type.name
         for tensor in model.tensors
     }
-    return quantize_model(model, Allocation(types), None, out, threads=threads, force=force, progress=progress)
+    decoded = Quantization(model, Allocation(types), out, Rounding(threads=threads))
+    return quantize_model(decoded, force=force, progress=progress)

@@ -9,6 +9,8 @@ Rules
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -17,7 +19,6 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 import raq_native
-from raq_client.compensation.compensate import Compensation, Effort
 from raq_client.files.names import without_folders
 from raq_client.importance.imatrix import Importance, check_against
 from raq_client.models.file_types import file_type_of
@@ -26,7 +27,6 @@ from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks, t
 from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.models.split import Split
 from raq_client.models.writer import PlannedFile, Progress, WrittenModel, planned_files, write_model
-from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.rounding import MatrixRounding, ReadRows, Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
@@ -49,76 +49,84 @@ _LLAMA_TEXT_BYTES: Final = 127
 """llama-quantize truncates text in its metadata to this length."""
 
 
+@dataclass(frozen=True, eq=False)
+class Quantization:
+    """A model, the types to write it in, and everything else that the bytes of its new file depend on.
+
+    `allocation` must contain every tensor. With a `split` several files are written; `metadata` is written in addition
+    to the keys of llama-quantize and raq.
+    """
+
+    model: ModelFile
+    allocation: Allocation
+    output: Path
+    rounding: Rounding = field(default_factory=Rounding)
+    split: Split | None = None
+    metadata: Mapping[str, Value] = field(default_factory=dict)
+
+    @cached_property
+    def types(self) -> dict[Tensor, QuantType]:
+        """The type of each tensor in file order. Raises InvalidInput as `resolved_types` does."""
+        return resolved_types(self.model, self.allocation, self.rounding.importance)
+
+    @cached_property
+    def types_by_name(self) -> dict[str, QuantType]:
+        """The same by the names of tensors."""
+        return {tensor.name: wanted for tensor, wanted in self.types.items()}
+
+    @cached_property
+    def keys(self) -> dict[str, Value]:
+        """The metadata that is added to the model's."""
+        keys = quantization_metadata(self.types, self.rounding.importance) | dict(self.metadata)
+        if self.rounding.compensation is not None:
+            keys["raq.gram.sha256"] = self.rounding.compensation.gram.digest()
+        return keys
+
+    @cached_property
+    def files(self) -> tuple[PlannedFile, ...]:
+        """The files to write, in order.
+
+        Raises InvalidInput with every tensor that can't have its type, and if the `split` is impossible.
+        """
+        return planned_files(
+            self.output, self.model, self.types_by_name, metadata=self.keys, without=STALE, split=self.split
+        )
+
+
 def quantize_model(
-    model: ModelFile,
-    allocation: Allocation,
-    importance: Importance | None,
-    out: Path,
+    wanted: Quantization,
     *,
-    threads: int = 0,
-    effort: Effort = "fast",
-    device: Device = CPU,
-    compensation: Compensation | None = None,
     keep: Keep | None = None,
-    split: Split | None = None,
     force: bool = False,
     progress: Progress = lambda _name, _size: None,
-    metadata: Mapping[str, Value] | None = None,
 ) -> WrittenModel:
-    """Write `model` to `out` with the types of `allocation`, which must contain every tensor.
+    """Write a quantized model; its files appear complete or not at all.
 
-    `threads` 0 means one per core; ignored on a CUDA `device`. With `compensation` tensors are rounded with error
-    feedback where that helps. `keep` may return a tensor's blocks from an earlier build (`tensor_store`). With `split`
-    several files are written. `metadata` is written in addition to the keys of llama-quantize and raq.
-    Raises InvalidInput with every tensor that can't have its type, and as `write_model` does.
+    `keep` may return a tensor's blocks from an earlier build (`tensor_store`). Raises InvalidInput with every tensor
+    that can't have its type, and as `write_model` does.
     """
-    types, keys = _header_parts(model, allocation, importance, compensation, metadata)
-    if importance is not None:
-        check_against(importance, model.tensors, ())
+    model, rounding = wanted.model, wanted.rounding
+    types = wanted.types_by_name
+    if rounding.importance is not None:
+        check_against(rounding.importance, model.tensors, ())
 
-    def blocks(tensor: Tensor, wanted: QuantType) -> Iterator[UInt8[np.ndarray, "rows size"]]:
-        made = blocks_of(model, tensor, wanted, rounding)
-        return made if keep is None or wanted == tensor.source_type else keep(tensor, wanted, rounding, made)
+    def blocks(tensor: Tensor, chosen: QuantType) -> Iterator[UInt8[np.ndarray, "rows size"]]:
+        made = blocks_of(model, tensor, chosen, rounding)
+        return made if keep is None or chosen == tensor.source_type else keep(tensor, chosen, rounding, made)
 
-    rounding = Rounding(importance, compensation, effort, threads, device)
     written = write_model(
-        out, model, types, blocks, metadata=keys, without=STALE, split=split, force=force, progress=progress
+        wanted.output,
+        model,
+        types,
+        blocks,
+        metadata=wanted.keys,
+        without=STALE,
+        split=wanted.split,
+        force=force,
+        progress=progress,
     )
-    device.release()
+    rounding.device.release()
     return written
-
-
-def quantized_files(
-    model: ModelFile,
-    allocation: Allocation,
-    importance: Importance | None,
-    out: Path,
-    *,
-    compensation: Compensation | None = None,
-    split: Split | None = None,
-    metadata: Mapping[str, Value] | None = None,
-) -> tuple[PlannedFile, ...]:
-    """The files that `quantize_model` writes for these arguments, in order.
-
-    Raises InvalidInput with every tensor that can't have its type, and if the `split` is impossible.
-    """
-    types, keys = _header_parts(model, allocation, importance, compensation, metadata)
-    return planned_files(out, model, types, metadata=keys, without=STALE, split=split)
-
-
-def _header_parts(
-    model: ModelFile,
-    allocation: Allocation,
-    importance: Importance | None,
-    compensation: Compensation | None,
-    metadata: Mapping[str, Value] | None,
-) -> tuple[dict[str, QuantType], dict[str, Value]]:
-    """The types by name and the metadata of the file to write."""
-    chosen = resolved_types(model, allocation, importance)
-    keys = quantization_metadata(chosen, importance) | dict(metadata or {})
-    if compensation is not None:
-        keys["raq.gram.sha256"] = compensation.gram.digest()
-    return {tensor.name: wanted for tensor, wanted in chosen.items()}, keys
 
 
 def resolved_types(model: ModelFile, allocation: Allocation, importance: Importance | None) -> dict[Tensor, QuantType]:

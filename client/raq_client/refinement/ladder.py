@@ -4,19 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from raq_client.compensation.compensate import Compensation, Effort
 from raq_client.engine import DEFAULT_CONTEXT
 from raq_client.engine.loading import loaded
 from raq_client.engine.windows import Progress, Text
 from raq_client.evaluation.comparison import CONFIDENCE, Comparison, Verdict, compare
 from raq_client.evaluation.perplexity import Measurement, measure
 from raq_client.evaluation.report import Summary, summarize
-from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.table import ModelTable
 from raq_client.planning.plan import Plan
-from raq_client.quantizing.devices import CPU, Device
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_client.recipes.diff import freed_and_spent
 from raq_client.recipes.recipe_file import Recipe
 from raq_client.recipes.steps import carry_out
@@ -64,17 +62,13 @@ class LadderSetup:
     """How rungs are quantized and measured; `windows` per text (None: all), each of `context` tokens."""
 
     model: ModelFile
-    importance: Importance | None
+    rounding: Rounding
     folder: Path
     texts: Sequence[Text]
     windows: int | None = None
     context: int = DEFAULT_CONTEXT
-    effort: Effort = "fast"
-    threads: int = 0
-    device: Device = CPU
     library: Path | None = None
     force: bool = False
-    compensation: Compensation | None = None
 
     def path(self, rung: Rung) -> Path:
         """The file of a rung."""
@@ -157,7 +151,9 @@ def climb(
     raise_faults([Fault(str(path), "exists; give --force to replace it") for path in found])
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(rungs) - 1)
     before: Measurement | None = None
-    with loaded(setup.model.path, context=setup.context, threads=setup.threads, library=setup.library) as original:
+    with loaded(
+        setup.model.path, context=setup.context, threads=setup.rounding.threads, library=setup.library
+    ) as original:
         for rung in rungs:
             path = _written(rung, setup, None if writing is None else writing(rung))
             measured = measure(
@@ -166,7 +162,7 @@ def climb(
                 setup.texts,
                 context=setup.context,
                 windows=setup.windows,
-                threads=setup.threads,
+                threads=setup.rounding.threads,
                 library=setup.library,
                 progress=None if measuring is None else measuring(rung),
             )
@@ -184,17 +180,7 @@ def _written(rung: Rung, setup: LadderSetup, progress: Progress | None) -> Path:
         if progress is not None:
             progress(done, rung.size)
 
-    quantize_model(
-        setup.model,
-        rung.allocation,
-        setup.importance,
-        setup.path(rung),
-        threads=setup.threads,
-        effort=setup.effort,
-        device=setup.device,
-        compensation=setup.compensation,
-        force=setup.force,
-        progress=advance,
-        metadata={"raq.ladder": rung.name},
-    )
-    return setup.path(rung)
+    path, metadata = setup.path(rung), {"raq.ladder": rung.name}
+    wanted = Quantization(setup.model, rung.allocation, path, setup.rounding, metadata=metadata)
+    quantize_model(wanted, force=setup.force, progress=advance)
+    return path

@@ -10,27 +10,24 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from raq_client.files.atomic_file import sync_folder
 from raq_client.files.manifest import versions, write_manifest
 from raq_client.files.output_checks import check_output, no_room, target_of, unwritable
-from raq_client.importance.imatrix import Importance
 from raq_client.models.gguf_header import Value
-from raq_client.models.model_file import ModelFile
 from raq_client.models.split import Split
 from raq_client.models.writer import PlannedFile, WrittenModel, as_one, check_not_source, reconcile
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.progress import Notes, silent
 from raq_client.quantizing.measure import kernels_digest
 from raq_client.quantizing.pruned import pruned
-from raq_client.quantizing.quantize import blocks_of, quantized_files
-from raq_client.quantizing.rounding import Rounding
+from raq_client.quantizing.quantize import Quantization, blocks_of
 from raq_client.units.costs import writing_cost
 from raq_client.units.journal import Journal, work_folder
 from raq_client.units.rows import Rows, rows_of_unit_size
@@ -63,6 +60,7 @@ class QuantizeJob:
     `layers` are left out, as by `pruned`.
     """
 
+    loads_model: ClassVar[bool] = False
     inputs: ModelInputs
     allocation: Allocation
     output: Path
@@ -71,28 +69,23 @@ class QuantizeJob:
     layers: frozenset[int] | None = None
 
     @cached_property
-    def _source(self) -> tuple[ModelFile, Allocation, Importance | None]:
-        whole = self.inputs.model, self.allocation, self.inputs.importance
-        return whole if self.layers is None else pruned(*whole, self.layers)
+    def whole(self) -> Quantization:
+        """What all parts together write: the model without the `layers`, in one piece."""
+        model, allocation, rounding = self.inputs.model, self.allocation, self.inputs.rounding
+        if self.layers is not None:
+            model, allocation, importance = pruned(model, allocation, rounding.importance, self.layers)
+            rounding = replace(rounding, importance=importance)
+        return Quantization(model, allocation, self.output, rounding, self.split, self.metadata)
 
-    @cached_property
+    @property
     def files(self) -> tuple[PlannedFile, ...]:
         """The files to write. Raises InvalidInput with every tensor that can't have its type."""
-        model, allocation, importance = self._source
-        return quantized_files(
-            model,
-            allocation,
-            importance,
-            self.output,
-            compensation=self.inputs.compensation,
-            split=self.split,
-            metadata=self.metadata,
-        )
+        return self.whole.files
 
     @cached_property
     def key(self) -> str:
         """A digest of model, importance, kernels and effort, and of the headers and names of the files."""
-        model, _, importance = self._source
+        model, importance = self.whole.model, self.whole.rounding.importance
         state = hashlib.sha256(f"{_VERSION} {model.fingerprint()} {kernels_digest()} {self.inputs.effort}".encode())
         if importance is not None:
             state.update(f"{importance.digest()} {importance.fisher_digest()}".encode())
@@ -121,11 +114,6 @@ class QuantizeJob:
             for name, one in self._ranges.items()
         )
 
-    @cached_property
-    def _rounding(self) -> Rounding:
-        by = self.inputs
-        return Rounding(self._source[2], by.compensation, by.effort, by.threads, by.device)
-
     def run(self, unit: Unit) -> Line:
         """Write a range to its place, and wait until the disk has it; its SHA-256."""
         one = self._ranges[unit.name]
@@ -153,7 +141,7 @@ class QuantizeJob:
         A range that the disk has lost is written again, with a note. Raises InvalidInput if it is lost again, or if an
         output exists without `force`; LedgerMismatch if a file has not the expected layout.
         """
-        check_not_source(self.files, self._source[0])
+        check_not_source(self.files, self.whole.model)
         for file in self.files:
             check_output(file.path, force=force)
         written = [self._sealed(file, lines, notes) for file in self.files]
@@ -171,7 +159,7 @@ class QuantizeJob:
 
     def _blocks(self, one: _Range) -> Iterator[memoryview]:
         tensor = one.rows.tensor
-        for blocks in blocks_of(self._source[0], tensor, one.wanted, self._rounding, one.rows.rows):
+        for blocks in blocks_of(self.whole.model, tensor, one.wanted, self.whole.rounding, one.rows.rows):
             yield np.ascontiguousarray(blocks).data.cast("B")
 
     def _part(self, file: PlannedFile) -> Path:
@@ -213,7 +201,7 @@ class QuantizeJob:
             "format": FORMAT,
             "versions": versions(),
             "job": self.key,
-            "model": self._source[0].fingerprint(),
+            "model": self.whole.model.fingerprint(),
             "files": [{"name": each.path.name, "size": each.size, "sha256": each.sha256} for each in written],
             "units": {name: lines[name]["sha256"] for name in self._ranges},
         }

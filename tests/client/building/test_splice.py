@@ -10,7 +10,7 @@ import raq_native
 from raq_client.building.splice import LOSSY, Take, parse_take, splice
 from raq_client.files.manifest import file_digest
 from raq_client.models.model_file import ModelFile, open_model
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from support.gguf_files import small_model, write
@@ -22,7 +22,7 @@ def _quantized(source: Path, out: Path, quant_type: str) -> Path:
         tensor.name: quant_type if len(tensor.shape) > 1 and "tid2eid" not in tensor.name else tensor.source_type.name
         for tensor in model.tensors
     }
-    quantize_model(model, Allocation(types), None, out, metadata={"raq.recipe": out.stem})
+    quantize_model(Quantization(model, Allocation(types), out, metadata={"raq.recipe": out.stem}))
     return out
 
 

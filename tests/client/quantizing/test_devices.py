@@ -15,7 +15,8 @@ from raq_client.models.quantizable import is_quantizable
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.devices import CPU, chosen_device
 from raq_client.quantizing.measure import measure_profile
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from support.emulated_cuda import ILLEGAL_ADDRESS, MIB, Device, Machine, compiler
@@ -57,7 +58,7 @@ def test_the_same_file(machine: Machine, tmp_path: Path) -> None:
     files = []
     for number, device in enumerate((CPU, chosen_device("cuda", pytest.fail), chosen_device("cuda:0", pytest.fail))):
         out = tmp_path / f"{number}.gguf"
-        quantize_model(model, q8_of(MODEL), importance, out, device=device)
+        quantize_model(Quantization(model, q8_of(MODEL), out, Rounding(importance, device=device)))
         files.append(out.read_bytes())
     assert files[0] == files[1] == files[2]
     assert machine.counts().launches[0] > len(model.tensors)
@@ -76,8 +77,8 @@ def test_short_of_memory_the_processor_goes_on_and_says_so_once(machine: Machine
     machine.reset(Device(memory=MIB // 2))
     said: list[str] = []
     device = chosen_device("cuda", said.append)
-    quantize_model(model, q8_of(MODEL), importance, tmp_path / "a.gguf", device=device)
-    quantize_model(model, q8_of(MODEL), importance, tmp_path / "b.gguf")
+    quantize_model(Quantization(model, q8_of(MODEL), tmp_path / "a.gguf", Rounding(importance, device=device)))
+    quantize_model(Quantization(model, q8_of(MODEL), tmp_path / "b.gguf", Rounding(importance)))
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
     assert said == ["cuda: too little free memory (CUDA: cudaMalloc: out of memory); continuing on the CPU"]
     assert machine.counts().allocations == 0
@@ -87,7 +88,7 @@ def test_a_device_that_fails_is_a_sentence(machine: Machine, tmp_path: Path) -> 
     device = chosen_device("cuda:0", pytest.fail)
     machine.fail("cudaStreamSynchronize", 2, ILLEGAL_ADDRESS)
     with pytest.raises(InvalidInput, match=r"--device cuda:0: CUDA: cudaStreamSynchronize: an illegal .*--device cpu"):
-        quantize_model(open_model(MODEL), q8_of(MODEL), None, tmp_path / "out.gguf", device=device)
+        quantize_model(Quantization(open_model(MODEL), q8_of(MODEL), tmp_path / "out.gguf", Rounding(device=device)))
     assert not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,8 @@ from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from support.gguf_files import small_model
@@ -24,7 +25,7 @@ def test_errors_are_those_of_the_written_file(tmp_path: Path, model_path: Path, 
     model, importance = open_model(model_path), read_importance(imatrix_path)
     profile = measure_profile(model, importance, chosen_types(("Q3_K",)))
     types = {t.name: "Q3_K" if is_quantizable(t) else t.source_type.name for t in model.tensors}
-    quantize_model(model, Allocation(types), importance, tmp_path / "out.gguf")
+    quantize_model(Quantization(model, Allocation(types), tmp_path / "out.gguf", Rounding(importance)))
     written = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
     column = [q.name for q in profile.quant_types].index("Q3_K")
     for row in (0, 3, 9):

@@ -16,7 +16,8 @@ from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import ModelFile, open_model, row_chunks
 from raq_client.models.quantizable import is_quantizable
-from raq_client.quantizing.quantize import quantize_model, resolved_types
+from raq_client.quantizing.quantize import Quantization, quantize_model, resolved_types
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
@@ -43,7 +44,7 @@ def _allocation(model: ModelFile, **types: str) -> Allocation:
 def test_every_tensor_holds_what_the_kernels_make_of_it(tmp_path: Path) -> None:
     model, importance = open_model(MODEL_4M), read_importance(IMATRIX)
     allocation = _allocation(model, attn_q="Q4_K", attn_k="Q8_0", ffn="Q3_K", token_embd="Q6_K", output="Q5_K")
-    written = quantize_model(model, allocation, importance, tmp_path / "out.gguf", threads=2)
+    written = quantize_model(Quantization(model, allocation, tmp_path / "out.gguf", Rounding(importance, threads=2)))
     reader = gguf.GGUFReader(written.path)
     for tensor, other in zip(model.tensors, reader.tensors, strict=True):
         assert other.tensor_type.name == allocation.types[tensor.name]
@@ -60,7 +61,9 @@ def test_every_tensor_holds_what_the_kernels_make_of_it(tmp_path: Path) -> None:
 def test_the_file_says_what_llama_quantize_would_say(tmp_path: Path) -> None:
     model, importance = open_model(MODEL_4M), read_importance(IMATRIX)
     allocation = _allocation(model, weight="Q6_K")
-    out = quantize_model(model, allocation, importance, tmp_path / "o.gguf", metadata={"raq.profile": "abc"}).path
+    out = quantize_model(
+        Quantization(model, allocation, tmp_path / "o.gguf", Rounding(importance), metadata={"raq.profile": "abc"})
+    ).path
     written = open_model(out)
     values = {key: written.value(key) for key in written.metadata if key not in model.metadata}
     assert written.value("general.file_type") == 18
@@ -81,7 +84,9 @@ def test_each_expert_is_quantized_with_its_own_importance(tmp_path: Path) -> Non
     experts = model.tensor("blk.0.ffn_down_exps.weight")
     sums = np.maximum(np.random.default_rng(0).gamma(0.3, size=(3, 256)), 1e-4).astype(np.float32)
     importance = Importance({experts.name: Entry(sums.ravel(), np.array([1, 1, 1], np.float32))})
-    out = quantize_model(model, _allocation(model, **SMALL_TYPES), importance, tmp_path / "out.gguf").path
+    out = quantize_model(
+        Quantization(model, _allocation(model, **SMALL_TYPES), tmp_path / "out.gguf", Rounding(importance))
+    ).path
     written = open_model(out)
     blocks = written.stored(written.tensor(experts.name)).reshape(3, 16, -1)
     weights = model.weights(experts).reshape(3, 16, 256)
@@ -91,15 +96,15 @@ def test_each_expert_is_quantized_with_its_own_importance(tmp_path: Path) -> Non
 
 def test_shards_are_quantized_into_one_file(tmp_path: Path) -> None:
     model = open_model(split_model(tmp_path)[1])
-    out = quantize_model(model, _allocation(model, weight="Q8_0"), None, tmp_path / "out.gguf").path
+    out = quantize_model(Quantization(model, _allocation(model, weight="Q8_0"), tmp_path / "out.gguf")).path
     assert {tensor.source_type.name for tensor in open_model(out).tensors} == {"Q8_0"}
 
 
 def test_a_quantized_model_can_be_quantized_again(tmp_path: Path) -> None:
     model = open_model(MODEL_4M)
-    once = quantize_model(model, _allocation(model, weight="Q6_K"), None, tmp_path / "once.gguf").path
+    once = quantize_model(Quantization(model, _allocation(model, weight="Q6_K"), tmp_path / "once.gguf")).path
     middle = open_model(once)
-    twice = quantize_model(middle, _allocation(middle, attn="Q4_K"), None, tmp_path / "twice.gguf").path
+    twice = quantize_model(Quantization(middle, _allocation(middle, attn="Q4_K"), tmp_path / "twice.gguf")).path
     tensor = middle.tensor("blk.0.attn_q.weight")
     expected = raq_native.quantize("Q4_K", middle.weights(tensor))
     assert open_model(twice).stored(open_model(twice).tensor(tensor.name)).tobytes() == expected.tobytes()
@@ -107,11 +112,15 @@ def test_a_quantized_model_can_be_quantized_again(tmp_path: Path) -> None:
 
 def test_a_file_made_of_a_quantized_one_does_not_claim_its_importance(tmp_path: Path) -> None:
     model, importance = open_model(MODEL_4M), read_importance(IMATRIX)
-    once = quantize_model(model, _allocation(model, weight="Q6_K"), importance, tmp_path / "once.gguf").path
+    once = quantize_model(
+        Quantization(model, _allocation(model, weight="Q6_K"), tmp_path / "once.gguf", Rounding(importance))
+    ).path
     middle = open_model(once)
     claimed = {key for key in middle.metadata if key.startswith(("quantize.", "raq."))}
     assert {"quantize.imatrix.file", "raq.importance.sha256"} <= claimed
-    twice = open_model(quantize_model(middle, _allocation(middle, attn="Q4_K"), None, tmp_path / "twice.gguf").path)
+    twice = open_model(
+        quantize_model(Quantization(middle, _allocation(middle, attn="Q4_K"), tmp_path / "twice.gguf")).path
+    )
     left = {key for key in twice.metadata if key.startswith(("quantize.", "raq."))}
     assert left == {"raq.version", "raq.allocation.sha256"}
 
@@ -131,7 +140,7 @@ def test_every_impossible_tensor_is_named(tmp_path: Path) -> None:
     types |= {"blk.0.attn_norm.weight": "F16", "absent.weight": "Q8_0", "output.weight": "NVFP4"}
     del types["token_embd.weight"]
     with pytest.raises(InvalidInput) as error:
-        quantize_model(model, Allocation(types), None, tmp_path / "out.gguf")
+        quantize_model(Quantization(model, Allocation(types), tmp_path / "out.gguf"))
     assert {fault.where for fault in error.value.faults} >= {
         "blk.0.attn_norm.weight",
         "absent.weight",
@@ -165,7 +174,7 @@ def test_a_vector_that_is_not_a_number_is_not_copied(tmp_path: Path) -> None:
     model = open_model(tmp_path / "nan.gguf")
     out = tmp_path / "out.gguf"
     with pytest.raises(InvalidInput, match=r"output_norm.weight: weight 1 of row 0 is nan; get the model file again"):
-        quantize_model(model, Allocation({tensor.name: "F32" for tensor in model.tensors}), None, out)
+        quantize_model(Quantization(model, Allocation({tensor.name: "F32" for tensor in model.tensors}), out))
     assert not out.exists()
 
 
@@ -178,7 +187,7 @@ def test_a_weight_that_is_not_a_number_is_named(tmp_path: Path) -> None:
     write(writer)
     model = open_model(path)
     with pytest.raises(InvalidInput, match=r"blk\.0\.attn_q\.weight: weight 7 of row 2 is nan; .*damaged"):
-        quantize_model(model, _allocation(model, attn_q="Q4_K"), None, tmp_path / "out.gguf")
+        quantize_model(Quantization(model, _allocation(model, attn_q="Q4_K"), tmp_path / "out.gguf"))
     assert [file.name for file in tmp_path.iterdir()] == ["nan.gguf"]
 
 
@@ -187,14 +196,14 @@ def test_ctrl_c_leaves_no_half_file(tmp_path: Path) -> None:
         "import sys, time\n"
         "from pathlib import Path\n"
         "from raq_client.models.model_file import open_model\n"
-        "from raq_client.quantizing.quantize import quantize_model\n"
+        "from raq_client.quantizing.quantize import Quantization, quantize_model\n"
         "from raq_solver.allocation import Allocation\n"
         "model = open_model(sys.argv[1])\n"
         "types = Allocation({t.name: t.source_type.name for t in model.tensors})\n"
         "def slow(name, size):\n"
         "    print(name, flush=True)\n"
         "    time.sleep(30)\n"
-        "quantize_model(model, types, None, Path(sys.argv[2]), progress=slow)\n"
+        "quantize_model(Quantization(model, types, Path(sys.argv[2])), progress=slow)\n"
     )
     command = [sys.executable, "-c", script, str(MODEL_4M), str(tmp_path / "out.gguf")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:

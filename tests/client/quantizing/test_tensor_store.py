@@ -12,7 +12,7 @@ from raq_client.importance.imatrix import Importance
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.quantizing import tensor_store
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_client.quantizing.rounding import Rounding
 from raq_client.quantizing.tensor_store import KeptTensors, TensorStore, clean_store, store_usage, tensor_key
 from raq_solver.allocation import Allocation
@@ -144,11 +144,13 @@ def test_a_file_of_kept_tensors_is_the_file_without_a_store(tmp_path: Path, impo
     model = open_model(tmp_path / "m.gguf")
     types = {t.name: "Q4_K" if "attn_q" in t.name else t.source_type.name for t in model.tensors}
     types["blk.0.ffn_down_exps.weight"] = "Q6_K"
-    plain = quantize_model(model, Allocation(types), importance, tmp_path / "plain.gguf")
+    plain = quantize_model(Quantization(model, Allocation(types), tmp_path / "plain.gguf", Rounding(importance)))
     store = TensorStore(tmp_path / "tensors")
     for name in ("first", "second"):
         kept = KeptTensors(store, model)
-        written = quantize_model(model, Allocation(types), importance, tmp_path / f"{name}.gguf", keep=kept)
+        written = quantize_model(
+            Quantization(model, Allocation(types), tmp_path / f"{name}.gguf", Rounding(importance)), keep=kept
+        )
         assert written.sha256 == plain.sha256
         assert (tmp_path / f"{name}.gguf").read_bytes() == (tmp_path / "plain.gguf").read_bytes()
         assert (len(kept.quantized), len(kept.reused)) == ((3, 0) if name == "first" else (0, 3))
@@ -159,9 +161,11 @@ def test_without_a_place_for_the_store_the_file_is_the_same(
 ) -> None:
     model = open_model(tmp_path / "m.gguf")
     types = {t.name: "Q4_K" if "attn_q" in t.name else t.source_type.name for t in model.tensors}
-    plain = quantize_model(model, Allocation(types), importance, tmp_path / "plain.gguf")
+    plain = quantize_model(Quantization(model, Allocation(types), tmp_path / "plain.gguf", Rounding(importance)))
     (tmp_path / "file").write_bytes(b"")
     kept = KeptTensors(TensorStore(tmp_path / "file" / "tensors"), model)
-    written = quantize_model(model, Allocation(types), importance, tmp_path / "out.gguf", keep=kept)
+    written = quantize_model(
+        Quantization(model, Allocation(types), tmp_path / "out.gguf", Rounding(importance)), keep=kept
+    )
     assert written.sha256 == plain.sha256
     assert "can't be kept" in caplog.text

@@ -15,7 +15,8 @@ from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_client.sensitivity.choices import choices_of
 from raq_client.sensitivity.design import Design, expected_of, planned_groups
 from raq_client.sensitivity.measure import Sensitivities, measure_sensitivities
@@ -122,7 +123,9 @@ def test_a_trial_in_memory_equals_a_check_of_the_file(tmp_path: Path) -> None:
         untouched = model.run({}).scores
     assert not untouched.kl.any()
     types = {t.name: "Q4_K" if t.name in names else t.source_type.name for t in bench.model.tensors}
-    quantize_model(bench.model, Allocation(types), bench.importance, tmp_path / "q4_k.gguf", threads=2)
+    quantize_model(
+        Quantization(bench.model, Allocation(types), tmp_path / "q4_k.gguf", Rounding(bench.importance, threads=2))
+    )
     real = measure(MODEL, tmp_path / "q4_k.gguf", [text], context=128, threads=2).scores()
     assert tried.kl.shape == real.kl.shape
     assert math.isclose(tried.kl.mean(), real.kl.mean(), rel_tol=0.1)

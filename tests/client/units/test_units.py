@@ -16,7 +16,8 @@ from raq_client.models.model_file import CHUNK_WEIGHTS, row_chunks
 from raq_client.models.split import Split
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.quantizing import measure
-from raq_client.quantizing.quantize import quantize_model
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
 from raq_client.units import profiling, rows
 from raq_client.units.carry_out import complete, run_part, run_units, verify
 from raq_client.units.journal import Journal, work_folder
@@ -93,7 +94,9 @@ def test_parts_of_a_tensor_are_whole_chunks_and_cover_it(shape: tuple[int, ...])
 @pytest.mark.parametrize("split", [None, Split(130_000)])
 def test_parts_write_the_bytes_of_one_process(inputs: ModelInputs, tmp_path: Path, split: Split | None) -> None:
     importance = read_importance(Path(inputs.imatrix[0]))
-    whole = quantize_model(inputs.model, _allocation(inputs), importance, tmp_path / "whole.gguf", split=split)
+    whole = quantize_model(
+        Quantization(inputs.model, _allocation(inputs), tmp_path / "whole.gguf", Rounding(importance), split=split)
+    )
     output = tmp_path / "parts.gguf"
     for index in (2, 0, 1):
         job = _job(inputs, output, split)
@@ -121,7 +124,9 @@ def test_killed_work_goes_on_and_is_not_made_again(inputs: ModelInputs, tmp_path
     with Journal(work_folder(job.output), job) as journal:
         assert run_units(job, job.units, journal) == len(job.units) - 2
     job.finish(complete(job, journal), journal)
-    whole = quantize_model(inputs.model, job.allocation, inputs.importance, tmp_path / "whole.gguf")
+    whole = quantize_model(
+        Quantization(inputs.model, job.allocation, tmp_path / "whole.gguf", Rounding(inputs.importance))
+    )
     assert job.output.read_bytes() == whole.path.read_bytes()
 
 
@@ -143,7 +148,9 @@ def test_a_range_that_the_disk_lost_is_written_again(inputs: ModelInputs, tmp_pa
     notes: list[str] = []
     job.finish(complete(job, journal), journal, notes=notes.append)
     assert len(notes) == len(job.units)
-    whole = quantize_model(inputs.model, job.allocation, inputs.importance, tmp_path / "whole.gguf")
+    whole = quantize_model(
+        Quantization(inputs.model, job.allocation, tmp_path / "whole.gguf", Rounding(inputs.importance))
+    )
     assert job.output.read_bytes() == whole.path.read_bytes()
 
 
