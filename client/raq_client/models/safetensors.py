@@ -1,24 +1,23 @@
 """Read the tensor table of a model in safetensors files: the tensors that a conversion to GGUF would give.
 
-Only headers and `config.json` are read. As in llama.cpp's converter, names are translated by gguf-py, experts are
-stacked, and tensors that are never quantized become F32. Architectures whose conversion splits or joins tensors are
-refused.
+Only headers and `config.json` are read. `conversion_names` says which stored tensors become which; tensors that are
+never quantized become F32.
 """
 
 import json
-import re
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
+from raq_client.models.conversion_names import Converted, converted_tensors, further_blocks
 from raq_client.models.gguf_header import Value
 from raq_client.models.quantizable import is_quantizable
+from raq_client.models.stored_tensors import Stored, read_shard
 from raq_client.models.table import ModelTable
 from raq_solver.errors import Fault, InvalidInput, raise_faults
-from raq_solver.quant_types import CATALOGUE, QuantType
+from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
 
 _ARCHITECTURES: Final = {
@@ -29,14 +28,32 @@ _ARCHITECTURES: Final = {
     "qwen2_moe": "qwen2moe",
     "qwen3": "qwen3",
     "qwen3_moe": "qwen3moe",
+    "qwen3_5_text": "qwen35",
+    "qwen3_5_moe_text": "qwen35moe",
     "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
     "olmo2": "olmo2",
     "phi3": "phi3",
     "granite": "granite",
     "smollm3": "smollm3",
 }
 """`model_type` of config.json → llama.cpp's name, for architectures whose tensors are converted one by one."""
-_TYPES: Final = {"F32": CATALOGUE["F32"], "F16": CATALOGUE["F16"], "BF16": CATALOGUE["BF16"]}
+_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "gemma3_text": {
+        "vocab_size": 262_208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 131_072,
+        "sliding_window": 4096,
+        "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+    },
+    "qwen3_5_text": {"rms_norm_eps": 1e-6, "head_dim": 256},
+    "qwen3_5_moe_text": {"rms_norm_eps": 1e-6, "head_dim": 256},
+}
+"""Values that publishers leave out of config.json, where they are those of `transformers`."""
 # key of config.json -> key of GGUF
 _KEYS: Final = {
     "num_hidden_layers": "block_count",
@@ -50,35 +67,27 @@ _KEYS: Final = {
 }
 CONVERTER: Final = "make a GGUF file with llama.cpp's python convert_hf_to_gguf.py FOLDER --outtype bf16, and name that"
 """What to do with models whose conversion raq does not know."""
-_EXPERT: Final = re.compile(r"\.experts\.(\d+)\.")
-_DROPPED: Final = re.compile(r"rotary_emb\.inv_freq$")
-_MOST_HEADER_BYTES: Final = 10**8
-"""The maximum size of a header in the safetensors format."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A tensor of a safetensors file: its shape with the row length last, its type, and where its bytes are."""
-
-    shape: tuple[int, ...]
-    quant_type: QuantType
-    path: Path
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True, eq=False)
 class SafetensorsFolder:
-    """A model in safetensors files. `tensors` are those of its conversion, by llama.cpp's names and in file order.
+    """A model in safetensors files. `tensors` are those of its conversion, by llama.cpp's names and in its order.
 
-    Each has the stored tensors that it consists of: one, or all experts of a stack.
+    `config` is that of the text model: of a model with vision, `text_config` over the rest. `further_blocks` is the
+    number of blocks that predict further tokens.
     """
 
     path: Path
     config: Mapping[str, Any]
     architecture: str
     shards: tuple[Path, ...]
-    tensors: Mapping[str, Sequence[Stored]]
+    tensors: Mapping[str, Converted]
+    further_blocks: int = 0
+
+    @property
+    def blocks(self) -> int:
+        """The number of all blocks."""
+        return int(self.config.get("num_hidden_layers") or 0) + self.further_blocks
 
 
 def read_safetensors_table(folder: Path) -> ModelTable:
@@ -87,8 +96,8 @@ def read_safetensors_table(folder: Path) -> ModelTable:
     Raises InvalidInput as `open_folder` does.
     """
     found = open_folder(folder)
-    tensors = [_tensor(name, parts) for name, parts in found.tensors.items()]
-    metadata = _metadata(found.config, found.architecture)
+    tensors = [_tensor(name, made) for name, made in found.tensors.items()]
+    metadata = _metadata({**found.config, "num_hidden_layers": found.blocks}, found.architecture)
     return ModelTable(folder.resolve().name, found.architecture, (*tensors, *_rope(found.config)), metadata)
 
 
@@ -98,7 +107,7 @@ def open_folder(folder: Path) -> SafetensorsFolder:
     Raises InvalidInput with every fault: no such files, an architecture that is not converted tensor by tensor, types
     that GGUF lacks, unknown names.
     """
-    config = _read_config(folder)
+    config = _text_config(_read_config(folder))
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise InvalidInput(Fault(str(folder), "holds no .safetensors files"))
@@ -109,23 +118,32 @@ def open_folder(folder: Path) -> SafetensorsFolder:
     stored: dict[str, Stored] = {}
     faults: list[Fault] = []
     for path in paths:
-        found, path_faults = _read_shard(path)
+        found, path_faults = read_shard(path)
         stored |= found
         faults += path_faults
     _check_index(folder, stored)
-    tensors, name_faults = _converted(stored, architecture, int(config.get("num_hidden_layers") or 0))
+    tensors, name_faults = converted_tensors(stored, config, architecture)
     raise_faults(faults + name_faults)
-    return SafetensorsFolder(folder, config, architecture, tuple(paths), tensors)
+    return SafetensorsFolder(folder, config, architecture, tuple(paths), tensors, further_blocks(stored))
 
 
 def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The parameters of rotary embedding, under the names that newer configurations use."""
-    found = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    """The parameters of rotary embedding, of layers with full attention, under the names of newer configurations."""
+    written = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    found = dict(written.get("full_attention", written))
     found.setdefault("rope_type", found.get("type") or "default")
-    for key in ("rope_theta", "original_max_position_embeddings"):
+    for key in ("rope_theta", "original_max_position_embeddings", "partial_rotary_factor"):
         if config.get(key) is not None:
             found.setdefault(key, config[key])
     return found
+
+
+def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration of the text model, with what its publishers leave out."""
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        config = {**config, **{key: value for key, value in text.items() if value is not None}}
+    return {**_DEFAULTS.get(str(config.get("model_type")), {}), **config}
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
@@ -137,39 +155,6 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise InvalidInput(Fault(str(path), "not the configuration of a model"))
     return config
-
-
-def _read_shard(path: Path) -> tuple[dict[str, Stored], list[Fault]]:
-    try:
-        with path.open("rb") as file:
-            (header_bytes,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(header_bytes)) if header_bytes <= _MOST_HEADER_BYTES else None
-    except (OSError, struct.error, UnicodeDecodeError, json.JSONDecodeError):
-        header = None
-    if not isinstance(header, dict):
-        return {}, [Fault(str(path), "not a safetensors file, or cut off")]
-    found = {}
-    faults = []
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        found_there = _entry(path, entry, 8 + header_bytes)
-        if found_there is None:
-            what = f"{name} is stored as {entry.get('dtype') if isinstance(entry, dict) else None}"
-            faults.append(Fault(str(path), f"{what}; raq knows {', '.join(_TYPES)}"))
-        else:
-            found[name] = found_there
-    return found, faults
-
-
-def _entry(path: Path, entry: Any, data_start: int) -> Stored | None:
-    """A tensor's entry in a header; None if raq does not know its type, or the entry is none."""
-    match entry:
-        case {"dtype": str(kind), "shape": list(shape)} if kind in _TYPES:
-            begin, end = entry.get("data_offsets") or (0, 0)
-            lengths = tuple(int(length) for length in shape)
-            return Stored(lengths, _TYPES[kind], path, data_start + int(begin), int(end) - int(begin))
-    return None
 
 
 def _check_index(folder: Path, stored: Mapping[str, Stored]) -> None:
@@ -187,30 +172,9 @@ def _check_index(folder: Path, stored: Mapping[str, Stored]) -> None:
     )
 
 
-def _converted(
-    stored: Mapping[str, Stored], architecture: str, blocks: int
-) -> tuple[dict[str, list[Stored]], list[Fault]]:
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
-    number = next(known for known, name in MODEL_ARCH_NAMES.items() if name == architecture)
-    translate = get_tensor_name_map(number, blocks).get_name
-    experts: dict[str, list[Stored]] = {}
-    faults = []
-    for name, one in stored.items():
-        if _DROPPED.search(name):
-            continue
-        known = translate(_EXPERT.sub(".experts.", name), try_suffixes=(".weight", ".bias"))
-        if known is None:
-            faults.append(Fault(name, f"a name that llama.cpp's {architecture} models do not have"))
-        else:
-            experts.setdefault(known, []).append(one)
-    return experts, faults
-
-
-def _tensor(name: str, parts: Sequence[Stored]) -> Tensor:
-    shape = parts[0].shape[::-1] + ((len(parts),) if len(parts) > 1 else ())
-    tensor = Tensor(name, shape, parts[0].quant_type)
-    return tensor if is_quantizable(tensor) else Tensor(name, shape, _TYPES["F32"])
+def _tensor(name: str, made: Converted) -> Tensor:
+    tensor = Tensor(name, made.shape[::-1], made.parts[0].quant_type)
+    return tensor if is_quantizable(tensor) else Tensor(name, tensor.shape, CATALOGUE["F32"])
 
 
 def _rope(config: Mapping[str, Any]) -> list[Tensor]:
@@ -218,7 +182,7 @@ def _rope(config: Mapping[str, Any]) -> list[Tensor]:
     if rope_of(config)["rope_type"] != "llama3":
         return []
     length = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    return [Tensor("rope_freqs.weight", (length // 2,), _TYPES["F32"])]
+    return [Tensor("rope_freqs.weight", (length // 2,), CATALOGUE["F32"])]
 
 
 def _metadata(config: Mapping[str, Any], architecture: str) -> Mapping[str, Value]:

@@ -21,7 +21,12 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _WORDS: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_BY_SPLIT: Final = {_WORDS % r"\p{N}{1,3}": "llama-bpe", _WORDS % r"\p{N}": "qwen2"}
+_BY_SPLIT: Final = {
+    _WORDS % r"\p{N}{1,3}": "llama-bpe",
+    _WORDS % r"\p{N}": "qwen2",
+    # Marks that follow a letter, as in Indic scripts, belong to its word.
+    (_WORDS % r"\p{N}").replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}"): "qwen35",
+}
 """llama.cpp's name of a pre-tokenizer by its regular expression."""
 _SPECIAL: Final = ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
 _SPECIAL_ENDS: Final = (("<|", "|>"), ("<｜", "｜>"), ("<unused", ">"))

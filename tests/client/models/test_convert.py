@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from raq_client.models.convert import convert_folder, converted
 from raq_client.models.model_file import open_model
 from raq_client.models.read_table import read_table
+from raq_client.models.stored_tensors import read_rows, read_shard
 from raq_client.models.vocabulary import pre_tokenizer, read_vocabulary
 from raq_solver.errors import InvalidInput
 from support.commands import client
@@ -100,7 +102,7 @@ def test_a_quantized_file_is_decoded_as_gguf_py_decodes_it(tmp_path: Path) -> No
     [
         ({"architectures": ["LlamaForSequenceClassification"]}, "convert_hf_to_gguf.py"),
         ({"model_type": "mamba2"}, "convert_hf_to_gguf.py"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "convert_hf_to_gguf.py"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "convert_hf_to_gguf.py"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "convert_hf_to_gguf.py"),
         ({"vocab_size": 100}, "vocab_size"),
         ({"num_attention_heads": 3}, "config.json is wrong"),
@@ -116,6 +118,91 @@ def test_what_is_not_converted_is_said_and_nothing_written(
     assert said in found.err
     assert "Traceback" not in found.err
     assert not list(tmp_path.glob("*.gguf*"))
+
+
+def _without(source: str, target: Path, *dropped: str) -> Path:
+    """A copy of a folder whose weights lack the tensors with these words in their names."""
+    shutil.copytree(FOLDERS / source, target)
+    for shard in target.glob("*.safetensors"):
+        data = shard.read_bytes()
+        (length,) = struct.unpack("<Q", data[:8])
+        header = {
+            name: entry
+            for name, entry in json.loads(data[8 : 8 + length]).items()
+            if not any(each in name for each in dropped)
+        }
+        text = json.dumps(header, separators=(",", ":")).encode().ljust(length)
+        shard.write_bytes(data[:8] + text + data[8 + length :])
+    return target
+
+
+@pytest.mark.parametrize(
+    ("source", "dropped", "said"),
+    [
+        ("qwen3moe", "layers.1.mlp.experts.2.up_proj", "experts are missing"),
+        ("qwen3moe", "layers.1.mlp.experts.3.", "some are missing"),
+        ("qwen3-fp8", "mlp.up_proj.weight_scale_inv", "is stored in FP8 without its scales"),
+    ],
+)
+def test_missing_parts_of_a_tensor_are_named(source: str, dropped: str, said: str, tmp_path: Path) -> None:
+    folder = _without(source, tmp_path / "model", dropped)
+    (folder / "model.safetensors.index.json").unlink(missing_ok=True)
+    with pytest.raises(InvalidInput, match=said):
+        convert_folder(folder, tmp_path / "out.gguf")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "values", "said"),
+    [
+        ("qwen3-fp8", {"quantization_config": {"quant_method": "fp8"}}, "do not fit its blocks"),
+        ("qwen3-fp8", {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 0]}}, "two whole"),
+        ("qwen3-fp8", {"quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 64]}}, "do not fit"),
+        ("qwen35", {"linear_num_key_heads": 4}, "not the heads of a gated delta net"),
+        ("qwen35", {"linear_value_head_dim": 16}, "does not fit the heads"),
+        ("qwen35", {"layer_types": ["linear_attention"]}, "lists 1 layers of 2"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_the_weights_is_named(
+    source: str, values: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    shutil.copytree(FOLDERS / source, tmp_path / "model")
+    changed(tmp_path / "model" / "config.json", **values)
+    with pytest.raises(InvalidInput, match=said):
+        convert_folder(tmp_path / "model", tmp_path / "out.gguf")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_blocks_that_predict_further_tokens_may_be_left_out(tmp_path: Path) -> None:
+    folder = _without("qwen35", tmp_path / "model", "mtp.")
+    convert_folder(folder, tmp_path / "out.gguf")
+    convert_folder(FOLDERS / "qwen35", tmp_path / "whole.gguf")
+    short, whole = open_model(tmp_path / "out.gguf"), open_model(tmp_path / "whole.gguf")
+    assert (short.architecture_value("block_count"), whole.architecture_value("block_count")) == (2, 3)
+    assert {each.name for each in whole.tensors} - {each.name for each in short.tensors} == {
+        each.name for each in whole.tensors if each.name.startswith("blk.2.")
+    }
+
+
+def test_a_scale_for_the_whole_tensor_is_read(tmp_path: Path) -> None:
+    codes = np.arange(256, dtype=np.uint8)
+    path = tmp_path / "a.safetensors"
+    header = {
+        "w": {"dtype": "F8_E4M3", "shape": [2, 128], "data_offsets": [0, 256]},
+        "w_scale_inv": {"dtype": "F32", "shape": [], "data_offsets": [256, 260]},
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + codes.tobytes() + struct.pack("<f", 2.0))
+    stored, faults = read_shard(path)
+    assert not faults
+    whole = replace(stored["w"], scales=stored["w_scale_inv"])
+    found = read_rows(whole, 0, 2, (0, 0)).view(np.float32).ravel()
+    # The format by its definition (OCP 8-bit floats, E4M3): sign, 4 bits of exponent with bias 7, 3 of mantissa.
+    for code in range(127):
+        exponent, mantissa = code >> 3, code & 7
+        expected = 2 * (mantissa / 8 * 2.0**-6 if exponent == 0 else (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+        assert (found[code], found[code + 128]) == (expected, -expected)
+    assert np.isnan(found[[127, 255]]).all()
 
 
 def test_weights_beyond_f16_are_refused(folder: Path, tmp_path: Path) -> None:

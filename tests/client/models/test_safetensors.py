@@ -115,13 +115,13 @@ def _folder(tmp_path: Path, config: str = '{"model_type": "llama", "num_hidden_l
 def test_every_fault_is_named(tmp_path: Path) -> None:
     folder = _folder(tmp_path)
     _write(folder / "a.safetensors", {"model.layers.0.strange.weight": (2, 2), "rotary_emb.inv_freq": (2,)})
-    _write(folder / "b.safetensors", {"lm_head.weight": (2, 2)}, "F8_E4M3")
+    _write(folder / "b.safetensors", {"lm_head.weight": (2, 2)}, "F8_E5M2")
     (folder / "c.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(InvalidInput) as error:
         read_table(folder)
     whats = [fault.what for fault in error.value.faults]
     assert whats == [
-        "lm_head.weight is stored as F8_E4M3; raq knows F32, F16, BF16",
+        "lm_head.weight is stored as F8_E5M2; raq knows F32, F16, BF16, F8_E4M3",
         "not a safetensors file, or cut off",
         "a name that llama.cpp's llama models do not have",
     ]
