@@ -219,13 +219,15 @@ def quantize(
 
     Raises InvalidInput if the plan has no allocation, if `output` exists without `force`, or the split is impossible.
     """
+    from raq_client.quantizing.effort import quantizing_work
     from raq_client.quantizing.quantize import quantize_model
 
     _, ledger = found.outcome.unwrap()
+    wanted = _quantization(found, inputs, output, split)
     return quantize_model(
-        _quantization(found, inputs, output, split),
+        wanted,
         force=force,
-        progress=bytes_stage(progress, "quantizing", ledger.size),
+        progress=bytes_stage(progress, "quantizing", ledger.size, quantizing_work(wanted.types)),
     )
 
 

@@ -7,7 +7,7 @@
 ('measuring errors', 0.25)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -15,11 +15,15 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a stage of the work has come: `done` of `total` units (tensors, windows or bytes)."""
+    """How far a stage of the work has come: `done` of `total` units (tensors, windows or bytes).
+
+    `worked` is the share of its time that has passed, 0 to 1, where units take unequal time; None where all are alike.
+    """
 
     stage: str
     done: int
     total: int
+    worked: float | None = None
 
     @property
     def share(self) -> float:
@@ -42,15 +46,48 @@ def stage(progress: Progress | None, name: str) -> Callable[[int, int], None] | 
     return None if progress is None else lambda done, total: progress(Step(name, done, total))
 
 
-def bytes_stage(progress: Progress | None, name: str, total: int) -> Callable[[str, int], None]:
-    """The callback of a stage that reports (what, bytes just done) and has `total` bytes in all."""
-    done = 0
+Work = Mapping[str, tuple[int, float]]
+"""Bytes of each part of a work, and the time that it takes, in any unit."""
 
-    def advance(_what: str, size: int) -> None:
+
+def share_worked(work: Work | None) -> Callable[[str, int], float | None]:
+    """A function that is called with (part, bytes just done) and returns the share of the time that has passed.
+
+    Without `work` it knows nothing: None.
+    """
+    worked, whole = 0.0, sum(effort for _, effort in work.values()) if work else 0.0
+
+    def after(part: str, size: int) -> float | None:
+        nonlocal worked
+        if not work or not whole:
+            return None
+        of_part, effort = work[part]
+        worked += effort * size / of_part
+        return min(1.0, worked / whole)
+
+    return after
+
+
+def bytes_stage(
+    progress: Progress | None, name: str, total: int, work: Work | None = None
+) -> Callable[[str, int], None]:
+    """The callback of a stage that reports (what, bytes just done) and has `total` bytes in all.
+
+    `work` tells how long the parts take, where that is not by their bytes.
+
+    >>> steps = []
+    >>> report = bytes_stage(steps.append, "quantizing", 300, {"quick": (200, 1.0), "slow": (100, 3.0)})
+    >>> report("quick", 200)
+    >>> round(steps[0].share, 3), steps[0].worked
+    (0.667, 0.25)
+    """
+    done, worked = 0, share_worked(work)
+
+    def advance(what: str, size: int) -> None:
         nonlocal done
         done += size
         if progress is not None:
-            progress(Step(name, done, total))
+            progress(Step(name, done, total, worked(what, size)))
 
     return advance
 

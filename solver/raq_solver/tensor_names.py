@@ -11,14 +11,18 @@ llama.cpp).
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Final
 
 TOKEN_EMBEDDING: Final = "token_embd.weight"  # noqa: S105  # no password
 OUTPUT: Final = "output.weight"
 """The output head, where it has weights of its own."""
+NAMES_KEPT: Final = 1 << 16
+"""Names whose parts are remembered: those of a model are asked for again with each of its mixtures."""
 _BLOCK: Final = re.compile(r"blk\.(\d+)\.")
 
 
+@lru_cache(maxsize=NAMES_KEPT)
 def block_of(name: str) -> int:
     """The number of the block a tensor belongs to, -1 outside of all blocks."""
     found = _BLOCK.match(name)

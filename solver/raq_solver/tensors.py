@@ -23,6 +23,10 @@ class Tensor:
     shape: tuple[int, ...]
     source_type: QuantType
 
+    def __hash__(self) -> int:
+        """That of the name, which is unique in a model: tensors are keys of many tables."""
+        return hash(self.name)
+
     @property
     def row_length(self) -> int:
         """Weights in a row."""

@@ -20,6 +20,7 @@ from raq_client.models.writer import WrittenModel
 from raq_client.progress import Notes, Progress, bytes_stage, silent, stage
 from raq_client.prompts.texts import read_texts_for
 from raq_client.quantizing.devices import CPU, Device
+from raq_client.quantizing.effort import quantizing_work
 from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_client.quantizing.tensor_store import KeptTensors
 from raq_client.recipes.build_recipe import BuildRecipe
@@ -136,11 +137,12 @@ def write_resolved(
     """Write the file of a resolved recipe to `target`, replacing what is there."""
     inputs = resolved.prepared.inputs
     rounding = replace(inputs.rounding, threads=how.threads, device=how.device)
+    wanted = Quantization(inputs.model, resolved.allocation, target, rounding, metadata=resolved.metadata)
     return quantize_model(
-        Quantization(inputs.model, resolved.allocation, target, rounding, metadata=resolved.metadata),
+        wanted,
         keep=kept,
         force=True,
-        progress=bytes_stage(progress, "quantizing", resolved.ledger.size),
+        progress=bytes_stage(progress, "quantizing", resolved.ledger.size, quantizing_work(wanted.types)),
     )
 
 

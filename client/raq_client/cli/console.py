@@ -110,4 +110,5 @@ def _peak_memory() -> str:
 
 def print_json(value: Any) -> None:
     """Print a result for programs on stdout."""
-    OUT.out(json.dumps(value, indent=2, allow_nan=False))
+    # Not by Rich, which would cut a result of a megabyte into its lines first.
+    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")

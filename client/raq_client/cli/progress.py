@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from raq_client.cli import events
-from raq_client.cli.console import ERR, Report, is_quiet, say
-from raq_client.progress import duration
+from raq_client.cli.console import ERR, is_quiet, say
+from raq_client.progress import Work, duration, share_worked
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -24,6 +24,16 @@ MOST_COUNTED: Final = 100_000
 
 Clock = Callable[[], float]
 """Seconds since some moment."""
+
+
+class WorkReport(Protocol):
+    """Called now and then with the units done, the units in all, and the share of the time that has passed.
+
+    The last is None where units take equal time.
+    """
+
+    def __call__(self, done: int, total: int, worked: float | None = None, /) -> None:
+        """Take note of it."""
 
 
 class Pace:
@@ -45,16 +55,20 @@ class Pace:
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._began = self._opened = self._reported = clock()
-        self._first = 0
+        self._first = self._at = 0.0
         self._is_begun = False
         self.done = 0
         self.total = 0
 
-    def report(self, done: int, total: int) -> None:
-        """Take note of `done` of `total` units. Fewer than before begin the work again."""
+    def report(self, done: int, total: int, worked: float | None = None, /) -> None:
+        """Take note of `done` of `total` units. Fewer than before begin the work again.
+
+        `worked` is the share of the time that they take in all, if units take unequal time.
+        """
         now = self._clock()
+        self._at = done if worked is None else worked * total
         if done < self.done or not (self._is_begun or done == 1):
-            self._began, self._first = now, done
+            self._began, self._first = now, self._at
         if done != self.done or not self._is_begun:
             self._reported = now
         self._is_begun = True
@@ -62,12 +76,12 @@ class Pace:
 
     def left(self) -> float | None:
         """Seconds until all is done; None where this run has not finished a unit yet."""
-        worked = self.done - self._first
+        worked = self._at - self._first
         if worked <= 0 or not self.total:
             return None
         per_unit = (self._reported - self._began) / worked
         since = min(self._clock() - self._reported, per_unit)  # of the unit in progress, which is not done yet
-        return max(0.0, per_unit * (self.total - self.done) - since)
+        return max(0.0, per_unit * (self.total - self._at) - since)
 
     def line(self, title: str) -> str:
         """Title, percentage, units and time left, as one line of text."""
@@ -108,7 +122,7 @@ class LogLines:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Report]:
+def progress_bar(title: str) -> Iterator[WorkReport]:
     """Show what the block reports; nothing where --quiet."""
     pace = Pace()
     if is_quiet():
@@ -130,24 +144,24 @@ def progress_bar(title: str) -> Iterator[Report]:
         lines.end()
 
 
-def _both(first: Report, second: Report) -> Report:
-    def report(done: int, total: int) -> None:
-        first(done, total)
+def _both(first: WorkReport, second: Callable[[int, int], None]) -> WorkReport:
+    def report(done: int, total: int, worked: float | None = None, /) -> None:
+        first(done, total, worked)
         second(done, total)
 
     return report
 
 
 @contextmanager
-def _bar(title: str, pace: Pace) -> Iterator[Report]:
+def _bar(title: str, pace: Pace) -> Iterator[WorkReport]:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
     columns = (TextColumn("{task.description:<22}", markup=False), BarColumn(), TaskProgressColumn(), _state(pace))
     with Progress(*columns, console=ERR.console) as progress:
         task = progress.add_task(title, total=None)
 
-        def report(done: int, total: int) -> None:
-            pace.report(done, total)
+        def report(done: int, total: int, worked: float | None = None, /) -> None:
+            pace.report(done, total, worked)
             progress.update(task, completed=done, total=total)
 
         yield report
@@ -168,14 +182,17 @@ def _state(pace: Pace) -> "ProgressColumn":
 
 
 @contextmanager
-def size_bar(title: str, total: int) -> Iterator[Callable[[str, int], None]]:
-    """Show the progress of work that reports (what, size of a part) and has `total` bytes in all."""
-    done = 0
+def size_bar(title: str, total: int, work: Work | None = None) -> Iterator[Callable[[str, int], None]]:
+    """Show the progress of work that reports (what, size of a part) and has `total` bytes in all.
+
+    `work` tells how long the parts take, where that is not by their bytes.
+    """
+    done, worked = 0, share_worked(work)
     with progress_bar(title) as report:
 
-        def advance(_what: str, size: int) -> None:
+        def advance(what: str, size: int) -> None:
             nonlocal done
             done += size
-            report(done, total)
+            report(done, total, worked(what, size))
 
         yield advance

@@ -6,10 +6,11 @@ llama.cpp 0c1e57098.
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from raq_solver.quant_types import CATALOGUE, QuantType
-from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING
+from raq_solver.tensor_names import NAMES_KEPT, OUTPUT, TOKEN_EMBEDDING
 from raq_solver.tensors import Tensor
 
 EMBEDDINGS: Final = (TOKEN_EMBEDDING, "per_layer_token_embd.weight")
@@ -75,15 +76,17 @@ def is_quantizable(tensor: Tensor, architecture: str = "") -> bool:
 
     False for vectors, tensors whose name does not end in "weight", norms, routers, short convolutions and similar.
     """
-    name = tensor.name
-    parts = _NEVER_CONTAINING + _NEVER_IN_ARCHITECTURE.get(architecture, ())
     return (
         any(length > 1 for length in tensor.shape[1:])
-        and name.endswith("weight")
-        and name not in _NEVER_NAMED
-        and not any(part in name for part in parts)
+        and _may_by_name(tensor.name, architecture)
         and tensor.source_type.name in CATALOGUE
     )
+
+
+@lru_cache(maxsize=NAMES_KEPT)
+def _may_by_name(name: str, architecture: str) -> bool:
+    parts = _NEVER_CONTAINING + _NEVER_IN_ARCHITECTURE.get(architecture, ())
+    return name.endswith("weight") and name not in _NEVER_NAMED and not any(part in name for part in parts)
 
 
 def fitting_type(wanted: QuantType, row_length: int) -> QuantType | None:

@@ -6,12 +6,13 @@ experts, the first eighth of the layers) are llama.cpp's, tuned by hand on LLaMA
 
 from dataclasses import dataclass
 from enum import Enum, unique
+from functools import lru_cache
 from typing import Final
 
 from raq_client.models.file_types import FileType
 from raq_client.models.quantizable import EMBEDDINGS
 from raq_solver.quant_types import CATALOGUE, QuantType
-from raq_solver.tensor_names import OUTPUT
+from raq_solver.tensor_names import NAMES_KEPT, OUTPUT
 from raq_solver.tensors import Tensor
 
 
@@ -83,6 +84,7 @@ _EIGHT_EXPERTS_OUTPUT: Final = frozenset(
 )
 
 
+@lru_cache(maxsize=NAMES_KEPT)
 def kind_of(name: str) -> Kind:
     """The kind of the tensor of that name.
 

@@ -9,6 +9,7 @@ Source: llama_tensor_get_type_impl in src/llama-quant.cpp of llama.cpp 0c1e57098
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, unique
+from functools import lru_cache
 
 from raq_client.models.file_types import FileType
 from raq_client.models.quantizable import fitting_type, is_quantizable
@@ -44,7 +45,7 @@ def mixture(
     tensor's rows is replaced by llama.cpp's substitute. Raises InvalidInput with every tensor that has none.
     """
     facts = facts_of(table, has_importance=has_importance)
-    quantizable = [tensor for tensor in processing_order(table.tensors) if is_quantizable(tensor, table.architecture)]
+    quantizable = _quantizable(table)
     named: Mapping[str, QuantType] = resolve(overrides, [tensor.name for tensor in quantizable])
     # llama-quantize ignores overrides and rules if the file type itself is not quantized.
     plain = file_type.base.weights_per_block == 1
@@ -80,10 +81,16 @@ def processing_order(tensors: Sequence[Tensor]) -> list[Tensor]:
     return sorted(tensors, key=lambda tensor: (block_of(tensor.name), tensor.name.encode()))
 
 
+@lru_cache(maxsize=2)  # the mixtures of a model are often wanted one after the other
+def _quantizable(table: ModelTable) -> tuple[Tensor, ...]:
+    """The quantizable tensors in llama-quantize's processing order."""
+    return tuple(tensor for tensor in processing_order(table.tensors) if is_quantizable(tensor, table.architecture))
+
+
 def facts_of(table: ModelTable, *, has_importance: bool) -> Facts:
     """The properties that the rules use. Numbers of heads and experts come from the metadata, else from shapes."""
     by_name = {tensor.name: tensor for tensor in table.tensors}
-    kinds = Counter(kind_of(tensor.name) for tensor in table.tensors if is_quantizable(tensor, table.architecture))
+    kinds = Counter(kind_of(tensor.name) for tensor in _quantizable(table))
     experts = table.number("expert_count") or max((t.shape[2] for t in table.tensors if _is_expert(t)), default=0)
     return Facts(
         architecture=table.architecture,

@@ -110,10 +110,12 @@ def mixture_landmarks(profile: Profile, table: LossTable) -> Iterator[Landmark]:
     )
     for name, file_type in FILE_TYPES.items():
         types = mixture(model, file_type, has_importance=profile.has_importance)
+        if any(chosen.name not in table.column_of for chosen in types.values()):
+            continue  # it uses a type that was not measured
         try:
             ledger = account(Allocation({t.name: q.name for t, q in types.items()}), table, 0)
         except InvalidInput:
-            continue  # it uses a type that was not measured
+            continue  # it uses a type that a tensor can't have
         yield Landmark(name, ledger.size, ledger.loss)
 
 
