@@ -75,6 +75,8 @@ def test_budgets_make_a_ladder_of_optima(model_path: Path, imatrix_path: Path) -
         (("-r", "ra1", "-b", "5"), "Give either a --recipe or a --budget"),
         (("-b", "0.5", "-b", "5"), "0.5: no allocation fits the budget"),
         (("-r", "Q4_K_M", "-o", "{o}"), "text"),
+        (("-b", "5", "--against", "nearest"), "give --folder"),
+        (("-b", "5", "--against", "Q9_X", "-o", "{o}"), "Q9_X"),
     ],
 )
 def test_mistakes_are_named(model_path: Path, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -99,9 +101,20 @@ def test_a_ladder_writes_the_card_of_its_steps(
     folder = tmp_path / "out"
     text = ("-t", data / "gsm8k.evaluation.txt", "--windows", 2, "--context", 256)
     second = recipe.with_name("second.toml")
-    result = client(
-        "ladder", model_path, "-r", second, "-i", imatrix_path, *text, "-o", folder, "--card", "org/tiny", "--json"
+    made = (
+        "-i",
+        imatrix_path,
+        *text,
+        "-o",
+        folder,
+        "--card",
+        "org/tiny",
+        "--against",
+        "Q3_K_M",
+        "--against",
+        "nearest",
     )
+    result = client("ladder", model_path, "-r", second, *made, "--json")
     assert result.code == 0, result.err
     card = (folder / "README.md").read_text()
     for step in result.json["steps"]:
@@ -110,7 +123,23 @@ def test_a_ladder_writes_the_card_of_its_steps(
         assert f"{step['bits_per_weight']:.3f}" in row
     assert "gsm8k.evaluation.txt, " in card
     assert str(tmp_path) not in card
-    assert (folder / "README.svg").read_text().count("<circle") == 2
+    picture = (folder / "README.svg").read_text()
+    mixtures = result.json["mixtures"]
+    assert (picture.count("<circle"), picture.count("<path")) == (2, len(mixtures))
+    sizes = [mixture["bytes"] for mixture in mixtures]
+    assert sizes == sorted(sizes)
+    for mixture in mixtures:
+        assert f"| llama.cpp's {mixture['name']} |" in card
+    assert not list(folder.glob(".raq-*"))
+    # The same mixture by the commands that make and check one.
+    witness = next(mixture for mixture in mixtures if mixture["name"] == "Q3_K_M")
+    types, file = tmp_path / "q3.json", tmp_path / "q3.gguf"
+    types.write_text(client("base", "Q3_K_M", model_path, "--json").out)
+    assert client("quantize", model_path, "-a", types, "-i", imatrix_path, "-o", file).code == 0
+    assert file.stat().st_size == witness["file_bytes"]
+    checked = client("check", file, "--model", model_path, *text, "--json").json["overall"]
+    assert checked["kl"]["value"] == witness["kl"]["value"]
+    assert checked["perplexity"]["value"] == witness["perplexity"]
     again = client("ladder", model_path, "-r", second, *text, "-o", folder, "--card", "org/tiny")
     assert again.code == 2
     assert "README.md: exists" in again.err

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from raq_client.planning.model_inputs import ModelInputs
     from raq_client.publishing.card import About
     from raq_client.refinement.ladder import LadderSetup, Rung, StepResult
+    from raq_client.refinement.landmarks import MeasuredMixture
 
 MANIFEST: Final = "ladder.json"
 
@@ -51,6 +52,15 @@ def ladder(
         bool, typer.Option("--nested", help="Budgets: no tensor gets fewer bytes than in the step before.")
     ] = False,
     climb_all: Annotated[bool, typer.Option("--all", help="Continue after a step that gains nothing.")] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="MIXTURE",
+            help="Measure llama.cpp's mixture (as Q4_K_M) too; 'nearest': that nearest in size to each step.",
+            show_default=False,
+        ),
+    ] = None,
     card: Annotated[
         str | None,
         typer.Option(
@@ -76,6 +86,8 @@ def ladder(
     raq-client ladder model-f16.gguf --recipe ra4 -i reasoning.gguf -t held-out.txt -o ladder
 
     raq-client ladder model-f16.gguf -b 4.5 -b 5.0 -b 5.5 -i imatrix.gguf -t held-out.txt -o ladder
+
+    raq-client ladder model-f16.gguf -b 4.5 -b 5.5 -i i.gguf -t held-out.txt -o ladder --against nearest --card org/name
     """
     from raq_client.models.read_table import read_table
     from raq_client.recipes.recipe_file import read_recipe
@@ -84,6 +96,7 @@ def ladder(
 
     settings = read_settings(Path.cwd())
     about = _about(card, folder, force=force)
+    against = _mixtures(against, folder)
     _check_folder(called, folder, settings, {})
     if bool(recipe) == bool(budget):
         raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
@@ -97,19 +110,34 @@ def ladder(
         else _solved(inputs, budget or [], posed, settings, nested=nested)
     )
     climbed: list[StepResult] = []
+    mixtures: list[MeasuredMixture] = []
     if folder is not None:
         paths = checks.texts(settings)
         setup = _setup(inputs, folder, paths, checks, force=force)
         _check_folder(called, folder, settings, {f"step {rung.name}": setup.path(rung) for rung in rungs})
         climbed = _climbed(rungs, setup, climb_all=climb_all)
-        _keep_manifest(setup, paths, ladder_dict(rungs, climbed))
+        mixtures = _beside(against, climbed, setup)
+        _keep_manifest(setup, paths, ladder_dict(rungs, climbed, mixtures))
         if about is not None:
             _write_card(folder, about, force=force)
     if as_json:
-        print_json(ladder_dict(rungs, climbed))
+        print_json(ladder_dict(rungs, climbed, mixtures))
     else:
-        OUT.print(ladder_table(rungs, climbed))
+        OUT.print(ladder_table(rungs, climbed, mixtures))
     _say_end(climbed)
+
+
+def _mixtures(names: list[str] | None, folder: Path | None) -> list[str]:
+    """What --against names. Raises InvalidInput, before any work, for what is no mixture, or if nothing is measured."""
+    from raq_client.models.file_types import file_type
+    from raq_client.refinement.landmarks import NEAREST
+
+    if names and folder is None:
+        raise InvalidInput(Fault("--against", "is measured as the steps are: give --folder"))
+    for name in names or ():
+        if name != NEAREST:
+            file_type(name)
+    return names or []
 
 
 def _about(card: str | None, folder: Path | None, *, force: bool) -> "About | None":
@@ -205,6 +233,25 @@ def _climbed(rungs: "tuple[Rung, ...]", setup: "LadderSetup", *, climb_all: bool
             bars.close()
             if not one.gains and not climb_all:
                 break
+    return found
+
+
+def _beside(names: list[str], climbed: "list[StepResult]", setup: "LadderSetup") -> "list[MeasuredMixture]":
+    """Quantize and measure llama.cpp's mixtures, with two progress bars for each."""
+    from raq_client.refinement.landmarks import measured_mixtures
+
+    if not names:
+        return []
+    found: list[MeasuredMixture] = []
+    with ExitStack() as bars:
+
+        def bar(verb: str) -> "Callable[[str], Callable[[int, int], None]]":
+            return lambda name: bars.enter_context(progress_bar(f"{verb} {name}"[:22]))
+
+        sizes = [one.rung.size for one in climbed]
+        for one in measured_mixtures(names, sizes, setup, bar("writing"), bar("checking")):
+            found.append(one)
+            bars.close()
     return found
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +14,7 @@ from raq_client.files.atomic_file import atomic_file
 from raq_client.hub.names import HUB, parse_hub_name
 from raq_client.models.model_file import ModelFile
 from raq_client.publishing.picture import draw, marks_of
-from raq_client.publishing.release import Figure, Measured, Quant, Release
+from raq_client.publishing.release import Figure, Landmark, Measured, Quant, Release
 from raq_client.publishing.rendering import template
 from raq_solver.errors import Fault, InvalidInput
 
@@ -77,7 +78,8 @@ def card(release: Release, about: About, picture: str = picture_of(Path(CARD)).n
         about=about,
         quants=quants,
         rows=[_row(quant) for quant in quants],
-        mixtures=release.landmarks,
+        mixtures=[_mixture_row(mark) for mark in release.landmarks],
+        same_importance=bool(release.importance),
         measured=_conditions(release),
         picture=quote(picture) if marks_of(release) else None,
         proven=all(quant.proven for quant in quants),
@@ -116,13 +118,20 @@ def _front_matter(release: Release, about: About, model: ModelFile) -> list[str]
 def _row(quant: Quant) -> tuple[str, ...]:
     """The cells of a file's row."""
     file = quant.files[0].name if len(quant.files) == 1 else f"{quant.name} ({len(quant.files)} files)"
-    found = quant.measured
-    if found is None:
-        return (f"`{file}`", _size(quant.size), f"{quant.bits_per_weight:.3f}", *["not measured"] * 4)
+    found = ["not measured"] * 4 if quant.measured is None else _cells(quant.measured)
+    return (f"`{file}`", _size(quant.size), f"{quant.bits_per_weight:.3f}", *found)
+
+
+def _mixture_row(mark: Landmark) -> tuple[str, ...]:
+    """The cells of a row of one of llama.cpp's mixtures."""
+    found = [f"{mark.kl:.5f}", "", "", ""] if mark.measured is None else _cells(mark.measured)
+    size = "" if mark.size is None else _size(mark.size)
+    return (f"llama.cpp's {mark.name}", size, f"{mark.bits_per_weight:.3f}", *found)
+
+
+def _cells(found: Measured) -> Sequence[str]:
+    """What was measured."""
     return (
-        f"`{file}`",
-        _size(quant.size),
-        f"{quant.bits_per_weight:.3f}",
         _figure(found.kl, 5),
         "–" if found.kl_thousandth is None else f"{found.kl_thousandth:.4f}",
         _figure(Figure(100 * found.same_top.value, 100 * found.same_top.error), 2),

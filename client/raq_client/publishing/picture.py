@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from raq_client.publishing.release import Release
+from raq_client.publishing.release import Landmark, Release
 from raq_client.publishing.rendering import template
 
 WIDTH: Final = 720
@@ -73,8 +73,14 @@ def marks_of(release: Release) -> tuple[Mark, ...]:
         for quant in release.quants
         if quant.measured is not None
     ]
-    mixtures = [Mark(mark.name, mark.bits_per_weight, mark.kl, math.nan, is_mixture=True) for mark in release.landmarks]
+    mixtures = [
+        Mark(mark.name, mark.bits_per_weight, mark.kl, _error(mark), is_mixture=True) for mark in release.landmarks
+    ]
     return tuple(mark for mark in (*files, *mixtures) if mark.kl > 0 and math.isfinite(mark.kl))
+
+
+def _error(mark: Landmark) -> float:
+    return math.nan if mark.measured is None else mark.measured.kl.error
 
 
 def draw(marks: Sequence[Mark]) -> str:

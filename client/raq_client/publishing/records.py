@@ -53,6 +53,14 @@ class AgainstRecord(_Record):
     mixture_kl: float
 
 
+class MixtureRecord(SummaryRecord):
+    """A mixture of llama.cpp, measured as the steps of a ladder are; `file_bytes` of its file."""
+
+    name: str
+    file_bytes: int
+    bits_per_weight: float
+
+
 class PlanRecord(_Record):
     """A plan: sizes in bytes of tensor data, losses in nats per token."""
 
@@ -104,6 +112,7 @@ class ManifestRecord(_Record):
     check: CheckRecord | None = None
     against: AgainstRecord | None = None
     steps: tuple[StepRecord, ...] = ()
+    mixtures: tuple[MixtureRecord, ...] = ()
     texts: tuple[str, ...] = ()
     context: int | None = None
 

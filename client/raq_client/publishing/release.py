@@ -67,11 +67,16 @@ class Quant:
 
 @dataclass(frozen=True, slots=True)
 class Landmark:
-    """A mixture of llama.cpp measured on the same text: bits per weight of tensor data, KL divergence in nats."""
+    """A mixture of llama.cpp measured on the same text: bits per weight of tensor data, KL divergence in nats.
+
+    `size` of its file in bytes and all that was `measured` are None where a manifest says no more.
+    """
 
     name: str
     bits_per_weight: float
     kl: float
+    size: int | None = None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,9 @@ def _landmarks(quant: Quant, record: ManifestRecord) -> Iterator[Landmark]:
     if record.against is not None:
         bits = 8 * record.against.mixture_bytes / quant.weights
         yield Landmark(record.against.mixture, bits, record.against.mixture_kl)
+    for each in record.mixtures:
+        found = _measured(each, tuple(map(_plain_name, record.texts)), record.context)
+        yield Landmark(each.name, each.bits_per_weight, each.kl.value, each.file_bytes, found)
 
 
 def _importance(path: Path, record: ManifestRecord) -> Iterator[Path]:

@@ -3,19 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
+from raq_client.evaluation.report import Summary
 from raq_client.refinement.ladder import Rung, StepResult
+from raq_client.refinement.landmarks import MeasuredMixture
 from raq_client.reports.plain import plain
 from raq_client.reports.tables import Column, Table
 
 
-def ladder_dict(rungs: Sequence[Rung], climbed: Sequence[StepResult]) -> dict[str, Any]:
-    """Every step with its allocation; those that were climbed with their figures, in nats per token."""
+def ladder_dict(
+    rungs: Sequence[Rung], climbed: Sequence[StepResult], mixtures: Sequence[MeasuredMixture] = ()
+) -> dict[str, Any]:
+    """Every step with its allocation; those that were climbed with their figures, in nats per token; the mixtures."""
     measured = {one.rung.name: one for one in climbed}
-    return {"steps": [_rung_dict(rung) | _measured_dict(measured.get(rung.name)) for rung in rungs]}
+    steps = {"steps": [_rung_dict(rung) | _measured_dict(measured.get(rung.name)) for rung in rungs]}
+    return steps | ({"mixtures": [_mixture_dict(one) for one in mixtures]} if mixtures else {})
 
 
-def ladder_table(rungs: Sequence[Rung], climbed: Sequence[StepResult]) -> Table:
-    """One line for each step: sizes, and what was measured of those that were climbed."""
+def ladder_table(
+    rungs: Sequence[Rung], climbed: Sequence[StepResult], mixtures: Sequence[MeasuredMixture] = ()
+) -> Table:
+    """One line for each step: sizes, and what was measured of those that were climbed; then llama.cpp's mixtures."""
     columns = (
         Column("step"),
         Column("bytes", figures=True),
@@ -40,6 +47,10 @@ def ladder_table(rungs: Sequence[Rung], climbed: Sequence[StepResult]) -> Table:
         )
         for rung in rungs
     ]
+    rows += [
+        (f"llama.cpp's {one.name}", f"{one.size:,}", f"{one.bits_per_weight:.4f}", "", "", "", _kl(one.summary), "", "")
+        for one in mixtures
+    ]
     return Table(columns, rows)
 
 
@@ -58,17 +69,7 @@ def _rung_dict(rung: Rung) -> dict[str, Any]:
 def _measured_dict(one: StepResult | None) -> dict[str, Any]:
     if one is None:
         return {}
-    kl, agreement, ratio = one.summary.kl, one.summary.top1_agreement, one.summary.ratio
-    found: dict[str, Any] = {
-        "file": str(one.path),
-        "kl": {"value": kl.value, "error": kl.error},
-        "kl_quantiles": plain(one.summary.kl_quantiles),
-        "perplexity": one.summary.perplexity.value,
-        "ratio": {"value": ratio.value, "error": ratio.error},
-        "top1_agreement": {"value": agreement.value, "error": agreement.error},
-        "tokens": one.summary.tokens,
-        "windows": one.summary.windows,
-    }
+    found: dict[str, Any] = {"file": str(one.path)} | _summary_dict(one.summary)
     if one.step is not None:
         kl_step = one.step.kl
         found["against_the_one_before"] = {
@@ -80,10 +81,32 @@ def _measured_dict(one: StepResult | None) -> dict[str, Any]:
     return found
 
 
+def _mixture_dict(one: MeasuredMixture) -> dict[str, Any]:
+    sizes = {"bytes": one.size, "file_bytes": one.file_size, "bits_per_weight": one.bits_per_weight}
+    return {"name": one.name} | sizes | _summary_dict(one.summary)
+
+
+def _summary_dict(summary: Summary) -> dict[str, Any]:
+    kl, agreement, ratio = summary.kl, summary.top1_agreement, summary.ratio
+    return {
+        "kl": {"value": kl.value, "error": kl.error},
+        "kl_quantiles": plain(summary.kl_quantiles),
+        "perplexity": summary.perplexity.value,
+        "ratio": {"value": ratio.value, "error": ratio.error},
+        "top1_agreement": {"value": agreement.value, "error": agreement.error},
+        "tokens": summary.tokens,
+        "windows": summary.windows,
+    }
+
+
+def _kl(summary: Summary) -> str:
+    return f"{summary.kl.value:.6f} ± {summary.kl.error:.6f}"
+
+
 def _measured_cells(one: StepResult | None) -> tuple[str, ...]:
     if one is None:
         return ("", "", "")
-    kl = f"{one.summary.kl.value:.6f} ± {one.summary.kl.error:.6f}"
+    kl = _kl(one.summary)
     if one.step is None:
         return (kl, "", "")
     step = one.step.kl

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from raq_client.publishing.card import About, base_model_of, card
+from raq_client.publishing.picture import marks_of
 from raq_client.publishing.release import read_release
 from raq_solver.errors import InvalidInput
-from support.releases import PUBLISHER, Made
+from support.releases import PUBLISHER, Made, check
 
 ABOUT = About("org/tiny", repo="me/tiny-GGUF", license="apache-2.0")
 
@@ -73,7 +74,21 @@ def test_what_was_not_proven_is_not_said_to_be(make: Made) -> None:
 
 def test_a_mixture_of_llama_cpp_is_shown_beside(make: Made) -> None:
     path = make(against={"mixture": "Q4_K_M", "mixture_bytes": 100, "mixture_kl": 0.5})
-    assert "| llama.cpp's Q4_K_M, same importance | |" in card(read_release([path]), ABOUT)
+    text = card(read_release([path]), ABOUT)
+    assert "| llama.cpp's Q4_K_M |  |" in text
+    assert "rounded by raq's quantizer with the same importance." in text
+    assert "mixtures" not in card(read_release([make("alone")]), ABOUT)
+
+
+def test_mixtures_of_a_ladder_are_shown_with_all_that_was_measured(make: Made) -> None:
+    overall = check(0.25)["overall"]
+    one = {"name": "Q5_K_M", "file_bytes": 3_210_000, "bits_per_weight": 5.678, **overall}
+    release = read_release([make(mixtures=[one])])
+    assert "| llama.cpp's Q5_K_M | 3.21 MB | 5.678 | 0.25000 ± 0.00250 | 2.5000 | 90.00 ± 0.90 | 1.0100 ± 0.0101 |" in (
+        card(release, ABOUT)
+    )
+    (mark,) = [mark for mark in marks_of(release) if mark.is_mixture]
+    assert (mark.bits, mark.kl, mark.error) == (5.678, 0.25, 0.0025)
 
 
 def test_the_base_model_is_that_of_the_download_or_of_the_option(make: Made) -> None:
