@@ -17,6 +17,7 @@ REPLACED = (
     ("async for ", "for "),
     ("await ", ""),
     ("AsyncIterator", "Iterator"),
+    ("AsyncIterable", "Iterable"),
     ("AsyncClient", "Client"),
     ("ServiceAsyncStub", "ServiceStub"),
     ("connect_async", "connect"),

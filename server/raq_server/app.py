@@ -116,6 +116,15 @@ async def _serve(config: ServerConfig, started: "Future[tuple[_Parts, str]]") ->
     LOG.info("stopped")
 
 
+def _intakes(config: ServerConfig) -> tuple[Intake, Intake]:
+    """The room for requests to our services, and for those to others."""
+    largest, seconds, idle = config.message_limit_bytes, config.request_seconds, config.idle_seconds
+    return (
+        Intake(config.receive_limit_bytes, largest, seconds, idle, whole=config.profile_limit_bytes),
+        Intake(largest, largest, seconds, min(idle, _OTHERS_SECONDS), accepted=_OTHERS_BYTES),
+    )
+
+
 class _Parts:
     """The parts of a server, connected."""
 
@@ -130,20 +139,18 @@ class _Parts:
         self.flights = SingleFlight(_LARGEST_KEPT, self.metrics)
         self.health = health.aio.HealthServicer()
         traced = spans() if config.tracing else no_spans
-        largest, idle = config.message_limit_bytes, config.idle_seconds
-        intake = Intake(config.receive_limit_bytes, largest, config.request_seconds, idle)
-        others = Intake(largest, largest, config.request_seconds, min(idle, _OTHERS_SECONDS), accepted=_OTHERS_BYTES)
         interceptor = CallInterceptor(
-            Tokens.of(config.tokens), config.calls_per_client, self.metrics, traced, intake, others
+            Tokens.of(config.tokens), config.calls_per_client, self.metrics, traced, *_intakes(config)
         )
         self.server = grpc.aio.server(
             interceptors=[interceptor],
             options=(*channel_options(config.message_limit_bytes), *OPTIONS),
         )
+        cache = ProfileCache(database)
         solver = SolverService(
             self.pool,
             self.store,
-            ProfileCache(database),
+            cache,
             LruCache(config.cache_bytes),
             self.flights,
             self.metrics,
@@ -152,7 +159,7 @@ class _Parts:
             config.search_seconds,
         )
         self.server.add_generic_rpc_handlers((solver.handler(),))
-        profiles = ProfileService(self.store, config)
+        profiles = ProfileService(self.store, self.pool, cache, self.metrics, config)
         profile_service_pb2_grpc.add_ProfileServiceServicer_to_server(profiles, self.server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         names = SOLVER_SERVICE, PROFILE_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME

@@ -85,7 +85,7 @@ class ServerConfig(BaseSettings):
     )
 
     message_limit_bytes: int = Field(default=16 * 2**20, ge=2**16, description="largest message accepted")
-    profile_limit_bytes: int = Field(default=MESSAGE_LIMIT_BYTES, ge=2**16, description="largest profile stored")
+    profile_limit_bytes: int = Field(default=2 * MESSAGE_LIMIT_BYTES, ge=2**16, description="largest profile stored")
     tensors_limit: int = Field(default=100_000, ge=1, description="most tensors of a problem or profile")
     types_limit: int = Field(default=64, ge=1, description="most quant types of a problem or profile")
     constraints_limit: int = Field(default=10_000, ge=0, description="most constraints of a problem")

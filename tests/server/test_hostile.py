@@ -128,7 +128,7 @@ def test_a_store_that_was_removed_acknowledges_nothing(tmp_path: Path) -> None:
 
 def _stored(seed: int) -> tuple[StoredProfile, bytes]:
     from raq_proto.convert import profile_to_proto
-    from raq_server.service.profile_service import _stored as described
+    from raq_server.workers.profiles import described
 
     content = profile_to_proto(profile(tensors=500, seed=seed)).SerializeToString()
     return described(profile(tensors=500, seed=seed), len(content)), content

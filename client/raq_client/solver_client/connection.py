@@ -1,5 +1,6 @@
 """The connection to the service, shared by both clients: address, credentials, retries, request ids."""
 
+import ipaddress
 import json
 import uuid
 from dataclasses import dataclass
@@ -17,14 +18,14 @@ TRANSPORT_SECONDS: Final = 30.0
 """Time allowed for sending, queueing and answering, in addition to the search itself."""
 
 _SERVICE_CONFIG: Final = {
-    # A name with several servers (dns:///raq:8433) is balanced over all of them.
+    # Calls go round the servers of a name (dns:///raq:8433) or list, leaving out those that do not answer.
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             # Every method of raq.v1 is idempotent.
             "name": [{"service": "raq.v1.SolverService"}, {"service": "raq.v1.ProfileService"}],
             "retryPolicy": {
-                "maxAttempts": 4,
+                "maxAttempts": 5,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 3,
@@ -33,17 +34,31 @@ _SERVICE_CONFIG: Final = {
         }
     ],
 }
-"""gRPC's retry policy: 4 attempts, waits of about 0.1, 0.3 and 0.9 seconds; streams only before their first answer."""
-
-CHUNK_BYTES: Final = 2**20
-"""Size of the chunks in which a profile is sent."""
+"""gRPC's retry policy: 5 attempts, the most it allows, after about 0.1, 0.3, 0.9 and 2 seconds; streams only before
+their first answer."""
+_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
+    *channel_options(),
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    # What is kept of a request to be sent again: all of the largest profile that a server takes by default.
+    ("grpc.per_rpc_retry_buffer_size", 2 * MESSAGE_LIMIT_BYTES + 2**20),
+    # A server that was restarted is found again within seconds; gRPC by itself waits for up to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A server whose machine is gone is noticed within 40 s.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+"""Channel options of every client."""
 
 Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """The service's address and the client's credentials. Without certificates and `tls` it is not encrypted."""
+    """The service's address and the client's credentials. Without certificates and `tls` it is not encrypted.
+
+    `address` is a target of gRPC: HOST:PORT, unix:PATH, dns:///NAME:PORT or ipv4:A:PORT,B:PORT.
+    """
 
     address: str
     token: str | None = None
@@ -62,11 +77,14 @@ class Connection:
         certificate: Path | bytes | None,
         private_key: Path | bytes | None,
     ) -> Self:
-        """A connection with its files read. Raises InvalidInput if one can't be read, or half a key pair is given."""
+        """A connection with its files read; `address` may also be HOST:PORT,HOST:PORT of numeric addresses.
+
+        Raises InvalidInput if a file can't be read, half a key pair is given, or a list holds a name.
+        """
         roots, chain, key = map(_content, (root_certificates, certificate, private_key))
         if (chain is None) != (key is None):
             raise InvalidInput(Fault("TLS", "needs both a certificate and a private key"))
-        return cls(address, token, tls or roots is not None or chain is not None, roots, chain, key)
+        return cls(_target(address), token, tls or roots is not None or chain is not None, roots, chain, key)
 
     @property
     def credentials(self) -> grpc.ChannelCredentials | None:
@@ -78,11 +96,7 @@ class Connection:
     @property
     def options(self) -> tuple[tuple[str, int | str], ...]:
         """The options of the channel."""
-        return (
-            *channel_options(),
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
-            ("grpc.per_rpc_retry_buffer_size", MESSAGE_LIMIT_BYTES),
-        )
+        return _OPTIONS
 
     def metadata(self) -> Metadata:
         """The metadata of a call: a new request id, and the token."""
@@ -93,6 +107,21 @@ class Connection:
 def deadline_of(limits: Limits) -> float | None:
     """The deadline in seconds for a call with these limits; None for none."""
     return None if limits.seconds is None else limits.seconds + TRANSPORT_SECONDS
+
+
+def _target(address: str) -> str:
+    """The target of gRPC for an address: a list of numeric addresses gets the scheme that gRPC has for it."""
+    places = address.split(",")
+    if len(places) == 1 or places[0].startswith(("ipv4:", "ipv6:")):
+        return address
+    try:
+        versions = {ipaddress.ip_address(place.rpartition(":")[0].strip("[]")).version for place in places}
+    except ValueError:
+        versions = set()
+    if len(versions) != 1:
+        what = "a list of servers holds numeric addresses of one kind (10.0.0.1:8433,10.0.0.2:8433); "
+        raise InvalidInput(Fault(address, what + "give a name of several servers as dns:///NAME:PORT"))
+    return f"ipv{versions.pop()}:{address}"
 
 
 def _content(source: Path | bytes | None) -> bytes | None:

@@ -63,7 +63,7 @@ class SolverClient(Protocol):
 
 @contextmanager
 def open_solver(server: str | None) -> Iterator[SolverClient]:
-    """A solver client for `server` (HOST:PORT or unix:PATH), or for this process if None.
+    """A solver client for `server` (HOST:PORT, unix:PATH, dns:///NAME:PORT or a list), or for this process if None.
 
     The token and certificates for a server come from the environment.
     """

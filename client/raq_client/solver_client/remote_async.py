@@ -1,18 +1,20 @@
 """The client of the service for asyncio: each method a coroutine or an asynchronous iterator."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import grpc
 
-from raq_client.solver_client.connection import CHUNK_BYTES, TRANSPORT_SECONDS, Connection, deadline_of
+from raq_client.solver_client.connection import TRANSPORT_SECONDS, Connection, deadline_of
 from raq_proto import convert
+from raq_proto.channel import CHUNK_BYTES
 from raq_proto.convert import BudgetRange, PointReader, Variant
 from raq_proto.question import Question, StoredProfile
 from raq_proto.status import error_of
 from raq_proto.v1 import (
+    profile_pb2,
     profile_service_pb2,
     profile_service_pb2_grpc,
     solver_service_pb2,
@@ -20,6 +22,7 @@ from raq_proto.v1 import (
 )
 from raq_solver.allocation import Allocation
 from raq_solver.budget import Budget
+from raq_solver.errors import ServiceError
 from raq_solver.knapsack import Limits
 from raq_solver.outcome import Outcome
 from raq_solver.profile import Profile
@@ -32,13 +35,17 @@ from raq_solver.questions.worst_case import Domains, WorstCase
 from raq_solver.solve import NO_LIMITS
 from raq_solver.verify import Verification
 
+Response = TypeVar("Response")
+Item = TypeVar("Item")
+
 
 class AsyncClient:
     """A client of the service, made by `raq_client.connect_async`; a context manager that closes the channel.
 
     Raises the same errors as `LocalSolver`, UnknownProfile, and for failures of the service ServiceUnavailable,
     DeadlineExceeded, Overloaded, Unauthenticated, NotPermitted or ServiceError, with the call's request id.
-    UNAVAILABLE is retried three times at growing intervals.
+    UNAVAILABLE is retried four times at growing intervals; a stream that breaks off is asked for again as long as each
+    attempt gets further.
     Cancelling a call stops its search.
     """
 
@@ -69,27 +76,27 @@ class AsyncClient:
             )
         return convert.outcome_from_proto(response.outcome)
 
-    async def solve_batch(
+    def solve_batch(
         self, question: Question, variants: Sequence[Variant], limits: Limits = NO_LIMITS
     ) -> AsyncIterator[Outcome]:
         """The outcome of each variant, in order, as it is proven. `limits` hold for each."""
         request = convert.batch_to_proto(question, variants)
         request.limit_seconds = limits.seconds or 0
-        with self._our_errors():
-            async for response in self._solver.SolveBatch(request, metadata=self._connection.metadata()):
-                yield convert.outcome_from_proto(response.outcome)
+        return self._resumed(
+            lambda: self._solver.SolveBatch(request, metadata=self._connection.metadata()),
+            lambda: lambda response: convert.outcome_from_proto(response.outcome),
+        )
 
-    async def sweep(
+    def sweep(
         self, question: Question, budgets: Sequence[Budget] | BudgetRange, limits: Limits = NO_LIMITS
     ) -> AsyncIterator[Point]:
         """The optimum of each budget, in order, as it is proven; the question's own budget is ignored."""
         request = convert.sweep_to_proto(question, budgets)
         request.limit_seconds = limits.seconds or 0
-        with self._our_errors():
-            responses = self._solver.Sweep(request, metadata=self._connection.metadata())
-            points = PointReader()
-            async for response in responses:
-                yield points.read(response.point)
+        return self._resumed(
+            lambda: self._solver.Sweep(request, metadata=self._connection.metadata()),
+            lambda: _point_of(PointReader()),
+        )
 
     async def smallest_size(self, question: Question, most_loss: float, limits: Limits = NO_LIMITS) -> Smallest:
         """The smallest allocation whose loss is at most `most_loss` (nats per token) and that fits the budget."""
@@ -167,23 +174,24 @@ class AsyncClient:
 
     async def put_profile(self, profile: Profile) -> StoredProfile:
         """Store a profile; questions can then refer to its digest. Storing it again does nothing."""
-        content = convert.profile_to_proto(profile).SerializeToString()
-        parts = (
-            profile_service_pb2.PutRequest(chunk=content[start : start + CHUNK_BYTES])
-            for start in range(0, len(content), CHUNK_BYTES)
-        )
         with self._our_errors():
-            response = await self._profiles.Put(parts, metadata=self._connection.metadata())
+            response = await self._profiles.Put(_parts(profile), metadata=self._connection.metadata())
         return convert.stored_from_proto(response.info)
 
     async def profile(self, digest: str) -> Profile:
-        """A stored profile. Raises UnknownProfile."""
-        request = profile_service_pb2.GetRequest(digest=digest)
-        with self._our_errors():
-            response = await self._profiles.Get(
-                request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata()
-            )
-        return convert.profile_from_proto(response.profile)
+        """A stored profile. Raises UnknownProfile, and ServiceError if it does not arrive as it was stored."""
+        request = profile_service_pb2.DownloadRequest(digest=digest)
+        answers = self._resumed(
+            lambda: self._profiles.Download(request, metadata=self._connection.metadata()),
+            lambda: lambda response: response.chunk,
+        )
+        content = bytearray()
+        async for chunk in answers:
+            content += chunk
+        found = convert.profile_from_proto(profile_pb2.Profile.FromString(bytes(content)))
+        if found.digest() != digest:
+            raise ServiceError(f"{self.address} sent another profile than {digest}")
+        return found
 
     async def profiles(self) -> AsyncIterator[StoredProfile]:
         """All stored profiles, by digest."""
@@ -220,9 +228,46 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    async def _resumed(
+        self, ask: Callable[[], AsyncIterable[Response]], reading: Callable[[], Callable[[Response], Item]]
+    ) -> AsyncIterator[Item]:
+        """The answers of a stream. If it breaks off, it is asked for again from its start and what was read is passed
+        over: gRPC itself tries again only before the first answer.
+
+        `reading` makes a function that reads the responses of one attempt, in order.
+        """
+        taken = 0
+        while True:
+            number, read = 0, reading()
+            try:
+                async for response in ask():
+                    item = read(response)
+                    number += 1
+                    if number > taken:
+                        yield item
+            except grpc.aio.AioRpcError as failure:
+                if failure.code() is not grpc.StatusCode.UNAVAILABLE or number <= taken:
+                    raise error_of(failure, self.address) from failure
+                taken = number
+            else:
+                return
+
     @contextmanager
     def _our_errors(self) -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure, self.address) from failure
+
+
+def _parts(profile: Profile) -> Iterator[profile_service_pb2.PutRequest]:
+    """The messages that store a profile: what comes, then its chunks."""
+    content = convert.profile_to_proto(profile).SerializeToString()
+    start = profile_service_pb2.PutStart(digest=profile.digest(), size_bytes=len(content))
+    yield profile_service_pb2.PutRequest(start=start)
+    for place in range(0, len(content), CHUNK_BYTES):
+        yield profile_service_pb2.PutRequest(chunk=content[place : place + CHUNK_BYTES])
+
+
+def _point_of(reader: PointReader) -> Callable[[solver_service_pb2.SweepResponse], Point]:
+    return lambda response: reader.read(response.point)

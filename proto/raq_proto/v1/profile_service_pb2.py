@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from raq_proto.v1 import profile_pb2 as raq__proto_dot_v1_dot_profile__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"raq_proto/v1/profile_service.proto\x12\x06raq.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1araq_proto/v1/profile.proto\"\xab\x02\n\x0bProfileInfo\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07tensors\x18\x02 \x01(\x03\x12\x0f\n\x07weights\x18\x03 \x01(\x03\x12\x13\n\x0bquant_types\x18\x04 \x03(\t\x12\x37\n\nprovenance\x18\x05 \x03(\x0b\x32#.raq.v1.ProfileInfo.ProvenanceEntry\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12+\n\x07\x63reated\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04used\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0fProvenanceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\nPutRequest\x12\"\n\x07profile\x18\x01 \x01(\x0b\x32\x0f.raq.v1.ProfileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"A\n\x0bPutResponse\x12!\n\x04info\x18\x01 \x01(\x0b\x32\x13.raq.v1.ProfileInfo\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"\x1c\n\nGetRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"/\n\x0bGetResponse\x12 \n\x07profile\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Profile\"4\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x0cListResponse\x12%\n\x08profiles\x18\x01 \x03(\x0b\x32\x13.raq.v1.ProfileInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\rDeleteRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\x32\xde\x01\n\x0eProfileService\x12\x30\n\x03Put\x12\x12.raq.v1.PutRequest\x1a\x13.raq.v1.PutResponse(\x01\x12.\n\x03Get\x12\x12.raq.v1.GetRequest\x1a\x13.raq.v1.GetResponse\x12\x31\n\x04List\x12\x13.raq.v1.ListRequest\x1a\x14.raq.v1.ListResponse\x12\x37\n\x06\x44\x65lete\x12\x15.raq.v1.DeleteRequest\x1a\x16.raq.v1.DeleteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"raq_proto/v1/profile_service.proto\x12\x06raq.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1araq_proto/v1/profile.proto\"\xab\x02\n\x0bProfileInfo\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07tensors\x18\x02 \x01(\x03\x12\x0f\n\x07weights\x18\x03 \x01(\x03\x12\x13\n\x0bquant_types\x18\x04 \x03(\t\x12\x37\n\nprovenance\x18\x05 \x03(\x0b\x32#.raq.v1.ProfileInfo.ProvenanceEntry\x12\x12\n\nsize_bytes\x18\x06 \x01(\x03\x12+\n\x07\x63reated\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04used\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0fProvenanceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"l\n\nPutRequest\x12\"\n\x07profile\x18\x01 \x01(\x0b\x32\x0f.raq.v1.ProfileH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12!\n\x05start\x18\x03 \x01(\x0b\x32\x10.raq.v1.PutStartH\x00\x42\x06\n\x04part\".\n\x08PutStart\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"A\n\x0bPutResponse\x12!\n\x04info\x18\x01 \x01(\x0b\x32\x13.raq.v1.ProfileInfo\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"\x1c\n\nGetRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"/\n\x0bGetResponse\x12 \n\x07profile\x18\x01 \x01(\x0b\x32\x0f.raq.v1.Profile\"!\n\x0f\x44ownloadRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"!\n\x10\x44ownloadResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"4\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"N\n\x0cListResponse\x12%\n\x08profiles\x18\x01 \x03(\x0b\x32\x13.raq.v1.ProfileInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\rDeleteRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x08\x32\x9f\x02\n\x0eProfileService\x12\x30\n\x03Put\x12\x12.raq.v1.PutRequest\x1a\x13.raq.v1.PutResponse(\x01\x12.\n\x03Get\x12\x12.raq.v1.GetRequest\x1a\x13.raq.v1.GetResponse\x12?\n\x08\x44ownload\x12\x17.raq.v1.DownloadRequest\x1a\x18.raq.v1.DownloadResponse0\x01\x12\x31\n\x04List\x12\x13.raq.v1.ListRequest\x1a\x14.raq.v1.ListResponse\x12\x37\n\x06\x44\x65lete\x12\x15.raq.v1.DeleteRequest\x1a\x16.raq.v1.DeleteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,21 +40,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROFILEINFO_PROVENANCEENTRY']._serialized_start=358
   _globals['_PROFILEINFO_PROVENANCEENTRY']._serialized_end=407
   _globals['_PUTREQUEST']._serialized_start=409
-  _globals['_PUTREQUEST']._serialized_end=482
-  _globals['_PUTRESPONSE']._serialized_start=484
-  _globals['_PUTRESPONSE']._serialized_end=549
-  _globals['_GETREQUEST']._serialized_start=551
-  _globals['_GETREQUEST']._serialized_end=579
-  _globals['_GETRESPONSE']._serialized_start=581
-  _globals['_GETRESPONSE']._serialized_end=628
-  _globals['_LISTREQUEST']._serialized_start=630
-  _globals['_LISTREQUEST']._serialized_end=682
-  _globals['_LISTRESPONSE']._serialized_start=684
-  _globals['_LISTRESPONSE']._serialized_end=762
-  _globals['_DELETEREQUEST']._serialized_start=764
-  _globals['_DELETEREQUEST']._serialized_end=795
-  _globals['_DELETERESPONSE']._serialized_start=797
-  _globals['_DELETERESPONSE']._serialized_end=830
-  _globals['_PROFILESERVICE']._serialized_start=833
-  _globals['_PROFILESERVICE']._serialized_end=1055
+  _globals['_PUTREQUEST']._serialized_end=517
+  _globals['_PUTSTART']._serialized_start=519
+  _globals['_PUTSTART']._serialized_end=565
+  _globals['_PUTRESPONSE']._serialized_start=567
+  _globals['_PUTRESPONSE']._serialized_end=632
+  _globals['_GETREQUEST']._serialized_start=634
+  _globals['_GETREQUEST']._serialized_end=662
+  _globals['_GETRESPONSE']._serialized_start=664
+  _globals['_GETRESPONSE']._serialized_end=711
+  _globals['_DOWNLOADREQUEST']._serialized_start=713
+  _globals['_DOWNLOADREQUEST']._serialized_end=746
+  _globals['_DOWNLOADRESPONSE']._serialized_start=748
+  _globals['_DOWNLOADRESPONSE']._serialized_end=781
+  _globals['_LISTREQUEST']._serialized_start=783
+  _globals['_LISTREQUEST']._serialized_end=835
+  _globals['_LISTRESPONSE']._serialized_start=837
+  _globals['_LISTRESPONSE']._serialized_end=915
+  _globals['_DELETEREQUEST']._serialized_start=917
+  _globals['_DELETEREQUEST']._serialized_end=948
+  _globals['_DELETERESPONSE']._serialized_start=950
+  _globals['_DELETERESPONSE']._serialized_end=983
+  _globals['_PROFILESERVICE']._serialized_start=986
+  _globals['_PROFILESERVICE']._serialized_end=1273
 # @@protoc_insertion_point(module_scope)

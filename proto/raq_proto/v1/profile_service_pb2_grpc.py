@@ -46,6 +46,11 @@ class ProfileServiceStub:
                 request_serializer=raq__proto_dot_v1_dot_profile__service__pb2.GetRequest.SerializeToString,
                 response_deserializer=raq__proto_dot_v1_dot_profile__service__pb2.GetResponse.FromString,
                 _registered_method=True)
+        self.Download = channel.unary_stream(
+                '/raq.v1.ProfileService/Download',
+                request_serializer=raq__proto_dot_v1_dot_profile__service__pb2.DownloadRequest.SerializeToString,
+                response_deserializer=raq__proto_dot_v1_dot_profile__service__pb2.DownloadResponse.FromString,
+                _registered_method=True)
         self.List = channel.unary_unary(
                 '/raq.v1.ProfileService/List',
                 request_serializer=raq__proto_dot_v1_dot_profile__service__pb2.ListRequest.SerializeToString,
@@ -71,7 +76,14 @@ class ProfileServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """The profile of that digest. Needs the scope `read`.
+        """The profile of that digest, if it fits a message. Needs the scope `read`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Download(self, request, context):
+        """The same in chunks of at most 1 MiB, whatever its size. Needs the scope `read`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,6 +115,11 @@ def add_ProfileServiceServicer_to_server(servicer, server):
                     servicer.Get,
                     request_deserializer=raq__proto_dot_v1_dot_profile__service__pb2.GetRequest.FromString,
                     response_serializer=raq__proto_dot_v1_dot_profile__service__pb2.GetResponse.SerializeToString,
+            ),
+            'Download': grpc.unary_stream_rpc_method_handler(
+                    servicer.Download,
+                    request_deserializer=raq__proto_dot_v1_dot_profile__service__pb2.DownloadRequest.FromString,
+                    response_serializer=raq__proto_dot_v1_dot_profile__service__pb2.DownloadResponse.SerializeToString,
             ),
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
@@ -171,6 +188,33 @@ class ProfileService:
             '/raq.v1.ProfileService/Get',
             raq__proto_dot_v1_dot_profile__service__pb2.GetRequest.SerializeToString,
             raq__proto_dot_v1_dot_profile__service__pb2.GetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Download(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/raq.v1.ProfileService/Download',
+            raq__proto_dot_v1_dot_profile__service__pb2.DownloadRequest.SerializeToString,
+            raq__proto_dot_v1_dot_profile__service__pb2.DownloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

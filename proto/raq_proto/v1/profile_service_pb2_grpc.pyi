@@ -38,7 +38,9 @@ class ProfileServiceStub:
     Put: _grpc.StreamUnaryMultiCallable[_profile_service_pb2.PutRequest, _profile_service_pb2.PutResponse]
     """Store a profile; the digest is its name. Needs the scope `solve`."""
     Get: _grpc.UnaryUnaryMultiCallable[_profile_service_pb2.GetRequest, _profile_service_pb2.GetResponse]
-    """The profile of that digest. Needs the scope `read`."""
+    """The profile of that digest, if it fits a message. Needs the scope `read`."""
+    Download: _grpc.UnaryStreamMultiCallable[_profile_service_pb2.DownloadRequest, _profile_service_pb2.DownloadResponse]
+    """The same in chunks of at most 1 MiB, whatever its size. Needs the scope `read`."""
     List: _grpc.UnaryUnaryMultiCallable[_profile_service_pb2.ListRequest, _profile_service_pb2.ListResponse]
     """Descriptions of the stored profiles. Needs the scope `read`."""
     Delete: _grpc.UnaryUnaryMultiCallable[_profile_service_pb2.DeleteRequest, _profile_service_pb2.DeleteResponse]
@@ -54,7 +56,9 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     Put: _aio.StreamUnaryMultiCallable[_profile_service_pb2.PutRequest, _profile_service_pb2.PutResponse]  # type: ignore[assignment]
     """Store a profile; the digest is its name. Needs the scope `solve`."""
     Get: _aio.UnaryUnaryMultiCallable[_profile_service_pb2.GetRequest, _profile_service_pb2.GetResponse]  # type: ignore[assignment]
-    """The profile of that digest. Needs the scope `read`."""
+    """The profile of that digest, if it fits a message. Needs the scope `read`."""
+    Download: _aio.UnaryStreamMultiCallable[_profile_service_pb2.DownloadRequest, _profile_service_pb2.DownloadResponse]  # type: ignore[assignment]
+    """The same in chunks of at most 1 MiB, whatever its size. Needs the scope `read`."""
     List: _aio.UnaryUnaryMultiCallable[_profile_service_pb2.ListRequest, _profile_service_pb2.ListResponse]  # type: ignore[assignment]
     """Descriptions of the stored profiles. Needs the scope `read`."""
     Delete: _aio.UnaryUnaryMultiCallable[_profile_service_pb2.DeleteRequest, _profile_service_pb2.DeleteResponse]  # type: ignore[assignment]
@@ -79,7 +83,15 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _profile_service_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_profile_service_pb2.GetResponse, _abc.Awaitable[_profile_service_pb2.GetResponse]]:
-        """The profile of that digest. Needs the scope `read`."""
+        """The profile of that digest, if it fits a message. Needs the scope `read`."""
+
+    @_abc_1.abstractmethod
+    def Download(
+        self,
+        request: _profile_service_pb2.DownloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_profile_service_pb2.DownloadResponse], _abc.AsyncIterator[_profile_service_pb2.DownloadResponse]]:
+        """The same in chunks of at most 1 MiB, whatever its size. Needs the scope `read`."""
 
     @_abc_1.abstractmethod
     def List(

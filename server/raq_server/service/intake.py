@@ -23,9 +23,9 @@ _RETRY_SECONDS: Final = 1.0
 class Intake:
     """Room for requests of at most `largest` bytes a message, `limit` bytes in all.
 
-    A client gets one part in `share` of places and bytes, at least one message. A message must come within
-    `idle_seconds`, a whole request within `seconds`. A message of more than `accepted` bytes is refused before it is
-    decoded; gRPC itself refuses messages of more than `largest`.
+    A client gets one part in `share` of places and bytes, at least one message and one request of `whole` bytes. A
+    message must come within `idle_seconds`, a whole request within `seconds`. A message of more than `accepted` bytes
+    is refused before it is decoded; gRPC itself refuses messages of more than `largest`.
     """
 
     def __init__(
@@ -35,11 +35,14 @@ class Intake:
         seconds: float,
         idle_seconds: float,
         share: int = 2,
+        whole: int = 0,
         accepted: int | None = None,
     ) -> None:
         places = max(1, limit // largest)
-        self._limit = max(limit, largest)
-        self._most = max(self._limit // share, largest)
+        # A request of several messages is a little larger than what they carry.
+        least = whole + largest if whole else largest
+        self._limit = max(limit, least)
+        self._most = max(self._limit // share, least)
         self._places, self._each = asyncio.Semaphore(places), max(1, places // share)
         self._seconds, self._idle = seconds, idle_seconds
         self._accepted = largest if accepted is None else accepted

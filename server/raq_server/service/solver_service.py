@@ -4,6 +4,7 @@ Rules
 - The key of a request is the digest of its bytes; it names the answers in the cache, in a running search and in the
   store, which are tried in this order. Only then is a job run.
 - Only proven answers are cached and stored.
+- On a database that several servers share, a request is claimed before it is searched for; others wait for its answer.
 """
 
 import asyncio
@@ -102,15 +103,18 @@ class SolverService:
         asked = self.search_seconds if remaining is None else search_seconds(max(0.0, remaining))
         return time.monotonic() + min(asked, self.search_seconds)
 
-    def _start(
-        self, key: bytes, method: MethodDescriptor, request: bytes, until: float | None
-    ) -> AsyncGenerator[bytes, None]:
+    def _start(self, key: bytes, method: MethodDescriptor, request: bytes, until: float) -> AsyncGenerator[bytes, None]:
         """Begin to answer a request that nobody else is waiting for: from the store, or by a job."""
         stored: tuple[bytes, ...] | None = None
 
         async def answers() -> Answers:
             nonlocal stored
-            stored = await self.store.answers(key)
+            # A stream is not waited for on another server: its pace is that of its reader there.
+            claimed = False
+            if method.server_streaming:
+                stored = await self.store.answers(key)
+            else:
+                stored, claimed = await self.store.answers_or_claim(key, until)
             if stored is not None:
                 _note_source("store")
                 for answer in stored:
@@ -120,9 +124,13 @@ class SolverService:
             job = Job(
                 method, request, until, self.limits, self.profiles, self.metrics, call.client, alone=call.is_local
             )
-            async with aclosing(self.pool.answers(job)) as found:
-                async for each in found:
-                    yield each.content, each.proven
+            try:
+                async with aclosing(self.pool.answers(job)) as found:
+                    async for each in found:
+                        yield each.content, each.proven
+            finally:
+                if claimed:  # written together with the answers, which are kept right after this
+                    self.store.release(key)
 
         def keep(proven: tuple[bytes, ...]) -> None:
             self.cache.put(key, proven)

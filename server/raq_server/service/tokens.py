@@ -15,6 +15,7 @@ SCOPES: Final[Mapping[str, Scope]] = MappingProxyType(
     {
         "/raq.v1.ProfileService/Put": Scope.SOLVE,
         "/raq.v1.ProfileService/Get": Scope.READ,
+        "/raq.v1.ProfileService/Download": Scope.READ,
         "/raq.v1.ProfileService/List": Scope.READ,
         "/raq.v1.ProfileService/Delete": Scope.ADMIN,
     }

@@ -8,7 +8,7 @@ Rules
 import math
 import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from raq_proto.convert import stored_from_proto, stored_to_proto
 from raq_proto.errors import StoreFull
 from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_service_pb2
+from raq_server.store.claims import Claims
 from raq_server.store.retention import stored_bytes
 from raq_server.store.schema import ANSWERS, PROFILES
 from raq_solver.errors import Fault, InvalidInput, ServiceUnavailable
@@ -85,6 +86,9 @@ class Database:
         """The bytes of all contents, and when they were counted; others may write meanwhile."""
         self._file: tuple[Path, int] | None = None
         """The file of SQLite, and its inode when it was opened."""
+        self._claims = Claims(VERSION)
+        self.shared: Final = engine.dialect.name == "postgresql"
+        """Whether several servers may use it at the same time, and claim what they search for."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -112,6 +116,13 @@ class Database:
         """The message of a profile; None if no profile has that digest."""
         with self._transaction() as connection:
             return self._content(connection, PROFILES, PROFILES.c.digest == digest)
+
+    def profile_part(self, digest: str, start: int, length: int) -> bytes | None:
+        """Bytes of the message of a profile, empty beyond its end; None if no profile has that digest."""
+        part = sa.func.substr(PROFILES.c.content, start + 1, length, type_=sa.LargeBinary)
+        with self._transaction() as connection:
+            found = connection.execute(sa.select(part).where(PROFILES.c.digest == digest)).first()
+        return None if found is None else bytes(found[0])
 
     def use_profile(self, digest: str) -> bool:
         """Note that a profile was used; False if no profile has that digest."""
@@ -150,6 +161,34 @@ class Database:
                 return None
             self._note_use(connection, ANSWERS, _of_request(request), row.used)
         return tuple(_unpacked(row.content))
+
+    def answers_or_claim(self, request: str) -> tuple[tuple[bytes, ...] | None, bool]:
+        """The proven answers to a request; if there are none, whether this server may search for them now.
+
+        For a shared database.
+        """
+        found = self.answers(request)
+        if found is not None:
+            return found, False
+        with self._transaction() as connection:
+            if not self._claims.take(connection, request):
+                return None, False
+            # Its last owner may have stored its answers, and so ended its claim, since they were looked for.
+            row = connection.execute(_FIND_ANSWERS, {"of": request, "by": VERSION}).first()
+            if row is None:
+                return None, True
+            self._claims.release(connection, [request])
+        return tuple(_unpacked(row.content)), False
+
+    def renew_claims(self, requests: Collection[str]) -> None:
+        """Go on claiming requests that this server searches for."""
+        with self._transaction() as connection:
+            self._claims.renew(connection, requests)
+
+    def release_claims(self, requests: Collection[str]) -> None:
+        """End this server's claims of requests."""
+        with self._transaction() as connection:
+            self._claims.release(connection, requests)
 
     def put_answers(self, batch: Mapping[str, Iterable[bytes]]) -> None:
         """Keep the proven answers to several requests, by their digests. Requests that have answers keep them.

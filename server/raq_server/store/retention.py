@@ -7,6 +7,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from raq_server.store.claims import remove_ended
 from raq_server.store.schema import ANSWERS, PROFILES
 
 _DAY: Final = 86400
@@ -31,6 +32,7 @@ def clean(engine: sa.Engine, answers_days: float, profiles_days: float | None, l
     with engine.begin() as connection:
         answers = _older(connection, ANSWERS, now - answers_days * _DAY)
         profiles = 0 if profiles_days is None else _older(connection, PROFILES, now - profiles_days * _DAY)
+        remove_ended(connection)
     left = stored_bytes(engine)
     for table in (ANSWERS, PROFILES):
         removed, left = _shrink(engine, table, left, limit_bytes)

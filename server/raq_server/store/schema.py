@@ -28,3 +28,13 @@ ANSWERS: Final = sa.Table(
     sa.Column("used", sa.BigInteger, nullable=False, index=True),
 )
 """Proven answers by the SHA-256 of the request (see `request_key`) and the version of raq that proved them."""
+
+CLAIMS: Final = sa.Table(
+    "claims",
+    METADATA,
+    sa.Column("request", sa.String(64), primary_key=True),
+    sa.Column("version", sa.String(32), primary_key=True),
+    sa.Column("owner", sa.String(32), nullable=False),
+    sa.Column("until", sa.DateTime(timezone=True), nullable=False),
+)
+"""The requests that servers search for now, by whom, and when the claim ends by the database's clock."""

@@ -1,4 +1,4 @@
-"""The methods of SolverService, as functions from a request to the messages of its answers.
+"""The slow methods as functions from a request to the messages of its answers: those of SolverService, and Put.
 
 Rules
 - They run in a thread of the server or in a process of their own, and may take long.
@@ -14,8 +14,9 @@ from typing import Any, Final, Protocol
 from google.protobuf.message import DecodeError, Message
 
 from raq_proto import convert
-from raq_proto.v1 import outcome_pb2, problem_pb2, solver_service_pb2
+from raq_proto.v1 import outcome_pb2, problem_pb2, profile_pb2, solver_service_pb2
 from raq_server.limits import RequestLimits
+from raq_server.workers.profiles import canonical, packed
 from raq_solver.budget import Budget, TotalBytes
 from raq_solver.constraints import CONSTRAINT_KINDS, SideConstraint
 from raq_solver.errors import Fault, InvalidInput
@@ -163,9 +164,14 @@ def answer_worst_case(request: solver_service_pb2.WorstCaseRequest, desk: Desk) 
     yield _answer(solver_service_pb2.WorstCaseResponse(worst_case=message), message.termination)
 
 
+def answer_put(profile: profile_pb2.Profile, desk: Desk) -> Iterator[Answer]:
+    """The part of ProfileService.Put that is slow for large profiles: the description and the canonical message."""
+    yield Answer(packed(*canonical(profile, desk.limits)), proven=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method of SolverService: the type of its requests, and what answers them."""
+    """A method of the services: the type of its requests, and what answers them."""
 
     request: type[Message]
     handler: Callable[[Any, Desk], Iterator[Answer]]
@@ -184,9 +190,10 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
         "Audit": Method(solver_service_pb2.AuditRequest, answer_audit),
         "Ladder": Method(solver_service_pb2.LadderRequest, answer_ladder),
         "WorstCase": Method(solver_service_pb2.WorstCaseRequest, answer_worst_case),
+        "Put": Method(profile_pb2.Profile, answer_put),
     }
 )
-"""The methods of SolverService by name."""
+"""The methods by name."""
 _GENERAL: Final = frozenset({"Ladder", "WorstCase"})
 """Methods that may use OR-Tools whatever the request."""
 _SIDE: Final = frozenset(kind for kind, made in CONSTRAINT_KINDS.items() if issubclass(made, SideConstraint))

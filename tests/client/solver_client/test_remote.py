@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import grpc
 import pytest
@@ -12,6 +13,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from raq_client import connect
+from raq_client.solver_client.connection import Connection
 from raq_client.solver_client.protocol import ROOTS_VARIABLE, TOKEN_VARIABLE, open_solver
 from raq_proto import convert
 from raq_proto.errors import Overloaded, Unauthenticated
@@ -19,7 +21,9 @@ from raq_proto.status import REQUEST_ID_KEY, status_of
 from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_server.config import Scope, TokenEntry
 from raq_server.service.tokens import hash_of
+from raq_solver.budget import TotalBytes
 from raq_solver.errors import InvalidInput, RaqError, ServiceUnavailable
+from raq_solver.questions.sweep import sweep
 from raq_solver.solve import solve
 from support.services import Certificates, problem, serving
 
@@ -52,7 +56,7 @@ class Failing(solver_service_pb2_grpc.SolverServiceServicer):
 
 
 @contextmanager
-def answered_by(servicer: Failing) -> Iterator[str]:
+def answered_by(servicer: solver_service_pb2_grpc.SolverServiceServicer) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(2))
     solver_service_pb2_grpc.add_SolverServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -69,7 +73,7 @@ def test_unavailable_is_tried_again_until_it_is_answered() -> None:
     assert len(set(servicer.request_ids)) == 1
 
 
-def test_after_four_attempts_it_is_told_with_the_request_id() -> None:
+def test_after_five_attempts_it_is_told_with_the_request_id() -> None:
     servicer = Failing(ServiceUnavailable("not now"), 9)
     with (
         answered_by(servicer) as address,
@@ -77,7 +81,7 @@ def test_after_four_attempts_it_is_told_with_the_request_id() -> None:
         pytest.raises(ServiceUnavailable, match=r"not now \[request [0-9a-f]{32}\]") as caught,
     ):
         client.solve(problem())
-    assert len(servicer.request_ids) == 4
+    assert len(servicer.request_ids) == 5
     assert str(servicer.request_ids[0]) in str(caught.value)
 
 
@@ -89,6 +93,74 @@ def test_other_errors_are_not_tried_again(error: RaqError) -> None:
     assert len(servicer.request_ids) == 1
     if isinstance(caught.value, Overloaded):
         assert caught.value.retry_seconds == 2.5
+
+
+class BreakingOff(solver_service_pb2_grpc.SolverServiceServicer):
+    """Ends a sweep with UNAVAILABLE after so many points of each attempt."""
+
+    def __init__(self, *points: int) -> None:
+        self.points = list(points)
+
+    def Sweep(  # noqa: N802
+        self, request: solver_service_pb2.SweepRequest, context: grpc.ServicerContext
+    ) -> Iterator[solver_service_pb2.SweepResponse]:
+        asked, capacities = convert.sweep_from_proto(request, lambda _digest: pytest.fail("there is no profile"))
+        most = self.points.pop(0) if self.points else len(capacities)
+        for number, point in enumerate(convert.points_to_proto(sweep(asked, capacities))):
+            if number == most:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+            yield solver_service_pb2.SweepResponse(point=point)
+
+
+@pytest.mark.parametrize("points", [(1,), (2, 3), (1, 2, 3, 4, 5)])
+def test_a_stream_that_breaks_off_goes_on_elsewhere(points: tuple[int, ...]) -> None:
+    asked, sizes = problem(tensors=6), range(60, 121, 10)
+    wanted = [(point.size, point.allocation, point.loss) for point in sweep(asked, list(sizes))]
+    with answered_by(BreakingOff(*points)) as address, connect(address) as client:
+        answers = client.sweep(asked, [TotalBytes(size) for size in sizes])
+        found = [(point.size, point.allocation, point.loss) for point in answers]
+    assert found == wanted
+
+
+def test_a_stream_that_gets_no_further_is_an_error() -> None:
+    with answered_by(BreakingOff(2, 2)) as address, connect(address) as client:
+        answers = client.sweep(problem(tensors=6), [TotalBytes(size) for size in (60, 70, 80, 90)])
+        assert len([next(answers), next(answers)]) == 2
+        with pytest.raises(ServiceUnavailable, match="is stopping"):
+            next(answers)
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("raq:8433", "raq:8433"),
+        ("dns:///raq:8433", "dns:///raq:8433"),
+        ("unix:/run/raq", "unix:/run/raq"),
+        ("10.0.0.1:1,10.0.0.2:2", "ipv4:10.0.0.1:1,10.0.0.2:2"),
+        ("ipv4:10.0.0.1:1,10.0.0.2:2", "ipv4:10.0.0.1:1,10.0.0.2:2"),
+        ("[::1]:1,[::2]:2", "ipv6:[::1]:1,[::2]:2"),
+    ],
+)
+def test_addresses_and_what_grpc_calls_them(address: str, target: str) -> None:
+    assert Connection.of(address, None, False, None, None, None).address == target  # noqa: FBT003
+
+
+@pytest.mark.parametrize("address", ["raq-1:8433,raq-2:8433", "10.0.0.1:1,[::1]:2", "10.0.0.1:1,"])
+def test_lists_that_grpc_has_no_scheme_for_are_refused(address: str) -> None:
+    with pytest.raises(InvalidInput, match=r"give a name of several servers as dns:///NAME:PORT"), connect(address):
+        pass
+
+
+@pytest.mark.parametrize("listed", [",".join, lambda places: "ipv4:" + ",".join(places)])
+def test_calls_go_round_a_list_of_servers(listed: Callable[[list[str]], str]) -> None:
+    servicers = [Failing(ServiceUnavailable(""), 0) for _ in range(3)]
+    with ExitStack() as stack:
+        places = [stack.enter_context(answered_by(servicer)) for servicer in servicers]
+        client = stack.enter_context(connect(listed(places)))
+        deadline = time.monotonic() + 60
+        while not all(servicer.request_ids for servicer in servicers):  # once all are connected, at the third call
+            assert time.monotonic() < deadline
+            assert client.solve(problem()).ledger is not None
 
 
 def test_the_command_line_takes_credentials_from_the_environment(
