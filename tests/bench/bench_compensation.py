@@ -36,7 +36,7 @@ from raq_client.quantizing.compensated import compensated_profile
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.rounding import Rounding
 from raq_client.recipes.mixtures import mixture, tensor_bytes
-from raq_client.refinement.candidates import changed_types
+from raq_client.refinement.tried import changed_types
 from raq_solver import Limits, Problem, solve
 from raq_solver.loss_models import default_loss_model
 from raq_solver.profile import Profile

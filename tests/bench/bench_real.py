@@ -35,7 +35,7 @@ from raq_client.models.table import table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.recipes.mixtures import mixture, tensor_bytes
-from raq_client.refinement.candidates import changed_types
+from raq_client.refinement.tried import changed_types
 from raq_solver import Limits, Problem, solve
 from raq_solver.errors import InvalidInput
 from raq_solver.loss_models import loss_model

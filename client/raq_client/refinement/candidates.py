@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool
 
 from raq_client.evaluation.in_memory import BrokenByTrialError, Trial
 from raq_client.models.file_types import FILE_TYPES
 from raq_client.models.table import ModelTable
 from raq_client.recipes.mixtures import mixture, tensor_bytes
-from raq_solver.allocation import Allocation
+from raq_client.refinement.tried import Candidate, Tried, standard_error, try_candidate
 from raq_solver.constraints import Pin
 from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Limits
@@ -26,57 +26,10 @@ from raq_solver.loss_models import LOSS_MODELS
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
-from raq_solver.quant_types import QuantType, stored_type
 from raq_solver.solve import Solver
 
-BEYOND_NOISE: Final = 2.0
-"""A candidate must be better by this many standard errors of the difference, paired by window."""
 MIXTURES: Final = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
 """File types of llama.cpp that are considered."""
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """An allocation to try, with a name and the problem of which it is the optimum."""
-
-    name: str
-    problem: Problem
-    outcome: Outcome
-
-    @property
-    def allocation(self) -> Allocation:
-        """The types of all tensors."""
-        return self.outcome.unwrap()[0]
-
-    @property
-    def size(self) -> int:
-        """Bytes of tensor data."""
-        return self.outcome.unwrap()[1].size
-
-
-@dataclass(frozen=True, eq=False)
-class Tried:
-    """A candidate and its KL divergence from the unchanged model, nats per token, in each window."""
-
-    candidate: Candidate
-    per_window: Float64[np.ndarray, " windows"]
-    seconds: float
-
-    @property
-    def kl(self) -> float:
-        """The mean over the windows."""
-        return float(self.per_window.mean())
-
-    @property
-    def error(self) -> float:
-        """The standard error of the mean, with independent windows."""
-        return _standard_error(self.per_window)
-
-    def beats(self, other: "Tried") -> bool:
-        """Whether it is significantly better than the other on the same windows."""
-        if not (math.isfinite(self.kl) and math.isfinite(other.kl)):
-            return math.isfinite(self.kl)
-        return lower_beyond_noise(self.per_window, other.per_window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +61,7 @@ class Comparison:
             return None
         ratio = self.best.kl / self.plain.kl
         left = self.best.per_window - ratio * self.plain.per_window
-        return ratio, _standard_error(left) / self.plain.kl
+        return ratio, standard_error(left) / self.plain.kl
 
 
 def candidates(
@@ -138,12 +91,6 @@ def with_other_losses(problem: Problem, profile: Profile) -> dict[str, Problem]:
         if losses.source != problem.table.source:
             found[name] = replace(problem, table=losses)
     return found
-
-
-def lower_beyond_noise(ours: Float64[np.ndarray, " windows"], theirs: Float64[np.ndarray, " windows"]) -> bool:
-    """Whether our mean divergence on the same windows is lower by more than BEYOND_NOISE standard errors."""
-    gains = theirs - ours
-    return bool(gains.mean() > BEYOND_NOISE * _standard_error(gains))
 
 
 def _mixtures(
@@ -203,16 +150,14 @@ def compare_candidates(
         used = time.monotonic() - started
         if number > 1 and used + max(one.seconds for one in tried) > seconds:
             return Comparison(tuple(tried), tuple(each.name for each in found[number:]), tuple(broken))
-        before = time.monotonic()
         try:
-            scores = trial.run(changed_types(candidate.allocation, profile)).scores
+            one = try_candidate(candidate, profile, trial)
         except BrokenByTrialError:
             if not tried:
                 raise
             broken.append(candidate.name)
             continue
-        means = np.asarray(scores.kl.mean(axis=1), np.float64)
-        tried.append(Tried(candidate, means, time.monotonic() - before))
+        tried.append(one)
         if progress is not None:
             progress(number + 1, len(found))
     return Comparison(tuple(tried), (), tuple(broken))
@@ -225,21 +170,6 @@ def with_plain_rounding(compared: Comparison, profile: Profile, trial: Trial) ->
     """
     if not trial.compensates:
         return compared
-    best, before = compared.best.candidate, time.monotonic()
-    scores = trial.run(changed_types(best.allocation, profile), compensated=False).scores
-    means = np.asarray(scores.kl.mean(axis=1), np.float64)
-    plain = Tried(replace(best, name=f"{best.name}, without error feedback"), means, time.monotonic() - before)
-    return replace(compared, plain=plain)
-
-
-def changed_types(allocation: Allocation, profile: Profile) -> dict[str, QuantType]:
-    """The tensors whose type in the allocation differs from their present one, with the new type."""
-    return {
-        tensor.name: stored_type(allocation.types[tensor.name])
-        for tensor in profile.tensors
-        if allocation.types[tensor.name] != tensor.source_type.name
-    }
-
-
-def _standard_error(values: Float64[np.ndarray, " windows"]) -> float:
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    best = compared.best.candidate
+    plain = replace(best, name=f"{best.name}, without error feedback")
+    return replace(compared, plain=try_candidate(plain, profile, trial, compensated=False))

@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from raq_client.evaluation.in_memory import Trial
-from raq_client.refinement.candidates import changed_types, lower_beyond_noise, with_other_losses
+from raq_client.refinement.candidates import with_other_losses
+from raq_client.refinement.tried import Candidate, Tried, try_candidate
 from raq_solver.allocation import Allocation
 from raq_solver.knapsack import Limits
 from raq_solver.losses import LossTable
@@ -66,21 +67,6 @@ class Refined:
     rounds: tuple[Round, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Tried:
-    problem: Problem
-    allocation: Allocation
-    per_window: Float64[np.ndarray, " windows"]
-
-    @property
-    def kl(self) -> float:
-        return float(self.per_window.mean())
-
-    def beats(self, other: "_Tried") -> bool:
-        """Whether it is significantly better."""
-        return lower_beyond_noise(self.per_window, other.per_window)
-
-
 def refine(
     problem: Problem,
     profile: Profile,
@@ -99,14 +85,17 @@ def refine(
     groups = tensor_groups(profile)
     starts = [problem, *with_other_losses(problem, profile).values()]
     found: list[Round] = []
-    tried: list[_Tried] = []
-    taken: list[_Tried] = []
+    tried: list[Tried] = []
+    taken: list[Tried] = []
 
-    def attempt(candidate: Problem, allocation: Allocation) -> None:
-        one = _Tried(candidate, allocation, _divergence(trial, allocation, profile))
+    def optimum(candidate: Problem) -> Candidate:
+        return Candidate(candidate.table.source, candidate, solve(candidate, limits))
+
+    def attempt(candidate: Candidate) -> None:
+        one = try_candidate(candidate, profile, trial)
         accepted = not taken or one.beats(taken[-1])
-        table = candidate.table
-        predicted = float(_by_group(table, [table.tensors], allocation).sum())
+        table = candidate.problem.table
+        predicted = float(_by_group(table, [table.tensors], candidate.allocation).sum())
         found.append(Round(one.kl, predicted, table.source, accepted))
         tried.append(one)
         taken.extend([one] * accepted)
@@ -115,16 +104,16 @@ def refine(
 
     # Other loss models compete with the problem's own only here; later rounds correct the best one's table.
     for start in starts:
-        attempt(start, solve(start, limits).unwrap()[0])
+        attempt(optimum(start))
     # Not necessarily the accepted one: a start that is better only within the noise is still the better guess.
-    base = min(tried, key=lambda one: one.kl).problem
+    base = min(tried, key=lambda one: one.kl).candidate.problem
     random = np.random.default_rng(0)
     for _ in range(rounds):
-        following = _next(base, groups, tried, lambda candidate: solve(candidate, limits).unwrap()[0], random)
+        following = _next(base, groups, tried, optimum, random)
         if following is None:
             break
-        attempt(*following)
-    return Refined(taken[-1].problem, tuple(found))
+        attempt(following)
+    return Refined(taken[-1].candidate.problem, tuple(found))
 
 
 def tensor_groups(profile: Profile) -> tuple[tuple[str, ...], ...]:
@@ -141,20 +130,19 @@ def tensor_groups(profile: Profile) -> tuple[tuple[str, ...], ...]:
 def _next(
     base: Problem,
     groups: Sequence[Sequence[str]],
-    tried: Sequence[_Tried],
-    optimum: Callable[[Problem], Allocation],
+    tried: Sequence[Tried],
+    optimum: Callable[[Problem], Candidate],
     random: np.random.Generator,
-) -> tuple[Problem, Allocation] | None:
-    """The problem with corrected losses, and its optimum; None if no draw gives a new allocation."""
+) -> Candidate | None:
+    """The optimum of the problem with corrected losses; None if no draw gives a new allocation."""
     # The base table's prediction for every trial, also for allocations that were solved with another table.
-    predicted = np.array([_by_group(base.table, groups, one.allocation) for one in tried])
+    predicted = np.array([_by_group(base.table, groups, one.candidate.allocation) for one in tried])
     means, root = _factors(predicted, np.array([one.kl for one in tried]))
     for draw in range(1 + DRAWS):
         factors = means if draw == 0 else means + root @ random.normal(size=len(means))
-        candidate = replace(base, table=_corrected(base.table, groups, factors))
-        allocation = optimum(candidate)
-        if all(allocation != one.allocation for one in tried):
-            return candidate, allocation
+        candidate = optimum(replace(base, table=_corrected(base.table, groups, factors)))
+        if all(candidate.allocation != one.candidate.allocation for one in tried):
+            return candidate
     return None
 
 
@@ -183,12 +171,6 @@ def _corrected(table: LossTable, groups: Sequence[Sequence[str]], factors: Float
     for group, factor in zip(groups, np.clip(factors, 1 / LARGEST_FACTOR, LARGEST_FACTOR), strict=True):
         losses[[rows[name] for name in group]] *= factor
     return replace(table, losses=losses, source=f"{table.source}, refined")
-
-
-def _divergence(trial: Trial, allocation: Allocation, profile: Profile) -> Float64[np.ndarray, " windows"]:
-    """The mean KL divergence of the allocation in each window."""
-    means: np.ndarray = trial.run(changed_types(allocation, profile)).scores.kl.mean(axis=1)
-    return means
 
 
 def _by_group(

@@ -15,7 +15,8 @@ from raq_client.models.model_file import open_model
 from raq_client.models.table import ModelTable, table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
-from raq_client.refinement.candidates import Candidate, candidates, compare_candidates
+from raq_client.refinement.candidates import candidates, compare_candidates
+from raq_client.refinement.tried import Candidate
 from raq_solver import Limits, Pin, Problem, solve
 from raq_solver.errors import Fault
 from raq_solver.loss_models import LOSS_MODELS, prior
@@ -40,7 +41,8 @@ class _Scripted:
         self._levels, self._noise = iter(levels), noise
         self.runs: list[Mapping[str, QuantType]] = []
 
-    def run(self, types: Mapping[str, QuantType]) -> _Result:
+    def run(self, types: Mapping[str, QuantType], *, compensated: bool = True) -> _Result:
+        assert compensated
         self.runs.append(types)
         if math.isinf(level := next(self._levels)):
             raise BrokenByTrialError(Fault("model.gguf", "its predictions are not finite"))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from raq_client.evaluation.in_memory import Trial, TrialResult
 from raq_client.evaluation.scores import TokenScores
-from raq_client.refinement.refine import _Tried, refine, tensor_groups
-from raq_solver.allocation import Allocation
+from raq_client.refinement.refine import refine, tensor_groups
+from raq_client.refinement.tried import Candidate, Tried
 from raq_solver.knapsack import Limits
 from raq_solver.loss_models import measured, prior, relative
 from raq_solver.problem import Problem
@@ -45,7 +45,8 @@ class _KnownModel:
         self._windows = np.ones(3)
         self.runs = 0
 
-    def run(self, types: Mapping[str, QuantType]) -> TrialResult:
+    def run(self, types: Mapping[str, QuantType], *, compensated: bool = True) -> TrialResult:
+        assert compensated
         self.runs += 1
         rows = {tensor.name: row for row, tensor in enumerate(self._profile.tensors)}
         columns = {quant_type: column for column, quant_type in enumerate(self._profile.quant_types)}
@@ -96,8 +97,8 @@ def test_a_dozen_rounds_halve_the_distance_to_what_is_possible() -> None:
 
 
 def test_what_is_better_by_less_than_noise_is_not_taken() -> None:
-    def tried(*per_window: float) -> _Tried:
-        return _Tried(cast("Problem", None), cast("Allocation", None), np.array(per_window))
+    def tried(*per_window: float) -> Tried:
+        return Tried(cast("Candidate", None), np.array(per_window), 0.0)
 
     before = tried(1.0, 2.0, 3.0)
     assert tried(0.9, 1.9, 2.9).beats(before)
