@@ -16,7 +16,7 @@ from raq_client.cli.option_groups import spread
 from raq_client.cli.plan_output import EXIT_CODES, Format, draw_moves, print_plan
 from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.split_options import SplitOptions, check_files, sizes
-from raq_client.cli.trial_options import TrialOptions
+from raq_client.cli.trial_options import TrialOptions, Untried
 from raq_client.cli.worst_case_options import WorstCaseOptions
 from raq_client.cli.written import check_written, files_named
 from raq_client.engine.windows import Text
@@ -94,9 +94,8 @@ def run(
             files = pipeline.quantized_paths(plan, inputs, target, splitting.split())
             check_files(called, files, force=force, also=settings.files())
             check_output(files[0], force=force, needed=plan.outcome.ledger.size)
-        plan, result = trial.better(
-            plan, inputs, tried_on or texts, checks.libllama, solver, posed.limits, as_json=as_json
-        )
+        untried = Untried(plan, inputs, tried_on or texts, checks.libllama, solver, posed.limits)
+        plan, result = trial.better(untried, as_json=as_json)
     if not as_json or plan.outcome.allocation is None:
         print_plan(plan, Format.JSON if as_json else Format.TABLE)
     draw_moves(plan, plot)

@@ -20,9 +20,26 @@ from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
 
 if TYPE_CHECKING:
+    from raq_client.evaluation.in_memory import TrialSetup
     from raq_client.refinement.candidates import Comparison
 
 PANEL: Final = "Trial in memory"
+
+
+@dataclass(frozen=True, eq=False)
+class Untried:
+    """A plan before its file is written, the texts to try it on, and the solver that makes plans to compare it with."""
+
+    plan: Plan
+    inputs: ModelInputs
+    texts: list[Text]
+    library: Path | None
+    solver: SolverClient
+    limits: Limits
+
+    def setup(self, windows: int) -> "TrialSetup":
+        """The setup for trying it on this number of windows. Raises InvalidInput if there is no text."""
+        return pipeline.trial_setup(self.inputs, self.texts, windows=windows, library=self.library)
 
 
 @dataclass(frozen=True)
@@ -67,29 +84,20 @@ class TrialOptions:
             raise InvalidInput(Fault("--refine", what))
         return read_texts_for(model, self.calibration or [], library=library)
 
-    def better(
-        self,
-        plan: Plan,
-        inputs: ModelInputs,
-        texts: list[Text],
-        library: Path | None,
-        solver: SolverClient,
-        limits: Limits,
-        *,
-        as_json: bool,
-    ) -> tuple[Plan, dict[str, Any]]:
+    def better(self, untried: Untried, *, as_json: bool) -> tuple[Plan, dict[str, Any]]:
         """The plan after refinement or trials, and the parts of the JSON result about them."""
+        plan = untried.plan
         if plan.worst_case is not None:
             return plan, {}
         if self.refine:
-            return self._refined(plan, inputs, texts, library, solver, limits), {}
-        reason = self._reason(plan, texts)
+            return self._refined(untried), {}
+        reason = self._reason(untried)
         if reason is None:
             from raq_client.engine import NotFiniteError
             from raq_client.evaluation.in_memory import BrokenByTrialError
 
             try:
-                return self._tried(plan, inputs, texts, library, solver, limits, as_json=as_json)
+                return self._tried(untried, as_json=as_json)
             except (NotFiniteError, BrokenByTrialError):
                 raise  # a file whose plan could not be evaluated is not written
             except InvalidInput as error:
@@ -97,18 +105,11 @@ class TrialOptions:
         say(f"no other allocation was tried: {reason}")
         return plan, {"trial": {"tried": [], "reason": reason}}
 
-    def _refined(
-        self,
-        plan: Plan,
-        inputs: ModelInputs,
-        texts: list[Text],
-        library: Path | None,
-        solver: SolverClient,
-        limits: Limits,
-    ) -> Plan:
+    def _refined(self, untried: Untried) -> Plan:
+        plan, solver, limits = untried.plan, untried.solver, untried.limits
         if plan.outcome.allocation is None:
             return plan
-        setup = pipeline.trial_setup(inputs, texts, windows=pipeline.REFINING_WINDOWS, library=library)
+        setup = untried.setup(pipeline.REFINING_WINDOWS)
         with followed() as progress:
             found, refined = pipeline.refine_plan(plan, setup, solver, limits, rounds=self.refine, progress=progress)
         for each in refined.rounds:
@@ -116,21 +117,18 @@ class TrialOptions:
             say(f"refining: mean KL divergence {each.kl:.6f}, {taken} ({each.source})")
         return found
 
-    def _tried(
-        self,
-        plan: Plan,
-        inputs: ModelInputs,
-        texts: list[Text],
-        library: Path | None,
-        solver: SolverClient,
-        limits: Limits,
-        *,
-        as_json: bool,
-    ) -> tuple[Plan, dict[str, Any]]:
-        setup = pipeline.trial_setup(inputs, texts, windows=pipeline.TRIAL_WINDOWS, library=library)
+    def _tried(self, untried: Untried, *, as_json: bool) -> tuple[Plan, dict[str, Any]]:
+        setup = untried.setup(pipeline.TRIAL_WINDOWS)
         with followed() as progress:
             chosen, found = pipeline.try_plan(
-                plan, inputs, setup, solver, limits, seconds=60 * self.trial_minutes, progress=progress, notes=say
+                untried.plan,
+                untried.inputs,
+                setup,
+                untried.solver,
+                untried.limits,
+                seconds=60 * self.trial_minutes,
+                progress=progress,
+                notes=say,
             )
         if not as_json:
             OUT.print(trial_table(found))
@@ -147,15 +145,16 @@ class TrialOptions:
                 say("note: on this text plain rounding is better; use Gram statistics of text that is more like it")
         return chosen, {"trial": trial_dict(found)}
 
-    def _reason(self, plan: Plan, texts: list[Text]) -> str | None:
+    def _reason(self, untried: Untried) -> str | None:
         """The reason for trying nothing; None if there is none."""
+        plan = untried.plan
         if self.no_trial:
             return "--no-trial"
         if plan.outcome.allocation is None:
             return "there is no allocation"
         if plan.spec.request.loss is not None:
             return f"the losses are those asked for (--loss {plan.spec.request.loss})"
-        if not texts:
+        if not untried.texts:
             return "there is no text; give --text, or --calibration for text that is not checked on"
         return None
 
