@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -13,11 +13,13 @@ import typer
 from raq_client.cli import options
 from raq_client.cli.console import print_json, say
 from raq_client.cli.groups import project_model
+from raq_client.cli.machine_options import MachineOptions
+from raq_client.cli.option_groups import spread
 from raq_client.cli.progress import progress_bar
 from raq_client.cli.written import check_written
 from raq_client.files.names import readable
 from raq_client.files.settings import read_settings
-from raq_solver.errors import Fault, InvalidInput
+from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from raq_client.engine import Engine
     from raq_client.engine.windows import Text
     from raq_client.importance.imatrix import Importance
+    from raq_client.units.collecting import CollectJob
 
 
 class Sums(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
@@ -34,6 +37,7 @@ class Sums(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
     FLOAT32 = "float32"
 
 
+@spread
 def collect(
     called: typer.Context,
     model: options.OptionalModel = None,
@@ -76,6 +80,7 @@ def collect(
     ] = False,
     threads: options.Threads = 0,
     libllama: options.Library = None,
+    machines: MachineOptions,
     estimate: options.EstimateOnly = False,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -98,26 +103,30 @@ def collect(
 
     Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
     """
-    from raq_client.cli.collect_gram import GramOptions, estimated, gathered, partial_gram
+    from raq_client.cli.collect_gram import GramOptions, estimated, partial_gram, write_gathered
     from raq_client.cli.estimate import print_estimate
-    from raq_client.compensation.gram_file import write_gram
     from raq_client.engine import loading
     from raq_client.importance.imatrix_file import write_importance
     from raq_client.planning.memory_budget import parse_size
     from raq_client.prompts.texts import read_texts_for
+    from raq_client.units.collecting import CollectJob
 
     settings = read_settings(Path.cwd())
+    on_machines = _check_machines(machines, gram, sums)
     path = project_model(model, settings)
     partial = output.with_name(f"{output.stem}.partial.gguf")
     partials = {"partial": partial, "partial gram": None if gram is None else partial_gram(gram)}
     check_written(called, {"output": output, "gram": gram}, partials, force=force, also=settings.files())
-    memory = parse_size(gram_memory)
     fisher = _asked(fisher, path, output)
+    asked = GramOptions(windows, fisher, parse_size(gram_memory))
     texts = read_texts_for(path, text or [], special=parse_special, library=libllama)
     if estimate:
-        asked = GramOptions(windows, fisher, memory)
         with loading.loaded(path, context=context, threads=threads, library=libllama) as loaded:
             print_estimate(estimated(loaded, texts, asked, gram=gram, head=output_head), output, as_json=as_json)
+        return
+    if on_machines:
+        sent = CollectJob(path, tuple(texts), output, context, windows, output_head, fisher, threads, libllama)
+        _in_parts(sent, machines, force=force, as_json=as_json)
         return
     marks = _marks(path, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
     resume = _resumed(partial, marks)
@@ -130,12 +139,36 @@ def collect(
         if fisher != 0:
             found = _with_fisher(found, resume, loaded, texts, windows, fisher, save)
         if gram is not None:
-            asked = GramOptions(windows, fisher, memory)
-            write_gram(gathered(loaded, texts, gram, asked), gram, force=force)
-            partial_gram(gram).unlink(missing_ok=True)
+            write_gathered(loaded, texts, gram, asked, force=force)
     write_importance(found, output, force=force)
     partial.unlink(missing_ok=True)
     _show(found, output, as_json=as_json)
+
+
+def _check_machines(machines: MachineOptions, gram: Path | None, sums: Sums) -> bool:
+    """Whether this is work for several machines. Raises InvalidInput for what can't be divided."""
+    given = {
+        "--gram": (gram is not None, "can't be collected in parts; run the command for it on one machine"),
+        "--sums": (sums is Sums.FLOAT32, "float32 adds every row to all before, which can't be divided"),
+    }
+    wanted = machines.check()
+    raise_faults([Fault(name, what) for name, (on, what) in given.items() if on and wanted])
+    return wanted
+
+
+def _in_parts(job: "CollectJob", machines: MachineOptions, *, force: bool, as_json: bool) -> None:
+    """Do one part of the work, or make the file of all parts, by a cluster or by other processes."""
+    from raq_client.importance.imatrix_file import write_importance
+    from raq_client.units.journal import Journal, work_folder
+
+    journal = Journal(work_folder(job.output), job)
+    lines = machines.carry_out(job, journal, job.output, "collecting", threads=job.threads, as_json=as_json)
+    if lines is not None:
+        with closing(job):
+            found = job.finish(lines, say)
+        write_importance(found, job.output, force=force)
+        journal.remove()
+        _show(found, job.output, as_json=as_json)
 
 
 @contextmanager

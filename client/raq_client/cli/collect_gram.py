@@ -33,6 +33,12 @@ class GramOptions:
     memory: int
 
 
+def write_gathered(engine: Engine, texts: Sequence[Text], output: Path, asked: GramOptions, *, force: bool) -> None:
+    """Write what `gathered` finds; the state of an interrupted run is then removed."""
+    write_gram(gathered(engine, texts, output, asked), output, force=force)
+    partial_gram(output).unlink(missing_ok=True)
+
+
 def gathered(engine: Engine, texts: Sequence[Text], output: Path, asked: GramOptions) -> Gram:
     """Gram statistics for `output`, continued from an interrupted run if there is one.
 

@@ -1,5 +1,6 @@
 """Options for carrying out one command on several machines."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +15,7 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
     from raq_client.units.journal import Journal
+    from raq_client.units.ray_executor import RayExecutor
     from raq_client.units.unit import Job, Line, Part
 
 PANEL = "Several machines (docs/scale.md)"
@@ -21,7 +23,7 @@ PANEL = "Several machines (docs/scale.md)"
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """Which part of the work this process does, or that all parts are put together."""
+    """Which part of the work this process does, that all parts are put together, or the cluster that does it all."""
 
     index: Annotated[
         int | None,
@@ -52,41 +54,67 @@ class MachineOptions:
             show_default=False,
         ),
     ] = None
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="ray[://HOST:PORT]",
+            rich_help_panel=PANEL,
+            help="Do the work on a Ray cluster (raq[cluster]); --threads: the cores of a unit, or of a model.",
+            show_default=False,
+        ),
+    ] = None
 
     def check(self) -> bool:
         """Whether any of these options is given. Raises InvalidInput for options that do not go together."""
         ways = {
             "--index": self.index is not None,
             "--merge": self.merge,
+            "--cluster": self.cluster is not None,
         }
         given = [name for name, on in ways.items() if on]
         faults = [Fault(name, f"can't be used together with {given[0]}") for name in given[1:]]
         if (self.index is None) != (self.of is None):
             faults.append(Fault("--index" if self.of is None else "--of", "--index I and --of N belong together"))
-        if self.verify_share is not None and not self.merge:
-            faults.append(Fault("--verify-share", "has a use only with --merge"))
+        if self.verify_share is not None and not (self.merge or self.cluster):
+            faults.append(Fault("--verify-share", "has a use only with --merge or --cluster"))
+        if self.cluster is not None and not re.fullmatch(r"ray(://[^/\s]+:\d+)?", self.cluster):
+            faults.append(Fault("--cluster", f"{self.cluster} is no cluster; write ray, or ray://HOST:PORT"))
         raise_faults(faults)
-        self._part()
-        self._share()
+        self.part()
+        self.share()
         return bool(given)
 
     def carry_out(
-        self, job: "Job", journal: "Journal", output: Path, title: str, *, as_json: bool
+        self,
+        job: "Job",
+        journal: "Journal",
+        output: Path,
+        title: str,
+        *,
+        threads: int = 0,
+        gpu: bool = False,
+        as_json: bool,
     ) -> "Mapping[str, Line] | None":
         """Do what the options ask; the lines of all units, or None after a part. The job is then closed.
 
+        On a cluster a unit has `threads` cores (0: one), and with `gpu` a GPU.
+
         Raises InvalidInput if a unit fails, if with --merge some are missing, or if a verified one differs.
         """
-        from raq_client.units.carry_out import complete, run_part, verify
+        from raq_client.units.carry_out import complete, run_part, run_units, verify
 
-        wanted, share = self._part(), self._share()
+        wanted, share = self.part(), self.share()
         with journal:
             try:
                 if wanted is not None:
                     with progress_bar(title) as report:
                         made = run_part(job, wanted, journal, report)
-                    _say_part(made, self.index or 0, self.of or 1, output, as_json=as_json)
+                    self.say_part(output, made, as_json=as_json)
                     return None
+                if self.cluster is not None:
+                    with self.connected(threads=threads, gpu=gpu) as executor, progress_bar(title) as report:
+                        run_units(job, job.units, journal, report, executor)
                 lines = complete(job, journal)
                 if share is not None:
                     with progress_bar("verifying") as report:
@@ -96,12 +124,31 @@ class MachineOptions:
             finally:
                 job.close()
 
-    def _part(self) -> "Part | None":
+    def connected(self, *, threads: int, gpu: bool = False) -> "RayExecutor":
+        """The connection with the cluster, a context manager. Raises InvalidInput if Ray is not installed."""
+        try:
+            from raq_client.units.ray_executor import RayExecutor
+        except ModuleNotFoundError as error:
+            raise InvalidInput(Fault("--cluster", f"needs {error.name}: pip install 'raq[cluster]'")) from None
+        _, separator, _ = (self.cluster or "").partition("://")
+        return RayExecutor(self.cluster if separator else None, threads=threads, gpu=gpu)
+
+    def say_part(self, output: Path, made: int | None = None, *, as_json: bool) -> None:
+        """Print that the part is done, and the number of units that were made now."""
+        if as_json:
+            print_json({"output": str(output), "index": self.index, "of": self.of, "units": made})
+        else:
+            units = "" if made is None else f" ({made} units now)"
+            say(f"part {self.index} of {self.of} is done{units}; when all are, run the command with --merge")
+
+    def part(self) -> "Part | None":
+        """The part to do; None without --index."""
         from raq_client.units.unit import Part
 
         return None if self.index is None or self.of is None else Part(self.index, self.of)
 
-    def _share(self) -> Fraction | None:
+    def share(self) -> Fraction | None:
+        """The share to compute again; None without --verify-share."""
         return None if self.verify_share is None else parse_share(self.verify_share)
 
 
@@ -119,10 +166,3 @@ def parse_share(text: str) -> Fraction:
     if not 0 < share <= 1:
         raise InvalidInput(Fault("--verify-share", f"{text} is no share; write it as 1% or 0.01"))
     return share
-
-
-def _say_part(made: int, index: int, of: int, output: Path, *, as_json: bool) -> None:
-    if as_json:
-        print_json({"output": str(output), "index": index, "of": of, "units": made})
-    else:
-        say(f"part {index} of {of} is done ({made} units now); when all are, run the command with --merge")

@@ -84,7 +84,7 @@ def profile(
             return
         measured = found
     save_profile(measured, output, force=force)
-    if machines.merge:
+    if machines.merge or machines.cluster is not None:
         _parts(inputs, output).remove()
     sampling = _sampling(measured)
     summary = {
@@ -114,7 +114,10 @@ def _measured(inputs: "ModelInputs", machines: MachineOptions, output: Path, *, 
             return inputs.profile(progress=progress, notes=say)
     job = ProfileJob(inputs)
     journal = _parts(inputs, output)
-    lines = machines.carry_out(job, journal, output, "measuring errors", as_json=as_json)
+    on_gpu = inputs.device.name != "cpu"
+    lines = machines.carry_out(
+        job, journal, output, "measuring errors", threads=inputs.threads, gpu=on_gpu, as_json=as_json
+    )
     if lines is None:
         return None
     with followed() as progress:

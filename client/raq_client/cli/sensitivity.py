@@ -1,16 +1,17 @@
 """`raq-client sensitivity`: measure how much the model's output changes when each tensor is perturbed."""
 
+from contextlib import ExitStack
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from raq_client import pipeline
 from raq_client.cli import options
 from raq_client.cli.console import OUT, print_json, say
 from raq_client.cli.follow import followed
 from raq_client.cli.groups import MeasureOptions
+from raq_client.cli.machine_options import MachineOptions
 from raq_client.cli.option_groups import spread
 from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.written import check_written
@@ -19,7 +20,14 @@ from raq_client.progress import stage
 from raq_client.prompts.texts import read_texts_for
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from raq_client.cli.console import Report
     from raq_client.sensitivity.measure import Sensitivities
+    from raq_client.units.journal import Journal
+    from raq_client.units.sensing import SharedSensitivity
+    from raq_client.units.unit import Unit, Work
+    from raq_solver.profile import Profile
 
 
 class Design(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
@@ -46,7 +54,11 @@ def sensitivity(
         Design, typer.Option("--design", help="Order of perturbations: adaptive, single, by role, or random groups.")
     ] = Design.ADAPTIVE,
     budget: options.Budget = None,
+    at_once: Annotated[
+        int, typer.Option("--at-once", min=1, help="Tensors to choose at a time, for several machines to evaluate.")
+    ] = 1,
     posed: ProblemOptions,
+    machines: MachineOptions,
     windows: Annotated[int, typer.Option("--windows", min=2, help="Windows of text in each run.")] = 16,
     probe: Annotated[str, typer.Option("--probe", help="Quant type of the perturbation.")] = "Q3_K",
     context: options.Context = 512,
@@ -68,45 +80,89 @@ def sensitivity(
 
     Example: raq-client sensitivity model-f16.gguf -i imatrix.gguf -t calibration.txt -o model.profile.json
     """
-    from platformdirs import user_cache_path
-
     from raq_client.cli.estimate import print_estimate
     from raq_client.engine.loading import evaluable
     from raq_client.estimates.estimate import Estimate
     from raq_client.estimates.stages import measuring, perturbing
     from raq_client.files.profile_file import save_profile
+    from raq_client.sensitivity.measure import Question
+    from raq_client.units.journal import work_folder
+    from raq_client.units.probing import ProbeJob
+    from raq_client.units.sensing import SharedSensitivity
+    from raq_solver.quant_types import quant_type
+
+    settings = read_settings(Path.cwd())
+    on_machines = machines.check()
+    check_written(called, {"output": output}, force=force, also=settings.files())
+    question, request = Question(quant_type(probe), evaluations, design.value, at_once), posed.request(settings, budget)
+    inputs = measure.inputs_of(model, settings)
+    evaluable(inputs.model.path)
+    texts = read_texts_for(inputs.model.path, text or list(settings.text), library=libllama)
+    probes = ProbeJob(inputs, tuple(texts), question.probe, windows, context, libllama)
+    if estimate:
+        probing = perturbing(probes.setup, probe=question.probe, evaluations=evaluations, design=design.value)
+        print_estimate(Estimate((measuring(inputs)[0], probing)), output, as_json=as_json)
+        return
+    shared = SharedSensitivity(probes, question, request, work_folder(output))
+    found = _shared(shared, machines, output, as_json=as_json) if on_machines else _measured(shared)
+    if found is None:
+        return
+    profile, sensitivities = found
+    save_profile(sensitivities.applied_to(profile), output, force=force)
+    if on_machines:
+        for journal in shared.journals:
+            journal.remove()
+    _print(sensitivities, output, question.probe.name, as_json=as_json)
+
+
+def _measured(asked: "SharedSensitivity") -> "tuple[Profile, Sensitivities]":
+    """The profile and the sensitivities, measured in this process, from its caches if nothing changed."""
+    from platformdirs import user_cache_path
+
     from raq_client.planning.build_problem import build_problem
     from raq_client.sensitivity.choices import choices_of
     from raq_client.sensitivity.design import expected_of
     from raq_client.sensitivity.measure import measure_sensitivities
-    from raq_solver.quant_types import quant_type
 
-    settings = read_settings(Path.cwd())
-    check_written(called, {"output": output}, force=force, also=settings.files())
-    damage, request = quant_type(probe), posed.request(settings, budget)
-    inputs = measure.inputs_of(model, settings)
-    evaluable(inputs.model.path)
-    texts = read_texts_for(inputs.model.path, text or list(settings.text), library=libllama)
-    setup = pipeline.trial_setup(inputs, texts, windows=windows, context=context, library=libllama)
-    if estimate:
-        probing = perturbing(setup, probe=damage, evaluations=evaluations, design=design.value)
-        print_estimate(Estimate((measuring(inputs)[0], probing)), output, as_json=as_json)
-        return
+    inputs, question = asked.probes.inputs, asked.question
     with followed() as progress:
         profile = inputs.profile(progress=progress, notes=say)
-        spec = build_problem(request, profile, inputs.table(profile), needs_budget=False)
+        spec = build_problem(asked.request, profile, inputs.table(profile), needs_budget=False)
         found = measure_sensitivities(
-            setup,
-            probe=damage,
-            evaluations=evaluations,
-            design=design.value,
+            asked.probes.setup,
+            probe=question.probe,
+            evaluations=question.evaluations,
+            design=question.design,
+            batch=question.batch,
             choices=choices_of(profile, spec.problem, sizes=spec.budget is not None),
             expected=expected_of(profile),
             cache=user_cache_path("raq") / "sensitivities",
             progress=stage(progress, "measuring sensitivity"),
         )
-    save_profile(found.applied_to(profile), output, force=force)
-    _print(found, output, damage.name, as_json=as_json)
+    return profile, found
+
+
+def _shared(
+    asked: "SharedSensitivity", machines: MachineOptions, output: Path, *, as_json: bool
+) -> "tuple[Profile, Sensitivities] | None":
+    """Do one part of the work, or finish it by other processes' lines or by a cluster; None after a part."""
+    from raq_client.units.carry_out import run_units
+
+    threads, wanted = asked.probes.inputs.threads, machines.part()
+    with asked, ExitStack() as stack:
+        progress = stack.enter_context(followed())
+        if wanted is not None:
+            asked.part(wanted, progress, say)
+            machines.say_part(output, as_json=as_json)
+            return None
+        if machines.cluster is None:
+            return asked.finish(verified=machines.share(), progress=progress, notes=say)
+        executor = stack.enter_context(machines.connected(threads=threads))
+
+        def make(work: "Work", units: "Sequence[Unit]", journal: "Journal", report: "Report | None") -> None:
+            run_units(work, units, journal, report, executor)
+
+        return asked.finish(make, verified=machines.share(), progress=progress, notes=say)
 
 
 def _print(found: "Sensitivities", output: Path, probe: str, *, as_json: bool) -> None:

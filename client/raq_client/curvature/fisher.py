@@ -21,10 +21,10 @@ import numpy as np
 from autograd import make_vjp
 from jaxtyping import Float32, Float64, Int32
 
-from raq_client.curvature.information import Fisher
+from raq_client.curvature.information import Fisher, joined
 from raq_client.curvature.layers import Watch
 from raq_client.curvature.network import Network, capped, unwatched
-from raq_client.curvature.shapes import shape_of
+from raq_client.curvature.shapes import Shape, shape_of
 from raq_client.engine import Engine, scored_positions
 from raq_client.models.model_file import ModelFile
 from raq_solver.errors import Fault, InvalidInput
@@ -70,27 +70,21 @@ class GradientSums:
 
 
 class FisherSums(GradientSums):
-    """Sums of squared gradients of every matrix over windows of `tokens` tokens.
+    """Sums of squared gradients of every matrix over windows of `tokens` tokens."""
 
-    `start` holds the means of the first `windows` windows, which need not be run again.
-    """
-
-    def __init__(self, model: ModelFile, tokens: int, start: Mapping[str, Fisher], windows: int) -> None:
-        self._tokens, self.windows = tokens, windows
+    def __init__(self, model: ModelFile, tokens: int) -> None:
+        self._tokens = tokens
         self._rows: dict[str, Float64[np.ndarray, "matrices rows"]] = {}
         self._columns: dict[str, Float64[np.ndarray, "matrices columns"]] = {}
         for tensor in model.tensors:
             if len(tensor.shape) > 1:
                 shape = tensor.matrices, tensor.rows // tensor.matrices, tensor.row_length
                 self._rows[tensor.name], self._columns[tensor.name] = np.zeros(shape[:2]), np.zeros(shape[::2])
-        self.continue_from(start)
 
-    def continue_from(self, means: Mapping[str, Fisher]) -> None:
-        """Take these means of the windows so far as the sums."""
-        for name, known in means.items():
-            if name in self._rows:
-                self._rows[name] = known.rows * float(self.windows)
-                self._columns[name] = known.columns * float(self.windows)
+    def clear(self) -> None:
+        """Begin again with sums of 0."""
+        for sums in (*self._rows.values(), *self._columns.values()):
+            sums[:] = 0
 
     def watch_of(self, name: str, matrix: int) -> Watch:
         """A watcher that adds the squared gradients of one product."""
@@ -137,9 +131,8 @@ class FisherSums(GradientSums):
         self._rows[name][matrix] += rows / (2 * self._tokens)
         self._columns[name][matrix] += columns / (2 * self._tokens)
 
-    def found(self) -> dict[str, Fisher]:
-        """The means over windows, for every tensor with a gradient."""
-        windows = max(1, self.windows)
+    def found(self, windows: int = 1) -> dict[str, Fisher]:
+        """The means over this number of windows, for every tensor with a gradient."""
         return {
             name: Fisher((rows / windows).astype(np.float32), (self._columns[name] / windows).astype(np.float32))
             for name, rows in self._rows.items()
@@ -178,21 +171,23 @@ def collect_fisher(
     """The Fisher information of every matrix of `model` on these windows.
 
     `engine` must have the same model loaded; its logits verify the forward pass computed here. `start` is the result
-    of the first windows and their number; `save` is called with the result so far and its number of windows.
+    of the first windows and their number; `save` is called with the result so far and its number of windows. The sums
+    of some windows at a time are rounded and added, so that interrupted work, and work in parts, ends with the same
+    bits.
 
     Raises InvalidInput if the architecture is not supported, the logits differ from libllama's, or a number is not
     finite.
     """
     network, windows = network_for(model, engine, windows, begun=start[1] > 0)
-    sums = FisherSums(model, windows.shape[1], *start)
-    for done in passes(network, windows, sums, first=sums.windows, progress=progress):
-        sums.windows = done
+    sums = FisherSums(model, windows.shape[1])
+    found, before = dict(start[0]), start[1]
+    for done in passes(network, windows, sums, first=before, progress=progress):
+        found = joined(found, before, sums.found(done - before), done - before)
+        before = done
+        sums.clear()
         if save is not None:
-            found = sums.found()
             save(found, done)
-            # As if read again, in float32: an interrupted collection then ends with the same bits.
-            sums.continue_from(found)
-    return sums.found()
+    return found
 
 
 def network_for(
@@ -222,8 +217,7 @@ def passes(
 ) -> Iterator[int]:
     """Pass forward and back over the windows from `first` on, some at a time; yields the number of windows done."""
     blocks, total = network.shape.blocks, len(windows)
-    stream_bytes = 4 * windows.shape[1] * network.shape.width * (blocks + 1)
-    for group in _groups(range(first, total), max(1, min(WINDOWS_AT_ONCE, KEPT_BYTES // stream_bytes))):
+    for group in _groups(range(first, total), windows_at_once(network.shape, windows.shape[1])):
         done = 0
 
         def passed(start: int = group.start, size: int = len(group)) -> None:
@@ -234,6 +228,12 @@ def passes(
 
         add_windows(network, windows[group.start : group.stop], sums, first=group.start, passed=passed)
         yield group.stop
+
+
+def windows_at_once(shape: Shape, context: int) -> int:
+    """The number of windows of this length that pass together."""
+    stream_bytes = 4 * context * shape.width * (shape.blocks + 1)
+    return max(1, min(WINDOWS_AT_ONCE, KEPT_BYTES // stream_bytes))
 
 
 def require_agreement(network: Network, engine: Engine, window: Int32[np.ndarray, " context"]) -> None:

@@ -6,7 +6,7 @@ Rules
 - A matrix without inputs (an expert that no token reached) has zeros: it had no effect on that text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,19 @@ class Fisher:
         # A float32 matrix product is fast, and sums of squares in it have a relative error of only 1e-6.
         found: Float64[np.ndarray, " rows"] = (weights[rows] / total) * (squares @ self.columns[matrix])
         return found
+
+
+def joined(one: Mapping[str, Fisher], windows: int, other: Mapping[str, Fisher], further: int) -> dict[str, Fisher]:
+    """The means over `windows` and `further` windows together; at least one of the numbers is above 0.
+
+    A tensor that is not in one of them had no gradient there. Raises InvalidInput if the shapes of a tensor differ.
+    """
+    found = {}
+    for name in sorted({*one, *other}):
+        present = one.get(name) or other[name]
+        nothing = Fisher(np.zeros_like(present.rows), np.zeros_like(present.columns))
+        found[name] = averaged([(one.get(name, nothing), windows), (other.get(name, nothing), further)])
+    return found
 
 
 def averaged(parts: Sequence[tuple[Fisher, float]]) -> Fisher:

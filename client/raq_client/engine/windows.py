@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from raq_client.engine.model import Engine
+from raq_client.engine.tokenizer import Tokenizer
 from raq_solver.errors import Fault, raise_faults
 
 LEAST_WINDOWS = 2
@@ -40,20 +41,27 @@ def cut_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> list
 
     Raises InvalidInput naming every text that has fewer than two windows.
     """
+    return cut_texts(model, model.context, texts, limit)
+
+
+def cut_texts(
+    tokenizer: Engine | Tokenizer, context: int, texts: Sequence[Text], limit: int | None
+) -> list[Int32[np.ndarray, "windows context"]]:
+    """Tokens of each text in windows of this length, as `cut_windows`."""
     faults, cut = [], []
     for text in texts:
-        tokens = model.tokenize(text.content, special=text.special)
-        count = len(tokens) // model.context
+        tokens = tokenizer.tokenize(text.content, special=text.special)
+        count = len(tokens) // context
         if count < LEAST_WINDOWS:
             faults.append(
                 Fault(
                     text.name,
-                    f"too short with {len(tokens)} tokens: at least {LEAST_WINDOWS} windows of {model.context} are "
+                    f"too short with {len(tokens)} tokens: at least {LEAST_WINDOWS} windows of {context} are "
                     "needed; give a longer text or a smaller context",
                 )
             )
         kept = count if limit is None else min(count, limit)
-        cut.append(tokens[: kept * model.context].reshape(kept, model.context))
+        cut.append(tokens[: kept * context].reshape(kept, context))
     raise_faults(faults)
     return cut
 

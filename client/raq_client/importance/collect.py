@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
-from jaxtyping import Float32, Int32, Shaped
+from jaxtyping import Float32, Float64, Int32, Shaped
 
 from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError, Product
 from raq_client.engine.interrupts import deferred_interrupts
 from raq_client.engine.loading import loaded
 from raq_client.engine.windows import Progress, Text, cut_windows
-from raq_client.importance.imatrix import Entry, Importance
+from raq_client.importance.imatrix import Entry, Importance, added
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING
 
 LEAST_TOKENS = 16
 """Least number of inputs of a counted product: llama-imatrix ignores smaller batches."""
 SAVE_EVERY = 50
-"""Windows between two calls of `save`."""
+"""Windows whose sums are added up before they are rounded to float32 and added to those before, and between two calls
+of `save`. Whoever counts them, and where, ends with the same bits."""
 
 
 def _add_rows_exactly(sums: Shaped[np.ndarray, " columns"], rows: Float32[np.ndarray, "rows columns"]) -> None:
@@ -47,24 +48,27 @@ _ADDERS: Final = {"float64": _add_rows_exactly, "float32": _add_rows_one_by_one}
 class Tally:
     """Running sums of squares, sums and counts for every weight, beginning with those of `start`.
 
-    If `start` has no sums of inputs (only squares), none are kept.
+    If `start` has no sums of inputs (only squares), none are kept. In float64, windows are summed in groups, which end
+    with `end_group`; in float32 every row is added to all those before, as in llama-imatrix.
     """
 
     def __init__(self, start: Importance | None, sums: Sums = "float64") -> None:
         self._kind, self._add_rows = np.dtype(sums), _ADDERS[sums]
-        entries = start.entries if start is not None else {}
-        self._squares = {name: entry.sums.astype(self._kind) for name, entry in entries.items()}
-        self._counts = {name: entry.counts.astype(np.float64) for name, entry in entries.items()}
-        self._plain = {
-            name: None if entry.plain_sums is None else entry.plain_sums.astype(self._kind)
-            for name, entry in entries.items()
-        }
+        self._before: dict[str, Entry] = {} if start is None else dict(start.entries)
+        self._squares: dict[str, Shaped[np.ndarray, " values"]] = {}
+        self._counts: dict[str, Float64[np.ndarray, " matrices"]] = {}
+        self._plain: dict[str, Shaped[np.ndarray, " values"] | None] = {}
+        if sums == "float32":
+            for name, entry in self._before.items():
+                self._squares[name], self._counts[name] = entry.sums.copy(), entry.counts.astype(np.float64)
+                self._plain[name] = None if entry.plain_sums is None else entry.plain_sums.copy()
+            self._before = {}
 
-    def round(self) -> None:
-        """Round the sums to float32, as they are saved: an interrupted collection then ends with the same bits."""
-        plain = (sums for sums in self._plain.values() if sums is not None)
-        for sums in (*self._squares.values(), *self._counts.values(), *plain):
-            sums[:] = sums.astype(np.float32)
+    def end_group(self) -> None:
+        """Round the sums of this group to float32, as they are saved, and add them to those before."""
+        if self._kind == np.float64:
+            self._before = self.entries()
+            self._squares, self._counts, self._plain = {}, {}, {}
 
     def add(self, product: Product) -> None:
         """Add the inputs of one product."""
@@ -72,10 +76,11 @@ class Tally:
         flat = self._squares.setdefault(product.name, np.zeros(matrices * columns, self._kind))
         counts = self._counts.setdefault(product.name, np.zeros(matrices if product.experts is not None else 1))
         plain = self._plain.setdefault(product.name, np.zeros(matrices * columns, self._kind))
-        if flat.size != matrices * columns:
-            raise InvalidInput(
-                Fault(product.name, f"has {matrices * columns} columns, {flat.size} were counted before")
-            )
+        known = self._before.get(product.name)
+        for counted in (flat.size, flat.size if known is None else known.sums.size):
+            if counted != matrices * columns:
+                what = f"has {matrices * columns} columns, {counted} were counted before"
+                raise InvalidInput(Fault(product.name, what))
         for matrix, rows in rows_by_matrix(product):
             part = slice(matrix * columns, (matrix + 1) * columns)
             self._add_rows(flat[part], np.square(rows))
@@ -88,14 +93,15 @@ class Tally:
 
     def entries(self) -> dict[str, Entry]:
         """The sums and counts in the form of an importance file."""
-        return {
-            name: Entry(
+        found = dict(self._before)
+        for name, squares in self._squares.items():
+            group = Entry(
                 squares.astype(np.float32),
                 self._counts[name].astype(np.float32),
                 None if (plain := self._plain[name]) is None else plain.astype(np.float32),
             )
-            for name, squares in self._squares.items()
-        }
+            found[name] = added(found[name], group) if name in found else group
+        return found
 
 
 def rows_by_matrix(product: Product) -> Iterator[tuple[int, Float32[np.ndarray, "rows columns"]]]:
@@ -130,8 +136,9 @@ def collect(
     """Run `texts` through the model and sum the squared inputs of every weight; at most `windows` per text.
 
     Every 50 windows, and on an interrupt, `save` is called with the importance so far; passing that as `resume` with
-    the same texts continues from there. `output_head` includes the output head, at no cost, also where that is the
-    token embedding. With `sums="float32"` rounding errors are the same as in llama-imatrix.
+    the same texts continues from there, after 50 windows to the same bits. `output_head` includes the output head, at
+    no cost, also where that is the token embedding. With `sums="float32"` rounding errors are the same as in
+    llama-imatrix.
 
     Raises InvalidInput if there is no text or one is shorter than two windows, if the model can't be loaded, if
     `resume` has another window length or more windows than the texts, or if an input is not finite.
@@ -172,19 +179,39 @@ def _collect(
                 done = next(steps)
             if progress is not None:
                 progress(before + done, len(cut))
-            if save is not None and done % SAVE_EVERY == 0:
-                save(importance(before + done))
-                tally.round()
+            if (before + done) % SAVE_EVERY == 0:
+                tally.end_group()
+                if save is not None:
+                    save(importance(before + done))
     except (KeyboardInterrupt, SystemExit):
-        if save is not None and done % SAVE_EVERY:
+        if save is not None and (before + done) % SAVE_EVERY:
             save(importance(before + done))
         raise
     next(steps, None)  # frees its context
     found = importance(len(cut))
+    require_entries(found, model.path)
+    return found
+
+
+def require_entries(found: Importance, model: Path) -> None:
+    """Raise InvalidInput if nothing was counted."""
     if not found.entries:
         what = "nothing was counted: libllama multiplies no tensor of it that is named blk.…; is it a language model?"
-        raise InvalidInput(Fault(str(model.path), what))
-    return found
+        raise InvalidInput(Fault(str(model), what))
+
+
+def count_group(model: Engine, windows: Int32[np.ndarray, "windows context"], *, output_head: bool) -> dict[str, Entry]:
+    """The sums of at most SAVE_EVERY windows, as they are added to those of the windows before.
+
+    Raises InvalidInput as `count_windows` does.
+    """
+    tally = Tally(None)
+    steps = count_windows(model, windows, tally, output_head=output_head)
+    for _ in windows:
+        with deferred_interrupts():
+            next(steps)
+    next(steps, None)  # frees its context
+    return tally.entries()
 
 
 def count_windows(

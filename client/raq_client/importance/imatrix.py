@@ -220,7 +220,7 @@ def merge(parts: Sequence[Importance]) -> Importance:
                 what = f"{_extent(entry)} in {_title(part)}, {_extent(before)} in another file"
                 faults.append(Fault(name, f"can't be merged: {what}"))
             else:
-                entries[name] = Entry(before.sums + entry.sums, before.counts + entry.counts, _plain_sum(before, entry))
+                entries[name] = added(before, entry)
     raise_faults(faults)
     datasets = tuple(dict.fromkeys(text for part in parts for text in part.datasets))
     sources = " + ".join(part.source for part in parts)
@@ -304,6 +304,11 @@ def _blended(
     np.divide(sums, weights, out=sums, where=weights > 0)
     sums *= whole.counts[:, None]
     return sums.astype(np.float32).ravel()
+
+
+def added(one: Entry, other: Entry) -> Entry:
+    """The entry of both texts of two entries of one tensor, whose sums have the same lengths."""
+    return Entry(one.sums + other.sums, one.counts + other.counts, _plain_sum(one, other))
 
 
 def _plain_sum(one: Entry, other: Entry) -> Float32[np.ndarray, " values"] | None:

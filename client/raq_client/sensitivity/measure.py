@@ -8,30 +8,31 @@ With as many evaluations as tensors, each tensor is evaluated alone: the most pr
 evaluation grows with the loss it measures. With fewer, the tensor with the highest value of information is evaluated
 next, and the others are estimated from expectations, role and depth. With very few evaluations and known expectations,
 whole roles are evaluated first, each as a group.
+
+Tensors can be chosen in batches, for several machines: each further one of a batch as if the evaluations of those
+before it had given what is expected of them (the kriging believer of Ginsbourger, Le Riche and Carraro, 2010). The size
+of a batch belongs to the question, not to the machines: any number of them makes the same evaluations.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from raq_client.evaluation.in_memory import BrokenByTrialError, Trial, TrialSetup
-from raq_client.evaluation.statistics import estimate_mean
-from raq_client.models.quantizable import is_quantizable
+from raq_client.evaluation.in_memory import Trial, TrialSetup
 from raq_client.quantizing.measure import kernels_digest
 from raq_client.sensitivity.choices import Choices
 from raq_client.sensitivity.design import Design, Group, most_telling, planned_groups
 from raq_client.sensitivity.fit import Evaluation, Fit, fit_sensitivities
 from raq_client.sensitivity.journal import Journal
+from raq_client.sensitivity.runs import Progress, Runs, TrialRuns
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE, QuantType
 
-Progress = Callable[[int, int], None]
-"""Called after each evaluation with the number of evaluations done and the total."""
 DEFAULT_PROBE = CATALOGUE["Q4_K"]
 
 
@@ -70,6 +71,7 @@ def measure_sensitivities(
     probe: QuantType = DEFAULT_PROBE,
     evaluations: int | None = None,
     design: Design = "adaptive",
+    batch: int = 1,
     choices: Choices | None = None,
     expected: Mapping[str, float] = MappingProxyType({}),
     cache: Path | None = None,
@@ -77,34 +79,94 @@ def measure_sensitivities(
 ) -> Sensitivities:
     """Measure the sensitivity of every quantizable tensor with at most `evaluations` runs (None: one per tensor).
 
-    `design` determines the first evaluations (`design.planned_groups`), `choices` which tensors are evaluated next.
-    `expected` are sensitivities expected without a run, in any unit, e.g. those of the loss model `residual`; they are
-    used if there are fewer evaluations than tensors. Two more runs measure the floor and the loss of all tensors at
-    once. `cache` is a folder for the journal.
+    `design` determines the first evaluations (`design.planned_groups`), `choices` which tensors are evaluated next,
+    `batch` of them at a time. `expected` are sensitivities expected without a run, in any unit, e.g. those of the loss
+    model `residual`; they are used if there are fewer evaluations than tensors. Two more runs measure the floor and the
+    loss of all tensors at once. `cache` is a folder for the journal.
 
     Raises InvalidInput if the model can't be loaded, evaluated or written, or a text is missing or too short.
     """
-    if evaluations is not None and evaluations < 1:
-        raise InvalidInput(Fault("evaluations", f"must be at least 1, not {evaluations}"))
-    key = _key(setup, probe)
+    key = sensitivity_key(setup, probe)
     journal = Journal(cache / f"{key}.jsonl" if cache is not None else None)
     with Trial(setup) as trial:
-        names = _tensors(setup, journal, trial)
-        count = min(evaluations or len(names), len(names))
-        if count == len(names):
-            expected = {}  # each tensor has its own evaluation
-        runs = _Runs(trial, journal, probe, count + 2, progress)
-        floor = runs.evaluate(())
+        runs = TrialRuns(trial, setup, journal, probe, progress)
+        question = Question(probe, evaluations, design, batch)
+        return sensitivities_of(setup, question, runs, choices=choices, expected=expected)
 
-        together = runs.evaluate(names)
 
-        def choose(done: Sequence[Evaluation]) -> str | None:
-            known = fit_sensitivities(names, [*done, together], floor.kl, expected)
-            return most_telling(names, known, choices, frozenset(evaluation.tensors for evaluation in done))
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Which evaluations are asked for; see `measure_sensitivities`. Raises InvalidInput for numbers below 1."""
 
-        planned = planned_groups(design, names, count, foreseen=bool(expected))
-        found = _evaluate_all(runs, planned, count, choose)
-    return _found(setup, names, found, floor, together, expected, _provenance(setup, probe, len(found), key))
+    probe: QuantType = DEFAULT_PROBE
+    evaluations: int | None = None
+    design: Design = "adaptive"
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        for name, number in (("evaluations", self.evaluations), ("batch", self.batch)):
+            if number is not None and number < 1:
+                raise InvalidInput(Fault(name, f"must be at least 1, not {number}"))
+
+    def count(self, names: Group) -> int:
+        """The number of evaluations of these tensors, without the two of none and of all."""
+        return min(self.evaluations or len(names), len(names))
+
+    def fixed(self, names: Group) -> list[Group] | None:
+        """All groups to evaluate, where none depends on the result of another; else None."""
+        count = self.count(names)
+        if count < len(names) and self.design != "single":
+            return None
+        planned = planned_groups(self.design, names, count, foreseen=False)
+        return [(), names, *planned] if len(planned) == count else None
+
+
+def sensitivities_of(
+    setup: TrialSetup,
+    question: Question,
+    runs: Runs,
+    *,
+    choices: Choices | None = None,
+    expected: Mapping[str, float] = MappingProxyType({}),
+) -> Sensitivities:
+    """The sensitivities by evaluations of `runs`, which are of `setup`. Raises InvalidInput as `runs` does."""
+    names = runs.tensors()
+    count = question.count(names)
+    if count == len(names):
+        expected = {}  # each tensor has its own evaluation
+    runs.expect(count + 2)
+    planned = planned_groups(question.design, names, count, foreseen=bool(expected))
+    floor, together, *found = runs.evaluate([(), names, *planned])
+    while len(found) < count:
+        batch = min(question.batch, count - len(found))
+        chosen = _chosen(names, found, floor, together, choices, expected, batch)
+        if not chosen:
+            break
+        found += runs.evaluate(chosen)
+    provenance = _provenance(setup, question, len(found))
+    return _found(setup, names, found, floor, together, expected, provenance)
+
+
+def _chosen(
+    names: Group,
+    found: Sequence[Evaluation],
+    floor: Evaluation,
+    together: Evaluation,
+    choices: Choices | None,
+    expected: Mapping[str, float],
+    batch: int,
+) -> list[Group]:
+    """The next tensors to evaluate alone, the most telling one first; fewer than `batch` where no more are left."""
+    errors = dict(zip(together.tensors, together.errors, strict=True))
+    believed = list(found)
+    for _ in range(batch):
+        fit = fit_sensitivities(names, [*believed, together], floor.kl, expected)
+        name = most_telling(names, fit, choices, frozenset(evaluation.tensors for evaluation in believed))
+        if name is None:
+            break
+        foreseen = float(fit.values[names.index(name)]) * errors[name]
+        believed.append(Evaluation((name,), (errors[name],), floor.kl + foreseen, 0.0))
+    return [evaluation.tensors for evaluation in believed[len(found) :]]
 
 
 def _found(
@@ -128,71 +190,20 @@ def _found(
     return Sensitivities(names, fit, tuple(evaluations), floor, together, additivity, tokens, provenance)
 
 
-def _provenance(setup: TrialSetup, probe: QuantType, evaluations: int, key: str) -> Mapping[str, str]:
+def _provenance(setup: TrialSetup, question: Question, evaluations: int) -> Mapping[str, str]:
     windows = f"{setup.windows} windows of {setup.context} tokens"
+    batches = "" if question.batch == 1 else f" in batches of {question.batch}"
     return MappingProxyType(
         {
-            "sensitivity": f"{evaluations} evaluations at {probe.name}, {windows}",
+            "sensitivity": f"{evaluations} evaluations at {question.probe.name}{batches}, {windows}",
             "sensitivity_texts": ", ".join(text.name for text in setup.texts),
-            "sensitivity_key": key,
+            "sensitivity_key": sensitivity_key(setup, question.probe),
         }
     )
 
 
-class _Runs:
-    """Makes evaluations, or takes them from the journal, and reports progress."""
-
-    def __init__(self, trial: Trial, journal: Journal, probe: QuantType, total: int, progress: Progress | None) -> None:
-        self._trial, self._journal, self._probe = trial, journal, probe
-        self._total, self._progress, self._done = total, progress, 0
-
-    def evaluate(self, group: Group) -> Evaluation:
-        found = self._journal.get(group)
-        if found is None:
-            try:
-                result = self._trial.run(dict.fromkeys(group, self._probe))
-            except BrokenByTrialError as error:
-                what = f"perturbing it as {self._probe.name} breaks the model: its output is not finite"
-                raise InvalidInput(Fault(", ".join(group), what)) from error
-            kl = estimate_mean(result.scores.kl)
-            errors = tuple(result.errors[name] for name in group)
-            found = Evaluation(group, errors, kl.value, kl.error if np.isfinite(kl.error) else 0.0)
-            self._journal.add(found)
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-        return found
-
-
-def _evaluate_all(
-    runs: _Runs,
-    planned: Sequence[Group],
-    count: int,
-    choose: Callable[[Sequence[Evaluation]], str | None],
-) -> list[Evaluation]:
-    found = [runs.evaluate(group) for group in planned]
-    while len(found) < count:
-        name = choose(found)
-        if name is None:
-            break
-        found.append(runs.evaluate((name,)))
-    return found
-
-
-def _tensors(setup: TrialSetup, journal: Journal, trial: Trial) -> Group:
-    if journal.tensors is None:
-        writable = trial.writable()
-        wanted = [t.name for t in setup.model.tensors if is_quantizable(t, setup.model.architecture)]
-        used = [name for name in wanted if name in writable]
-        if not used:
-            what = "has no tensor to perturb: sensitivity needs F16, BF16 or F32 weights"
-            raise InvalidInput(Fault(str(setup.path), what))
-        journal.use(used)
-    assert journal.tensors is not None, "just noted"
-    return journal.tensors
-
-
-def _key(setup: TrialSetup, probe: QuantType) -> str:
+def sensitivity_key(setup: TrialSetup, probe: QuantType) -> str:
+    """A digest of everything that an evaluation depends on but its tensors."""
     parts = [
         "sensitivity 1",
         setup.model.fingerprint(),

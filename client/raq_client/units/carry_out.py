@@ -1,18 +1,32 @@
-"""Carrying out a job: its units one after the other in this process, and what is checked before it is finished."""
+"""Carrying out a job: its units one after the other in this process, or by an executor, and the checks at its end."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from fractions import Fraction
 
 from raq_client.units.journal import Journal
-from raq_client.units.unit import Job, Line, Part, Unit, longest_first, part, sample
+from raq_client.units.unit import Job, Line, Part, Unit, Work, longest_first, part, sample
 from raq_solver.errors import Fault, InvalidInput
 
 Progress = Callable[[int, int], None]
-"""Called after each unit with the number of units done and the total."""
+"""Called with the cost of the units that are done, in microseconds of one core, and that of all: at first, and after
+each unit."""
+Made = Generator[tuple[Unit, Line], None, None]
+"""Units and their lines, as they come."""
+Executor = Callable[[Work, Sequence[Unit]], Made]
+"""Carries out units of a job, in any order."""
 _NAMED = 3
 
 
-def run_units(job: Job, units: Iterable[Unit], journal: Journal, progress: Progress | None = None) -> int:
+def here(job: Work, units: Sequence[Unit]) -> Made:
+    """Carry out units one after the other in this process."""
+    for unit in units:
+        yield unit, job.run(unit)
+
+
+def run_units(
+    job: Work, units: Iterable[Unit], journal: Journal, progress: Progress | None = None, executor: Executor = here
+) -> int:
     """Make those of these units that no process has made yet, longest first; the number made here.
 
     Raises InvalidInput if a unit fails, or its line can't be written.
@@ -20,16 +34,45 @@ def run_units(job: Job, units: Iterable[Unit], journal: Journal, progress: Progr
     known = journal.known()
     wanted = longest_first(units)
     left = [unit for unit in wanted if unit.name not in known]
-    for number, unit in enumerate(left, start=1):
-        journal.add(unit, job.run(unit))
-        if progress is not None:
-            progress(len(wanted) - len(left) + number, len(wanted))
+    total = sum(map(_microseconds, wanted))
+    done = total - sum(map(_microseconds, left))
+    if left and progress is not None:
+        progress(done, total)
+    with closing(executor(job, left)) as made:
+        for unit, line in made:
+            journal.add(unit, line)
+            done += _microseconds(unit)
+            if progress is not None:
+                progress(done, total)
     return len(left)
+
+
+def _microseconds(unit: Unit) -> int:
+    return 1 + round(unit.cost)
 
 
 def run_part(job: Job, wanted: Part, journal: Journal, progress: Progress | None = None) -> int:
     """Make one of several parts of a job; the number of units made here. Raises InvalidInput as `run_units` does."""
     return run_units(job, part(job.units, wanted), journal, progress)
+
+
+def run_part_and_rest(
+    job: Work, units: Sequence[Unit], wanted: Part, journal: Journal, progress: Progress | None = None
+) -> int:
+    """Make one of several parts of these units, and then those of others that nobody has made yet.
+
+    For work that can only go on when all of them are there: no process waits for another, at the worst each makes again
+    what another one has in progress. The number of units made here. Raises InvalidInput as `run_units` does.
+    """
+    made = run_units(job, part(units, wanted), journal, progress)
+    rest = [unit for other in range(1, wanted.of) for unit in reversed(part(units, _after(wanted, other)))]
+    for unit in rest:  # the shortest first, which its own process makes last
+        made += run_units(job, [unit], journal)
+    return made
+
+
+def _after(wanted: Part, steps: int) -> Part:
+    return Part((wanted.index + steps) % wanted.of, wanted.of)
 
 
 def complete(job: Job, journal: Journal) -> dict[str, Line]:
@@ -46,11 +89,18 @@ def complete(job: Job, journal: Journal) -> dict[str, Line]:
 
 
 def verify(job: Job, lines: Mapping[str, Line], share: Fraction, progress: Progress | None = None) -> int:
-    """Compute a share of the units again, and compare their lines; the number of these units.
+    """Compute a share of the units of a job again, and compare their lines; the number of these units.
 
     Raises InvalidInput with every unit whose line is another one.
     """
-    again = sample(job.key, job.units, share)
+    return verify_units(job, job.units, lines, share, progress)
+
+
+def verify_units(
+    job: Work, units: Sequence[Unit], lines: Mapping[str, Line], share: Fraction, progress: Progress | None = None
+) -> int:
+    """Compute a share of these units again, as `verify`."""
+    again = sample(job.key, units, share)
     faults = []
     for number, unit in enumerate(again, start=1):
         if {"unit": unit.name, **job.again(unit)} != lines[unit.name]:

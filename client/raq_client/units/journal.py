@@ -14,7 +14,7 @@ from typing import BinaryIO, Self
 
 from raq_client.files.cache_file import CacheFile
 from raq_client.files.output_checks import unwritable
-from raq_client.units.unit import Job, Line, Unit
+from raq_client.units.unit import Line, Unit, Work
 from raq_solver.errors import InvalidInput
 
 _TOKEN_BYTES = 4
@@ -32,7 +32,7 @@ def work_folder(output: Path) -> Path:
 class Journal:
     """The lines of one job in `folder`, a folder of its own named by the job's key."""
 
-    def __init__(self, folder: Path, job: Job) -> None:
+    def __init__(self, folder: Path, job: Work) -> None:
         self.folder = folder / job.key[:32]
         self._file: BinaryIO | None = None
 

@@ -7,6 +7,7 @@ merged errors go to the file in which one process keeps its measurements, from w
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from typing import ClassVar
 
 from raq_client.models.type_choice import chosen_types
 from raq_client.planning.model_inputs import ModelInputs
@@ -33,6 +34,7 @@ from raq_solver.quant_types import QuantType
 class ProfileJob:
     """Measuring the profile of `inputs`: of a model, by its types."""
 
+    loads_model: ClassVar[bool] = False
     inputs: ModelInputs
 
     @cached_property
@@ -105,6 +107,10 @@ class ProfileJob:
                 found = combined(sums.get(tensor.name, ()), tensor, types, self.inputs.importance)
             store.add(tensor.name, found)
         return replace(self.inputs, measurements=merged, cached=True).profile(progress=progress, notes=notes)
+
+    def unopened(self, threads: int) -> "ProfileJob":
+        """The same job with nothing opened."""
+        return ProfileJob(replace(self.inputs, threads=threads))
 
     def close(self) -> None:
         """Release the device."""

@@ -153,6 +153,10 @@ class QuantizeJob:
         journal.remove()
         return as_one(written) if self.split is not None else written[0]
 
+    def unopened(self, threads: int) -> "QuantizeJob":
+        """The same job with nothing opened."""
+        return replace(self, inputs=replace(self.inputs, threads=threads))
+
     def close(self) -> None:
         """Release the device."""
         self.inputs.device.release()

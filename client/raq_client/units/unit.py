@@ -38,8 +38,8 @@ class Part:
             raise InvalidInput(Fault("--index", f"must be from 0 to {self.of - 1} with --of {self.of}"))
 
 
-class Job(Protocol):
-    """Work that consists of independent units.
+class Work(Protocol):
+    """Independent units.
 
     It opens files when a unit needs them, and keeps them open until it is closed.
     """
@@ -49,8 +49,8 @@ class Job(Protocol):
         """A digest of everything that the lines depend on, in hexadecimal."""
 
     @property
-    def units(self) -> tuple[Unit, ...]:
-        """All units; the same on every machine."""
+    def loads_model(self) -> bool:
+        """Whether units need the whole model in memory, so that processes are few and live long."""
 
     def run(self, unit: Unit) -> Line:
         """Make a unit, and return its line. Made twice, also at the same time, it comes to the same."""
@@ -58,8 +58,19 @@ class Job(Protocol):
     def again(self, unit: Unit) -> Line:
         """The line of a unit computed again, without writing anything."""
 
+    def unopened(self, threads: int) -> "Work":
+        """The same work with nothing opened, to be sent to another process, where it has this number of threads."""
+
     def close(self) -> None:
         """Close what was opened."""
+
+
+class Job(Work, Protocol):
+    """Work whose units are all known before it begins."""
+
+    @property
+    def units(self) -> tuple[Unit, ...]:
+        """All units; the same on every machine."""
 
 
 def longest_first(units: Iterable[Unit]) -> list[Unit]:

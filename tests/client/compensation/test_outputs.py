@@ -52,7 +52,7 @@ class _Recorded(FisherSums):
     """Keeps the gradients at one product's outputs by window."""
 
     def __init__(self, model: ModelFile) -> None:
-        super().__init__(model, CONTEXT, {}, 0)
+        super().__init__(model, CONTEXT)
         self.gradients: list[np.ndarray] = []
 
     def watch_of(self, name: str, matrix: int) -> Watch:

@@ -100,7 +100,7 @@ def every_label(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _expected_squares(network: Network, model: ModelFile, name: str) -> Fisher:
     """What the code under test gives where it meets every label."""
-    sums = FisherSums(model, TOKENS.size, {}, 0)
+    sums = FisherSums(model, TOKENS.size)
     add_windows(network, np.tile(TOKENS, (TOKENS.size * VOCABULARY, 1)), sums)
     return sums.found()[name]
 
@@ -146,7 +146,7 @@ def test_the_embedding_is_looked_up_in(tmp_path: Path) -> None:
         return capped(network.final(x, gain) @ head.T, network.shape)
 
     expected = _by_definition(logits, network.embed(distinct) / np.float32(network.shape.embedding_scale))
-    sums = FisherSums(model, TOKENS.size, {}, 0)
+    sums = FisherSums(model, TOKENS.size)
     sums.add_head = lambda *_: None  # it is tied, and this is about the other way in
     add_windows(network, np.tile(TOKENS, (TOKENS.size * VOCABULARY, 1)), sums)
     found = sums.found()["token_embd.weight"]
@@ -182,7 +182,7 @@ def test_the_head_is_exact_after_one_window(tiny: Tiny, tmp_path: Path) -> None:
     matrix, gain = network.head_weights()
     inputs = network.final(stream, gain)
     expected = _by_definition(lambda weights: capped(inputs @ weights.T, network.shape), matrix)
-    sums = FisherSums(model, TOKENS.size, {}, 0)
+    sums = FisherSums(model, TOKENS.size)
     add_windows(network, TOKENS[None], sums)
     found = sums.found()["output.weight"]
     np.testing.assert_allclose(found.rows[0], expected.sum(axis=1), rtol=5e-3)
@@ -196,7 +196,7 @@ def test_a_tied_head_counts_both_ways(tmp_path: Path) -> None:
     tied, untied = _small(CASES["llama, tied"], both), _small(CASES["llama"], apart)
     sums = {}
     for model in (tied, untied):
-        sums[model] = FisherSums(model, TOKENS.size, {}, 0)
+        sums[model] = FisherSums(model, TOKENS.size)
         add_windows(_network(model), TOKENS[None], sums[model])
     assert "output.weight" not in sums[tied].found()
     rows = sums[tied].found()["token_embd.weight"].rows[0]
@@ -206,7 +206,7 @@ def test_a_tied_head_counts_both_ways(tmp_path: Path) -> None:
 
 def test_experts_count_the_tokens_sent_to_them(tmp_path: Path) -> None:
     model = _small(CASES["qwen3moe"], tmp_path)
-    sums = FisherSums(model, TOKENS.size, {}, 0)
+    sums = FisherSums(model, TOKENS.size)
     add_windows(_network(model), TOKENS[None, :1].repeat(TOKENS.size, axis=1), sums)  # one token: always the same two
     found = sums.found()["blk.0.ffn_up_exps.weight"]
     assert found.rows.shape == (EXPERTS, 32)
@@ -248,7 +248,7 @@ def test_costs_are_the_product_of_rows_and_columns() -> None:
 
 
 def test_gradients_that_are_no_numbers_name_the_tensor(tmp_path: Path) -> None:
-    sums = FisherSums(_small(CASES["llama"], tmp_path), 2, {}, 0)
+    sums = FisherSums(_small(CASES["llama"], tmp_path), 2)
     watch = sums.watch_of("blk.0.attn_q.weight", 0)
     with pytest.raises(InvalidInput, match=r"blk.0.attn_q.weight: its gradient is not finite"):
         watch(np.ones((2, 64), np.float32), np.full((2, 64), np.nan, np.float32))
@@ -283,7 +283,7 @@ def test_every_matrix_that_runs_is_known(tmp_path: Path) -> None:
     """All but the routers, short convolutions and gates of one row, which no quant type is for."""
     for case in ("llama", "qwen35moe", "phi3", "gemma3"):
         model = _small(CASES[case], tmp_path)
-        sums = FisherSums(model, TOKENS.size, {}, 0)
+        sums = FisherSums(model, TOKENS.size)
         add_windows(_network(model), TOKENS[None], sums)
         matrices = {tensor.name for tensor in model.tensors if len(tensor.shape) > 1}
         routed = {name for name in matrices if "ffn_gate_inp" in name or "ssm_conv1d" in name}
