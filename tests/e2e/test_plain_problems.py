@@ -88,6 +88,12 @@ def test_the_smallest_size_for_a_loss(tmp_path: Path, model_path: Path, monkeypa
     assert found["loss"] <= 0.005
     smaller = client("solve", "-m", model_path, "--types", "Q8_0,Q4_0", "-b", f"{found['bytes'] - 1}B", "--json").json
     assert smaller["loss"] > 0.005
+    table = client("solve", "-m", model_path, "--types", "Q8_0,Q4_0", "--max-loss", "0.005").out
+    said = dict(line.split(maxsplit=1) for line in table.splitlines()[:3])
+    assert said["limit"] == "a loss of at most 0.005"
+    assert said["size"].startswith(f"{found['bytes']:,} bytes")
+    assert said["proven"] == "no smaller size keeps it"
+    assert not {"budget", "slack"} & set(table.split())  # nothing was budgeted
     impossible = client("solve", "-m", model_path, "--types", "Q8_0,Q4_0", "-b", "4.6", "--max-loss", "0.001")
     assert impossible.code == 4
     assert "the least that can be reached" in impossible.err

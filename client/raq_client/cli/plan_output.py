@@ -43,7 +43,7 @@ def print_plan(plan: Plan, output_format: Format) -> None:
         capacity = plan.problem.capacity_bytes
         fail(infeasible_text(plan.outcome, plan.budget_text, weights, capacity, importance=known))
         return
-    if plan.smallest is not None:
+    if plan.smallest is not None and output_format is not Format.TABLE:  # the table says it itself
         say(f"smallest size with {plan.budget_text}: proven above {plan.smallest.bound_bytes - 1:,} bytes")
     generous = generous_text(plan.outcome, weights)
     if generous:
@@ -64,7 +64,7 @@ def _report(plan: Plan) -> RenderableType:
 
     if plan.worst_case is not None:
         return domain_plan_report(plan)
-    return plan_report(plan.outcome, plan.table.source, plan.budget_text)
+    return plan_report(plan.outcome, plan.table.source, plan.budget_text, plan.smallest)
 
 
 def draw_moves(plan: Plan, path: Path | None) -> None:

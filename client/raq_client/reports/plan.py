@@ -13,6 +13,7 @@ from raq_solver.allocation import Ledger
 from raq_solver.budget import bits_per_weight
 from raq_solver.knapsack import Termination
 from raq_solver.outcome import Outcome
+from raq_solver.questions.smallest_size import Smallest
 
 RUNS_SHOWN: Final = 8
 """Most runs of block numbers that are written out."""
@@ -72,26 +73,39 @@ def bpw_text(bits: Fraction) -> str:
     return f"{math.ceil(bits * 10_000) / 10_000:.4f}"
 
 
-def plan_report(outcome: Outcome, source: str, budget: str) -> RenderableType:
-    """The plan of an outcome that has an allocation."""
+def plan_report(outcome: Outcome, source: str, budget: str, smallest: Smallest | None = None) -> RenderableType:
+    """The plan of an outcome that has an allocation; with `smallest` that of the smallest size within a loss."""
     ledger = outcome.ledger
     assert ledger is not None
     assert outcome.bound is not None
+    bound = f"{outcome.bound:.6g}, gap {outcome.gap or 0:.2g}: {outcome.termination.value}"
     rows = (
-        *size_rows(ledger, budget),
+        *(size_rows(ledger, budget) if smallest is None else _smallest_rows(ledger, smallest)),
         ("predicted loss", f"{ledger.loss:.6g} ({source})"),
-        ("proven bound", f"{outcome.bound:.6g}, gap {outcome.gap or 0:.2g}: {outcome.termination.value}"),
+        *((("proven bound", bound),) if smallest is None else ()),
         ("price of a byte", f"{outcome.multiplier:.4g}, solved in {outcome.seconds * 1000:.1f} ms"),
     )
     return Group(facts_table(rows), "", types_table(ledger))
 
 
+def _smallest_rows(ledger: Ledger, smallest: Smallest) -> tuple[tuple[str, str], ...]:
+    """The limit on the loss, the size that keeps it, and the proof. There is no budget, so nothing is left of one."""
+    proof = "no smaller size keeps it"
+    if smallest.termination is not Termination.OPTIMAL:
+        proof = f"a smaller size may keep it, down to {smallest.bound_bytes:,} bytes; allow more --seconds"
+    return (("limit", f"a loss of at most {smallest.most_loss:g}"), ("size", _size_text(ledger)), ("proven", proof))
+
+
+def _size_text(ledger: Ledger) -> str:
+    bits = ledger.bits_per_weight
+    return f"{ledger.size:,} bytes" + ("" if bits is None else f", {bpw_text(bits)} bpw")
+
+
 def size_rows(ledger: Ledger, budget: str) -> tuple[tuple[str, str], ...]:
     """The budget, the size that was reached, and what is left of the budget."""
-    bits = ledger.bits_per_weight
     return (
         ("budget", f"{budget} = {ledger.capacity:,} bytes"),
-        ("size", f"{ledger.size:,} bytes" + ("" if bits is None else f", {bpw_text(bits)} bpw")),
+        ("size", _size_text(ledger)),
         ("slack", f"{ledger.slack:,} bytes"),
     )
 
