@@ -6,6 +6,7 @@ Rules
 - The way back trusts no backend: the ledger is recomputed from the table in whole numbers, every constraint checked.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,9 +79,9 @@ class Decoder:
         """
         if not self.side_owners:
             return ()
-        prices = [0.0] * len(self.problem.constraints)
+        prices, rows = [0.0] * len(self.problem.constraints), Counter(self.side_owners)
         for owner, price in zip(self.side_owners, side_multipliers, strict=True):
-            if self.side_owners.count(owner) == 1:
+            if rows[owner] == 1:
                 prices[owner] = price
         return tuple(prices)
 

@@ -15,8 +15,10 @@ import sqlalchemy as sa
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from raq_client import connect
+from raq_proto import convert
 from raq_proto.errors import StoreFull
 from raq_proto.question import StoredProfile
+from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_server import RunningServer, ServerConfig, start_server
 from raq_server.config import Scope, TokenEntry
 from raq_server.service.tokens import hash_of, new_token
@@ -26,7 +28,7 @@ from raq_server.telemetry import http
 from raq_solver.errors import InvalidInput, ServiceUnavailable
 from raq_solver.knapsack import Termination
 from support.killed import Killed, private_mebibytes
-from support.services import Certificates, hard_problem, problem, profile, serving, wait_until
+from support.services import Certificates, hard_problem, many_sides, problem, profile, serving, wait_until
 
 pytestmark = pytest.mark.slow  # deadlines of seconds, which a loaded machine does not keep
 
@@ -170,6 +172,23 @@ def test_a_search_ends_by_the_limit_of_the_server() -> None:
         outcome = client.solve(hard_problem())
         assert time.monotonic() - began < 20
         assert outcome.termination in {Termination.FEASIBLE, Termination.OPTIMAL}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["distinct", "rising"])
+def test_deadlines_hold_with_hundreds_of_side_constraints(kind: str) -> None:
+    """The best found comes with its bound before the call's deadline."""
+    asked = solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(many_sides(kind)))
+    with serving() as running, grpc.insecure_channel(running.address) as channel:
+        began = time.monotonic()
+        answer = solver_service_pb2_grpc.SolverServiceStub(channel).Solve(asked, timeout=25)
+        took = time.monotonic() - began
+    outcome = convert.outcome_from_proto(answer.outcome)
+    print(f"{kind}: {outcome.termination.name} after {took:.1f} of 25 s, gap {outcome.gap}")
+    assert outcome.termination is Termination.FEASIBLE
+    assert outcome.ledger is not None
+    assert outcome.bound is not None
+    assert outcome.bound <= outcome.ledger.loss
 
 
 @pytest.mark.parametrize(

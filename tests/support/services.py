@@ -18,7 +18,7 @@ import numpy as np
 import trustme
 
 from raq_server import RunningServer, ServerConfig, start_server
-from raq_solver.constraints import DistinctTypes
+from raq_solver.constraints import DistinctTypes, Monotone
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
@@ -79,6 +79,21 @@ def general_problem(seed: int = 0) -> Problem:
     """A problem that OR-Tools solves, for a minute or more: at most four types in a hard problem."""
     hard = hard_problem(seed)
     return replace(hard, constraints=(DistinctTypes(hard.table.tensors, 4),))
+
+
+def many_sides(kind: str) -> Problem:
+    """3,000 tensors of 8 types, with 1,000 limits on the number of types (`distinct`) or in 50 rising rows."""
+    random = np.random.default_rng(0)
+    names, weights = tuple(f"t{i}" for i in range(3000)), random.integers(4, 4000, 3000) * 256
+    sizes = weights[:, None] * np.arange(2, 10) // 8
+    losses = np.sort(random.random((3000, 8)), axis=1)[:, ::-1] * 0.5 ** np.arange(8)
+    table = LossTable(names, tuple(f"Q{i}" for i in range(8)), weights, sizes, losses)
+    constraints = (
+        tuple(DistinctTypes(names[3 * i : 3 * i + 3], 2) for i in range(1000))
+        if kind == "distinct"
+        else tuple(Monotone(names[60 * i : 60 * i + 60]) for i in range(50))
+    )
+    return Problem(table, int(sizes.mean(axis=1).sum()), constraints)
 
 
 def profile(tensors: int = 4, seed: int = 0) -> Profile:

@@ -72,6 +72,8 @@ def settle_linear(
     if len(constraints) == 1:
         return _settle_pure(losses, constraints[0], known, deadline)
     best = repaired(losses, constraints, at, known, deadline)
+    if best.picks is None:
+        best = _alike(losses, constraints, at, known, deadline)
     # Solve cores of growing width: at a width w a core without anything better proves that no choice has a loss below
     # min(best, bound + w), since each cell left out costs more than w. Done when w covers the gap, or all cells are in.
     offered = np.isfinite(losses)
@@ -80,7 +82,7 @@ def settle_linear(
         gap, width = best.loss - at.bound, _width(at.reduced, cells)
         kept = offered & (at.reduced <= min(width, gap) + at.rounding)
         complete = width >= gap or bool((kept == offered).all())
-        result = settle(losses, constraints, kept, best.picks, max(0.0, deadline - time.perf_counter()))
+        result = settle(losses, constraints, kept, best.picks, deadline)
         best = _better(losses, constraints, best, result.picks)
         if result.status in (CoreStatus.FEASIBLE, CoreStatus.UNKNOWN):
             # Time is up: the bound is the worse of what the library proved inside the core and the width outside.
@@ -116,6 +118,47 @@ def repaired(
         if better is not known:
             return better
     return known
+
+
+def _alike(
+    losses: Float64[np.ndarray, "rows types"], constraints: Sequence[Linear], at: Priced, known: Best, deadline: float
+) -> Best:
+    """A solution in which rows that are compared (Monotone) have the same type, so they are in order; else `known`.
+
+    It is found at once by the fast path, where OR-Tools may need minutes for a first one.
+    """
+    which = priced_constraints(constraints)
+    compared = [each.rows for index, each in enumerate(constraints) if index not in set(which)]
+    if not compared:
+        return known
+    group = _joined(len(losses), compared)
+    merged = np.zeros((int(group.max()) + 1, losses.shape[1]))
+    np.add.at(merged, group, losses)
+    if not np.isfinite(merged).any(axis=1).all():
+        return known
+    rows = [_of_groups(constraints[index], group) for index in which]
+    found = repaired(merged, rows, at, NOTHING, deadline)
+    return _better(losses, constraints, known, None if found.picks is None else found.picks[group])
+
+
+def _joined(count: int, sets: Sequence[Int64[np.ndarray, " members"]]) -> Int64[np.ndarray, " rows"]:
+    """The group of each row, where the rows of a set are in one group."""
+    from scipy.sparse import coo_matrix  # noqa: PLC0415 - heavy, and only this path needs it
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+    first = np.concatenate([np.full(each.size, each[0]) for each in sets if each.size])
+    other = np.concatenate([each for each in sets if each.size])
+    joined = coo_matrix((np.ones(first.size), (first, other)), shape=(count, count))
+    groups: Int64[np.ndarray, " rows"] = connected_components(joined, directed=False)[1].astype(np.int64)
+    return groups
+
+
+def _of_groups(row: Linear, group: Int64[np.ndarray, " rows"]) -> Linear:
+    """A constraint on rows as one on groups of rows."""
+    members, where = np.unique(group[row.rows], return_inverse=True)
+    coefficients = np.zeros((members.size, row.coefficients.shape[1]), dtype=np.int64)
+    np.add.at(coefficients, where, row.coefficients)
+    return Linear(members, coefficients, row.capacity)
 
 
 def _better(

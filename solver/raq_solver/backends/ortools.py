@@ -14,6 +14,7 @@ import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, unique
@@ -28,6 +29,8 @@ from raq_solver.knapsack import Linear
 
 _LARGEST_COEFFICIENT: Final = 1e3
 _OBJECTIVE: Final = 1e6
+_SHARE: Final = 0.9
+"""Share of the time that HiGHS is given: it looks at the time between steps, which may take a second each."""
 
 
 @unique
@@ -54,15 +57,21 @@ def settle(
     constraints: Sequence[Linear],
     kept: Bool[np.ndarray, "rows types"],
     hint: Int64[np.ndarray, " rows"] | None,
-    seconds: float,
+    deadline: float,
 ) -> CoreResult:
     """The choice of least loss among the kept cells that keeps all constraints; `hint` is a choice to start from.
 
-    Every row must keep a cell. Raises BackendFailure if the library fails.
+    Every row must keep a cell. `deadline` is on `time.perf_counter`. Raises BackendFailure if the library fails.
     """
     core = _Core(losses, kept)
     for each in constraints:
+        # Making a model takes a while too: 24,000 cells with 3,000 constraints some seconds.
+        if time.perf_counter() > deadline:
+            break
         core.add(each)
+    seconds = _SHARE * (deadline - time.perf_counter())
+    if seconds <= 0:
+        return CoreResult(CoreStatus.UNKNOWN, None, -math.inf)
     found = core.solve(hint, seconds)
     reasons = core.library.TerminationReason
     if not found.has_primal_feasible_solution():
@@ -117,6 +126,9 @@ class _Core:
         self.kept = kept
         self.rows, self.columns = np.nonzero(kept & (kept.sum(axis=1) > 1)[:, None])
         self.variables = [self.model.add_binary_variable() for _ in self.rows]
+        self.numbers = np.full(kept.shape, -1)
+        """The variable of each cell; -1 where it has none."""
+        self.numbers[self.rows, self.columns] = np.arange(len(self.variables))
         least = np.where(kept, losses, np.inf).min(axis=1)
         self.least_loss = math.fsum(least.tolist())
         above = losses[self.rows, self.columns] - least[self.rows]
@@ -127,17 +139,17 @@ class _Core:
 
     def add(self, constraint: Linear) -> None:
         """Add a constraint, in units of its common divisor and beyond each row's least: small numbers, few terms."""
-        coefficients = np.zeros(self.kept.shape, dtype=np.int64)
-        coefficients[constraint.rows] = constraint.coefficients
-        least = np.where(self.kept, coefficients, np.iinfo(np.int64).max).min(axis=1)
-        above = coefficients[self.rows, self.columns] - least[self.rows]
-        used = np.flatnonzero(above).tolist()
+        kept, numbers = self.kept[constraint.rows], self.numbers[constraint.rows]
+        least = np.where(kept, constraint.coefficients, np.iinfo(np.int64).max).min(axis=1)
+        free = numbers >= 0
+        above = (constraint.coefficients - least[:, None])[free]
         unit = int(np.gcd.reduce(above)) or 1
         spare = (constraint.capacity - int(least.sum())) // unit
-        units = above // unit
+        used = np.flatnonzero(above)
+        units = above[used] // unit
         factor = min(1.0, _LARGEST_COEFFICIENT / max(1, int(units.max(initial=1))))
         self.model.add_linear_constraint(
-            self._sum(used, (units[used] * factor).tolist()) <= (spare + 0.5) * factor,
+            self._sum(numbers[free][used].tolist(), (units * factor).tolist()) <= (spare + 0.5) * factor,
         )
 
     def solve(self, hint: Int64[np.ndarray, " rows"] | None, seconds: float) -> Any:

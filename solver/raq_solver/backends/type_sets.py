@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -22,6 +23,11 @@ from jaxtyping import Bool, Float64
 from raq_solver.backends.dual import Priced, totals
 from raq_solver.backends.linear import NOTHING, Best, dual, impossible, priced_constraints, repaired, settle_linear
 from raq_solver.knapsack import Distinct, Linear
+
+_EXCHANGES: Final = 0.3
+"""Share of the time for better sets of columns to start from: a first solution is to be found within it as well."""
+_PRICES: Final = 0.5
+"""Share of the time left for the prices of a leaf."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,7 @@ class TypeSets:
         """The best choice that keeps all constraints and limits, with a bound on every other."""
         # A good set of columns first: its solution prunes the search, and its prices give sharper bounds than the
         # root's, which were made for all columns.
-        start = self._exchanged(self._greedy())
+        start = self._exchanged(self._greedy(), self._after(_EXCHANGES))
         best = NOTHING
         for leaf in self._leaf(start):
             if leaf.at is not None:
@@ -86,12 +92,17 @@ class TypeSets:
                         heapq.heappush(heap, (child.bound, next(count), child))
         return replace(best, bound=min(best.loss, missed, *(bound for bound, _, _ in heap)))
 
+    def _after(self, share: float) -> float:
+        """When a share of the time that is left will have passed; the rest is for what follows."""
+        now = time.perf_counter()
+        return now + share * (self.deadline - now)
+
     def _leaf(self, node: Node) -> list[Node]:
         """The node with prices of its own; empty when no choice in it keeps the constraints."""
         losses = self._masked(self.losses, node)
         if not np.isfinite(losses).any(axis=1).all():
             return []
-        at = dual(losses, self.constraints, self.prices, self.deadline)
+        at = dual(losses, self.constraints, self.prices, self._after(_PRICES))
         return [] if impossible(losses, at) else [replace(node, at=at, bound=max(node.bound, at.bound))]
 
     def _children(self, node: Node) -> list[Node]:
@@ -151,25 +162,35 @@ class TypeSets:
         return float(two[:, 0].sum() - self.paid) - rounding, regrets
 
     def _greedy(self) -> Node:
-        """Close the column of least regret until all limits are kept."""
+        """Close the column of least regret until all limits are kept.
+
+        Limits that have no row in common close one at the same time: there may be a thousand.
+        """
         node = self.root
-        while self._excess(node).any():
-            limit = int(self._excess(node).argmax())
-            columns = np.flatnonzero(node.open[limit])
-            opened = node.open.copy()
-            opened[limit, columns[self._value(node)[1][limit, columns].argmin()]] = False
+        while (excess := self._excess(node)).any():
+            regrets, opened = self._value(node)[1], node.open.copy()
+            touched = np.zeros(len(self.losses), dtype=bool)
+            for limit in np.argsort(-excess, kind="stable")[: np.count_nonzero(excess)].tolist():
+                rows = self.limits[limit].rows
+                if touched[rows].any():
+                    continue
+                touched[rows] = True
+                columns = np.flatnonzero(node.open[limit])
+                opened[limit, columns[regrets[limit, columns].argmin()]] = False
             node = replace(node, open=opened)
         return node
 
-    def _exchanged(self, node: Node) -> Node:
+    def _exchanged(self, node: Node, until: float) -> Node:
         """Exchange an open column for a closed one as long as that lowers the bound at the search's prices."""
         value = self._value(node)[0]
         for limit in range(len(self.limits)):
             improved = True
-            while improved and time.perf_counter() < self.deadline:
+            while improved and time.perf_counter() < until:
                 improved = False
                 opened, closed = np.flatnonzero(node.open[limit]).tolist(), np.flatnonzero(~node.open[limit]).tolist()
                 for old, new in itertools.product(opened, closed):
+                    if time.perf_counter() > until:
+                        break
                     candidate = node.open.copy()
                     candidate[limit, [old, new]] = False, True
                     other = replace(node, open=candidate)
