@@ -5,7 +5,7 @@ Everything is read at one commit: the revision is resolved once, and files are a
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -101,14 +101,19 @@ def address_of(found: Found, file: str) -> Address:
         return Address(location, _authorization() if location == url else {})
 
 
-def download(found: Found) -> Path:
+def download(found: Found, check: Callable[[Path, Sequence[str]], None] = lambda _folder, _files: None) -> Path:
     """Download a model into the hub's cache; the path of its first file there, or of the folder of its safetensors.
 
     What is there already is not asked for again. Every file is compared once with the SHA-256 that the hub states.
-    Raises InvalidInput with what went wrong.
+    Before the weights of a folder come, `check` may refuse it: it gets the folder without them, and the names of its
+    files. Raises InvalidInput with what went wrong.
     """
     with hub_faults(str(found)):
-        paths = [_downloaded(found, file) for file in found.files]
+        first = [file for file in found.files if not file.endswith(".safetensors")] if found.folder else []
+        paths = [_downloaded(found, file) for file in first]
+        if paths:
+            check(paths[0].parent, found.files)
+        paths += [_downloaded(found, file) for file in found.files if file not in first]
         _verify(found, paths)
         return paths[0].parent if found.folder else paths[0]
 

@@ -70,7 +70,7 @@ def chosen_files(where: str, files: Sequence[str], wanted: str) -> tuple[str, ..
         shards = next((group for group in _models(files, parts=True) if wanted in group), None)
         if shards is None:
             raise InvalidInput(Fault(where, f"there is no file {wanted}{near_misses(wanted, files)}"))
-        return shards
+        return _complete(where, shards)
     models = _models(files)
     if not models and not wanted:
         return ()
@@ -81,10 +81,26 @@ def chosen_files(where: str, files: Sequence[str], wanted: str) -> tuple[str, ..
         plain = [model for model in models if any(_is_of(model[0], name) for name in _UNQUANTIZED)]
         fitting = plain or fitting
     if len(fitting) == 1:
-        return fitting[0]
+        return _complete(where, fitting[0])
     what = f"holds {'several models' if fitting else 'no model'}"
     what += f" in {wanted}" if wanted else ""
     raise InvalidInput(Fault(where, f"{what}; name one by {GRAMMAR}: {_listed(fitting or models)}"))
+
+
+def _complete(where: str, shards: tuple[str, ...]) -> tuple[str, ...]:
+    """The shards of a model. Raises InvalidInput if the repository lacks one, before anything is downloaded."""
+    found = _SHARD.fullmatch(shards[0])
+    count = 1 if found is None else int(found["count"])
+    names = [f"{found['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)] if found else shards
+    missing = [name for name in names if name not in shards]
+    if missing:
+        raise InvalidInput(
+            Fault(
+                where,
+                f"the repository lacks {len(missing)} of {count} shards: {_listed([(name,) for name in missing])}",
+            )
+        )
+    return shards
 
 
 def _models(files: Sequence[str], *, parts: bool = False) -> list[tuple[str, ...]]:

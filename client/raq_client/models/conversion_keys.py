@@ -14,7 +14,7 @@ from raq_client.files.reading import damage_named, parse_json, read_text
 from raq_client.hub.names import origin_of, parse_hub_name
 from raq_client.models.conversion_weights import delta_heads
 from raq_client.models.gguf_header import StoredValue, parse_header
-from raq_client.models.safetensors import CONVERTER, SafetensorsFolder, rope_of
+from raq_client.models.safetensors import CONVERTER, SafetensorsFolder, listed_shards, read_config, rope_of
 from raq_client.models.vocabulary import read_vocabulary
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.tensors import Tensor
@@ -46,22 +46,34 @@ _CODE_VOCABULARY: Final = 32016
 """The converter's mark of Code Llama, which has tokens for filling in."""
 
 
+def check_before_weights(folder: Path, files: Sequence[str]) -> None:
+    """Raise InvalidInput if a folder that still lacks its weights can't be converted, or if `files` lack a shard."""
+    config, architecture = read_config(folder)
+    _check_config(folder, config, architecture)
+    missing = sorted(listed_shards(folder) - set(files))
+    raise_faults([Fault(shard, "holds tensors of the index, but is not in the repository") for shard in missing])
+
+
 def check_convertible(folder: SafetensorsFolder) -> None:
     """Raise InvalidInput, naming llama.cpp's converter, if raq does not convert the weights of this model."""
-    config, where = folder.config, str(folder.path)
+    _check_config(folder.path, folder.config, folder.architecture)
+
+
+def _check_config(folder: Path, config: Mapping[str, Any], architecture: str) -> None:
+    where = str(folder)
     raise_faults(
         [
-            Fault(str(folder.path / "config.json"), f"{key} is {config.get(key)!r}, not a number above 0")
+            Fault(str(folder / "config.json"), f"{key} is {config.get(key)!r}, not a number above 0")
             for key in _NEEDED
             if not isinstance(config.get(key), int | float) or config[key] <= 0
         ]
     )
     names = config.get("architectures") or [""]
     scaling = rope_of(config).get("rope_type", "default")
-    if CAUSAL.get(str(names[0])) != folder.architecture:
+    if CAUSAL.get(str(names[0])) != architecture:
         raise InvalidInput(Fault(where, f"is a {names[0] or 'model'} whose weights raq does not convert; {CONVERTER}"))
     quantized = (config.get("quantization_config") or {"quant_method": "fp8"}).get("quant_method") != "fp8"
-    if (folder.path / "modules.json").exists() or quantized:
+    if (folder / "modules.json").exists() or quantized:
         raise InvalidInput(Fault(where, f"is quantized, or for embeddings, which raq does not convert; {CONVERTER}"))
     if scaling not in {"default", "linear", "yarn", "llama3"} or config.get("vocab_size") == _CODE_VOCABULARY:
         raise InvalidInput(Fault(where, f"has rotary factors or tokens that raq does not convert; {CONVERTER}"))

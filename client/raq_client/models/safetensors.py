@@ -107,14 +107,10 @@ def open_folder(folder: Path) -> SafetensorsFolder:
     Raises InvalidInput with every fault: no such files, an architecture that is not converted tensor by tensor, types
     that GGUF lacks, unknown names.
     """
-    config = _text_config(_read_config(folder))
+    config, architecture = read_config(folder)
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise InvalidInput(Fault(str(folder), "holds no .safetensors files"))
-    architecture = _ARCHITECTURES.get(str(config.get("model_type")))
-    if architecture is None:
-        what = f"{config.get('model_type')} models are not converted tensor by tensor; {CONVERTER}"
-        raise InvalidInput(Fault(str(folder), what))
     stored: dict[str, Stored] = {}
     faults: list[Fault] = []
     for path in paths:
@@ -125,6 +121,28 @@ def open_folder(folder: Path) -> SafetensorsFolder:
     tensors, name_faults = converted_tensors(stored, config, architecture)
     raise_faults(faults + name_faults)
     return SafetensorsFolder(folder, config, architecture, tuple(paths), tensors, further_blocks(stored))
+
+
+def read_config(folder: Path) -> tuple[Mapping[str, Any], str]:
+    """The configuration of the text model in a folder, and its architecture by llama.cpp's name.
+
+    Raises InvalidInput if there is none, or if it is not converted tensor by tensor.
+    """
+    config = _text_config(_read_config(folder))
+    return config, _architecture(folder, config)
+
+
+def listed_shards(folder: Path) -> frozenset[str]:
+    """The files that the folder's index names; none without an index. Raises InvalidInput if it is damaged."""
+    return frozenset(_weight_map(folder).values())
+
+
+def _architecture(folder: Path, config: Mapping[str, Any]) -> str:
+    architecture = _ARCHITECTURES.get(str(config.get("model_type")))
+    if architecture is None:
+        what = f"{config.get('model_type')} models are not converted tensor by tensor; {CONVERTER}"
+        raise InvalidInput(Fault(str(folder), what))
+    return architecture
 
 
 def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -159,17 +177,22 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
 
 def _check_index(folder: Path, stored: Mapping[str, Stored]) -> None:
     """Raise InvalidInput if a shard of the index is missing."""
-    path = folder / "model.safetensors.index.json"
-    if not path.exists():
-        return
-    try:
-        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InvalidInput(Fault(str(path), f"not an index of safetensors files: {error!r}")) from error
-    shards = sorted({str(names[name]) for name in names if name not in stored})
+    shards = sorted({shard for name, shard in _weight_map(folder).items() if name not in stored})
     raise_faults(
         [Fault(str(folder / shard), "holds tensors of the index, but is missing or unreadable") for shard in shards]
     )
+
+
+def _weight_map(folder: Path) -> Mapping[str, str]:
+    """The shard of every tensor by the folder's index; empty without an index."""
+    path = folder / "model.safetensors.index.json"
+    if not path.exists():
+        return {}
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        return {str(name): str(shard) for name, shard in names.items()}
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(Fault(str(path), f"not an index of safetensors files: {error!r}")) from error
 
 
 def _tensor(name: str, made: Converted) -> Tensor:

@@ -7,6 +7,7 @@ Rules
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,10 @@ def local_model(path: Path | str) -> Path:
         return lm_studio_model(text)
     from raq_client.hub.download import download
 
-    return _file(download(found_on_hub(text)))
+    def check(folder: Path, files: Sequence[str]) -> None:
+        importlib.import_module("raq_client.models.conversion_keys").check_before_weights(folder, files)
+
+    return _file(download(found_on_hub(text), check))
 
 
 def is_here(path: Path | str) -> bool:

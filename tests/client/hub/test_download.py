@@ -1,5 +1,6 @@
 """Models of a hub: planning reads headers, weights come whole or not at all, and every fault is one sentence."""
 
+import errno
 import json
 import re
 import shutil
@@ -186,6 +187,44 @@ def test_a_repository_of_safetensors_is_converted(hub: Hub, tmp_path: Path) -> N
     assert model.tensors == open_model(folder).tensors
     assert not hub.sent("x.bin")
     assert model.path.is_relative_to(tmp_path / "cache" / "raq" / "converted")
+
+
+def test_a_full_disk_is_said_and_the_command_can_be_run_again(
+    hub: Hub, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import file_download
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(file_download, "http_get", full)
+        assert "no room on the disk of the hub's cache; free some, or set HF_HOME" in sentence(NAME)
+    assert local_model(NAME).read_bytes() == DATA
+
+
+def test_a_repository_that_lacks_a_shard_is_refused_before_any_download(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    first, second, *others = split_model(tmp_path / "shards")
+    hub.repos["org/big"] = Repo({shard.name: shard.read_bytes() for shard in (first, *others)})
+    for name in ("hf:org/big", f"hf:org/big:{first.name}"):
+        assert f"lacks 1 of {2 + len(others)} shards: {second.name}" in sentence(name)
+    assert not hub.sent("/resolve/")
+    folder = DATA_FOLDER / "conversion" / "qwen3"
+    safe = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.repos["org/safe"] = Repo({name: data for name, data in safe.items() if "00002-of" not in name})
+    assert "model-00002-of-00002.safetensors: holds tensors of the index" in sentence("hf:org/safe")
+    assert not hub.sent("00001-of")
+
+
+def test_an_architecture_that_is_not_converted_is_refused_before_its_weights(hub: Hub) -> None:
+    folder = DATA_FOLDER / "conversion" / "llama-bpe"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for changed in ({"model_type": "mamba2"}, {"quantization_config": {"quant_method": "gptq"}}):
+        config = json.dumps(json.loads(files["config.json"]) | changed).encode()
+        hub.repos["org/other"] = Repo(files | {"config.json": config})
+        assert "convert_hf_to_gguf.py" in sentence("hf:org/other")
+    assert not hub.sent("model.safetensors")
 
 
 def sentence(name: str) -> str:
