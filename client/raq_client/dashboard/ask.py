@@ -1,6 +1,6 @@
 """Answers of raq's own commands, each in a process of its own: what a page shows is what `--json` prints.
 
-A process that has imported raq already waits for the next question, so that an answer takes as long as its work.
+Processes that have imported raq already wait for the next questions, so that an answer takes as long as its work.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ ANSWERS_KEPT: Final = 64
 SECONDS: Final = 120.0
 """Longest time that a question may take."""
 AT_ONCE: Final = 2
-_READY: Final = 1
-"""Processes that wait for a question."""
+_READY: Final = 2
+"""Processes that wait for a question: a page asks for a frontier and its presets together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Asker:
         return answer
 
     async def warm(self) -> None:
-        """Start a process that waits for the next question."""
+        """Start the processes that wait for the next questions."""
         self._ready = [each for each in self._ready if each.returncode is None]
         while len(self._ready) < _READY:
             self._ready.append(await self._start())

@@ -7,7 +7,7 @@ experts, the first eighth of the layers) are llama.cpp's, tuned by hand on LLaMA
 from dataclasses import dataclass
 from enum import Enum, unique
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from raq_client.models.file_types import FileType
 from raq_client.models.quantizable import EMBEDDINGS
@@ -57,8 +57,7 @@ class Facts:
         return self.queries_per_key >= 4
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A tensor in llama.cpp's processing order: its kind, layer, and the number of its kind counted before it."""
 
     tensor: Tensor

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import RenderableType
 
 from raq_client.planning.build_problem import ProblemSpec
@@ -14,7 +16,6 @@ from raq_client.reports.plain import plain
 from raq_client.reports.plan import bpw_text
 from raq_client.reports.plots import save_figure
 from raq_client.reports.tables import Column, Table
-from raq_solver.allocation import Allocation, account
 from raq_solver.budget import bits_per_weight
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
@@ -108,15 +109,17 @@ def mixture_landmarks(profile: Profile, table: LossTable) -> Iterator[Landmark]:
     model = ModelTable(
         profile.provenance.get("model", ""), profile.provenance.get("architecture", ""), profile.tensors, {}
     )
+    rows = np.arange(len(table.tensors))
     for name, file_type in FILE_TYPES.items():
         types = mixture(model, file_type, has_importance=profile.has_importance)
-        if any(chosen.name not in table.column_of for chosen in types.values()):
+        by_name = {tensor.name: table.column_of.get(chosen.name) for tensor, chosen in types.items()}
+        found = [by_name.get(tensor) for tensor in table.tensors]
+        if None in found or len(found) != len(by_name):
             continue  # it uses a type that was not measured
-        try:
-            ledger = account(Allocation({t.name: q.name for t, q in types.items()}), table, 0)
-        except InvalidInput:
-            continue  # it uses a type that a tensor can't have
-        yield Landmark(name, ledger.size, ledger.loss)
+        columns = np.array(found, np.int64)
+        losses = table.losses[rows, columns]
+        if np.isfinite(losses).all():  # else a tensor can't have its type
+            yield Landmark(name, int(table.sizes[rows, columns].sum()), math.fsum(losses))
 
 
 def frontier_table(points: Sequence[Point], bend: Point | None, table: LossTable, most: int) -> RenderableType:

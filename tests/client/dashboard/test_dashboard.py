@@ -64,7 +64,8 @@ def test_without_the_token_nothing_is_shown(dashboard: Dashboard, path: str) -> 
 )
 def test_another_host_name_is_refused(dashboard: Dashboard, host: str) -> None:
     named = host.format(port=dashboard.port)
-    for method, body in (("GET", None), ("POST", b"{}")):
+    sent = b"{}" if host else None  # without Host the server answers and closes before it reads a body
+    for method, body in (("GET", None), ("POST", sent)):
         reply = dashboard.request(
             method, "/api/jobs", body, host=named, x_raq_token=dashboard.token, content_type="application/json"
         )

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from raq_client.models.file_types import file_type
+from raq_client.models.model_file import open_model
+from raq_client.models.table import table_of
+from raq_client.recipes.mixtures import mixture, tensor_bytes
 from support.commands import client
 
 
@@ -30,6 +34,11 @@ def test_the_changes_lead_from_point_to_point(model_path: Path, fisher_path: Pat
         reached += 1
     assert reached > 20
     assert {mark["name"] for mark in found["landmarks"]} >= {"Q4_K_M", "Q6_K"}
+    for mark in found["landmarks"]:
+        chosen = mixture(table_of(open_model(model_path)), file_type(mark["name"]))
+        assert mark["size"] == tensor_bytes(chosen)
+        losses = [table["losses"][table["tensors"].index(t.name)][column[each.name]] for t, each in chosen.items()]
+        assert mark["loss"] == pytest.approx(sum(losses))
     assert "table" not in client(*sweep).json
     offered = [[loss is not None for loss in row] for row in table["losses"]]
     assert offered == [[size is not None for size in row] for row in table["bytes"]]
