@@ -1,23 +1,19 @@
 """Hypothesis strategies, one per domain type, shared by all property tests."""
 
+from dataclasses import fields
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from raq_solver.constraints import (
-    ActiveBytes,
-    AtMost,
-    Ceiling,
+    CONSTRAINT_KINDS,
     Constraint,
     DistinctTypes,
-    Exclude,
-    Floor,
     Monotone,
-    Pin,
-    Region,
+    SideConstraint,
     Source,
-    Tie,
 )
 from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Distinct, Knapsack, Linear, SideRow
@@ -124,27 +120,22 @@ def problems(draw: st.DrawFn, *, most_tensors: int = 6, most_types: int = 4, sid
 def constraints(draw: st.DrawFn, tensors: tuple[str, ...], types: tuple[str, ...], *, side: bool = False) -> Constraint:
     """Any constraint on some of these tensors; with `side` also those that stay beside the table."""
     chosen = tuple(draw(st.lists(st.sampled_from(tensors), min_size=1, max_size=4, unique=True)))
-    bits = Fraction(draw(st.integers(1, 64)), 8)
-    source, reason = draw(st.sampled_from(Source)), draw(st.sampled_from(["", "a reason"]))
     some_types = tuple(draw(st.lists(st.sampled_from(types), min_size=1, max_size=2, unique=True)))
-    shares = tuple(draw(st.sampled_from([Fraction(1), Fraction(1, 4), Fraction(3, 8)])) for _ in chosen)
-    bytes_ = draw(st.integers(20, 400))
-    kinds: list[Constraint] = [
-        Pin(chosen, some_types[0], source, reason),
-        Floor(chosen, bits, source, reason),
-        Ceiling(chosen, bits, source, reason),
-        Exclude(chosen, some_types, source, reason),
-        Tie(chosen, source, reason),
-    ]
-    if side:
-        kinds += [
-            AtMost(chosen, draw(st.integers(0, 3)), bits, source, reason),
-            DistinctTypes(chosen, draw(st.integers(1, 3)), source, reason),
-            Region(chosen, bytes_, source, reason),
-            ActiveBytes(chosen, shares, bytes_, source, reason),
-            Monotone(chosen, source, reason),
-        ]
-    return draw(st.sampled_from(kinds))
+    kinds = [made for made in CONSTRAINT_KINDS.values() if side or not issubclass(made, SideConstraint)]
+    made: Any = draw(st.sampled_from(kinds))
+    values = {
+        "tensors": chosen,
+        "source": draw(st.sampled_from(Source)),
+        "reason": draw(st.sampled_from(["", "a reason"])),
+        "quant_type": some_types[0],
+        "quant_types": some_types,
+        "bits": Fraction(draw(st.integers(1, 64)), 8),
+        "count": draw(st.integers(1 if made is DistinctTypes else 0, 3)),
+        "capacity_bytes": draw(st.integers(20, 400)),
+        "shares": tuple(draw(st.sampled_from([Fraction(1), Fraction(1, 4), Fraction(3, 8)])) for _ in chosen),
+    }
+    found: Constraint = made(**{field.name: values[field.name] for field in fields(made)})
+    return found
 
 
 @st.composite

@@ -7,29 +7,17 @@ infinite, and optionally `capacity_bytes` and `constraints`. docs/solver.md show
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, cast
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, create_model
 
 from raq_client.files.reading import check_readable, damage_named, parse_json, read_text
 from raq_client.files.validation import faults_of
-from raq_solver.constraints import (
-    ActiveBytes,
-    AtMost,
-    Ceiling,
-    Constraint,
-    DistinctTypes,
-    Exclude,
-    Floor,
-    Monotone,
-    Pin,
-    Region,
-    Source,
-    Tie,
-)
+from raq_solver.constraints import CONSTRAINT_KINDS, Constraint, Source
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
@@ -52,59 +40,45 @@ Exact = Annotated[Fraction, BeforeValidator(_exact)]
 
 
 class _Entry(BaseModel):
-    """The common keys of a constraint; the subclasses add those of each kind."""
+    """The common keys of a constraint; each kind adds its own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
+    kind: str
     tensors: tuple[str, ...]
     source: Source = Source.USER
     reason: str = ""
 
 
-class _Pin(_Entry):
-    kind: Literal["pin"]
-    quant_type: str
+_FIELDS: Final[Mapping[str, Any]] = {
+    "quant_type": str,
+    "quant_types": tuple[str, ...],
+    "bits": Exact,
+    "count": StrictInt,
+    "capacity_bytes": StrictInt,
+    "shares": tuple[Exact, ...],
+}
+"""What each field of a constraint is in a file, by its name."""
 
 
-class _Bits(_Entry):
-    kind: Literal["floor", "ceiling"]
-    bits: Exact
+def _entry_of(kind: str, made: type[Constraint]) -> type[_Entry]:
+    """The keys of one kind: the fields of its class."""
+    own: dict[str, Any] = {name: (_FIELDS[name], ...) for name in _names(made) if name not in _Entry.model_fields}
+    tag: Any = Literal[kind]
+    return create_model(f"_{made.__name__}", __base__=_Entry, kind=(tag, ...), **own)
 
 
-class _Exclude(_Entry):
-    kind: Literal["exclude"]
-    quant_types: tuple[str, ...]
+def _names(made: type[Constraint]) -> list[str]:
+    return [field.name for field in fields(cast("Any", made))]
 
 
-class _Bare(_Entry):
-    kind: Literal["tie", "monotone"]
-
-
-class _AtMost(_Entry):
-    kind: Literal["at_most"]
-    count: StrictInt
-    bits: Exact
-
-
-class _DistinctTypes(_Entry):
-    kind: Literal["distinct_types"]
-    count: StrictInt
-
-
-class _Region(_Entry):
-    kind: Literal["region"]
-    capacity_bytes: StrictInt
-
-
-class _ActiveBytes(_Entry):
-    kind: Literal["active_bytes"]
-    shares: tuple[Exact, ...]
-    capacity_bytes: StrictInt
-
-
-_AnyEntry = Annotated[
-    _Pin | _Bits | _Exclude | _Bare | _AtMost | _DistinctTypes | _Region | _ActiveBytes, Field(discriminator="kind")
-]
+if TYPE_CHECKING:
+    _AnyEntry = _Entry
+else:
+    _AnyEntry = Annotated[
+        Union[tuple(_entry_of(kind, made) for kind, made in CONSTRAINT_KINDS.items())],  # noqa: UP007
+        Field(discriminator="kind"),
+    ]
 
 
 class _File(BaseModel):
@@ -186,25 +160,6 @@ def _read_json(path: Path) -> tuple[LossTable, int | None, tuple[Constraint, ...
     return table, file.capacity_bytes, tuple(map(_constraint, file.constraints))
 
 
-def _constraint(entry: _AnyEntry) -> Constraint:
-    source, reason = entry.source, entry.reason
-    tensors = entry.tensors
-    constraint: Constraint
-    match entry:
-        case _Pin():
-            constraint = Pin(tensors, entry.quant_type, source, reason)
-        case _Bits():
-            constraint = (Floor if entry.kind == "floor" else Ceiling)(tensors, entry.bits, source, reason)
-        case _Exclude():
-            constraint = Exclude(tensors, entry.quant_types, source, reason)
-        case _Bare():
-            constraint = (Tie if entry.kind == "tie" else Monotone)(tensors, source, reason)
-        case _AtMost():
-            constraint = AtMost(tensors, entry.count, entry.bits, source, reason)
-        case _DistinctTypes():
-            constraint = DistinctTypes(tensors, entry.count, source, reason)
-        case _Region():
-            constraint = Region(tensors, entry.capacity_bytes, source, reason)
-        case _ActiveBytes():
-            constraint = ActiveBytes(tensors, entry.shares, entry.capacity_bytes, source, reason)
-    return constraint
+def _constraint(entry: _Entry) -> Constraint:
+    made = CONSTRAINT_KINDS[entry.kind]
+    return made(**{name: getattr(entry, name) for name in _names(made)})

@@ -23,6 +23,7 @@ from raq_solver import (
     Source,
     Tie,
 )
+from raq_solver.constraints import CONSTRAINT_KINDS
 
 FILE = {
     "tensors": ["a", "b"],
@@ -61,6 +62,7 @@ def test_every_kind_of_constraint_is_read(tmp_path: Path) -> None:
         {"kind": "region", "tensors": both, "capacity_bytes": 30},
         {"kind": "active_bytes", "tensors": both, "shares": [1, "1/8"], "capacity_bytes": 30},
     ]
+    assert {entry["kind"] for entry in entries} == set(CONSTRAINT_KINDS)
     assert read_plain_problem(written(tmp_path, constraints=entries)).constraints == (
         Pin(("b",), "big", Source.ARCHITECTURE, "head"),
         Floor(("a", "b"), Fraction(9, 2)),
