@@ -1,6 +1,7 @@
 """Queue, cancellation, crashes, limits, metrics: what happens when much is asked at once, or something breaks."""
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -14,12 +15,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from raq_client import connect, connect_async
 from raq_proto import convert
+from raq_proto.convert import Variant
 from raq_proto.errors import Overloaded
+from raq_proto.question import ProfileProblem
 from raq_proto.v1 import solver_service_pb2, solver_service_pb2_grpc
 from raq_server import RunningServer
+from raq_solver.budget import TotalBytes
 from raq_solver.constraints import DistinctTypes
 from raq_solver.knapsack import Termination
-from support.services import alive, general_problem, hard_problem, problem, serving, wait_until
+from support.services import alive, general_problem, hard_problem, problem, profile, serving, wait_until
 
 HARD, ALSO_HARD = (
     solver_service_pb2.SolveRequest(problem=convert.problem_to_proto(hard_problem(seed))) for seed in range(2)
@@ -112,6 +116,38 @@ def test_a_process_that_dies_is_an_error_of_one_call(running: RunningServer, cha
     with connect(running.address) as client:
         easy = problem(seed=4)
         assert client.solve(replace(easy, constraints=(DistinctTypes(easy.table.tensors, 2),))).ledger is not None
+
+
+def test_a_client_that_leaves_while_an_answer_is_written_has_cancelled(
+    running: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It reads nothing, so the server comes to wait in a write; then its connection goes."""
+
+    def sent() -> float:
+        return sum(
+            sample.value
+            for metric in running.metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == "raq_solve_seconds_count"
+        )
+
+    with connect(running.address) as client:
+        stored = client.put_profile(profile(tensors=2000))
+    variants = [Variant(TotalBytes(stored.weights // 2 + 997 * step)) for step in range(100)]
+    request = convert.batch_to_proto(ProfileProblem(stored.digest, TotalBytes(0)), variants)
+    cancelled = {"method": "SolveBatch", "code": "CANCELLED"}
+    count = lambda: running.metrics.registry.get_sample_value("raq_call_seconds_count", cancelled) or 0.0
+    before = count()
+    with caplog.at_level(logging.ERROR), grpc.insecure_channel(running.address) as channel:
+        unread = solver_service_pb2_grpc.SolverServiceStub(channel).SolveBatch(request)
+        first = seen = sent()
+        wait_until(lambda: sent() > first)
+        while sent() != seen:  # until nothing more is solved, because nothing is read
+            seen = sent()
+            time.sleep(0.3)
+        del unread
+    wait_until(lambda: count() == before + 1)
+    assert not caplog.records
 
 
 @pytest.mark.slow

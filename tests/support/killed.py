@@ -37,3 +37,9 @@ def private_mebibytes(process: int) -> float:
     rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
     lines = [line for line in rollup.splitlines() if line.startswith(("Private_Clean", "Private_Dirty"))]
     return sum(int(line.split()[1]) for line in lines) / 1024
+
+
+def peak_mebibytes(process: int) -> float:
+    """The most memory that a process has had at a time, pages that it shares with others included."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024

@@ -138,7 +138,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             call.notes["error"] = status.details[:500]
             await context.abort(status.code, status.details, _with_id(status.trailing_metadata, call))
         except Exception as error:  # a bug of ours: the client gets its request id only
-            if context.done():  # the client left while an answer was being written
+            # The client left while an answer was being written: gRPC fails to send, maybe before it knows why.
+            if context.done() or isinstance(error, grpc.aio.InternalError):
                 code = "CANCELLED"
                 raise asyncio.CancelledError from error
             code = "INTERNAL"
