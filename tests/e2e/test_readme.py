@@ -1,4 +1,4 @@
-"""What README shows runs as it stands."""
+"""What README and the guide show runs as it stands."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,11 @@ from support.commands import client
 from support.paths import ROOT
 from support.services import profile
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README, GUIDE, SOLVER = PAGES["README.md"], PAGES["docs/guide.md"], PAGES["docs/solver.md"]
 
 
 def test_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,8 +27,8 @@ def test_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.chdir(tmp_path)
     plan = client("solve", "--problem", "table.npz", "--capacity-bytes", 3000, "--json")
     (tmp_path / "plan.json").write_text(plan.out, encoding="utf-8")
-    (block,) = re.findall(r"<!-- certificate -->\n```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(block, "README", "exec"), {})
+    (block,) = re.findall(r"<!-- certificate -->\n```python\n(.*?)```", SOLVER, re.DOTALL)
+    exec(compile(block, "docs/solver.md", "exec"), {})
     loss, bound = map(float, re.findall(r"(?:loss|below) ([\d.e-]+)", capsys.readouterr().out))
     assert bound <= loss * (1 + 1e-9)
     assert bound >= 0.95 * loss
@@ -33,9 +37,9 @@ def test_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 def test_the_service_from_python(server_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_profile(profile(seed=7), tmp_path / "model.profile.json")
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(from pathlib import Path\n\nimport raq_client\n.*?)```", README, re.DOTALL)
+    (block,) = re.findall(r"```python\n(from pathlib import Path\n\nimport raq_client\n.*?)```", GUIDE, re.DOTALL)
     found: dict[str, Any] = {}
-    exec(compile(block.replace("127.0.0.1:8433", server_address), "README", "exec"), found)
+    exec(compile(block.replace("127.0.0.1:8433", server_address), "docs/guide.md", "exec"), found)
     assert found["ledger"].size <= found["ledger"].capacity
     assert set(found["allocation"].types) == {tensor.name for tensor in profile(seed=7).tensors}
 
@@ -52,21 +56,29 @@ def test_the_road_from_python(
     (tmp_path / "model-f16.gguf").symlink_to(model_path)
     (tmp_path / "imatrix.gguf").symlink_to(fisher_path)
     (tmp_path / "held-out.txt").write_text((data / "gsm8k.evaluation.txt").read_text()[:6000])
-    (block,) = re.findall(r"<!-- python -->\n```python\n(.*?)```", README, re.DOTALL)
+    (block,) = re.findall(r"<!-- python -->\n```python\n(.*?)```", GUIDE, re.DOTALL)
     found: dict[str, Any] = {}
-    exec(compile(block.replace("solver.example:8433", server_address), "README", "exec"), found)
+    exec(compile(block.replace("solver.example:8433", server_address), "docs/guide.md", "exec"), found)
     assert found["plan"].proven
     assert len(found["frontier"]) == 100
     assert (tmp_path / "out.gguf").stat().st_size > found["plan"].size
 
 
-def test_every_command_shown_exists() -> None:
-    shown = set(re.findall(r"raq-client (\w+)", README)) - {"and"}
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/tutorial.md", "docs/publish.md", "docs/hub.md"])
+def test_every_command_shown_exists(page: str) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", PAGES[page], re.DOTALL)
+    shown = {name for block in blocks for name in re.findall(r"^(?:\S*/)?raq-client (\w+)", block, re.MULTILINE)}
     helped = client("--help").out
-    assert len(shown) > 8
+    assert shown
     assert all(re.search(rf"\b{name}\b", helped) for name in shown), shown
 
 
-def test_every_document_named_is_there() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_every_document_named_is_there(page: str) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", PAGES[page]):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_readme_is_a_page() -> None:
+    assert len(README.partition("## Not yet")[0].splitlines()) <= 100
+    assert len(re.findall(r"!\[", README)) == 1
