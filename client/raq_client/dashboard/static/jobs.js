@@ -28,6 +28,7 @@ export function outcome(job, result) {
 
 /**
  * A card whose parts keep their places while the job goes on: what it says is in a box of one height.
+ * @param {any} job
  * @param {{place?: number, isLast?: boolean, outcome?: string}} [more] its place among those that wait, from 1; what it found
  */
 export function jobCard(job, { place = 0, isLast = false, outcome: found = "" } = {}) {

@@ -59,6 +59,10 @@ export class Plot {
 		box.addEventListener("pointermove", (event) => { this.hair.hidden = !isWithin(place(event)); this.hair.style.transform = `translateX(${place(event)}px)`; });
 		box.addEventListener("pointerleave", () => { this.hair.hidden = true; });
 		new ResizeObserver(() => { if (box.clientWidth && box.clientWidth !== this.width) this.draw(); }).observe(box);
+		this.low = 0;
+		this.high = 1;
+		this.bottom = 0.1;
+		this.top = 1;
 		this.width = 0;
 		this.marked = NaN;
 	}
