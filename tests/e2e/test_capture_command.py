@@ -22,6 +22,7 @@ from raq_client.engine.windows import Text
 from raq_client.importance.collect import collect
 from raq_client.importance.imatrix import Importance, merge
 from raq_client.importance.imatrix_file import read_importance
+from raq_client.prompts.chats import Chat
 from raq_client.prompts.template import require_template
 from support.chat_models import QWEN, with_template
 from support.commands import client
@@ -55,7 +56,8 @@ def _request(number: int, *, stream: bool) -> bytes:
 def _collected(model: Path, exchanges: list[Exchange]) -> Importance:
     """What `imatrix collect` counts of these chats, in this order, in one file."""
     template = require_template(model)
-    text = template.corpus([chat for exchange in exchanges for chat in texts_of(exchange)], "exchanges")
+    chats = [chat for exchange in exchanges for chat in texts_of(exchange) if isinstance(chat, Chat)]
+    text = template.corpus(chats, "exchanges")
     return collect(model, [Text("chats", text, special=True)], context=CONTEXT, threads=1)
 
 

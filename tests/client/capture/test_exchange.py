@@ -13,7 +13,7 @@ from raq_client.capture.exchange import Continued, Exchange, UnreadableExchangeE
 from raq_client.prompts.chats import Chat
 
 CHAT = "/v1/chat/completions"
-REQUEST = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+REQUEST: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
 
 
 def _exchange(answer: bytes, request: Any = REQUEST, path: str = CHAT, encoding: str = "") -> Exchange:
