@@ -81,6 +81,8 @@ def test_a_budget_that_needs_importance_says_so(model_path: Path, imatrix_path: 
     assert line.endswith("smaller types (IQ3_XXS and below) need importance: give it with -i IMATRIX")
     (line,) = refusal("solve", model_path, "-b", "1.9", "-i", imatrix_path, code=4)
     assert line.endswith("the budget is 1.9 bpw")
+    (line,) = refusal("solve", model_path, "-b", "4", "--types", "Q4_K,Q5_K", code=4)  # importance would not help
+    assert line.endswith("the budget is 4 bpw")
 
 
 def test_lines_of_types_that_match_nothing_and_tensors_that_are_left(model_path: Path, tmp_path: Path) -> None:

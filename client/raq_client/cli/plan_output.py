@@ -39,7 +39,9 @@ def print_plan(plan: Plan, output_format: Format) -> None:
     if output_format is Format.JSON:
         print_json(plan_dict(plan))
     if plan.outcome.allocation is None:
-        known = plan.spec.profile is None or plan.spec.profile.has_importance
+        # Without Q2_K the types were chosen by name, and importance alone would not make smaller ones available.
+        chosen = "Q2_K" not in plan.table.quant_types
+        known = chosen or plan.spec.profile is None or plan.spec.profile.has_importance
         capacity = plan.problem.capacity_bytes
         fail(infeasible_text(plan.outcome, plan.budget_text, weights, capacity, importance=known))
         return

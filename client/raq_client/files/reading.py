@@ -8,6 +8,7 @@ Rules
 import csv
 import json
 import struct
+import sys
 import tomllib
 import zipfile
 import zlib
@@ -104,6 +105,8 @@ def _reason(error: BaseException) -> str:
             return "it is nested too deeply"
         case MemoryError():
             return "it needs more memory than there is"
+        case ValueError() if "set_int_max_str_digits" in str(error):
+            return f"it has a number of more than {sys.get_int_max_str_digits():,} digits"
         case UnicodeDecodeError():
             return f"byte {error.start} is not UTF-8 text"
         case _:

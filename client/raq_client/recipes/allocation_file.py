@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from raq_client.files.reading import parse_json, read_text
 from raq_client.files.validation import faults_of
 from raq_client.models.quantizable import is_quantizable
-from raq_client.recipes.overrides import read_overrides, resolve
+from raq_client.recipes.overrides import Override, read_overrides, resolve
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.quant_types import CATALOGUE, quant_type
 from raq_solver.tensors import Tensor
 
 _NAMED: Final = 3
+_MOST_FAULTS: Final = 5
 
 
 class _Solved(BaseModel):
@@ -37,7 +38,7 @@ def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "
     given = (
         _solved(text, path).allocation
         if text.lstrip().startswith("{")
-        else _from_overrides(text, tensors, architecture)
+        else _from_overrides(_lines(text, path), tensors, architecture)
     )
     known = {tensor.name: tensor.source_type.name for tensor in tensors}
     faults = [
@@ -56,7 +57,7 @@ def left_out(path: Path, tensors: Sequence[Tensor], architecture: str = "") -> s
     if text.lstrip().startswith("{"):
         idle, given = [], set(_solved(text, path).allocation)
     else:
-        overrides = read_overrides(text)
+        overrides = _lines(text, path)
         idle = [str(each) for each in overrides if not any(map(each.matches, names))]
         given = set(resolve(overrides, names))
     left = [name for name in names if name not in given]
@@ -111,10 +112,22 @@ def _spelled(type_name: str) -> str:
     return quant_type(type_name).name if type_name.upper() in CATALOGUE else type_name
 
 
-def _from_overrides(text: str, tensors: Sequence[Tensor], architecture: str) -> dict[str, str]:
+def _lines(text: str, path: Path) -> tuple[Override, ...]:
+    """The overrides of a file. Raises InvalidInput with the first faults: a file of another kind has thousands."""
+    try:
+        return read_overrides(text)
+    except InvalidInput as error:
+        faults = [Fault(f"{path}, {fault.where}", fault.what) for fault in error.faults[:_MOST_FAULTS]]
+        if len(error.faults) > len(faults):
+            more = len(error.faults) - len(faults)
+            faults.append(Fault(str(path), f"{more:,} more faults of this kind; is it a file of PATTERN=TYPE lines?"))
+        raise InvalidInput(faults) from None
+
+
+def _from_overrides(overrides: Sequence[Override], tensors: Sequence[Tensor], architecture: str) -> dict[str, str]:
     """The types that llama.cpp would give for these lines, which apply to quantizable tensors only."""
     names = [tensor.name for tensor in tensors if is_quantizable(tensor, architecture)]
-    return {name: chosen.name for name, chosen in resolve(read_overrides(text), names).items()}
+    return {name: chosen.name for name, chosen in resolve(overrides, names).items()}
 
 
 def _solved(text: str, path: Path) -> _Solved:

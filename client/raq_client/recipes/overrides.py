@@ -21,6 +21,8 @@ from raq_solver.quant_types import QuantType, quant_type
 from raq_solver.tensors import Tensor
 
 _SPECIAL: Final = frozenset("^$\\.*+?()[]{}|")
+_LONGEST_WORD: Final = 60
+"""Characters shown of a word that is no override: it may be a whole file of another kind."""
 _FLOATS: Final = ("F32", "F16", "BF16")
 
 
@@ -98,7 +100,8 @@ def read_overrides(text: str) -> tuple[Override, ...]:
             try:
                 overrides.append(_override(word))
             except InvalidInput as error:
-                faults += [Fault(f"line {number}", f"{word}: {fault.what}") for fault in error.faults]
+                shown = word if len(word) <= _LONGEST_WORD else f"{word[:_LONGEST_WORD]}…"
+                faults += [Fault(f"line {number}", f"{shown}: {fault.what}") for fault in error.faults]
     raise_faults(faults)
     return tuple(overrides)
 

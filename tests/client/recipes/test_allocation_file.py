@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from raq_client.recipes.allocation_file import origin_notes
+from raq_client.recipes.allocation_file import origin_notes, read_allocation
+from raq_solver.errors import InvalidInput
 
 
 def _plan(folder: Path, **keys: str) -> Path:
@@ -35,3 +36,15 @@ def test_a_plan_for_another_model_or_other_feedback_is_said(
 def test_lines_of_overrides_do_not_tell(tmp_path: Path) -> None:
     (tmp_path / "types.txt").write_text("ffn_down=q6_k\n", encoding="utf-8")
     assert origin_notes(tmp_path / "types.txt", "m", "g") == []
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "some text, not a plan\n" * 1_000, "\0" * 5_000])
+def test_a_file_of_another_kind_is_a_few_short_lines_with_its_name(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.txt"
+    path.write_text(content)
+    with pytest.raises(InvalidInput) as refused:
+        read_allocation(path, ())
+    assert 0 < len(refused.value.faults) <= 6
+    for line in str(refused.value).splitlines():
+        assert line.startswith(str(path))
+        assert len(line) < len(str(path)) + 140
