@@ -28,7 +28,7 @@ class SolverOptions:
         typer.Option(
             "--server",
             metavar="ADDRESS",
-            help="HOST:PORT of a raq-server; else RAQ_SERVER, else solve in this process.",
+            help="HOST:PORT of a raq-server, or several (A:PORT,B:PORT, dns:///NAME:PORT); else RAQ_SERVER, else none.",
             rich_help_panel=_SOLVER,
             show_default=False,
         ),

@@ -79,12 +79,17 @@ class Connection:
     ) -> Self:
         """A connection with its files read; `address` may also be HOST:PORT,HOST:PORT of numeric addresses.
 
-        Raises InvalidInput if a file can't be read, half a key pair is given, or a list holds a name.
+        Raises InvalidInput if a file can't be read, half a key pair is given, or a list holds a name or is encrypted.
         """
         roots, chain, key = map(_content, (root_certificates, certificate, private_key))
         if (chain is None) != (key is None):
             raise InvalidInput(Fault("TLS", "needs both a certificate and a private key"))
-        return cls(_target(address), token, tls or roots is not None or chain is not None, roots, chain, key)
+        encrypted = tls or roots is not None or chain is not None
+        if encrypted and "," in address:
+            # gRPC compares certificates with the whole list.
+            what = "certificates can't be checked for a list of servers; give their common name as dns:///NAME:PORT"
+            raise InvalidInput(Fault(address, what))
+        return cls(_target(address), token, encrypted, roots, chain, key)
 
     @property
     def credentials(self) -> grpc.ChannelCredentials | None:

@@ -151,6 +151,11 @@ def test_lists_that_grpc_has_no_scheme_for_are_refused(address: str) -> None:
         pass
 
 
+def test_a_list_is_not_encrypted(certificates: Certificates) -> None:
+    with pytest.raises(InvalidInput, match="certificates can't be checked for a list of servers"):
+        connect("127.0.0.1:1,127.0.0.1:2", root_certificates=certificates.authority)
+
+
 @pytest.mark.parametrize("listed", [",".join, lambda places: "ipv4:" + ",".join(places)])
 def test_calls_go_round_a_list_of_servers(listed: Callable[[list[str]], str]) -> None:
     servicers = [Failing(ServiceUnavailable(""), 0) for _ in range(3)]
