@@ -5,6 +5,7 @@ import json
 import shutil
 import struct
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import gguf
 import numpy as np
 import pytest
 
+from raq_client.models import conversion_weights
 from raq_client.models.convert import convert_folder, converted
-from raq_client.models.model_file import open_model
+from raq_client.models.model_file import open_model, row_chunks
 from raq_client.models.read_table import read_table
 from raq_client.models.stored_tensors import read_rows, read_shard
 from raq_client.models.vocabulary import pre_tokenizer, read_vocabulary
@@ -43,6 +45,14 @@ def test_the_file_is_that_of_llama_cpps_converter(name: str, to: str, tmp_path: 
     out = tmp_path / "out.gguf"
     written = convert_folder(FOLDERS / name, out, to.upper())
     assert hashlib.sha256(out.read_bytes()).hexdigest() == DIGESTS[name][to] == written.sha256
+
+
+@pytest.mark.parametrize("name", sorted(DIGESTS))
+def test_chunks_of_a_few_rows_give_the_same_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Large models are converted in chunks, which begin within experts and within blocks of scales.
+    monkeypatch.setattr(conversion_weights, "row_chunks", partial(row_chunks, chunk_weights=150))
+    convert_folder(FOLDERS / name, tmp_path / "out.gguf", "BF16")
+    assert hashlib.sha256((tmp_path / "out.gguf").read_bytes()).hexdigest() == DIGESTS[name]["bf16"]
 
 
 def test_the_stored_type_is_kept_unless_another_is_named(tmp_path: Path) -> None:
