@@ -96,6 +96,10 @@ bench-real *arguments:
 bench-compensation *arguments:
     {{python}} tests/bench/bench_compensation.py {{arguments}}
 
+# What Ray and parts cost beside the work, and ten thousand models a day, simulated.
+bench-scale *arguments:
+    {{python}} -m pytest -m bench -p no:randomly -s tests/bench/bench_scale.py tests/bench/bench_fleet.py {{arguments}}
+
 # What calibrating for a use buys there and costs elsewhere; options as in tests/bench/bench_domains.py.
 bench-domains *arguments:
     {{python}} tests/bench/bench_domains.py {{arguments}}

@@ -9,8 +9,8 @@ from raq_client.units.unit import Job, Line, Part, Unit, Work, longest_first, pa
 from raq_solver.errors import Fault, InvalidInput
 
 Progress = Callable[[int, int], None]
-"""Called with the cost of the units that are done, in microseconds of one core, and that of all: at first, and after
-each unit."""
+"""Called with what is done and what there is in all: at first, and after each unit. What is carried out is counted by
+its cost, in microseconds of one core; what is verified, by units."""
 Made = Generator[tuple[Unit, Line], None, None]
 """Units and their lines, as they come."""
 Executor = Callable[[Work, Sequence[Unit]], Made]

@@ -16,6 +16,7 @@ import functools
 import os
 import platform
 import signal
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +36,8 @@ RETRIES: Final = 3
 """How often a unit whose worker died is given to another one."""
 _AHEAD: Final = 2
 """Units submitted for each place where one runs, so that no worker waits for the next."""
+_LOOK_SECONDS: Final = 1.0
+"""Time between two looks at the size of the cluster."""
 _STORE_BYTES: Final = 80 << 20
 """Object store of an instance of our own: hardly anything is in it."""
 _OPTION: Final = "--cluster"
@@ -104,11 +107,18 @@ class _Tasks:
         self._sent = ray.put(_packed(job, self._cores)), os.getcwd(), job.key  # noqa: PTH109 - sent as text
         wanted = {"num_cpus": self._cores, "max_retries": RETRIES, "num_gpus": int(gpu)}
         self._run = ray.remote(**wanted)(run_unit)
-        if ray.cluster_resources().get("CPU", 0) < self._cores:
+        self._places, self._looked = self._now(), time.monotonic()
+        if not self._places:
             raise _too_small(self._cores)
 
     def has_room(self, pending: int) -> bool:
-        return pending < _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 0)) // self._cores)
+        if time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._places, self._looked = self._now(), time.monotonic()
+        return pending < _AHEAD * max(1, self._places)
+
+    def _now(self) -> int:
+        """The number of units that can run at a time."""
+        return int(ray.cluster_resources().get("CPU", 0)) // self._cores
 
     def submit(self, unit: Unit) -> Ref:
         return self._run.remote(*self._sent, unit)

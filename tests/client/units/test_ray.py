@@ -16,7 +16,7 @@ from support.commands import client
 from support.engine_models import MODEL, TEXT, write_quantized
 from support.killed import descendants
 
-SECONDS = 120
+SECONDS = 200
 COMMAND = [sys.executable, "-c", "from raq_client.cli.app import main; main()"]
 
 

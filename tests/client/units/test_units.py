@@ -1,6 +1,7 @@
 """Work in parts: whatever machine makes which part, in whatever order, killed or made twice, the result is one file."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -19,12 +20,12 @@ from raq_client.quantizing import measure
 from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_client.quantizing.rounding import Rounding
 from raq_client.units import profiling, rows
-from raq_client.units.carry_out import complete, run_part, run_units, verify
+from raq_client.units.carry_out import Made, complete, run_part, run_part_and_rest, run_units, verify
 from raq_client.units.journal import Journal, work_folder
 from raq_client.units.profiling import ProfileJob
 from raq_client.units.quantizing import QuantizeJob, manifest_path
 from raq_client.units.rows import rows_of_unit_size
-from raq_client.units.unit import Part, Unit, part, sample
+from raq_client.units.unit import Part, Unit, Work, part, sample
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
@@ -241,3 +242,44 @@ def test_options_that_make_no_sense_are_refused(inputs: ModelInputs, options: li
     found = client("profile", inputs.path, "-o", inputs.path.with_name("out.json"), *options)
     assert found.code == 2
     assert says in " ".join(found.err.split())
+
+
+def test_a_part_that_must_have_all_makes_what_nobody_has_made(inputs: ModelInputs, tmp_path: Path) -> None:
+    """After its own share the shortest of the others', which their own processes make last."""
+    job = _job(inputs, tmp_path / "out.gguf")
+    mine, theirs = part(job.units, Part(0, 2)), part(job.units, Part(1, 2))
+    with Journal(work_folder(job.output), job) as journal:
+        run_units(job, theirs[:2], journal)
+        assert run_part_and_rest(job, job.units, Part(0, 2), journal) == len(job.units) - 2
+        assert list(journal.known())[2:] == [unit.name for unit in (*mine, *reversed(theirs[2:]))]
+        assert run_part_and_rest(job, job.units, Part(1, 2), journal) == 0
+
+
+def test_progress_counts_costs_from_what_was_done_to_the_end(inputs: ModelInputs, tmp_path: Path) -> None:
+    job = _job(inputs, tmp_path / "out.gguf")
+    steps: list[tuple[int, int]] = []
+    with Journal(work_folder(job.output), job) as journal:
+        run_units(job, job.units[:4], journal)
+        run_units(job, job.units, journal, lambda done, total: steps.append((done, total)))
+    total = sum(1 + round(unit.cost) for unit in job.units)
+    assert steps == sorted(steps)
+    assert steps[0] == (sum(1 + round(unit.cost) for unit in job.units[:4]), total)
+    assert steps[-1] == (total, total)
+    assert len(steps) == len(job.units) - 4 + 1
+
+
+def test_lines_come_in_any_order_and_an_executor_is_closed(inputs: ModelInputs, tmp_path: Path) -> None:
+    job = _job(inputs, tmp_path / "out.gguf")
+    closed: list[bool] = []
+
+    def backwards(work: Work, units: Sequence[Unit]) -> Made:
+        try:
+            for unit in reversed(units):
+                yield unit, work.run(unit)
+        finally:
+            closed.append(True)
+
+    with Journal(work_folder(job.output), job) as journal:
+        run_units(job, job.units, journal, executor=backwards)
+        job.finish(complete(job, journal), journal)
+    assert closed == [True]
