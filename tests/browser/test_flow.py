@@ -97,7 +97,7 @@ def compare_both(page: Browser) -> None:
 @pytest.mark.slow
 def test_a_restart_in_the_middle_of_a_build(page: Browser, folder: Path, browser_cache: Path, tmp_path: Path) -> None:
     root = measured(tmp_path / "restart", folder)
-    fields = {"model": MODEL, "text": ["held-out.txt"], "fisher": "9", "output": "long.imatrix.gguf"}
+    fields = {"model": MODEL, "text": ["held-out.txt"], "fisher": "30", "output": "long.imatrix.gguf"}
     first: Dashboard = start(root, browser_cache)
     page.open(first.url)
     number = first.post("/api/jobs", {"action": "collect", "fields": fields}).json["id"]

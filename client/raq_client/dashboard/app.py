@@ -1,7 +1,7 @@
 """The dashboard as an ASGI application: pages, their JSON, static files, behind the guard."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -30,8 +30,8 @@ SECONDS_BETWEEN_LOOKS: Final = 3.0
 """How often the folder is looked at for new files."""
 
 
-def make_app(root: Path, token: str, hosts: Iterable[str]) -> tuple[Guard, Hub]:
-    """The application for a folder, and its stream of events.
+def make_app(root: Path, token: str, hosts: Iterable[str]) -> tuple[Guard, Callable[[], None]]:
+    """The application for a folder, and what ends its streams and questions, so that no open page keeps it.
 
     `hosts` are the values of the Host header that are answered, with port; `token` is what every request needs.
     """
@@ -56,6 +56,10 @@ def make_app(root: Path, token: str, hosts: Iterable[str]) -> tuple[Guard, Hub]:
                 await work
         await asker.close()
 
+    def end() -> None:
+        hub.close()
+        asker.end()
+
     app = Starlette(
         routes=[
             Route("/", _first_page),
@@ -66,7 +70,7 @@ def make_app(root: Path, token: str, hosts: Iterable[str]) -> tuple[Guard, Hub]:
         exception_handlers={Refusal: _refused, HTTPException: _http_error},
         lifespan=lifespan,
     )
-    return Guard(app, token, frozenset(each.lower() for each in hosts)), hub
+    return Guard(app, token, frozenset(each.lower() for each in hosts)), end
 
 
 async def _first_page(_request: Request) -> Response:

@@ -19,6 +19,7 @@ ANSWERS_KEPT: Final = 64
 SECONDS: Final = 120.0
 """Longest time that a question may take."""
 AT_ONCE: Final = 2
+_ENDED: Final = "the dashboard is ending"
 _READY: Final = 2
 """Processes that wait for a question: a page asks for a frontier and its presets together."""
 
@@ -45,6 +46,8 @@ class Asker:
         self._folder = folder
         self._kept: OrderedDict[tuple[object, ...], Answer] = OrderedDict()
         self._ready: list[asyncio.subprocess.Process] = []
+        self._running: set[asyncio.subprocess.Process] = set()
+        self._is_ended = False
         self._limit = asyncio.Semaphore(AT_ONCE)
 
     async def ask(self, arguments: Sequence[str], reads: Sequence[Path] = ()) -> Answer:
@@ -65,6 +68,13 @@ class Asker:
         self._ready = [each for each in self._ready if each.returncode is None]
         while len(self._ready) < _READY:
             self._ready.append(await self._start())
+
+    def end(self) -> None:
+        """End the questions that are being answered; further ones are refused."""
+        self._is_ended = True
+        for process in self._running:
+            if process.returncode is None:
+                process.kill()
 
     async def close(self) -> None:
         """End the processes that wait."""
@@ -88,19 +98,26 @@ class Asker:
         )
 
     async def _asked(self, arguments: list[str]) -> Answer:
+        if self._is_ended:
+            raise Refusal(_ENDED, 503)
         waiting = [each for each in self._ready if each.returncode is None]
         process = waiting[0] if waiting else await self._start()
         self._ready = waiting[1:]
+        self._running.add(process)
         try:
             question = json.dumps(arguments).encode()
             out, err = await asyncio.wait_for(process.communicate(question), SECONDS)
         except TimeoutError:
             raise Refusal(f"no answer within {SECONDS:.0f} s: {' '.join(arguments)}", 504) from None
         finally:
+            self._running.discard(process)
             if process.returncode is None:
                 process.kill()
                 await process.wait()
-            await self.warm()
+            if not self._is_ended:
+                await self.warm()
+        if self._is_ended:
+            raise Refusal(_ENDED, 503)
         return Answer(process.returncode or 0, _json(out), errors_in(err.decode(errors="replace").splitlines()))
 
 

@@ -13,7 +13,6 @@ import uvicorn
 
 from raq_client.dashboard.app import make_app
 from raq_client.dashboard.folder import STATE
-from raq_client.dashboard.hub import Hub
 from raq_client.dashboard.refusal import Refusal
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -33,7 +32,7 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
         bound = listening.getsockname()[1]
         token = secrets.token_urlsafe(_TOKEN_BYTES)
         names = LOOPBACK if host in {*LOOPBACK, "::1"} else (*LOOPBACK, host)
-        app, hub = make_app(root, token, [f"{name}:{bound}" for name in names])
+        app, end = make_app(root, token, [f"{name}:{bound}" for name in names])
         os.pwrite(lock, f"http://{_in_address(host)}:{bound}/".encode().ljust(200), 0)
         say(f"dashboard of {root.resolve()}: http://{_in_address(host)}:{bound}/?token={token}")
         if host not in {*LOOPBACK, "::1"}:
@@ -46,21 +45,21 @@ def serve(root: Path, host: str, port: int, say: Callable[[str], None]) -> None:
             timeout_graceful_shutdown=_SECONDS_TO_END,
             h11_max_incomplete_event_size=64 * 1024,
         )
-        _Server(config, hub).run(sockets=[listening])
+        _Server(config, end).run(sockets=[listening])
     finally:
         os.close(lock)
 
 
 class _Server(uvicorn.Server):
-    """A server that ends its streams first, so that no open page keeps it."""
+    """A server that ends its streams and questions first, so that no open page keeps it."""
 
-    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+    def __init__(self, config: uvicorn.Config, end: Callable[[], None]) -> None:
         super().__init__(config)
-        self._hub = hub
+        self._end = end
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End all streams, then as usual."""
-        self._hub.close()
+        """End what pages wait for, then as usual."""
+        self._end()
         super().handle_exit(sig, frame)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -279,3 +280,19 @@ def test_each_start_has_its_own_token(tmp_path: Path) -> None:
 
 def test_json(dashboard: Dashboard) -> None:
     assert json.loads(dashboard.request("GET", "/api/none", x_raq_token=dashboard.token).body) == {"error": "Not Found"}
+
+
+def test_it_ends_while_a_question_is_answered_without_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = start(model_folder(tmp_path / "asked"), tmp_path / "cache")
+    answers: list[int] = []
+    body = {"domain": "wiki-math-4M.wiki.imatrix.gguf", "general": "wiki-math-4M.gsm8k.fisher.imatrix.gguf"}
+    path = "/api/ratio?" + "&".join(f"{key}={value}" for key, value in body.items())
+    asking = threading.Thread(target=lambda: answers.append(found.request("GET", path, x_raq_token=found.token).status))
+    asking.start()
+    time.sleep(0.3)
+    assert found.stop() == 130
+    asking.join()
+    assert answers in ([503], [200])  # 200: it was answered before
+    assert "Traceback" not in capfd.readouterr().err
