@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +66,60 @@ def test_an_estimate_writes_nothing(model_path: Path, tmp_path: Path, monkeypatc
     assert said["seconds"] == pytest.approx(sum(each["seconds"] for each in stages.values()), abs=0.01)
     assert said["disk_bytes"] == stages["quantizing"]["disk_bytes"] > 2_000_000
     assert said["memory_bytes"] > model_path.stat().st_size
+
+
+def stages_of(*arguments: object) -> dict[str, dict[str, Any]]:
+    """The stages of a command's estimate by name, whose sums are its totals."""
+    found = client(*arguments, "--estimate", "--json").json
+    stages = {each["name"]: each for each in found["stages"]}
+    assert found["seconds"] == pytest.approx(sum(each["seconds"] for each in stages.values()), abs=0.01)
+    assert found["disk_bytes"] == sum(each["disk_bytes"] for each in stages.values())
+    assert found["memory_bytes"] == max(each["memory_bytes"] for each in stages.values())
+    return stages
+
+
+def test_writing_takes_the_bytes_of_the_tensors_that_are_written(model_path: Path, tmp_path: Path) -> None:
+    types = {"attn": "Q8_0", "ffn": "Q4_0"}
+    chosen = {
+        tensor.name: next((kind for part, kind in types.items() if f"{part}_" in tensor.name), tensor.source_type.name)
+        for tensor in open_model(model_path).tensors
+        if "norm" not in tensor.name
+    }
+    (tmp_path / "types.txt").write_text("".join(f"{name}={kind}\n" for name, kind in chosen.items()))
+    command = ("quantize", model_path, "-a", tmp_path / "types.txt", "-o", tmp_path / "out.gguf")
+    stages = stages_of(*command)
+    assert [path.name for path in tmp_path.iterdir()] == ["types.txt"]
+    assert list(stages) == ["quantizing"]
+    written = client(*command, "--json").json
+    assert stages["quantizing"]["disk_bytes"] == written["tensor_bytes"]
+    assert stages["quantizing"]["seconds"] > 0
+
+
+def test_sensitivity_takes_a_run_for_each_evaluation(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = ("-t", DATA / "gsm8k.evaluation.txt", "--types", "Q8_0,Q4_0", "--windows", 2, "--context", 32)
+    command = ("sensitivity", model_path, *options, "--design", "single", "-o", tmp_path / "out.json")
+    few, more = (stages_of(*command, "--evaluations", count) for count in (4, 8))
+    assert list(tmp_path.iterdir()) == []
+    for count, stages in ((4, few), (8, more)):
+        assert list(stages) == ["measuring errors", "measuring sensitivity"]
+        # Two more runs measure the floor and the ceiling of the divergence.
+        assert stages["measuring sensitivity"]["by"].startswith(f"{count + 2} runs")
+        assert stages["measuring sensitivity"]["memory_bytes"] > model_path.stat().st_size
+
+
+def test_a_collection_takes_the_bytes_of_its_files(model_path: Path, tmp_path: Path) -> None:
+    outputs = ("-o", tmp_path / "i.gguf", "--gram", tmp_path / "g.gram")
+    options = ("-t", DATA / "gsm8k.evaluation.txt", "--windows", 8, "--context", 32, "--fisher", 8)
+    command = ("imatrix", "collect", model_path, *options, *outputs)
+    stages = stages_of(*command)
+    assert list(tmp_path.iterdir()) == []
+    assert list(stages) == ["importance", "Fisher information", "Gram statistics", "Gram statistics, outputs"]
+    assert client(*command).code == 0
+    # A file holds names and metadata too; of so short a text fewer inputs are held out than of a usual one.
+    gram = sum(each["disk_bytes"] for name, each in stages.items() if name.startswith("Gram"))
+    assert gram / 4 < (tmp_path / "g.gram").stat().st_size < 1.02 * gram
+    importance = stages["importance"]["disk_bytes"] + stages["Fisher information"]["disk_bytes"]
+    assert (tmp_path / "i.gguf").stat().st_size == pytest.approx(importance, rel=0.2)
