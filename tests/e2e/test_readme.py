@@ -1,12 +1,17 @@
 """What README and the guide show runs as it stands."""
 
+import json
 import re
+import shlex
+from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from raq_client.cli.completion import FLAGS
 from raq_client.files.profile_file import save_profile
 from support.commands import client
 from support.paths import ROOT
@@ -16,6 +21,8 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
+COMMANDS = json.loads((ROOT / "client" / "raq_client" / "cli" / "reference.json").read_text(encoding="utf-8"))
+EVERYWHERE = {"--help", "--help-all", "-h", *FLAGS}
 README, GUIDE, SOLVER = PAGES["README.md"], PAGES["docs/guide.md"], PAGES["docs/solver.md"]
 
 
@@ -64,13 +71,30 @@ def test_the_road_from_python(
     assert (tmp_path / "out.gguf").stat().st_size > found["plan"].size
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "docs/tutorial.md", "docs/publish.md", "docs/hub.md"])
-def test_every_command_shown_exists(page: str) -> None:
-    blocks = re.findall(r"```sh\n(.*?)```", PAGES[page], re.DOTALL)
-    shown = {name for block in blocks for name in re.findall(r"^(?:\S*/)?raq-client (\w+)", block, re.MULTILINE)}
-    helped = client("--help").out
-    assert shown
-    assert all(re.search(rf"\b{name}\b", helped) for name in shown), shown
+def _shown(page: str) -> Iterator[tuple[str, list[str]]]:
+    """The commands in a page's shell blocks: name and further words, up to a pipe or redirection."""
+    for block in re.findall(r"```sh\n(.*?)```", PAGES[page], re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            found = re.match(r"\s*(?:\S*/)?raq(?:-client)? (.*)", line)
+            words = shlex.split(found[1], comments=True) if found else []
+            words = list(takewhile(lambda word: word not in {">", "|", "&&", "&", ";"}, words))
+            if words:
+                count = 2 if " ".join(words[:2]) in COMMANDS else 1
+                yield " ".join(words[:count]), words[count:]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_and_option_shown_exists(page: str) -> None:
+    for name, words in _shown(page):
+        assert name in COMMANDS, name
+        rows = [row for rows in COMMANDS[name]["panels"].values() for row in rows]
+        known = {option for row in rows for option in (*row[3], *(row[4] or ()))} | EVERYWHERE
+        used = {word.partition("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)}
+        assert used <= known, (name, used - known)
+
+
+def test_the_commands_of_the_guide_are_seen() -> None:
+    assert len(list(_shown("docs/guide.md"))) > 20
 
 
 @pytest.mark.parametrize("page", PAGES)
