@@ -131,15 +131,20 @@ def test_a_ladder_writes_the_card_of_its_steps(
     for mixture in mixtures:
         assert f"| llama.cpp's {mixture['name']} |" in card
     assert not list(folder.glob(".raq-*"))
-    # The same mixture by the commands that make and check one.
     witness = next(mixture for mixture in mixtures if mixture["name"] == "Q3_K_M")
-    types, file = tmp_path / "q3.json", tmp_path / "q3.gguf"
-    types.write_text(client("base", "Q3_K_M", model_path, "--json").out)
-    assert client("quantize", model_path, "-a", types, "-i", imatrix_path, "-o", file).code == 0
-    assert file.stat().st_size == witness["file_bytes"]
-    checked = client("check", file, "--model", model_path, *text, "--json").json["overall"]
-    assert checked["kl"]["value"] == witness["kl"]["value"]
-    assert checked["perplexity"]["value"] == witness["perplexity"]
+    file_bytes, kl, perplexity = _by_its_own_commands("Q3_K_M", model_path, imatrix_path, text, tmp_path)
+    assert (witness["file_bytes"], witness["kl"]["value"], witness["perplexity"]) == (file_bytes, kl, perplexity)
     again = client("ladder", model_path, "-r", second, *text, "-o", folder, "--card", "org/tiny")
     assert again.code == 2
     assert "README.md: exists" in again.err
+
+
+def _by_its_own_commands(
+    name: str, model: Path, imatrix: Path, text: tuple[object, ...], folder: Path
+) -> tuple[int, float, float]:
+    """File size, KL divergence and perplexity of a mixture, by the commands that make and check one."""
+    types, file = folder / "types.json", folder / "mixture.gguf"
+    types.write_text(client("base", name, model, "--json").out)
+    assert client("quantize", model, "-a", types, "-i", imatrix, "-o", file).code == 0
+    checked = client("check", file, "--model", model, *text, "--json").json["overall"]
+    return file.stat().st_size, checked["kl"]["value"], checked["perplexity"]["value"]
