@@ -15,6 +15,8 @@ from typing import Any, Final
 from raq_client.prompts.chats import Chat, chat_of
 
 _OLLAMA: Final = ("/api/chat", "/api/generate")
+_DAMAGED: Final = (ValueError, RecursionError)
+"""What parsing JSON raises that is cut off, or made to break its reader."""
 _DECODERS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
     "": bytes,
     "identity": bytes,
@@ -175,7 +177,7 @@ def _lines_choice(answer: bytes) -> list[_Choice]:
     for line in answer.decode("utf-8", "replace").split("\n"):
         try:
             part = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError:
+        except _DAMAGED:
             break  # cut off within this line
         if isinstance(part, dict) and ("message" in part or "response" in part):
             message = part.get("message")
@@ -195,7 +197,7 @@ def _parts(answer: bytes) -> Iterator[Mapping[str, Any]]:
         if line.startswith("data:") and (data := line.removeprefix("data:").strip()) != "[DONE]":
             try:
                 event = json.loads(data)
-            except json.JSONDecodeError:
+            except _DAMAGED:
                 return  # cut off within this event
             if isinstance(event, dict):
                 yield event
@@ -204,7 +206,7 @@ def _parts(answer: bytes) -> Iterator[Mapping[str, Any]]:
 def _object(data: bytes, otherwise: str) -> Mapping[str, Any]:
     try:
         found = json.loads(data)
-    except ValueError:
+    except _DAMAGED:
         found = None
     if not isinstance(found, dict):
         raise UnreadableExchangeError(otherwise)

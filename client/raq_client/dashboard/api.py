@@ -309,7 +309,7 @@ def _posted(answer: Callable[[Mapping[str, Any]], Awaitable[Any]]) -> Callable[[
     async def answered(request: Request) -> Response:
         try:
             fields = json.loads(await request.body())
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Refusal("the request is not JSON") from None
         if not isinstance(fields, dict):
             raise Refusal("the request must be a JSON object")

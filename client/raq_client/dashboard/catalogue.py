@@ -126,7 +126,7 @@ def read_json(path: Path, most: int) -> Any:
         if path.stat().st_size > most:
             raise Refusal(f"{path.name}: is larger than {most:,} bytes")
         return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Refusal(f"{path.name}: can't be read: {error}") from None
 
 

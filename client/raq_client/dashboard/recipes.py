@@ -144,7 +144,7 @@ def recipe_command(folder: Folder, name: str, *, force: bool) -> Command:
         manifest = content["output"].get("manifest", f"{written}.manifest.json")
         outputs = [str(PurePosixPath(name).parent / each) for each in (written, manifest)]
         stated = folder.path(outputs[0]), folder.path(outputs[1])
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Command(("recipe", "build", name, "--json"), (name,), (), (f"{path.name}: not a build recipe",))
     there = () if force or not stated[0].exists() else (f"{outputs[0]}: exists; replace it, or change the recipe",)
     arguments = ("recipe", "build", name, "--json", *(["--force"] if force else []))

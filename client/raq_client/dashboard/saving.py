@@ -48,7 +48,7 @@ def constraints_in(text: str) -> dict[str, list[str]]:
     """The constraints that a `raq.toml` adds to every command in its folder; none if it is no TOML."""
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also of numbers with thousands of digits, and of brackets
         return {}
     found = {name: content.get(name.replace("-", "_"), []) for name in CONSTRAINTS}
     return {name: [each] if isinstance(each, str) else list(map(str, each)) for name, each in found.items() if each}

@@ -30,7 +30,7 @@ def ollama_model(text: str) -> Path:
     try:
         layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
         digests = [str(layer["digest"]) for layer in layers if layer["mediaType"] == _MODEL_LAYER]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InvalidInput(Fault(str(manifest), f"is no manifest of Ollama: {error!r}")) from error
     if len(digests) != 1:
         raise InvalidInput(

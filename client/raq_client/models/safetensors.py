@@ -169,7 +169,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InvalidInput(Fault(str(path), f"can't be read: {error}")) from error
+        raise InvalidInput(Fault(str(path), f"can't be read: {getattr(error, 'strerror', None) or error}")) from error
     if not isinstance(config, dict):
         raise InvalidInput(Fault(str(path), "not the configuration of a model"))
     return config

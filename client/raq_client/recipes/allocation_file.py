@@ -17,6 +17,7 @@ from raq_solver.tensors import Tensor
 
 _NAMED: Final = 3
 _MOST_FAULTS: Final = 5
+_NO_KEY: Final = "has no key `allocation`; give what raq-client solve --json prints, or lines of PATTERN=TYPE"
 
 
 class _Solved(BaseModel):
@@ -132,6 +133,10 @@ def _from_overrides(overrides: Sequence[Override], tensors: Sequence[Tensor], ar
 
 def _solved(text: str, path: Path) -> _Solved:
     content = parse_json(text, path)
+    if isinstance(content, dict) and "allocation" not in content:
+        profile = str(content.get("format", "")).startswith("raq-profile")
+        what = "is a profile; solve it first, and give what raq-client solve --json prints" if profile else _NO_KEY
+        raise InvalidInput(Fault(str(path), what))
     try:
         return _Solved.model_validate(content)
     except ValidationError as error:

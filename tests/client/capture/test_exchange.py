@@ -121,6 +121,10 @@ def test_of_an_answer_that_broke_off_counts_what_had_arrived() -> None:
     [
         (_exchange(b""), "no choices"),
         (_exchange(b'{"choices": [{"mess'), "cut off"),
+        (_exchange(b'{"choices": ' + b"[" * 100_000), "cut off"),
+        (_exchange(b'{"choices": ' + b"9" * 5_000 + b"}"), "cut off"),
+        (_exchange(b"data: " + b"[" * 100_000), "no choices"),
+        (_exchange(b"[" * 100_000, path="/api/chat"), "no choices"),
         (_exchange(b'{"choices": []}'), "no choices"),
         (_exchange(_events({"content": "x"}), {"prompt": "x"}), "no messages"),
         (_exchange(_events({"content": "x"}), []), "no JSON object"),

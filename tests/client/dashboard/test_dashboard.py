@@ -88,7 +88,11 @@ def test_writes_need_the_token_as_a_header_and_json(dashboard: Dashboard) -> Non
     assert dashboard.post("/api/preflight", {}, content_type="application/json; charset=utf-8").status == 200
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"a"', b"\xff", b'{"actions": [1]}', b'{"actions": {"rm": {}}}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[1]", b'"a"', b"\xff", b'{"actions": [1]}', b'{"actions": {"rm": {}}}', b"[" * 100_000, b"9" * 5_000],
+    ids=lambda body: repr(body[:20]),
+)
 def test_what_is_no_request_is_refused_with_a_sentence(dashboard: Dashboard, body: bytes) -> None:
     reply = dashboard.request(
         "POST", "/api/preflight", body, x_raq_token=dashboard.token, content_type="application/json"

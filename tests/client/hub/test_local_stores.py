@@ -54,9 +54,10 @@ def test_what_ollama_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ollama_store(tmp_path, "registry.ollama.ai/library/qwen3/8b", b"GGUF").unlink()
     with pytest.raises(InvalidInput, match="is missing"):
         local_model("ollama:qwen3:8b")
-    (tmp_path / "manifests/registry.ollama.ai/library/qwen3/8b").write_text("[]")
-    with pytest.raises(InvalidInput, match="no manifest"):
-        local_model("ollama:qwen3:8b")
+    for damage in ("[]", "[" * 100_000, "9" * 5_000):
+        (tmp_path / "manifests/registry.ollama.ai/library/qwen3/8b").write_text(damage)
+        with pytest.raises(InvalidInput, match="no manifest"):
+            local_model("ollama:qwen3:8b")
 
 
 def test_lm_studios_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,3 +48,17 @@ def test_a_file_of_another_kind_is_a_few_short_lines_with_its_name(content: str,
     for line in str(refused.value).splitlines():
         assert line.startswith(str(path))
         assert len(line) < len(str(path)) + 140
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"format": "raq-profile-1", "quant_types": []}, "is a profile; solve it first"),
+        ({"budget": 5}, "has no key `allocation`"),
+    ],
+)
+def test_other_json_is_told_from_an_allocation(content: dict[str, object], sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InvalidInput, match=f"^{path}: {sentence}"):
+        read_allocation(path, ())
