@@ -31,6 +31,11 @@ settings.register_profile("thorough", parent=settings.get_profile("default"), ma
 settings.load_profile("default")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Benchmarks are not even imported where their marker leaves them out: every process would do so for nothing."""
+    return True if collection_path.name.startswith("bench_") and "not bench" in config.option.markexpr else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Refuse a test of the default run that reads data outside of the repository."""
     for item in items:
