@@ -68,6 +68,8 @@ def converted_tensors(
             known = one if one.startswith("blk.") else translate(_gguf_like(one), try_suffixes=(".weight", ".bias"))
             if known is None:
                 faults.append(Fault(one, f"a name that llama.cpp's {architecture} models do not have"))
+            elif 0 in (tensor.shape or (0,)):
+                faults.append(Fault(one, f"its shape {list(each.shape)} is not one of such a tensor"))
             else:
                 found[known] = tensor
     return found, faults + stack_faults
@@ -155,7 +157,7 @@ def _halves(name: str, each: Stored) -> dict[str, Converted]:
     """The gates and the ups of a stack that joins them row by row."""
     base = name.removesuffix(".weight").removesuffix("gate_up_proj")
     experts, rows, length = each.shape if len(each.shape) == 3 else (0, 0, 0)
-    shape = (experts, rows // 2, length)
+    shape = (experts, rows // 2 if rows % 2 == 0 else 0, length)
     return {
         f"{base}{role}.weight": Converted(shape, (each,), half) for half, role in enumerate(("gate_proj", "up_proj"))
     }

@@ -64,7 +64,7 @@ def read_shard(path: Path) -> tuple[dict[str, Stored], list[Fault]]:
         with path.open("rb") as file:
             (header_bytes,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(header_bytes)) if header_bytes <= _MOST_HEADER_BYTES else None
-    except (OSError, struct.error, UnicodeDecodeError, json.JSONDecodeError):
+    except (OSError, struct.error, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         header = None
     if not isinstance(header, dict):
         return {}, [Fault(str(path), "not a safetensors file, or cut off")]
@@ -74,11 +74,13 @@ def read_shard(path: Path) -> tuple[dict[str, Stored], list[Fault]]:
         if name == "__metadata__":
             continue
         found_there = _entry(path, entry, 8 + header_bytes)
-        if found_there is None:
-            what = f"{name} is stored as {entry.get('dtype') if isinstance(entry, dict) else None}"
-            faults.append(Fault(str(path), f"{what}; raq knows {', '.join(_TYPES)}"))
-        else:
+        kind = entry.get("dtype") if isinstance(entry, dict) else None
+        if found_there is not None:
             found[name] = found_there
+        elif kind in _TYPES:
+            faults.append(Fault(str(path), f"the entry of {name} is damaged; download the file again"))
+        else:
+            faults.append(Fault(str(path), f"{name} is stored as {kind}; raq knows {', '.join(_TYPES)}"))
     return found, faults
 
 
@@ -126,12 +128,11 @@ def _bytes(part: Stored, first: int, last: int, row_bytes: int) -> Rows:
 
 
 def _entry(path: Path, entry: Any, data_start: int) -> Stored | None:
-    """A tensor's entry in a header; None if raq does not know its type, or the entry is none."""
+    """A tensor's entry in a header; None if raq does not know its type, or the entry is damaged."""
     match entry:
-        case {"dtype": str(kind), "shape": list(shape)} if kind in _TYPES:
-            begin, end = entry.get("data_offsets") or (0, 0)
-            lengths = tuple(int(length) for length in shape)
-            return Stored(lengths, kind, path, data_start + int(begin), int(end) - int(begin))
+        case {"dtype": str(kind), "shape": [*shape], "data_offsets": [int(begin), int(end)]} if kind in _TYPES:
+            if 0 <= begin <= end and all(isinstance(length, int) and length >= 0 for length in shape):
+                return Stored(tuple(shape), kind, path, data_start + begin, end - begin)
     return None
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from raq_client.models.read_table import read_table
+from raq_client.models.safetensors import open_folder
 from raq_client.planning.memory_shape import Layer, memory_shape
 from raq_solver.errors import InvalidInput
 from support.published_shapes import tensors_of
@@ -125,6 +126,43 @@ def test_every_fault_is_named(tmp_path: Path) -> None:
         "not a safetensors file, or cut off",
         "a name that llama.cpp's llama models do not have",
     ]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]},
+        {"dtype": "F32", "shape": [1], "data_offsets": "0-4"},
+        {"dtype": "F32", "shape": 1},
+    ],
+)
+def test_a_damaged_entry_is_named(tmp_path: Path, entry: dict[str, object]) -> None:
+    folder = _folder(tmp_path)
+    text = json.dumps({"lm_head.weight": entry}).encode()
+    (folder / "a.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(InvalidInput, match=r"a\.safetensors: the entry of lm_head\.weight is damaged"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("lm_head.weight", ()), ("lm_head.weight", (0, 2)), ("model.layers.0.mlp.experts.gate_up_proj", (2, 3, 4))],
+)
+def test_a_shape_that_such_a_tensor_can_not_have_is_named(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    folder = _folder(tmp_path, '{"model_type": "qwen3_moe", "num_hidden_layers": 1}')
+    _write(folder / "a.safetensors", {name: shape})
+    with pytest.raises(InvalidInput, match="is not one of such a tensor"):
+        open_folder(folder)
+
+
+def test_a_header_of_lists_without_end_is_named(tmp_path: Path) -> None:
+    folder = _folder(tmp_path)
+    text = b"[" * 200_000
+    (folder / "a.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(InvalidInput, match="not a safetensors file"):
+        open_folder(folder)
 
 
 @pytest.mark.parametrize(
