@@ -11,7 +11,10 @@ import pytest
 from support.browsers import Browser, open_browser
 from support.dashboards import Dashboard, model_folder, running
 
-UNANSWERED = ("net::ERR_CONNECTION_REFUSED", "net::ERR_INCOMPLETE_CHUNKED_ENCODING", "net::ERR_EMPTY_RESPONSE")
+UNANSWERED = (
+    *("net::ERR_CONNECTION_REFUSED", "net::ERR_INCOMPLETE_CHUNKED_ENCODING", "net::ERR_EMPTY_RESPONSE"),
+    "503 (Service Unavailable)",  # it is ending
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

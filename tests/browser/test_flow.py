@@ -8,6 +8,7 @@ import pytest
 
 from support.browsers import Browser, eventually
 from support.dashboards import Dashboard, model_folder, running, start
+from support.paths import DATA
 
 MODEL = "wiki-math-4M-f16.gguf"
 
@@ -97,7 +98,8 @@ def compare_both(page: Browser) -> None:
 @pytest.mark.slow
 def test_a_restart_in_the_middle_of_a_build(page: Browser, folder: Path, browser_cache: Path, tmp_path: Path) -> None:
     root = measured(tmp_path / "restart", folder)
-    fields = {"model": MODEL, "text": ["held-out.txt"], "fisher": "30", "output": "long.imatrix.gguf"}
+    (root / "long.txt").write_bytes((DATA / "gsm8k.evaluation.txt").read_bytes())  # longer than a restart takes
+    fields = {"model": MODEL, "text": ["long.txt"], "fisher": "30", "output": "long.imatrix.gguf"}
     first: Dashboard = start(root, browser_cache)
     page.open(first.url)
     number = first.post("/api/jobs", {"action": "collect", "fields": fields}).json["id"]
