@@ -225,12 +225,7 @@ def needed(models: Mapping[str, Model], rates: Rates) -> dict[str, float]:
     return found
 
 
-def test_ten_thousand_models_a_day(tmp_path: Path) -> None:
-    rates = measured_rates(tmp_path)
-    models = {name: model_of(name, rates.tensors) for name in SHARES}
-    header(f"{PER_DAY:,} models a day, simulated")
-    print(f"forward {2 / rates.forward / 1e3:.1f} and Fisher {2 / rates.fisher / 1e3:.2f} thousand million operations")
-    print(f"per second and core; units of tensors take {rates.tensors:.2f} times the cost they are ordered by")
+def _print_models(models: Mapping[str, Model], rates: Rates) -> None:
     print("core hours:                           units  measuring  writing  importance  a probe   read")
     for model in models.values():
         seconds = [sum(each for each, _ in units) / 3600 for units in (model.measuring, model.writing)]
@@ -241,25 +236,38 @@ def test_ten_thousand_models_a_day(tmp_path: Path) -> None:
             f"{model.name:18} {model.weights / 1e9:5.0f} B  {model.active / 1e9:5.1f} B  {2 * len(model.measuring):6,}"
             f"  {seconds[0]:9.1f}  {seconds[1]:7.2f}  {held:10.1f}  {probe:7.2f}  {size / 1e12:.2f} TB"
         )
-    each, per_second = needed(models, rates), PER_DAY / DAY
-    fleet = Fleet(
-        holders=int(1.25 * per_second * each["holders"]) + 1,
-        cores=CORES * (int(1.25 * per_second * each["cores"] / CORES) + 1),
-        heads=int(1.25 * per_second * each["heads"]) + 1,
-        storage=STORAGE * max(1.0, 1.25 * per_second * each["storage"]),
+
+
+def planned(each: Mapping[str, float]) -> Fleet:
+    """A fleet of which four fifths are in use, where a model takes these seconds of each resource."""
+    wanted = {name: 1.25 * PER_DAY / DAY * seconds for name, seconds in each.items()}
+    return Fleet(
+        holders=int(wanted["holders"]) + 1,
+        cores=CORES * (int(wanted["cores"] / CORES) + 1),
+        heads=int(wanted["heads"]) + 1,
+        storage=STORAGE * max(1.0, wanted["storage"]),
     )
-    machines = fleet.holders + fleet.cores // CORES
-    price = 24 * machines * CORES * PRICE
+
+
+def test_ten_thousand_models_a_day(tmp_path: Path) -> None:
+    rates = measured_rates(tmp_path)
+    models = {name: model_of(name, rates.tensors) for name in SHARES}
+    header(f"{PER_DAY:,} models a day, simulated")
+    print(f"forward {2 / rates.forward / 1e3:.1f} and Fisher {2 / rates.fisher / 1e3:.2f} thousand million operations")
+    print(f"per second and core; units of tensors take {rates.tensors:.2f} times the cost they are ordered by")
+    _print_models(models, rates)
+    each = needed(models, rates)
+    fleet = planned(each)
+    price, rest = (24 * PRICE * cores for cores in (CORES * fleet.holders + fleet.cores, fleet.cores))
     print(f"{fleet.holders:,} machines with models and {fleet.cores // CORES:,} for tensors, of {CORES} cores each;")
     print(f"{fleet.heads} processes that hand out units, storage of {fleet.storage / 1e9:.0f} GB/s;")
     print(f"{price:,.0f} dollars a day, {price / PER_DAY:.2f} a model; where importance is there already,")
-    rest = 24 * fleet.cores * PRICE
     print(f"{rest:,.0f} and {rest / PER_DAY:.2f}")
     print("one of each:      " + ", ".join(f"{name} {DAY / seconds:,.0f} a day" for name, seconds in each.items()))
     for name, other in {
         "as planned": fleet,
         "one head": replace(fleet, heads=1),
-        f"storage of {STORAGE / 1e9:.0f} GB/s": replace(fleet, storage=STORAGE),
+        "a fifth of the storage": replace(fleet, storage=fleet.storage / 5),
         "half the cores": replace(fleet, cores=fleet.cores // 2),
         "half the holders": replace(fleet, holders=fleet.holders // 2),
     }.items():
