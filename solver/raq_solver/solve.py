@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from raq_solver.backends import general
 from raq_solver.formulate import formulate
@@ -32,5 +33,12 @@ def solve(problem: Problem, limits: Limits = NO_LIMITS, backend: Backend = gener
     if decoder.least_bytes > knapsack.capacity:
         solution = KnapsackSolution(None, float("inf"), 0.0, Termination.INFEASIBLE)
     else:
-        solution = backend(knapsack, limits)
+        solution = backend(knapsack, _left(limits, start))
     return decoder.outcome(solution, time.perf_counter() - start)
+
+
+def _left(limits: Limits, start: float) -> Limits:
+    """The limits that are left since `start`: formulating thousands of side rows takes a while too."""
+    if limits.seconds is None:
+        return limits
+    return replace(limits, seconds=max(0.0, limits.seconds - (time.perf_counter() - start)))

@@ -108,7 +108,7 @@ def repaired(
     side = at.prices.copy()
     side[0] = 0.0
     rows = [constraints[index] for index in priced_constraints(constraints)]
-    for factor in PRICE_FACTORS:
+    for factor in PRICE_FACTORS if side.any() else (1.0,):
         left = deadline - time.perf_counter()
         if left <= 0:
             break
