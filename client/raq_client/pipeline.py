@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from raq_client.models.writer import WrittenModel
     from raq_client.quantizing.quantize import Quantization
     from raq_client.refinement.candidates import Comparison
+    from raq_client.refinement.measured_limit import Limited
     from raq_client.refinement.refine import Refined
 
 REFINING_WINDOWS: Final = 16
@@ -178,6 +179,28 @@ def try_plan(
         compared = with_plain_rounding(compared, found.profile, trial)
     best = compared.best.candidate
     return make_plan(found.spec, best.problem, best.outcome, solver, limits), compared
+
+
+def plan_within(
+    found: Plan,
+    setup: "TrialSetup",
+    solver: SolverClient,
+    limits: Limits = NO_LIMITS,
+    *,
+    seconds: float,
+    progress: Progress | None = None,
+) -> "Limited":
+    """The smallest plan whose measured KL divergence on the texts of `setup` keeps the request's `max_loss`.
+
+    `found` is the plan by predictions alone. Raises MeasuredTooLarge if no plan that was tried keeps it, InvalidInput
+    if the model can't be tried in memory.
+    """
+    from raq_client.evaluation.in_memory import Trial
+    from raq_client.refinement.measured_limit import smallest_within
+
+    with Trial(setup) as trial:
+        report = stage(progress, "trying sizes")
+        return smallest_within(found, solver, trial, limits=limits, seconds=seconds, progress=report)
 
 
 def trial_setup(

@@ -129,3 +129,13 @@ def test_statistics_of_another_model_and_other_files_are_refused(
     assert no_gram.code == 2
     assert "importance file" in no_gram.err
     assert not (tmp_path / "x.gguf").exists()
+
+
+def test_a_pruned_model_needs_statistics_of_its_own(gram: Path, model_path: Path, tmp_path: Path) -> None:
+    types = tmp_path / "types"
+    types.write_text("blk.2.*=q4_k\n", encoding="utf-8")
+    given = ("quantize", model_path, "-a", types, "--gram", gram, "-o", tmp_path / "pruned.gguf")
+    refused = client(*given, "--prune-layers", "1")
+    assert refused.code == 2
+    assert "Gram statistics are of the whole model" in refused.err
+    assert not (tmp_path / "pruned.gguf").exists()

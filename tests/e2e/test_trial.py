@@ -66,3 +66,37 @@ def test_a_plan_without_fisher_information_says_how_to_get_it(model_path: Path, 
     result = client("run", model_path, "-b", "4.5", "-i", imatrix_path, "--plan-only", "--json")
     assert "imatrix collect" in result.json["plan"]["missing"]
     assert "no Fisher information" in result.err
+
+
+def test_a_limit_on_the_loss_is_met_by_measuring(model_path: Path, fisher_path: Path, text: Path) -> None:
+    given = ("run", model_path, "--max-loss", "0.02", "-i", fisher_path, "-t", text, "--plan-only", "--types", "k")
+    result = client(*given, "--json")
+    assert result.code == 0, result.err
+    trial, plan = result.json["trial"], result.json["plan"]
+    taken = next(one for one in trial["tried"] if one["taken"])
+    assert taken["bytes"] == plan["bytes"]
+    assert taken["kl"] <= trial["max_loss"] == 0.02
+    assert taken["kl"] >= 0.9 * 0.02 or trial["reason"] is not None
+    assert all(one["kl"] > 0.02 for one in trial["tried"] if one["bytes"] < taken["bytes"])
+    refused = client(*given, "--worst-case")
+    assert refused.code == 2
+    assert "can't be used together with --worst-case" in refused.err
+
+
+def test_a_limit_below_all_is_refused(model_path: Path, fisher_path: Path, text: Path) -> None:
+    given = (
+        "run",
+        model_path,
+        "--max-loss",
+        "1e-9",
+        "-i",
+        fisher_path,
+        "-t",
+        text,
+        "--plan-only",
+        "--types",
+        "Q4_K,Q6_K",
+    )
+    result = client(*given, "--exclude", "*=F16")
+    assert result.code == 4
+    assert "no allocation has a loss of at most 1e-09; the least that can be reached is" in result.err

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from raq_client.quantizing.quantize import Effort
+from raq_client.compensation.compensate import Effort
 from raq_native import QUANT_TYPES, dequantize, instruction_sets, quantize, quantize_with_feedback
 from support.feedback import rounding as feedback
 from support.feedback.code_layout import CodeLayout, code_layout

@@ -78,7 +78,7 @@ def _predicted(plan: Plan, report: "CheckReport", *, as_json: bool) -> dict[str,
     if found is None:
         return {}
     if not as_json:
-        verdict = "a fair prediction" if found.fair else "a poor prediction: --refine corrects the table by trials"
+        verdict = "a fair prediction" if found.fair else "predictions are of text like the calibration text"
         measured = f"measured {found.measured.value:.6f} ± {found.measured.error:.6f}"
         OUT.print(f"predicted loss {found.predicted:.6f}, {measured}, ratio {found.ratio:.2f}: {verdict}")
     return {"prediction": plain(found) | {"ratio": plain(found.ratio), "fair": found.fair}}

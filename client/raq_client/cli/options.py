@@ -15,6 +15,12 @@ Budget = Annotated[
         show_default=False,
     ),
 ]
+MaxLoss = Annotated[
+    float | None,
+    typer.Option(
+        "--max-loss", min=0, metavar="LOSS", help="Find the smallest size within this loss.", show_default=False
+    ),
+]
 Model = Annotated[
     Path | None, typer.Option("--model", "-m", help="GGUF model file; of a split model, any shard.", show_default=False)
 ]

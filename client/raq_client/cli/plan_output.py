@@ -1,13 +1,16 @@
 """Print plans as a table, JSON, llama.cpp's overrides or a recipe; exit codes of a solve."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
+import typer
 from rich.console import RenderableType
 
 from raq_client.cli.console import OUT, fail, print_json, say
-from raq_client.planning.plan import Plan
+from raq_client.planning.plan import LossNotReached, Plan
 from raq_client.reports.plan_json import plan_dict
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
@@ -19,6 +22,16 @@ EXIT_CODES: Final = {
     Termination.INFEASIBLE: 4,
     Termination.NO_SOLUTION_FOUND: 3,
 }
+
+
+@contextmanager
+def limit_kept() -> Iterator[None]:
+    """End the command with the sentence and the exit code where no allocation keeps --max-loss."""
+    try:
+        yield
+    except LossNotReached as error:
+        fail("; ".join(str(fault) for fault in error.faults))
+        raise typer.Exit(EXIT_CODES[error.termination]) from None
 
 
 class Format(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum

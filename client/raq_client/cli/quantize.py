@@ -87,6 +87,7 @@ def quantize(
     from raq_client.estimates.stages import quantizing, without_feedback
     from raq_client.models.key_overrides import key_overrides
     from raq_client.models.pruning import parse_layers
+    from raq_client.quantizing.effort import quantizing_work
     from raq_client.quantizing.measure import Method
     from raq_client.quantizing.quantize import planned_size, quantize_model
     from raq_client.units.quantizing import QuantizeJob
@@ -97,6 +98,10 @@ def quantize(
     _refuse(allocation, measure, changed=bool(metadata or layers or split))
     check_written(called, {"output": splitting.likely(output)}, force=force, also=settings.files())
     inputs = measure.inputs_of(model, settings)
+    if layers and inputs.gram is not None:
+        # They are of the inputs of all layers, and an allocation of --gram was solved for these.
+        what = "Gram statistics are of the whole model; prune it first, then collect them and solve for the shorter one"
+        raise InvalidInput(Fault("--prune-layers", what))
     job = QuantizeJob(inputs, _types(allocation, inputs), output, split, metadata, layers)
     wanted = job.whole
     check_files(called, [file.path for file in wanted.files], force=force, also=settings.files())
@@ -110,7 +115,7 @@ def quantize(
         stage = quantizing(wanted.model, wanted.types, wanted.rounding.importance, method, size)
         print_estimate(Estimate((stage,), without_feedback(inputs)), output, as_json=as_json)
         return
-    with size_bar("quantizing", size) as report:
+    with size_bar("quantizing", size, quantizing_work(wanted.types)) as report:
         written = quantize_model(wanted, force=force, progress=report)
     _show(written, as_json=as_json)
 
@@ -123,11 +128,14 @@ def _show(written: "WrittenModel", *, as_json: bool) -> None:
 
 
 def _merged(job: "QuantizeJob", machines: MachineOptions, *, force: bool, as_json: bool) -> None:
-    """Do one part of the work, or make the files of all parts."""
+    """Do one part of the work, or make the files of all parts, by a cluster or by other processes."""
     from raq_client.units.journal import Journal, work_folder
 
     journal = Journal(work_folder(job.output), job)
-    lines = machines.carry_out(job, journal, job.output, "quantizing", as_json=as_json)
+    by = job.inputs
+    lines = machines.carry_out(
+        job, journal, job.output, "quantizing", threads=by.threads, gpu=by.device.name != "cpu", as_json=as_json
+    )
     if lines is not None:
         _show(job.finish(lines, journal, force=force, notes=say), as_json=as_json)
 

@@ -13,7 +13,7 @@ from raq_client.cli.console import OUT, print_json, say
 from raq_client.cli.follow import followed
 from raq_client.cli.groups import CheckOptions, MeasureOptions
 from raq_client.cli.option_groups import spread
-from raq_client.cli.plan_output import EXIT_CODES, Format, draw_moves, print_plan
+from raq_client.cli.plan_output import EXIT_CODES, Format, draw_moves, limit_kept, print_plan
 from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.split_options import SplitOptions, check_files, sizes
 from raq_client.cli.trial_options import TrialOptions, Untried
@@ -40,6 +40,7 @@ def run(
     called: typer.Context,
     model: options.OptionalModel = None,
     budget: options.Budget = None,
+    max_loss: options.MaxLoss = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False),
@@ -74,6 +75,8 @@ def run(
 
     Without --text the file is written but not checked; without any text the plan is not tried either.
 
+    With --max-loss and a text, sizes are tried in memory until the measured KL divergence is just within it.
+
     Example: raq-client run model-f16.gguf --budget 5.0 -i imatrix.gguf -t held-out.txt -o model-5bpw.gguf
     """
     settings = read_settings(Path.cwd())
@@ -82,12 +85,14 @@ def run(
     check_written(called, {"output": early}, {"manifest": manifest, "plot": plot}, force=force, also=settings.files())
     inputs = measure.inputs_of(model, settings)
     texts, tried_on = _texts(inputs, checks, settings, trial)
-    request = posed.request(settings, budget)
-    worst.refuse({"--refine": bool(trial.refine)})
+    request = posed.request(settings, budget, max_loss=max_loss)
+    worst.refuse({"--refine": bool(trial.refine), "--max-loss": max_loss is not None})
+    if trial.refine and max_loss is not None:
+        raise InvalidInput(Fault("--refine", "is for a fixed size; leave it out, or give a --budget and no --max-loss"))
     if estimate:
         _print_estimate(inputs, request, target, (texts, tried_on), checks, trial, as_json=as_json)
         return
-    with posed.solver(settings) as solver:
+    with posed.solver(settings) as solver, limit_kept():
         plan, inputs = _planned(inputs, request, posed, worst, settings)
         if target is not None and plan.outcome.ledger is not None:
             # Now, not after hours of trying.

@@ -8,17 +8,17 @@ import typer
 
 from raq_client import pipeline
 from raq_client.cli import options
-from raq_client.cli.console import fail, say
+from raq_client.cli.console import say
 from raq_client.cli.follow import followed
 from raq_client.cli.groups import SourceOptions
 from raq_client.cli.option_groups import spread
-from raq_client.cli.plan_output import EXIT_CODES, Format, draw_moves, print_plan
+from raq_client.cli.plan_output import EXIT_CODES, Format, draw_moves, limit_kept, print_plan
 from raq_client.cli.problem_options import ProblemOptions
 from raq_client.cli.worst_case_options import WorstCaseOptions
 from raq_client.cli.written import check_written
 from raq_client.files.settings import Settings, read_settings
 from raq_client.planning.build_problem import build_problem
-from raq_client.planning.plan import LossNotReached, Plan, solve_plan
+from raq_client.planning.plan import Plan, solve_plan
 from raq_client.planning.request import Request
 from raq_solver.errors import Fault, InvalidInput
 
@@ -29,12 +29,7 @@ def solve(
     *,
     source: SourceOptions,
     budget: options.Budget = None,
-    max_loss: Annotated[
-        float | None,
-        typer.Option(
-            "--max-loss", min=0, metavar="LOSS", help="Find the smallest size within this loss.", show_default=False
-        ),
-    ] = None,
+    max_loss: options.MaxLoss = None,
     posed: ProblemOptions,
     output_format: Annotated[Format, typer.Option("--format", help="How to print the allocation.")] = Format.TABLE,
     as_json: options.Json = False,
@@ -82,7 +77,7 @@ def solve(
     if capacity is not None and problem is None:
         raise InvalidInput(Fault("--capacity-bytes", "is for --problem FILE; a model's size is limited with --budget"))
     request = posed.request(settings, budget, max_loss=max_loss)
-    try:
+    with limit_kept():
         if problem is not None:
             plan = _of_plain(problem, capacity, budget, posed, source, settings, max_loss)
         elif worst.worst_case:
@@ -91,9 +86,6 @@ def solve(
             )
         else:
             plan = plan_for(source, request, posed, settings)
-    except LossNotReached as error:
-        fail(str(error))
-        raise typer.Exit(EXIT_CODES[error.termination]) from None
     print_plan(plan, Format.JSON if as_json else output_format)
     draw_moves(plan, plot)
     raise typer.Exit(EXIT_CODES[plan.outcome.termination])

@@ -22,6 +22,7 @@ from raq_solver.knapsack import Limits
 if TYPE_CHECKING:
     from raq_client.evaluation.in_memory import TrialSetup
     from raq_client.refinement.candidates import Comparison
+    from raq_client.refinement.measured_limit import Limited
 
 PANEL: Final = "Trial in memory"
 
@@ -91,6 +92,8 @@ class TrialOptions:
             return plan, {}
         if self.refine:
             return self._refined(untried), {}
+        if plan.spec.request.max_loss is not None and not self.no_trial and untried.texts:
+            return self._within(untried, as_json=as_json)
         reason = self._reason(untried)
         if reason is None:
             from raq_client.engine import NotFiniteError
@@ -145,6 +148,20 @@ class TrialOptions:
                 say("note: on this text plain rounding is better; use Gram statistics of text that is more like it")
         return chosen, {"trial": trial_dict(found)}
 
+    def _within(self, untried: Untried, *, as_json: bool) -> tuple[Plan, dict[str, Any]]:
+        """The smallest plan whose measured KL divergence keeps --max-loss."""
+        setup = untried.setup(pipeline.TRIAL_WINDOWS)
+        seconds = 60 * self.trial_minutes
+        with followed() as progress:
+            found = pipeline.plan_within(
+                untried.plan, setup, untried.solver, untried.limits, seconds=seconds, progress=progress
+            )
+        if not as_json:
+            OUT.print(limit_table(found))
+        if found.reason is not None:
+            say(f"note: below {found.most:g} by more than a tenth: {found.reason}")
+        return found.best.plan, {"trial": limit_dict(found)}
+
     def _reason(self, untried: Untried) -> str | None:
         """The reason for trying nothing; None if there is none."""
         plan = untried.plan
@@ -170,6 +187,40 @@ def trial_table(found: "Comparison") -> Group:
     )
     windows = len(found.tried[0].per_window)
     return Group(f"Tried in memory on {windows} windows", table_of(found.tried, fields))
+
+
+def limit_table(found: "Limited") -> Group:
+    """A table of the sizes that were tried for a limit on the loss, with the one taken marked."""
+    fields = (
+        Field("predicted loss", figures=True, read=lambda one: f"{one.plan.outcome.unwrap()[1].loss:.6f}"),
+        Field("bytes", figures=True, read=lambda one: f"{one.tried.candidate.size:,}"),
+        Field("mean KL divergence", figures=True, read=lambda one: f"{one.kl:.6f} ± {one.tried.error:.6f}"),
+        Field("seconds", figures=True, spare=1, read=lambda one: f"{one.tried.seconds:.0f}"),
+        Field("", read=lambda one: "taken" if one is found.best else ""),
+    )
+    windows = len(found.best.tried.per_window)
+    title = f"Tried in memory on {windows} windows, for a KL divergence of at most {found.most:g}"
+    return Group(title, table_of(found.attempts, fields))
+
+
+def limit_dict(found: "Limited") -> dict[str, Any]:
+    """The sizes that were tried for a limit as plain data for JSON."""
+    return {
+        "windows": len(found.best.tried.per_window),
+        "max_loss": found.most,
+        "reason": found.reason,
+        "tried": [
+            {
+                "predicted": one.plan.outcome.unwrap()[1].loss,
+                "bytes": one.tried.candidate.size,
+                "kl": one.kl,
+                "kl_error": one.tried.error,
+                "seconds": round(one.tried.seconds, 3),
+                "taken": one is found.best,
+            }
+            for one in found.attempts
+        ],
+    }
 
 
 def trial_dict(found: "Comparison") -> dict[str, Any]:

@@ -133,12 +133,12 @@ def solve_plan(spec: ProblemSpec, solver: SolverClient, limits: Limits = NO_LIMI
 
 
 class LossNotReached(InvalidInput):
-    """No allocation satisfies the `max_loss`; `termination` states whether that is proven."""
+    """No allocation satisfies the `max_loss`; `termination` states whether that is proven, `least` what can be had."""
 
-    def __init__(self, most: float, least: float | None, termination: Termination) -> None:
-        self.termination = termination
+    def __init__(self, most: float, least: float | None, termination: Termination, what: str | None = None) -> None:
+        self.termination, self.least = termination, least
         reachable = "" if least is None else f"; the least that can be reached is {least:.6g}"
-        super().__init__(Fault("", f"no allocation has a loss of at most {most:g}{reachable}"))
+        super().__init__(Fault("", what or f"no allocation has a loss of at most {most:g}{reachable}"))
 
 
 def make_plan(

@@ -12,6 +12,7 @@ from raq_solver.loss_models.models import (
     prior,
     relative,
     residual,
+    rounded_inputs_share,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "prior",
     "relative",
     "residual",
+    "rounded_inputs_share",
 ]
