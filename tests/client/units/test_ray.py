@@ -16,6 +16,8 @@ from support.commands import client
 from support.engine_models import MODEL, TEXT, write_quantized
 from support.killed import descendants
 
+pytestmark = pytest.mark.timeout(900)  # an instance takes half a minute to start on a busy machine
+
 SECONDS = 200
 COMMAND = [sys.executable, "-c", "from raq_client.cli.app import main; main()"]
 
