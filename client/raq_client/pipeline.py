@@ -35,10 +35,7 @@ if TYPE_CHECKING:
     from raq_client.quantizing.quantize import Quantization
     from raq_client.refinement.candidates import Comparison
     from raq_client.refinement.measured_limit import Limited
-    from raq_client.refinement.refine import Refined
 
-REFINING_WINDOWS: Final = 16
-"""Number of text windows for each round of refinement."""
 TRIAL_WINDOWS: Final = 12
 """Number of text windows for trying candidates."""
 
@@ -114,36 +111,6 @@ def worst_case_plan(
     table = next(iter(domains.values())).table(measured[0][1])
     found = solve_worst_case_plan(measured, request, measure, solver, limits, table, base)
     return found, inputs if profiles else blended(inputs)
-
-
-def refine_plan(
-    found: Plan,
-    setup: "TrialSetup",
-    solver: SolverClient,
-    limits: Limits = NO_LIMITS,
-    *,
-    rounds: int,
-    progress: Progress | None = None,
-) -> "tuple[Plan, Refined]":
-    """Refine a plan in at most `rounds` rounds of trying, correcting the losses and solving again.
-
-    On the texts of `setup` the result is never worse than the given plan.
-    """
-    from raq_client.evaluation.in_memory import Trial
-    from raq_client.refinement.refine import refine
-
-    with Trial(setup) as trial:
-        refined = refine(
-            found.problem,
-            found.profile,
-            solver.solve,
-            trial,
-            rounds=rounds,
-            limits=limits,
-            progress=stage(progress, "refining"),
-        )
-    outcome = solver.solve(refined.problem, limits)
-    return make_plan(found.spec, refined.problem, outcome, solver, limits), refined
 
 
 def try_plan(

@@ -5,8 +5,7 @@ Text that neither calibration nor training has seen; subjects in quality_subject
 - llama.cpp's mixture, written by ggml's quantizer and by raq's;
 - the largest single type that fits; and types raised greedily, each time where the squared error of activations falls
   most per byte (the idea of `--target-bpw`);
-- the optimum of every loss model, `measured` from at most 40 runs of 8,192 tokens;
-- the default, refined.
+- the optimum of every loss model, `measured` from at most 40 runs of 8,192 tokens.
 
 Run: pytest -m bench -s tests/bench/bench_quality.py -k 4M      (-k 18M, -k wikitext: need the larger data)
 """
@@ -21,15 +20,13 @@ import pytest
 
 from raq_client import engine
 from raq_client.engine.windows import cut_windows
-from raq_client.evaluation.in_memory import RecordedLogits, Trial
+from raq_client.evaluation.in_memory import RecordedLogits
 from raq_client.evaluation.report import Summary, summarize
 from raq_client.models.writer import write_model
 from raq_client.quantizing.quantize import Quantization, quantize_model, resolved_types
 from raq_client.quantizing.rounding import Rounding
-from raq_client.refinement.refine import refine
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
-from raq_solver.knapsack import Limits
 from raq_solver.loss_models import LOSS_MODELS, activation, default_loss_model
 from raq_solver.losses import LossTable
 from raq_solver.problem import Problem
@@ -44,8 +41,6 @@ from support.quality_subjects import Subject, subject
 __all__ = ["subject"]
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(4 * 3600)]
-
-REFINING_ROUNDS = 12
 
 
 def test_quality(subject: Subject, tmp_path: Path) -> None:
@@ -99,11 +94,6 @@ def allocations(subject: Subject, profile: Profile, capacity: int) -> Iterator[t
         except InvalidInput:
             continue  # it does not apply
         yield name, solve(problem).unwrap()[0]
-    bare = unmeasured(profile)
-    start = Problem(default_loss_model(bare)(bare), capacity)
-    with Trial(subject.bench()) as trial:
-        found = refine(start, bare, solve, trial, rounds=REFINING_ROUNDS, limits=Limits())
-    yield "refined", solve(found.problem).unwrap()[0]
 
 
 def uniform(table: LossTable, capacity: int) -> Allocation:

@@ -171,10 +171,10 @@ def test_a_model_and_its_importance_are_read_once(
     monkeypatch.setattr(model_file, "parse_header", counted)
     model_file._parsed.cache_clear()
     arguments = ("-b", BUDGET, "--windows", "2", "--context", "64", "--against", "Q4_K_M", "--manifest", "made.json")
-    result = client("run", *arguments, "--refine", "1", "--calibration", "held.txt", "-o", "out.gguf")
+    result = client("run", *arguments, "--calibration", "held.txt", "-o", "out.gguf")
     assert result.code == 2, "there is no held.txt"
     (project / "held.txt").write_text((project / "raq.toml").read_text() * 4)  # some windows are enough
-    result = client("run", *arguments, "--refine", "1", "--calibration", "held.txt", "-o", "out.gguf")
+    result = client("run", *arguments, "--calibration", "held.txt", "-o", "out.gguf")
     assert result.code == 0, result.err
     assert parsed.count(str(model_path)) == 1
     assert parsed.count(str(fisher_path)) == 1

@@ -126,24 +126,6 @@ def test_a_second_run_is_answered_from_the_cache(
     assert resumed.json["loss"] == first.json["loss"]
 
 
-def test_refining_never_ends_worse(
-    tmp_path: Path, model_path: Path, imatrix_path: Path, data: Path, text: Path
-) -> None:
-    calibration = tmp_path / "calibration.txt"
-    calibration.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:3500], encoding="utf-8")
-    arguments = ("run", model_path, "-b", "3.7", "-i", imatrix_path, "-o", tmp_path / "out.gguf", "--loss", "relative")
-    result = client(*arguments, "--refine", "1", "--calibration", calibration, "--json")
-    assert result.code == 0, result.err
-    rounds = [line for line in result.err.splitlines() if line.startswith("refining")]
-    measured = [float(line.split()[4].rstrip(",")) for line in rounds]
-    taken = [value for value, line in zip(measured, rounds, strict=True) if "not taken" not in line]
-    assert taken == sorted(taken, reverse=True)
-    assert taken[-1] < measured[0]
-    refused = client(*arguments, "--refine", "1", "--force")
-    assert refused.code == 2
-    assert "needs --calibration" in refused.err
-
-
 def test_prediction_mixture_and_manifest_are_told(
     tmp_path: Path, model_path: Path, fisher_path: Path, text: Path
 ) -> None:

@@ -86,9 +86,7 @@ def run(
     inputs = measure.inputs_of(model, settings)
     texts, tried_on = _texts(inputs, checks, settings, trial)
     request = posed.request(settings, budget, max_loss=max_loss)
-    worst.refuse({"--refine": bool(trial.refine), "--max-loss": max_loss is not None})
-    if trial.refine and max_loss is not None:
-        raise InvalidInput(Fault("--refine", "is for a fixed size; leave it out, or give a --budget and no --max-loss"))
+    worst.refuse({"--max-loss": max_loss is not None})
     if estimate:
         _print_estimate(inputs, request, target, (texts, tried_on), checks, trial, as_json=as_json)
         return
@@ -136,11 +134,10 @@ def _print_estimate(
 
     checked, tried_on = texts
     how = {"context": checks.context, "windows": checks.windows, "library": checks.libllama}
-    seconds = None if trial.no_trial or trial.refine or not (tried_on or checked) else 60 * trial.trial_minutes
-    notes = ["refining (--refine) is not estimated"] if trial.refine else []
+    seconds = None if trial.no_trial or not (tried_on or checked) else 60 * trial.trial_minutes
     written = target is not None
     found = estimated_run(inputs, request, checked, trial_seconds=seconds, writes=written, how=how)
-    print_estimate(found.plus((), notes), target or Path("x"), as_json=as_json)
+    print_estimate(found, target or Path("x"), as_json=as_json)
 
 
 def _planned(

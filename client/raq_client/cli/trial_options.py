@@ -1,4 +1,4 @@
-"""Options and output of the trials that `run` makes in memory between solving and writing, or of refinement."""
+"""Options and output of the trials that `run` makes in memory between solving and writing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from raq_client.planning.plan import Plan
 from raq_client.prompts.texts import read_texts_for
 from raq_client.reports.tables import Field, table_of
 from raq_client.solver_client.protocol import SolverClient
-from raq_solver.errors import Fault, InvalidInput
+from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Limits
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class TrialOptions:
             "--calibration",
             metavar="FILE",
             rich_help_panel=PANEL,
-            help="Text to try and refine on, not the one to check on.",
+            help="Text to try on, not the one to check on.",
             show_default=False,
         ),
     ] = None
@@ -67,31 +67,16 @@ class TrialOptions:
             "--trial-minutes", min=0, rich_help_panel=PANEL, help="Begin no trial that would end after this time."
         ),
     ] = 15.0
-    refine: Annotated[
-        int,
-        typer.Option(
-            "--refine",
-            min=0,
-            metavar="ROUNDS",
-            rich_help_panel=PANEL,
-            help="Instead: refine the plan in at most this many rounds; needs --calibration.",
-        ),
-    ] = 0
 
     def texts(self, model: Path, library: Path | None) -> list[Text]:
-        """The text to try on, chats rendered for `model`. Raises InvalidInput if there is none for --refine."""
-        if self.refine and not self.calibration:
-            what = "needs --calibration: text to try allocations on, not the one to check on"
-            raise InvalidInput(Fault("--refine", what))
+        """The text to try on, chats rendered for `model`."""
         return read_texts_for(model, self.calibration or [], library=library)
 
     def better(self, untried: Untried, *, as_json: bool) -> tuple[Plan, dict[str, Any]]:
-        """The plan after refinement or trials, and the parts of the JSON result about them."""
+        """The plan after trials, and the parts of the JSON result about them."""
         plan = untried.plan
         if plan.worst_case is not None:
             return plan, {}
-        if self.refine:
-            return self._refined(untried), {}
         if plan.spec.request.max_loss is not None and not self.no_trial and untried.texts:
             return self._within(untried, as_json=as_json)
         reason = self._reason(untried)
@@ -107,18 +92,6 @@ class TrialOptions:
                 reason = "; ".join(str(fault) for fault in error.faults)
         say(f"no other allocation was tried: {reason}")
         return plan, {"trial": {"tried": [], "reason": reason}}
-
-    def _refined(self, untried: Untried) -> Plan:
-        plan, solver, limits = untried.plan, untried.solver, untried.limits
-        if plan.outcome.allocation is None:
-            return plan
-        setup = untried.setup(pipeline.REFINING_WINDOWS)
-        with followed() as progress:
-            found, refined = pipeline.refine_plan(plan, setup, solver, limits, rounds=self.refine, progress=progress)
-        for each in refined.rounds:
-            taken = "taken" if each.accepted else "not taken"
-            say(f"refining: mean KL divergence {each.kl:.6f}, {taken} ({each.source})")
-        return found
 
     def _tried(self, untried: Untried, *, as_json: bool) -> tuple[Plan, dict[str, Any]]:
         setup = untried.setup(pipeline.TRIAL_WINDOWS)

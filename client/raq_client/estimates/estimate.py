@@ -1,7 +1,6 @@
 """An estimate: the stages of a command with their time, memory and disk."""
 
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -46,10 +45,6 @@ class Estimate:
     def disk(self) -> int:
         """Bytes of all files that are written."""
         return sum(each.disk for each in self.stages)
-
-    def plus(self, stages: Iterable[Stage], left_out: Iterable[str] = ()) -> "Estimate":
-        """With more stages behind these."""
-        return Estimate((*self.stages, *stages), (*self.left_out, *left_out))
 
 
 def peak_memory() -> int:

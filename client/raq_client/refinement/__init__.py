@@ -1,1 +1,1 @@
-"""Use measurements of allocations: compare candidates, refine the loss table, measure ladders."""
+"""Use measurements of allocations: compare candidates, find the size for a limit, measure ladders."""
