@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from raq_client.cli import events
+from raq_client.cli.streams import EXIT_NOBODY_READS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,4 +112,8 @@ def _peak_memory() -> str:
 def print_json(value: Any) -> None:
     """Print a result for programs on stdout."""
     # Not by Rich, which would cut a result of a megabyte into its lines first.
-    sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    try:
+        sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+        sys.stdout.flush()  # a reader that has gone is noticed now, not when the program ends
+    except BrokenPipeError:
+        sys.exit(EXIT_NOBODY_READS)

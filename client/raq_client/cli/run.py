@@ -73,9 +73,8 @@ def run(
 
     Measures MODEL, solves, tries the plan against others in memory, writes the file and checks it.
 
-    Without --text the file is written but not checked; without any text the plan is not tried either.
-
-    With --max-loss and a text, sizes are tried in memory until the measured KL divergence is just within it.
+    Without --text the file is written but not checked, and the plan not tried. --max-loss is a KL divergence, measured
+    on the text.
 
     Example: raq-client run model-f16.gguf --budget 5.0 -i imatrix.gguf -t held-out.txt -o model-5bpw.gguf
     """

@@ -69,17 +69,21 @@ class MatrixFactor:
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def gain(self, quant_type: str, weights: Rows, plain: UInt8[np.ndarray, "rows size"], *, effort: Effort) -> float:
-        """Error of these rows with feedback relative to that of the `plain` blocks, on the held-out inputs.
+        """Error of these rows with feedback relative to that of the `plain` blocks, on held-out inputs of usual length.
 
-        Below 1 where feedback helps; 1 if there are no held-out inputs, or plain rounding has no error on them.
+        Below 1 where feedback helps; 1 if it does not on all held-out inputs, if there are none, or if plain rounding
+        has no error on them. First tokens are one direction, in which feedback leaves nothing: they decide whether it
+        is safe (DECISIONS 64), but are too few of the tokens of a text to count in what it leaves.
         """
         length = weights.shape[1]
         fed = self.quantize(quant_type, weights, effort=effort)
-        errors = [
-            self.gram.held_out_energy(raq_native.dequantize(quant_type, blocks, length) - weights)
+        (with_it, usual_with_it), (without, usual_without) = (
+            self.gram.held_out_energies(raq_native.dequantize(quant_type, blocks, length) - weights)
             for blocks in (fed, plain)
-        ]
-        return errors[0] / errors[1] if errors[1] > 0 else 1.0
+        )
+        if with_it >= without or usual_without <= 0:
+            return 1.0
+        return usual_with_it / usual_without
 
 
 @dataclass(frozen=True, eq=False)

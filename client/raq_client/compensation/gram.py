@@ -81,6 +81,10 @@ def unpack(packed: Float32[np.ndarray, " packed"], width: int) -> Float32[np.nda
     return square
 
 
+USUAL_SQUARE: Final = 1.001
+"""Largest squared length of a usual scaled input: 1, but for rounding. First and massive tokens are longer."""
+
+
 @dataclass(frozen=True, eq=False)
 class MatrixGram:
     """The statistics of the inputs (or outputs) of one matrix: of an expert, or of the tensor if it has no experts.
@@ -113,9 +117,15 @@ class MatrixGram:
             found += float(np.einsum("ij,ij->", part @ block, part, dtype=np.float64))
         return found
 
-    def held_out_energy(self, changes: Float32[np.ndarray, "rows length"]) -> float:
-        """The same over the inputs that were held out; 0 without any."""
-        return float(np.square(changes @ self.held_out.T, dtype=np.float64).sum()) / max(1, len(self.held_out))
+    def held_out_energies(self, changes: Float32[np.ndarray, "rows length"]) -> tuple[float, float]:
+        """The same over the inputs that were held out, and over those among them of the usual length.
+
+        0 without any; if all are longer than `USUAL_SQUARE`, the second is that of all too.
+        """
+        by_input = np.square(changes @ self.held_out.T, dtype=np.float64).sum(axis=0)
+        usual = np.square(self.held_out, dtype=np.float64).sum(axis=1) <= USUAL_SQUARE
+        counted = by_input[usual] if usual.any() else by_input
+        return float(by_input.sum()) / max(1, by_input.size), float(counted.sum()) / max(1, counted.size)
 
 
 class GramSource(Protocol):

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, merge_grams, pack, unpack
+from raq_client.compensation.gram import (
+    USUAL_SQUARE,
+    Entry,
+    Gram,
+    InMemory,
+    MatrixGram,
+    column_blocks,
+    merge_grams,
+    pack,
+    unpack,
+)
 from raq_client.compensation.gram_file import read_gram, write_gram
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
@@ -65,7 +75,13 @@ def test_the_energy_of_a_change_is_the_mean_squared_output_over_the_inputs(lengt
     gram = MatrixGram((inputs.T @ inputs / np.float32(7),), 7, inputs)
     expected = float(np.square(inputs.astype(np.float64) @ changes.T.astype(np.float64)).sum()) / 7
     assert gram.energy(changes) == pytest.approx(expected, rel=1e-4)
-    assert gram.held_out_energy(changes) == pytest.approx(expected, rel=1e-5)
+    of_all, of_usual = gram.held_out_energies(changes)
+    assert of_all == pytest.approx(expected, rel=1e-5)
+    usual = inputs[np.square(inputs, dtype=np.float64).sum(axis=1) <= USUAL_SQUARE]
+    counted = usual if len(usual) else inputs
+    assert of_usual == pytest.approx(
+        float(np.square(counted.astype(np.float64) @ changes.T.astype(np.float64)).sum()) / len(counted), rel=1e-5
+    )
 
 
 def test_a_file_holds_all_that_was_written(tmp_path: Path) -> None:

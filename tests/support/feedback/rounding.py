@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
 import raq_native
-from raq_client.quantizing.quantize import Effort
+from raq_client.compensation.compensate import Effort
 from support.feedback.code_layout import CodeLayout
 
 MACRO = 256
