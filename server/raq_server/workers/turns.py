@@ -62,8 +62,9 @@ class Turns:
         for client, turns in list(self._waiting.items()):
             if not self._free:
                 return
-            turn, alone = turns[0]
-            if self._may(client, alone=alone):
+            # A job that was cancelled is still among them until the event loop runs it, but takes no turn any more.
+            turn, alone = next((each for each in turns if not each[0].done()), (None, False))
+            if turn is not None and self._may(client, alone=alone):
                 self._waiting.move_to_end(client)
                 self._leave(client, turn)
                 self._begin(client)

@@ -67,6 +67,23 @@ def test_clients_take_turns() -> None:
     run(test())
 
 
+def test_a_turn_is_not_given_to_a_job_that_was_just_cancelled() -> None:
+    async def test() -> None:
+        turns = Turns(1)
+        await turns.take("first", alone=False)
+        jobs = [asyncio.create_task(turns.take("a", alone=False)) for _ in range(2)]
+        await asyncio.sleep(0)
+        jobs[0].cancel()
+        turns.give("first")  # before the event loop has told the job
+        await jobs[1]
+        await asyncio.gather(*jobs, return_exceptions=True)
+        assert turns.waiting == 0
+        turns.give("a")
+        assert turns.is_free("b", alone=False)
+
+    run(test())
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_turn_is_lost_whoever_leaves(seed: int) -> None:
     async def test() -> None:
