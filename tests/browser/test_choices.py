@@ -176,3 +176,35 @@ def test_several_files_of_a_text_give_intervals(page: Browser, dashboard: Dashbo
         assert next(each for each in answer["rows"] if each["name"] == row["name"])["interval"] == row["interval"]
     finally:
         more.unlink()
+
+
+@pytest.mark.slow
+def test_the_ranking_begins_with_the_worth_of_a_byte_and_can_be_switched(
+    page: Browser, dashboard: Dashboard, folder: Path
+) -> None:
+    means = {each["name"]: each["mean"] for each in client("imatrix", "show", folder / MINE, "--json").json}
+    open_page(page, dashboard, "model")
+    page.until("return document.getElementById('ranks').children.length === 12")
+    page.until("return document.getElementById('ranking').value === 'worth'")
+    page.set("#ranking", "importance")
+    page.until("return document.getElementById('ranking-note').textContent.includes('does not rank tensors')")
+    names = [each.text.split()[0] for each in page.driver.find_elements("css selector", "#ranks li")]
+    assert [means[name] for name in names] == sorted(means.values(), reverse=True)[:12]
+    page.set("#ranking", "bytes")
+    page.until("return !document.getElementById('ranking-note').textContent.includes('does not rank tensors')")
+    first = page.driver.find_element("css selector", "#ranks li").text.split()[0]
+    assert first in {"token_embd.weight", "output.weight"}  # 4,096 rows of 256: the largest matrices
+
+
+@pytest.mark.slow
+def test_a_file_without_a_manifest_is_listed_as_such(page: Browser, browser_cache: Path, tmp_path: Path) -> None:
+    root = model_folder(tmp_path / "models")
+    types = tmp_path / "types"
+    types.write_text("blk.*=q4_0\n", encoding="utf-8")
+    assert client("quantize", root / MODEL, "-a", types, "-o", root / "somebodys.gguf").code == 0
+    with running(root, browser_cache) as dashboard:
+        open_page(page, dashboard, "compare")
+        page.until("return document.querySelector('#files tbody tr')")
+        rows = [each.text for each in page.driver.find_elements("css selector", "#files tbody tr")]
+    (row,) = [each for each in rows if each.startswith("somebodys.gguf")]
+    assert "no manifest" in row
