@@ -185,7 +185,7 @@ def test_deadlines_hold_with_hundreds_of_side_constraints(kind: str) -> None:
         took = time.monotonic() - began
     outcome = convert.outcome_from_proto(answer.outcome)
     print(f"{kind}: {outcome.termination.name} after {took:.1f} of 25 s, gap {outcome.gap}")
-    assert outcome.termination is Termination.FEASIBLE
+    assert outcome.termination in {Termination.FEASIBLE, Termination.OPTIMAL}  # a quick machine proves the rising one
     assert outcome.ledger is not None
     assert outcome.bound is not None
     assert outcome.bound <= outcome.ledger.loss
