@@ -97,7 +97,8 @@ def part(units: Iterable[Unit], wanted: Part) -> list[Unit]:
 def sample(job_key: str, units: Sequence[Unit], share: Fraction) -> list[Unit]:
     """Units that make up at least this share of the cost, at least one; the same ones each time, spread by a hash."""
     order = sorted(units, key=lambda unit: hashlib.sha256(f"{job_key} {unit.name}".encode()).digest())
-    wanted, cost = float(share) * sum(unit.cost for unit in units), 0.0
+    # Added in the order of the hashes, so that rounding does not depend on the order in which the units are given.
+    wanted, cost = float(share) * sum(unit.cost for unit in order), 0.0
     found: list[Unit] = []
     for unit in order:
         if found and cost >= wanted:
