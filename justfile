@@ -96,6 +96,10 @@ bench-real *arguments:
 bench-compensation *arguments:
     {{python}} tests/bench/bench_compensation.py {{arguments}}
 
+# Predicted losses against measured KL divergence: MODEL --imatrix FILE [--gram FILE] --own FOLDER --others FOLDER.
+bench-predictions *arguments:
+    {{python}} tests/bench/bench_predictions.py {{arguments}}
+
 # What Ray and parts cost beside the work, and ten thousand models a day, simulated.
 bench-scale *arguments:
     {{python}} -m pytest -m bench -p no:randomly -s tests/bench/bench_scale.py tests/bench/bench_fleet.py {{arguments}}

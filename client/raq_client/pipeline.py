@@ -5,7 +5,6 @@ Nothing here prints or reads flags. Progress and remarks go to callbacks (`raq_c
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -170,32 +169,6 @@ def plan_within(
         return smallest_within(found, solver, trial, limits=limits, seconds=seconds, progress=report)
 
 
-def trial_setup(
-    inputs: ModelInputs,
-    texts: Sequence[Text],
-    *,
-    windows: int,
-    context: int = DEFAULT_CONTEXT,
-    library: Path | None = None,
-) -> "TrialSetup":
-    """The setup for trying allocations of the model in memory. Raises InvalidInput if there is no text."""
-    from raq_client.evaluation.in_memory import TrialSetup
-
-    model = inputs.model
-    return TrialSetup(
-        model,
-        model.path,
-        inputs.importance,
-        texts,
-        windows,
-        context,
-        inputs.effort,
-        inputs.threads,
-        library,
-        inputs.compensation,
-    )
-
-
 def quantize(
     found: Plan,
     inputs: ModelInputs,
@@ -285,15 +258,12 @@ def against_mixture(
     from raq_client.recipes.mixtures import mixture, tensor_bytes
 
     types = mixture(table_of(inputs.model), file_type(name), has_importance=inputs.importance is not None)
-    allocation = Allocation({tensor.name: chosen.name for tensor, chosen in types.items()})
     _, ledger = found.outcome.unwrap()
     size = tensor_bytes(types)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".raq-") as temporary:
         path = Path(temporary) / f"{file_type(name).name}.gguf"
-        # The mixture is rounded as llama-quantize would: without error feedback.
-        rounding = replace(inputs.rounding, compensation=None)
         written = bytes_stage(progress, f"writing {path.stem}", size)
-        quantize_model(Quantization(inputs.model, allocation, path, rounding), progress=written)
+        quantize_model(Quantization(inputs.model, Allocation.of(types), path, inputs.rounding.plain), progress=written)
         theirs = measure(
             inputs.model.path,
             path,

@@ -92,6 +92,26 @@ def bytes_stage(
     return advance
 
 
+def added_up(progress: Callable[[int, int], None] | None, total: int) -> Callable[[str, int], None]:
+    """A callback (what, bytes just done) that reports (bytes done, `total`); it does nothing if nobody follows.
+
+    >>> report = added_up(print, 300)
+    >>> report("one", 100), report("another", 50)
+    100 300
+    150 300
+    (None, None)
+    """
+    done = 0
+
+    def advance(_what: str, size: int) -> None:
+        nonlocal done
+        done += size
+        if progress is not None:
+            progress(done, total)
+
+    return advance
+
+
 def duration(seconds: float) -> str:
     """Seconds in words, to the precision that one plans by.
 

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from raq_solver.budget import bits_per_weight
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.losses import LossTable
+from raq_solver.quant_types import QuantType
+from raq_solver.tensors import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,16 @@ class Allocation:
             what = f"is a {type(self.types).__name__}; must be a mapping of tensor names to quant types"
             raise InvalidInput(Fault("allocation", what))
         object.__setattr__(self, "types", MappingProxyType(dict(self.types)))
+
+    @classmethod
+    def of(cls, types: Mapping[Tensor, QuantType]) -> Self:
+        """The allocation that gives each tensor its type.
+
+        >>> from raq_solver import quant_type
+        >>> Allocation.of({Tensor("a", (256, 4), quant_type("F16")): quant_type("Q4_K")}).types["a"]
+        'Q4_K'
+        """
+        return cls({tensor.name: chosen.name for tensor, chosen in types.items()})
 
 
 class LedgerEntry(NamedTuple):

@@ -25,7 +25,7 @@ from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.models.type_choice import chosen_types
 from raq_client.planning.model_inputs import ModelInputs
-from raq_client.units.costs import measuring_cost, writing_cost
+from raq_client.quantizing.effort import measuring_cost, writing_cost
 from raq_client.units.profiling import ProfileJob
 from raq_client.units.rows import rows_of_unit_size
 from raq_solver.quant_types import CATALOGUE

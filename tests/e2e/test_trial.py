@@ -78,6 +78,9 @@ def test_a_limit_on_the_loss_is_met_by_measuring(model_path: Path, fisher_path: 
     assert taken["kl"] <= trial["max_loss"] == 0.02
     assert taken["kl"] >= 0.9 * 0.02 or trial["reason"] is not None
     assert all(one["kl"] > 0.02 for one in trial["tried"] if one["bytes"] < taken["bytes"])
+    table = client(*given).out
+    assert "for a KL divergence of at most 0.02" in table
+    assert f"{taken['bytes']:,}" in next(line for line in table.splitlines() if "taken" in line)
     refused = client(*given, "--worst-case")
     assert refused.code == 2
     assert "can't be used together with --worst-case" in refused.err

@@ -40,7 +40,7 @@ class Untried:
 
     def setup(self, windows: int) -> "TrialSetup":
         """The setup for trying it on this number of windows. Raises InvalidInput if there is no text."""
-        return pipeline.trial_setup(self.inputs, self.texts, windows=windows, library=self.library)
+        return self.inputs.trial_setup(self.texts, windows, library=self.library)
 
 
 @dataclass(frozen=True)

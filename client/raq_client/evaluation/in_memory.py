@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -188,7 +188,7 @@ class Trial:
         model, recorded = self._ready()
         weights = model.weights()
         self._require_writable(types)
-        rounding = self._setup.rounding if compensated else replace(self._setup.rounding, compensation=None)
+        rounding = self._setup.rounding if compensated else self._setup.rounding.plain
         errors: dict[str, float] = {}
 
         def values() -> Iterator[tuple[str, Float32[np.ndarray, "matrices rows length"]]]:

@@ -15,16 +15,13 @@ from raq_client.models.model_file import ModelFile
 from raq_client.models.table import table_of
 from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_client.quantizing.rounding import Rounding
-from raq_client.recipes.mixtures import mixture, tensor_bytes
+from raq_client.recipes.mixtures import MIXTURES, mixture, nearest_in_size
 from raq_solver.allocation import Allocation
 
 PROMPT_TOKENS: Final = 512
 ANSWER_TOKENS: Final = 64
 RUNS: Final = 3
 """Runs of each model, of which the median counts; a run before them fills caches and is left out."""
-
-MIXTURES: Final = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
-"""Mixtures of llama.cpp that need no importance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +89,7 @@ def write_mixture_of_size(model: ModelFile, size: int, folder: Path, *, threads:
     """
     table = table_of(model)
     found = {name: mixture(table, file_type(name), has_importance=False) for name in MIXTURES}
-    name = min(MIXTURES, key=lambda each: abs(tensor_bytes(found[each]) - size))
+    name = nearest_in_size(found, size)
     path = folder / f"{name}.gguf"
-    types = Allocation({tensor.name: chosen.name for tensor, chosen in found[name].items()})
-    quantize_model(Quantization(model, types, path, Rounding(threads=threads)))
+    quantize_model(Quantization(model, Allocation.of(found[name]), path, Rounding(threads=threads)))
     return path

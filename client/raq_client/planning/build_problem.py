@@ -151,7 +151,7 @@ def resolve_base(spec: BaseSpec, table: ModelTable, *, has_importance: bool) -> 
         return None
     recipe = base_recipe(spec.base, overrides=spec.overrides, counting=spec.counting, has_importance=has_importance)
     types = carry_out(recipe, table)[-1].types
-    allocation = Allocation({tensor.name: chosen.name for tensor, chosen in types.items()})
+    allocation = Allocation.of(types)
     return ResolvedBase(recipe.name, allocation, reference(spec.base, recipe))
 
 

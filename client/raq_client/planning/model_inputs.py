@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platformdirs import user_cache_path
 
 from raq_client.compensation.compensate import Compensation, Effort
 from raq_client.compensation.gram_file import read_gram
+from raq_client.engine import DEFAULT_CONTEXT
 from raq_client.files.profile_file import load_profile
 from raq_client.importance.domains import read_domains
 from raq_client.importance.imatrix import Importance, check_against
@@ -31,6 +33,10 @@ from raq_solver.errors import Fault, InvalidInput
 from raq_solver.loss_models import default_loss_model
 from raq_solver.profile import Profile
 from raq_solver.tensor_names import OUTPUT
+
+if TYPE_CHECKING:
+    from raq_client.engine.windows import Text
+    from raq_client.evaluation.in_memory import TrialSetup
 
 NAMED = 3
 """Number of tensors listed in a note; the others are only counted."""
@@ -92,6 +98,30 @@ class ModelInputs:
     def rounding(self) -> Rounding:
         """How the model's weights are rounded. Raises InvalidInput as `importance` and `compensation` do."""
         return Rounding(self.importance, self.compensation, self.effort, self.threads, self.device)
+
+    def trial_setup(
+        self,
+        texts: "Sequence[Text]",
+        windows: int,
+        *,
+        context: int = DEFAULT_CONTEXT,
+        library: Path | None = None,
+    ) -> "TrialSetup":
+        """The setup for trying allocations of the model in memory. Raises InvalidInput if there is no text."""
+        from raq_client.evaluation.in_memory import TrialSetup
+
+        return TrialSetup(
+            self.model,
+            self.model.path,
+            self.importance,
+            texts,
+            windows,
+            context,
+            self.effort,
+            self.threads,
+            library,
+            self.compensation,
+        )
 
     @property
     def has_weights(self) -> bool:

@@ -1,4 +1,4 @@
-"""How long tensors take to quantize, relative to each other: for the time that is left of a file.
+"""How long tensors take to quantize: for the time that is left of a file, and the order of units.
 
 An average over tensors is wrong by a factor where types differ: those with a table of points (IQ) take 5 to 20 times as
 long as the others of their size.
@@ -23,11 +23,19 @@ _REST: Final = 2.0
 _UNKNOWN: Final = 15.0
 
 
+def measuring_cost(wanted: QuantType) -> float:
+    """Microseconds of one core to quantize a weight and measure its error, without reading it."""
+    return _NANOSECONDS.get(wanted.name, _UNKNOWN) / 1000
+
+
+def writing_cost(stored: QuantType, wanted: QuantType) -> float:
+    """Microseconds of one core to read a weight, quantize it (where the type changes) and write it."""
+    return _REST / 1000 + (0.0 if stored == wanted else measuring_cost(wanted))
+
+
 def quantizing_work(types: Mapping[Tensor, QuantType]) -> Work:
-    """Bytes of each tensor in its type by name, and about how long they take to make, in any unit."""
-    return {tensor.name: (chosen.size(tensor.weights), _effort(tensor, chosen)) for tensor, chosen in types.items()}
-
-
-def _effort(tensor: Tensor, chosen: QuantType) -> float:
-    rounding = 0.0 if chosen == tensor.source_type else _NANOSECONDS.get(chosen.name, _UNKNOWN)
-    return tensor.weights * (_REST + rounding)
+    """Bytes of each tensor in its type by name, and about how long they take to make, in microseconds of one core."""
+    return {
+        tensor.name: (chosen.size(tensor.weights), tensor.weights * writing_cost(tensor.source_type, chosen))
+        for tensor, chosen in types.items()
+    }

@@ -78,6 +78,11 @@ class Rounding:
     threads: int = 0
     device: Device = CPU
 
+    @property
+    def plain(self) -> "Rounding":
+        """The same without error feedback, as llama-quantize rounds."""
+        return replace(self, compensation=None)
+
     def columns(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
         """Weights of the columns of each matrix in plain rounding; None if all count equally."""
         return None if self.importance is None else self.importance.rounding(tensor)

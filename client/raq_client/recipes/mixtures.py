@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum, unique
 from functools import lru_cache
+from typing import Final
 
 from raq_client.models.file_types import FileType
 from raq_client.models.quantizable import fitting_type, is_quantizable
@@ -20,6 +21,9 @@ from raq_solver.errors import Fault, raise_faults
 from raq_solver.quant_types import QuantType
 from raq_solver.tensor_names import block_of, is_expert, is_tied
 from raq_solver.tensors import Tensor
+
+MIXTURES: Final = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
+"""File types of llama.cpp that need no importance, to compare with."""
 
 
 @unique
@@ -74,6 +78,11 @@ def mixture(
 def tensor_bytes(types: Mapping[Tensor, QuantType]) -> int:
     """The size of the tensor data in these types, bytes."""
     return sum(quant_type.size(tensor.weights) for tensor, quant_type in types.items())
+
+
+def nearest_in_size(mixtures: Mapping[str, Mapping[Tensor, QuantType]], size: int) -> str:
+    """The name of the mixture whose tensor data is nearest to `size` bytes; of equally near ones the first."""
+    return min(mixtures, key=lambda name: abs(tensor_bytes(mixtures[name]) - size))
 
 
 def processing_order(tensors: Sequence[Tensor]) -> list[Tensor]:

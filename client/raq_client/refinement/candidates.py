@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import numpy as np
 from jaxtyping import Bool
@@ -17,7 +16,7 @@ from jaxtyping import Bool
 from raq_client.evaluation.in_memory import BrokenByTrialError, Trial
 from raq_client.models.file_types import FILE_TYPES
 from raq_client.models.table import ModelTable
-from raq_client.recipes.mixtures import mixture, tensor_bytes
+from raq_client.recipes.mixtures import MIXTURES, mixture, tensor_bytes
 from raq_client.refinement.tried import Candidate, Tried, standard_error, try_candidate
 from raq_solver.constraints import Pin
 from raq_solver.errors import InvalidInput
@@ -27,9 +26,6 @@ from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
 from raq_solver.solve import Solver
-
-MIXTURES: Final = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
-"""File types of llama.cpp that are considered."""
 
 
 @dataclass(frozen=True, eq=False)

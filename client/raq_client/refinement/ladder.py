@@ -1,10 +1,11 @@
 """Ladders: a sequence of allocations of one model, each quantized, measured, and compared with the previous one."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from raq_client.engine import DEFAULT_CONTEXT
+from raq_client.engine import DEFAULT_CONTEXT, Engine
 from raq_client.engine.loading import loaded
 from raq_client.engine.windows import Progress, Text
 from raq_client.evaluation.comparison import CONFIDENCE, Comparison, Verdict, compare
@@ -13,6 +14,7 @@ from raq_client.evaluation.report import Summary, summarize
 from raq_client.models.model_file import ModelFile
 from raq_client.models.table import ModelTable
 from raq_client.planning.plan import Plan
+from raq_client.progress import added_up
 from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_client.quantizing.rounding import Rounding
 from raq_client.recipes.diff import freed_and_spent
@@ -74,13 +76,31 @@ class LadderSetup:
         """The file of a rung."""
         return self.folder / f"{self.model.path.stem}-{rung.name}.gguf"
 
+    @property
+    def loaded(self) -> AbstractContextManager[Engine]:
+        """The unquantized model, which every file is compared with."""
+        return loaded(self.model.path, context=self.context, threads=self.rounding.threads, library=self.library)
+
+    def measured(self, original: Engine, path: Path, progress: Progress | None) -> Measurement:
+        """What a file scores on the texts, against the original. Raises InvalidInput as `measure` does."""
+        return measure(
+            original,
+            path,
+            self.texts,
+            context=self.context,
+            windows=self.windows,
+            threads=self.rounding.threads,
+            library=self.library,
+            progress=progress,
+        )
+
 
 def recipe_rungs(recipe: Recipe, table: ModelTable) -> tuple[Rung, ...]:
     """The rungs of a recipe and of those it extends. Raises InvalidInput as `carry_out` does."""
     return tuple(
         Rung(
             name=step.name,
-            allocation=Allocation({tensor.name: chosen.name for tensor, chosen in step.types.items()}),
+            allocation=Allocation.of(step.types),
             size=step.size,
             bits_per_weight=float(step.bits_per_weight),
             loss=None,
@@ -151,36 +171,17 @@ def climb(
     raise_faults([Fault(str(path), "exists; give --force to replace it") for path in found])
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(rungs) - 1)
     before: Measurement | None = None
-    with loaded(
-        setup.model.path, context=setup.context, threads=setup.rounding.threads, library=setup.library
-    ) as original:
+    with setup.loaded as original:
         for rung in rungs:
             path = _written(rung, setup, None if writing is None else writing(rung))
-            measured = measure(
-                original,
-                path,
-                setup.texts,
-                context=setup.context,
-                windows=setup.windows,
-                threads=setup.rounding.threads,
-                library=setup.library,
-                progress=None if measuring is None else measuring(rung),
-            )
+            measured = setup.measured(original, path, None if measuring is None else measuring(rung))
             step = None if before is None else compare(before, measured, confidence=confidence)
             yield StepResult(rung, path, summarize(measured.scores(), setup.context), step)
             before = measured
 
 
 def _written(rung: Rung, setup: LadderSetup, progress: Progress | None) -> Path:
-    done = 0
-
-    def advance(_name: str, size: int) -> None:
-        nonlocal done
-        done += size
-        if progress is not None:
-            progress(done, rung.size)
-
     path, metadata = setup.path(rung), {"raq.ladder": rung.name}
     wanted = Quantization(setup.model, rung.allocation, path, setup.rounding, metadata=metadata)
-    quantize_model(wanted, force=setup.force, progress=advance)
+    quantize_model(wanted, force=setup.force, progress=added_up(progress, rung.size))
     return path

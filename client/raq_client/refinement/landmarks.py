@@ -2,19 +2,17 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from raq_client.engine.loading import loaded
 from raq_client.engine.windows import Progress
-from raq_client.evaluation.perplexity import measure
 from raq_client.evaluation.report import Summary, summarize
 from raq_client.models.file_types import file_type
 from raq_client.models.table import ModelTable, table_of
+from raq_client.progress import added_up
 from raq_client.quantizing.quantize import Quantization, quantize_model
-from raq_client.recipes.mixtures import mixture, tensor_bytes
-from raq_client.refinement.candidates import MIXTURES
+from raq_client.recipes.mixtures import MIXTURES, mixture, nearest_in_size, tensor_bytes
 from raq_client.refinement.ladder import LadderSetup
 from raq_solver.allocation import Allocation
 from raq_solver.quant_types import QuantType
@@ -48,7 +46,7 @@ def chosen_mixtures(
     types = {name: mixture(table, file_type(name), has_importance=has_importance) for name in {*found, *MIXTURES}}
     if NEAREST in names:
         for size in sizes:
-            found[min(MIXTURES, key=lambda name: abs(tensor_bytes(types[name]) - size))] = None
+            found[nearest_in_size({name: types[name] for name in MIXTURES}, size)] = None
     return {name: types[name] for name in sorted(found, key=lambda name: tensor_bytes(types[name]))}
 
 
@@ -65,40 +63,17 @@ def measured_mixtures(
     Raises InvalidInput as `chosen_mixtures` does.
     """
     found = chosen_mixtures(names, sizes, table_of(setup.model), has_importance=setup.rounding.importance is not None)
-    rounding = replace(setup.rounding, compensation=None)
     with (
-        loaded(setup.model.path, context=setup.context, threads=rounding.threads, library=setup.library) as original,
+        setup.loaded as original,
         tempfile.TemporaryDirectory(dir=setup.folder, prefix=".raq-") as temporary,
     ):
         for name, types in found.items():
             path, size = Path(temporary) / f"{name}.gguf", tensor_bytes(types)
-            allocation = Allocation({tensor.name: chosen.name for tensor, chosen in types.items()})
-            advance = _counted(None if writing is None else writing(name), size)
-            quantize_model(Quantization(setup.model, allocation, path, rounding), progress=advance)
-            measured = measure(
-                original,
-                path,
-                setup.texts,
-                context=setup.context,
-                windows=setup.windows,
-                threads=rounding.threads,
-                library=setup.library,
-                progress=None if measuring is None else measuring(name),
-            )
+            advance = added_up(None if writing is None else writing(name), size)
+            wanted = Quantization(setup.model, Allocation.of(types), path, setup.rounding.plain)
+            quantize_model(wanted, progress=advance)
+            measured = setup.measured(original, path, None if measuring is None else measuring(name))
             weights = sum(tensor.weights for tensor in types)
             summary = summarize(measured.scores(), setup.context)
             yield MeasuredMixture(name, size, path.stat().st_size, 8 * size / weights, summary)
             path.unlink()
-
-
-def _counted(progress: Progress | None, total: int) -> Callable[[str, int], None]:
-    """A callback for tensors written, from one for bytes done."""
-    done = 0
-
-    def advance(_name: str, size: int) -> None:
-        nonlocal done
-        done += size
-        if progress is not None:
-            progress(done, total)
-
-    return advance

@@ -8,7 +8,7 @@ from interpolation between their logarithms.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -24,6 +24,9 @@ CLOSE: Final = 0.9
 AIM: Final = 0.95
 """The share of the limit that the next plan aims at: the middle of what is close enough."""
 MOST_TRIALS: Final = 8
+_NOTHING_BETWEEN: Final = "no allocation lies between those tried"
+_STEPS: Final = 8
+"""How often a limit is halved or doubled to get a plan that was not tried."""
 _LARGEST_STEP: Final = 16.0
 """Largest change of the predicted limit from one trial to the next, while only one side of the limit is known."""
 
@@ -101,14 +104,15 @@ def smallest_within(
         reason = _end(attempts, left)
         if reason is not None:
             break
-        plan = _planned(plan, next_limit(most, attempts), solver, limits)
-        if any(plan.outcome.allocation == each.plan.outcome.allocation for each in attempts):
-            reason = "no allocation lies between those tried"
+        further = _untried(attempts, most, solver, limits)
+        if further is None:
+            reason = _NOTHING_BETWEEN
             break
+        plan = further
     within = [each for each in attempts if each.kl <= most]
     if not within:
         least = min(attempts, key=lambda one: one.kl)
-        raise MeasuredTooLarge(most, least, certain=reason == "no allocation lies between those tried")
+        raise MeasuredTooLarge(most, least, certain=reason == _NOTHING_BETWEEN)
     best = min(within, key=lambda each: each.tried.candidate.size)
     return Limited(most, best, tuple(attempts), None if best.kl >= CLOSE * most else reason)
 
@@ -118,12 +122,21 @@ def _attempt(plan: Plan, trial: Trial) -> Attempt:
     return Attempt(plan, try_candidate(candidate, plan.profile, trial))
 
 
-def _end(attempts: list[Attempt], left: float) -> str | None:
+def _end(attempts: Sequence[Attempt], left: float) -> str | None:
     """Why no further plan is tried, with `left` seconds; None if one is."""
     if len(attempts) == MOST_TRIALS:
         return f"{MOST_TRIALS} plans were tried"
     if max(each.tried.seconds for each in attempts) > left:
         return "the time for trials (--trial-minutes) was over"
+    return None
+
+
+def _untried(attempts: Sequence[Attempt], most: float, solver: SolverClient, limits: Limits) -> Plan | None:
+    """The next plan; None if all that are left were tried."""
+    for limit in next_limits(most, attempts):
+        plan = _planned(attempts[0].plan, limit, solver, limits)
+        if all(plan.outcome.allocation != each.plan.outcome.allocation for each in attempts):
+            return plan
     return None
 
 
@@ -138,15 +151,23 @@ def _planned(before: Plan, limit: float, solver: SolverClient, limits: Limits) -
         return solve_plan(replace(spec, request=replace(spec.request, max_loss=error.least)), solver, limits)
 
 
-def next_limit(most: float, attempts: list[Attempt]) -> float:
-    """The limit on the predicted loss of the next plan, from the attempts closest to `most` on either side."""
+def next_limits(most: float, attempts: Sequence[Attempt]) -> Iterator[float]:
+    """Limits on the predicted loss of the next plan, the best one first.
+
+    The others are for plans that were tried already, because sizes come in steps.
+    """
     below = max((each for each in attempts if each.kl <= most), key=lambda one: one.limit, default=None)
     above = min((each for each in attempts if each.kl > most), key=lambda one: one.limit, default=None)
-    if below is None or above is None or below.kl <= 0 or below.limit <= 0:
-        last = attempts[-1]
-        step = AIM * most / last.kl if last.kl > 0 else _LARGEST_STEP
-        return last.limit * min(max(step, 1 / _LARGEST_STEP), _LARGEST_STEP)
-    share = math.log(AIM * most / below.kl) / math.log(above.kl / below.kl)
-    # Away from the ends: a share near 0 or 1 would give a plan that was tried already.
-    share = min(max(share, 0.1), 0.9)
-    return float(below.limit ** (1 - share) * above.limit**share)
+    if below is not None and above is not None and below.kl > 0 and below.limit > 0:
+        share = math.log(AIM * most / below.kl) / math.log(above.kl / below.kl)
+        # Away from the ends, where the plan would be one of these two.
+        for each in (min(max(share, 0.1), 0.9), 0.5, 0.25, 0.75):
+            yield float(below.limit ** (1 - each) * above.limit**each)
+        return
+    known = above if above is not None else below
+    assert known is not None, "something was tried"
+    step = AIM * most / known.kl if known.kl > 0 else _LARGEST_STEP
+    limit = known.limit * min(max(step, 1 / _LARGEST_STEP), _LARGEST_STEP)
+    for _ in range(_STEPS):
+        yield limit
+        limit *= 2.0 if above is None else 0.5

@@ -12,13 +12,13 @@ from raq_client.building.splice import Spliced
 from raq_client.building.verify import Finding
 from raq_client.engine.model import usable_cores
 from raq_client.progress import duration
+from raq_client.quantizing.effort import writing_cost
 from raq_client.recipes.build_recipe import BuildRecipe
 from raq_client.reports.benchmarks import paired_table
 from raq_client.reports.check import check_table
 from raq_client.reports.plain import plain
 from raq_client.reports.plan import bpw_text, roles_text, types_table
 from raq_client.reports.tables import Column, Field, Table, facts_table, table_of
-from raq_client.units.costs import writing_cost
 
 Change = tuple[str, Any, Any]
 """A key or tensor, and what it is in one recipe and in the other; None where it is missing."""

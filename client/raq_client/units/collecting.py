@@ -30,16 +30,15 @@ from raq_client.importance.imatrix import Importance, merge
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.progress import Notes, silent
+from raq_client.units.costs import running_cost
 from raq_client.units.journal import work_folder
 from raq_client.units.unit import Line, Unit
 from raq_solver.errors import Fault, InvalidInput
 
 _VERSION: Final = "collect 1"
 """Changed whenever the same key would mean other sums."""
-_RUN: Final = 1e-4
-"""Microseconds of one core to multiply a weight with a token: 20 billion operations a second."""
-_FISHER_RUN: Final = 8 * _RUN
-"""The same for Fisher information: forward and back, each block twice, with NumPy."""
+_PASSES: Final = 8
+"""Runs of the model that a window of Fisher information costs: forward and back, each block twice, with NumPy."""
 _COUNTED: Final = "windows"
 _FISHER: Final = "fisher"
 _REFUSED: Final = "refused"
@@ -121,8 +120,8 @@ class CollectJob:
     @cached_property
     def units(self) -> tuple[Unit, ...]:
         """A unit for each group of windows."""
-        products = sum(tensor.weights for tensor in self._model.tensors) * self.context
-        each = {_COUNTED: _RUN * products, _FISHER: _FISHER_RUN * products}
+        run = running_cost(sum(tensor.weights for tensor in self._model.tensors), self.context)
+        each = {_COUNTED: run, _FISHER: _PASSES * run}
         return tuple(Unit(name, each[kind] * len(group)) for name, (kind, group) in self._groups.items())
 
     def run(self, unit: Unit) -> Line:

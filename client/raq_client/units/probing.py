@@ -15,11 +15,12 @@ from raq_client.engine import DEFAULT_CONTEXT
 from raq_client.engine.windows import Text
 from raq_client.evaluation.in_memory import Trial, TrialSetup
 from raq_client.planning.model_inputs import ModelInputs
+from raq_client.quantizing.effort import measuring_cost
 from raq_client.sensitivity.design import Group
 from raq_client.sensitivity.fit import Evaluation
 from raq_client.sensitivity.measure import sensitivity_key
 from raq_client.sensitivity.runs import Progress, evaluation_of, perturbed_tensors
-from raq_client.units.costs import measuring_cost
+from raq_client.units.costs import running_cost
 from raq_client.units.journal import Journal
 from raq_client.units.unit import Line, Unit, Work
 from raq_solver.errors import Fault, InvalidInput
@@ -27,8 +28,6 @@ from raq_solver.quant_types import QuantType
 
 USES: Final = Unit("uses", 0.0)
 """The unit whose line has the names of the tensors that can be perturbed."""
-_RUN: Final = 1e-4
-"""Microseconds of one core to multiply a weight with a token: 20 billion operations a second."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +45,7 @@ class ProbeJob:
     @cached_property
     def setup(self) -> TrialSetup:
         """What the evaluations are made with. Raises InvalidInput if there is no text."""
-        by, model = self.inputs, self.inputs.model
-        return TrialSetup(
-            model,
-            model.path,
-            by.importance,
-            self.texts,
-            self.windows,
-            self.context,
-            by.effort,
-            by.threads,
-            self.library,
-            by.compensation,
-        )
+        return self.inputs.trial_setup(self.texts, self.windows, context=self.context, library=self.library)
 
     @cached_property
     def key(self) -> str:
@@ -74,7 +61,7 @@ class ProbeJob:
         model = self.inputs.model
         changed = sum(model.tensor(name).weights for name in group)
         everything = sum(tensor.weights for tensor in model.tensors)
-        run = everything * self.windows * self.context * _RUN
+        run = running_cost(everything, self.windows * self.context)
         return Unit(json.dumps(group), run + changed * measuring_cost(self.probe))
 
     def run(self, unit: Unit) -> Line:

@@ -12,6 +12,7 @@ from typing import ClassVar
 from raq_client.models.type_choice import chosen_types
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.progress import Notes, Progress, silent
+from raq_client.quantizing.effort import measuring_cost
 from raq_client.quantizing.measure import (
     ChunkSums,
     Method,
@@ -22,7 +23,6 @@ from raq_client.quantizing.measure import (
     offered_types,
 )
 from raq_client.quantizing.tensor_errors import Store, TensorErrors
-from raq_client.units.costs import measuring_cost
 from raq_client.units.journal import Journal
 from raq_client.units.rows import Rows, rows_of_unit_size
 from raq_client.units.unit import Line, Unit

@@ -25,10 +25,10 @@ from raq_client.models.split import Split
 from raq_client.models.writer import PlannedFile, WrittenModel, as_one, check_not_source, reconcile
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.progress import Notes, silent
+from raq_client.quantizing.effort import writing_cost
 from raq_client.quantizing.measure import kernels_digest
 from raq_client.quantizing.pruned import pruned
 from raq_client.quantizing.quantize import Quantization, blocks_of
-from raq_client.units.costs import writing_cost
 from raq_client.units.journal import Journal, work_folder
 from raq_client.units.rows import Rows, rows_of_unit_size
 from raq_client.units.unit import Line, Unit

@@ -20,6 +20,7 @@ from raq_solver.loss_models import (
     prior,
     relative,
     residual,
+    rounded_inputs_share,
 )
 from raq_solver.loss_models.models import ROUNDING_32, ROUNDING_256
 from raq_solver.loss_models.residual_stream import READ, ROLE_FACTORS, SCALE, residual_sensitivities
@@ -140,6 +141,23 @@ def test_only_measured_sensitivities_and_fisher_information_are_in_nats() -> Non
         "activation": LossUnit.ACTIVATION_CHANGE,
         "measured": LossUnit.NATS,
     }
+
+
+def test_the_share_of_rounded_inputs_is_that_of_the_losses() -> None:
+    made = profile()
+    random = np.random.default_rng(1)
+    shape = made.relative_errors.shape
+    fisher = FisherLosses(random.uniform(0.1, 1, shape), random.uniform(100, 1000, shape[0]))
+    known = replace(made, fisher=fisher)
+    types = {tensor.name: made.quant_types[row % len(made.quant_types)].name for row, tensor in enumerate(made.tensors)}
+    table = loss_model("fisher")(known)
+    predicted = sum(table.losses[table.row_of[name], table.column_of[chosen]] for name, chosen in types.items())
+    of_weights = sum(
+        fisher.losses[row, made.quant_types.index(quant_type(chosen))] for row, chosen in enumerate(types.values())
+    )
+    assert of_weights * (1 + rounded_inputs_share(known, types)) == pytest.approx(predicted, rel=1e-12)
+    assert rounded_inputs_share(known, types) > 1e-3
+    assert rounded_inputs_share(made, types) == 0  # without Fisher information nothing is known of it
 
 
 def test_models_are_found_by_name() -> None:
