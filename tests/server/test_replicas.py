@@ -21,8 +21,8 @@ from raq_server.store.migrations import migrate
 from raq_server.store.retention import clean
 from raq_server.store.schema import ANSWERS, CLAIMS, PROFILES
 from raq_solver.budget import TotalBytes
-from raq_solver.knapsack import Limits, Termination
 from raq_solver.errors import InvalidInput
+from raq_solver.knapsack import Limits, Termination
 from raq_solver.outcome import Outcome
 from raq_solver.questions.sweep import sweep
 from raq_solver.solve import solve
