@@ -37,6 +37,12 @@ def running() -> Iterator[RunningServer]:
         yield server
 
 
+@pytest.fixture(autouse=True)
+def idle(running: RunningServer) -> None:
+    """A cancelled call of the test before is counted until its worker has ended: no test begins before."""
+    wait_until(lambda: busy(running) == waiting(running) == 0)
+
+
 @pytest.fixture
 def channel(running: RunningServer) -> Iterator[grpc.Channel]:
     with grpc.insecure_channel(running.address) as channel:
@@ -104,7 +110,6 @@ def test_what_was_proven_is_answered_although_all_workers_are_busy(
 
 
 def test_a_process_that_dies_is_an_error_of_one_call(running: RunningServer, channel: grpc.Channel) -> None:
-    wait_until(lambda: busy(running) == 0)
     call = solver_service_pb2_grpc.SolverServiceStub(channel).Solve.future(GENERAL)
     wait_until(lambda: len(running.pool.process_ids) == 1)
     for pid in running.pool.process_ids:
