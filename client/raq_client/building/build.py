@@ -12,7 +12,8 @@ from raq_client.benchmarks.paired import Paired
 from raq_client.building.benchmarks import compared_on, recipe_tasks
 from raq_client.building.inputs import Prepared, input_files, prepare
 from raq_client.building.resolve import Resolved, resolve
-from raq_client.building.workshop import Workshop
+from raq_client.building.units import MADE_HERE, BuildUnits, difference, has_parts, made_together
+from raq_client.building.workshop import Workshop, digests_of
 from raq_client.files.lock import output_lock
 from raq_client.files.output_checks import check_output
 from raq_client.models.model_file import open_model
@@ -26,6 +27,9 @@ from raq_client.quantizing.tensor_store import KeptTensors
 from raq_client.recipes.build_recipe import BuildRecipe
 from raq_client.recipes.runtimes import runtime_faults
 from raq_client.solver_client.protocol import SolverClient
+from raq_client.units.journal import work_folder
+from raq_client.units.quantizing import QuantizeJob
+from raq_client.units.unit import Part
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.knapsack import Limits
 from raq_solver.solve import NO_LIMITS
@@ -97,33 +101,98 @@ def build(
     how: HowToBuild,
     solver: SolverClient,
     *,
+    units: BuildUnits | None = None,
     progress: Progress | None = None,
     notes: Notes = silent,
 ) -> Built:
     """Build a recipe's file and check it. The file appears complete or not at all.
 
     Run again after any interruption, it ends with the same bytes. An existing file is replaced if this recipe wrote it
-    with the same types, else with `force` only. Raises InvalidInput with the faults of recipe and inputs, and if
-    another build is writing the file.
+    with the same types, else with `force` only. With `units` they make importance, errors and file, without the kept
+    tensors; parts of this build that lie beside the output are used in any case. Raises InvalidInput with the faults of
+    recipe and inputs, and if another build is writing the file.
     """
     watch, target = Stopwatch(), recipe.output.file
     check_targets(recipe, force=how.force)
     tasks = recipe_tasks(recipe)
     with output_lock(target):
         with watch.stage("inputs and importance"):
-            prepared = prepare(recipe, how.workshop, threads=how.threads, progress=progress, notes=notes)
+            prepared, units = _prepared(recipe, how, units, progress, notes)
         with watch.stage("profile and plan"):
-            resolved = resolve(prepared, solver, how.limits, progress=progress, notes=notes)
-            raise_faults(runtime_faults(recipe.runtime, resolved.types, prepared.inputs.model.architecture))
-        _refuse_other_types(resolved, force=how.force)
+            resolved = _resolved(prepared, how, solver, progress, notes)
         kept = KeptTensors(how.workshop.store, prepared.inputs.model)
         with watch.stage("quantizing"):
-            written = write_resolved(resolved, target, how, kept if how.reuse else None, progress=progress)
+            if units is None:
+                written = write_resolved(resolved, target, how, kept if how.reuse else None, progress=progress)
+            else:
+                written = units.written(_file_job(resolved, how), progress, notes)
         with watch.stage("check"):
             report = _checked(prepared, target, how.threads, progress)
         with watch.stage("benchmarks"):
             answers = _compared(prepared, written, tasks, how, progress)
-    return Built(resolved, written, tuple(kept.reused), tuple(kept.quantized), report, watch.seconds, answers)
+    quantized = tuple(kept.quantized)
+    if units is not None:
+        units.remove()
+        quantized = tuple(tensor.name for tensor, chosen in resolved.types.items() if chosen != tensor.source_type)
+    return Built(resolved, written, tuple(kept.reused), quantized, report, watch.seconds, answers)
+
+
+def build_part(
+    recipe: BuildRecipe,
+    how: HowToBuild,
+    solver: SolverClient,
+    wanted: Part,
+    *,
+    progress: Progress | None = None,
+    notes: Notes = silent,
+) -> int:
+    """Make one of several parts of a recipe's file, with lines beside it; the number of units of it made now.
+
+    The parts share the work on importance and errors, then each solves for itself. `build` puts them together. Raises
+    InvalidInput as `build` does, and if the parts that are there are of another recipe, of other inputs, or of another
+    build of raq.
+    """
+    check_targets(recipe, force=how.force)
+    recipe_tasks(recipe)
+    units = BuildUnits(recipe.output.file, made_together(wanted))
+    prepared, _ = _prepared(recipe, how, units, progress, notes)
+    resolved = _resolved(prepared, how, solver, progress, notes)
+    return units.part(_file_job(resolved, how), wanted, progress)
+
+
+def _prepared(
+    recipe: BuildRecipe, how: HowToBuild, units: BuildUnits | None, progress: Progress | None, notes: Notes
+) -> tuple[Prepared, BuildUnits | None]:
+    """The inputs of a build, and its units if there are any: those given, or those beside the output."""
+    target, digests = recipe.output.file, digests_of(input_files(recipe))
+    if units is not None:
+        units.require_same(recipe, digests)
+    elif has_parts(target):
+        other = difference(target, recipe, digests)
+        if other is None:
+            units = BuildUnits(target, MADE_HERE)
+        else:
+            notes(f"note: {work_folder(target)} has parts of {other}, which are not used; it can be removed")
+    prepared = prepare(
+        recipe, how.workshop, digests=digests, units=units, threads=how.threads, progress=progress, notes=notes
+    )
+    return prepared, units
+
+
+def _resolved(
+    prepared: Prepared, how: HowToBuild, solver: SolverClient, progress: Progress | None, notes: Notes
+) -> Resolved:
+    """The resolved recipe. Raises InvalidInput if its runtime can't load it, or the file has another version."""
+    found = resolve(prepared, solver, how.limits, progress=progress, notes=notes)
+    raise_faults(runtime_faults(prepared.recipe.runtime, found.types, prepared.inputs.model.architecture))
+    _refuse_other_types(found, force=how.force)
+    return found
+
+
+def _file_job(resolved: Resolved, how: HowToBuild) -> QuantizeJob:
+    """Writing the file of a resolved recipe, as units."""
+    inputs = replace(resolved.prepared.inputs.for_units, threads=how.threads, device=how.device)
+    return QuantizeJob(inputs, resolved.allocation, resolved.recipe.output.file, metadata=resolved.metadata)
 
 
 def write_resolved(

@@ -17,6 +17,7 @@ from raq_client.importance.imatrix import Importance, check_against
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.sources import is_here
+from raq_client.models.type_choice import AUTO
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.progress import Notes, Progress, silent, stage
 from raq_client.quantizing.measure import WAY_OF_MEASURING, kernels_digest
@@ -25,8 +26,10 @@ from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import Profile
 
 if TYPE_CHECKING:
+    from raq_client.building.units import BuildUnits
     from raq_client.engine import Engine
     from raq_client.engine.windows import Text
+    from raq_client.units.collecting import CollectJob
 
 _VERSION: Final = "1"
 """Changed whenever the same inputs would be collected to other importance; what was kept is then not found."""
@@ -38,18 +41,32 @@ class NotMadeError(InvalidInput):
 
 @dataclass(frozen=True, eq=False)
 class BuildInputs(ModelInputs):
-    """The inputs of a recipe's plan; profiles are kept in `workshop`, and only read there unless `makes`."""
+    """The inputs of a recipe's plan; profiles are kept in `workshop`, and only read there unless `makes`.
+
+    The importance is `known`, or that of the files under the name `source`. With `units` errors are measured in units.
+    """
 
     known: Importance | None = None
     workshop: Workshop | None = None
     makes: bool = True
+    source: str = ""
+    units: "BuildUnits | None" = None
 
     @cached_property
     def importance(self) -> Importance | None:
         """The recipe's importance. Raises InvalidInput with every mismatch between it and the model."""
-        if self.known is not None:
-            check_against(self.known, self.model.tensors, ())
-        return self.known
+        found = self.known
+        if found is None and self.imatrix:
+            found = replace(read_domains(self.imatrix), source=self.source)
+        if found is not None:
+            check_against(found, self.model.tensors, ())
+        return found
+
+    @property
+    def for_units(self) -> "BuildInputs":
+        """The same inputs as paths and settings, which can be sent to another machine."""
+        source = self.source if self.known is None else self.known.source
+        return replace(self, known=None, source=source, workshop=None, units=None)
 
     def _profile(self, more_types: tuple[str, ...], progress: Progress | None, notes: Notes) -> Profile:
         if self.workshop is None:
@@ -67,7 +84,13 @@ class BuildInputs(ModelInputs):
             return load_profile(path)
         if not self.makes:
             raise NotMadeError(Fault(str(self.model.path), "its errors have not been measured yet"))
-        found = super()._profile(more_types, progress, notes)
+        if self.units is None:
+            found = super()._profile(more_types, progress, notes)
+        else:
+            from raq_client.units.profiling import ProfileJob
+
+            types = tuple(dict.fromkeys((*(self.types or (AUTO,)), *more_types))) if more_types else self.types
+            found = self.units.profile(ProfileJob(replace(self.for_units, types=types)), progress, notes)
         save_profile(found, path, force=True)
         return found
 
@@ -91,13 +114,14 @@ def prepare(
     *,
     makes: bool = True,
     digests: Mapping[Path, str] | None = None,
+    units: "BuildUnits | None" = None,
     threads: int = 0,
     progress: Progress | None = None,
     notes: Notes = silent,
 ) -> Prepared:
     """Read and hash all inputs, and collect importance if the recipe asks for it; unless `makes`, only kept is used.
 
-    `digests` are those of the inputs, if they have just been hashed.
+    `digests` are those of the inputs, if they have just been hashed. With `units` importance is collected in units.
     Raises InvalidInput with every input that can't be read and for benchmarks that have drifted from their lock,
     NotMadeError for a model that has not been downloaded and for importance that has not been collected.
     """
@@ -105,7 +129,7 @@ def prepare(
         raise NotMadeError(Fault(str(recipe.model), "is not downloaded yet"))
     digests = digests_of(input_files(recipe)) if digests is None else digests
     corpus = recipe_corpus(recipe)
-    collecting = _Collecting(recipe, corpus, digests, threads, progress, notes)
+    collecting = _Collecting(recipe, corpus, digests, units, threads, progress, notes)
     known, files = _importance(collecting, workshop, makes=makes)
     inputs = BuildInputs(
         path=recipe.model,
@@ -119,6 +143,7 @@ def prepare(
         known=known,
         workshop=workshop,
         makes=makes,
+        units=units,
     )
     return Prepared(recipe, inputs, digests, corpus)
 
@@ -162,6 +187,7 @@ class _Collecting:
     recipe: BuildRecipe
     corpus: Corpus | None
     digests: Mapping[Path, str]
+    units: "BuildUnits | None"
     threads: int
     progress: Progress | None
     notes: Notes
@@ -203,6 +229,22 @@ class _Collecting:
             texts.append(Text(self.corpus_name, self.corpus.text.decode(), special=templated))
         return texts
 
+    def job(self, output: Path) -> "CollectJob":
+        """The same as units, with what they make beside `output`."""
+        from raq_client.units.collecting import CollectJob
+
+        asked = self.asked
+        return CollectJob(
+            self.model.path,
+            tuple(self.texts()),
+            output,
+            context=asked.context,
+            limit=asked.windows,
+            output_head=asked.output_head,
+            fisher=asked.fisher if asked.fisher == 0 or "fisher" in asked.model_fields_set else None,
+            threads=self.threads,
+        )
+
 
 def _importance(
     collecting: _Collecting, workshop: Workshop, *, makes: bool
@@ -234,6 +276,10 @@ def _collect(collecting: _Collecting, path: Path) -> None:
     from raq_client.importance.collect import collect
 
     asked = collecting.asked
+    if collecting.units is not None:
+        job = collecting.job(collecting.units.output)
+        write_importance(collecting.units.importance(job, collecting.progress, collecting.notes), path, force=True)
+        return
     partial = path.with_suffix(".partial.gguf")
     resume = _resumed(partial)
     texts = collecting.texts()
@@ -253,7 +299,9 @@ def _collect(collecting: _Collecting, path: Path) -> None:
         )
         if asked.fisher:
             if resume is not None:
-                found = replace(found, fisher=resume.fisher, fisher_windows=resume.fisher_windows)
+                found = replace(
+                    found, fisher=resume.fisher, fisher_windows=resume.fisher_windows, windows=resume.windows
+                )
             save(found)
             found = _with_fisher(found, collecting, engine, texts, save)
     write_importance(found, path, force=True)

@@ -1,6 +1,7 @@
 """`raq-client recipe` for build recipes: written, built, replayed, compared; their schema."""
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,18 @@ from raq_client.cli import options
 from raq_client.cli.check import EXIT_NOT_PASSED
 from raq_client.cli.console import OUT, fail, print_json, say
 from raq_client.cli.follow import followed
+from raq_client.cli.machine_options import MachineOptions
+from raq_client.cli.option_groups import spread
 from raq_client.cli.recipe_show import Store, workshop_in
 from raq_client.cli.written import check_written
 from raq_client.solver_client.protocol import chosen_server, open_solver
 from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
-    from raq_client.building.build import Built
+    from collections.abc import Iterator
+
+    from raq_client.building.build import Built, HowToBuild
+    from raq_client.building.units import BuildUnits
     from raq_client.building.workshop import Workshop
     from raq_client.recipes.build_recipe import BuildRecipe
     from raq_client.recipes.recipe_file import Recipe
@@ -50,8 +56,10 @@ def new(
     say(f"{output}: {f'model {named}' if named else 'write your model into it'}; then raq-client recipe build {output}")
 
 
+@spread
 def build(
     recipe: RecipeFile,
+    *,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -62,6 +70,7 @@ def build(
     no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Quantize every tensor again.")] = False,
     threads: options.Threads = 0,
     device: options.Device = "cpu",
+    machines: MachineOptions,
     force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
@@ -71,10 +80,11 @@ def build(
     benchmarks, and writes manifest and model card. Every stage
     is kept by content: run again after an interruption, a build goes on, and ends with the same bytes; after a change
     of the recipe only the tensors that changed are quantized. Exit code 6 if the file does not pass the check.
+    With --index and --of it makes a part of the file, which --merge, or a build without them, puts together.
 
     Example: raq-client recipe build coder.toml
     """
-    from raq_client.building.build import HowToBuild
+    from raq_client.building.build import HowToBuild, build_part
     from raq_client.building.build import build as carry_out
     from raq_client.building.manifest import build_manifest
     from raq_client.files.manifest import write_manifest
@@ -86,9 +96,19 @@ def build(
     found = read_build_recipe(recipe)
     if output is not None:
         found = found.written_to(output)
+    machines.check()
+    wanted = machines.part()
     how = HowToBuild(workshop_in(store), threads, chosen_device(device, say), force=force, reuse=not no_reuse)
-    with followed() as progress, open_solver(chosen_server(None, found.server)) as solver:
-        built = carry_out(found, how, solver, progress=progress, notes=say)
+    with (
+        _units(found, how, machines) as units,
+        followed() as progress,
+        open_solver(chosen_server(None, found.server)) as solver,
+    ):
+        if wanted is not None:
+            made = build_part(found, how, solver, wanted, progress=progress, notes=say)
+            machines.say_part(found.output.file, made, as_json=as_json)
+            return
+        built = carry_out(found, how, solver, units=units, progress=progress, notes=say)
     write_manifest(build_manifest(built, ["raq-client", *sys.argv[1:]], plain(built.check)), found.output.manifest_path)
     cards = _written_card(found)
     if as_json:
@@ -99,6 +119,19 @@ def build(
     if built.too_far is not None:
         fail(f"{found.name}: {built.too_far}")
         raise typer.Exit(EXIT_NOT_PASSED)
+
+
+@contextmanager
+def _units(recipe: "BuildRecipe", how: "HowToBuild", machines: MachineOptions) -> "Iterator[BuildUnits | None]":
+    """The units of a build that a cluster makes, or that parts have made; None without either."""
+    from raq_client.building.units import FOUND_ONLY, BuildUnits, made_by
+
+    target, share = recipe.output.file, machines.share()
+    if machines.cluster is not None:
+        with machines.connected(threads=how.threads, gpu=how.device.name != "cpu") as executor:
+            yield BuildUnits(target, made_by(executor), share)
+    else:
+        yield BuildUnits(target, FOUND_ONLY, share) if machines.merge else None
 
 
 def _say_built(built: "Built", cards: tuple[Path, ...]) -> None:

@@ -5,6 +5,7 @@ keys for what the flags of `run` give and for rules that are resolved when it is
 are relative to its folder. The recipes of `recipe_file` state types directly, and can be the `base` of a build recipe.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -229,6 +230,12 @@ class BuildRecipe(Settings):
         named = {} if self.card is None else {"file": file.with_name(f"{file.stem}{self.card.file.suffix}")}
         card = None if self.card is None else self.card.model_copy(update=named)
         return self.model_copy(update={"output": Outputs(file=file), "card": card})
+
+    def digest(self) -> str:
+        """SHA-256 of what the recipe asks for, with files by their names alone, and without what it is checked on."""
+        named = self._moved(lambda path: Path(path.name), lambda text: Path(text).is_file())
+        data = named.model_dump(mode="json", exclude={"output", "card", "check", "text", "server"})
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def as_json(self) -> str:
         """The recipe as the text of a JSON file, with the keys that were given."""

@@ -16,6 +16,7 @@ Made = Generator[tuple[Unit, Line], None, None]
 Executor = Callable[[Work, Sequence[Unit]], Made]
 """Carries out units of a job, in any order."""
 _NAMED = 3
+_PARTS_NAMED = 8
 
 
 def here(job: Work, units: Sequence[Unit]) -> Made:
@@ -53,6 +54,7 @@ def _microseconds(unit: Unit) -> int:
 
 def run_part(job: Job, wanted: Part, journal: Journal, progress: Progress | None = None) -> int:
     """Make one of several parts of a job; the number of units made here. Raises InvalidInput as `run_units` does."""
+    journal.part = wanted
     return run_units(job, part(job.units, wanted), journal, progress)
 
 
@@ -64,6 +66,7 @@ def run_part_and_rest(
     For work that can only go on when all of them are there: no process waits for another, at the worst each makes again
     what another one has in progress. The number of units made here. Raises InvalidInput as `run_units` does.
     """
+    journal.part = wanted
     made = run_units(job, part(units, wanted), journal, progress)
     rest = [unit for other in range(1, wanted.of) for unit in reversed(part(units, _after(wanted, other)))]
     for unit in rest:  # the shortest first, which its own process makes last
@@ -83,9 +86,21 @@ def complete(job: Job, journal: Journal) -> dict[str, Line]:
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         what = f"{len(missing)} of {len(units)} units are not there ({', '.join(missing[:_NAMED])}{more})"
-        way = "run the parts that have not ended again, with the same files and options"
+        way = f"run {_unfinished(units, set(missing), journal)} again, with the same files and options"
         raise InvalidInput(Fault(str(journal.folder.parent), f"{what}; {way}"))
     return {unit.name: known[unit.name] for unit in units}
+
+
+def _unfinished(units: Sequence[Unit], missing: set[str], journal: Journal) -> str:
+    """The parts that have not ended, by their numbers if all processes divided the job into as many."""
+    divisions = journal.divisions()
+    if len(divisions) != 1:
+        return "the parts that have not ended"
+    (of,) = divisions
+    numbers = [index for index in range(of) if any(unit.name in missing for unit in part(units, Part(index, of)))]
+    listed = ", ".join(map(str, numbers[:_PARTS_NAMED]))
+    more = f" and {len(numbers) - _PARTS_NAMED} more" if len(numbers) > _PARTS_NAMED else ""
+    return f"part{'s' if len(numbers) > 1 else ''} {listed}{more} of {of}"
 
 
 def verify(job: Job, lines: Mapping[str, Line], share: Fraction, progress: Progress | None = None) -> int:

@@ -84,8 +84,8 @@ class ProbeJob:
             del self.__dict__["_trial"]
 
 
-Make = Callable[[Work, Sequence[Unit], Journal, Progress | None], None]
-"""Makes those of these units whose lines are not in the journal."""
+Make = Callable[[Work, Sequence[Unit], Journal, Progress | None], object]
+"""Makes those of these units whose lines are not in the journal; what it returns is not used."""
 
 
 class SharedRuns:

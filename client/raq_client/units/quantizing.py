@@ -136,7 +136,14 @@ class QuantizeJob:
     def finish(
         self, lines: Mapping[str, Line], journal: Journal, *, force: bool = False, notes: Notes = silent
     ) -> WrittenModel:
-        """Check the ranges against their lines, complete the files, name them, and write the manifest.
+        """Name the files as `named` does, write the manifest, and remove the lines."""
+        written = self.named(lines, force=force, notes=notes)
+        write_manifest(self._manifest(written, lines), manifest_path(self.output))
+        journal.remove()
+        return as_one(written) if self.split is not None else written[0]
+
+    def named(self, lines: Mapping[str, Line], *, force: bool = False, notes: Notes = silent) -> list[WrittenModel]:
+        """Check the ranges against their lines, complete the files, and give them their names.
 
         A range that the disk has lost is written again, with a note. Raises InvalidInput if it is lost again, or if an
         output exists without `force`; LedgerMismatch if a file has not the expected layout.
@@ -149,9 +156,7 @@ class QuantizeJob:
             target = target_of(file.path)
             self._part(file).replace(target)
             sync_folder(target.parent)
-        write_manifest(self._manifest(written, lines), manifest_path(self.output))
-        journal.remove()
-        return as_one(written) if self.split is not None else written[0]
+        return written
 
     def unopened(self, threads: int) -> "QuantizeJob":
         """The same job with nothing opened."""
