@@ -24,6 +24,7 @@ from raq_client.units.unit import Line, Unit
 from support.killed import descendants
 from support.machine import header
 from support.paths import DATA
+from support.range_server import range_server
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1200)]
 
@@ -182,3 +183,30 @@ def _ran(commands: Sequence[Sequence[object]]) -> float:
     ]
     assert [each.wait() for each in running] == [0] * len(running)
     return time.perf_counter() - began
+
+
+def test_bytes_of_parts_by_range(tmp_path: Path) -> None:
+    """What four parts read of a model on a server, against its whole file: one opening each, and every tensor once."""
+    model, parts = DATA / "wiki-math-4M-f16.gguf", 4
+    (tmp_path / "types.txt").write_text("^blk\\..*\\.weight$=IQ4_XS\n")
+    header("Bytes that four parts read from a server by ranges, against the whole file")
+    whole, output = tmp_path / "whole.gguf", tmp_path / "parts.gguf"
+    options = ["-i", DATA / "wiki-math-4M.gsm8k.imatrix.gguf", "-a", tmp_path / "types.txt"]
+    with range_server() as files:
+        files.data["m.gguf"] = model.read_bytes()
+        command = ["quantize", f"{files.address}/m.gguf", *options, "-o", output]
+        read = []
+        for index in range(parts):
+            files.asked.clear()
+            _ran([[*command, "--index", index, "--of", parts]])
+            read.append((files.asked[0][1], files.sent - files.asked[0][1], len(files.asked)))
+        files.asked.clear()
+        _ran([[*command, "--merge"]])
+        merge = files.sent
+    _ran([["quantize", model, *options, "-o", whole]])
+    assert output.read_bytes() == whole.read_bytes()
+    for index, (opening, tensors, requests) in enumerate(read):
+        print(f"part {index}: {opening:,} bytes to open it, {tensors:,} of tensors, {requests} requests")
+    everything = sum(opening + tensors for opening, tensors, _ in read)
+    size = model.stat().st_size
+    print(f"file {size:,}; parts {everything:,}, merge {merge:,}; downloaded by each: {parts * size:,}")

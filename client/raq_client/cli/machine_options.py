@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +14,7 @@ from raq_client.cli.progress import progress_bar
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
+    from raq_client.planning.model_inputs import ModelInputs
     from raq_client.units.journal import Journal
     from raq_client.units.ray_executor import RayExecutor
     from raq_client.units.unit import Job, Line, Part
@@ -84,6 +85,22 @@ class MachineOptions:
         self.part()
         self.share()
         return bool(given)
+
+    def read_by(self, inputs: "ModelInputs") -> "ModelInputs":
+        """The inputs, with the model read by ranges if it is on a server, or is of a hub and the work is divided.
+
+        Raises InvalidInput for Gram statistics with such a model, as they are known by all of its bytes.
+        """
+        from raq_client.files.names import address_in
+        from raq_client.hub.names import HUB
+
+        model, divided = str(inputs.path), self.index is not None or self.merge or self.cluster is not None
+        if address_in(model) is None and not (divided and model.startswith(HUB)):
+            return inputs
+        if inputs.gram is not None:
+            what = "is checked against all bytes of its model; download the model, and give the file"
+            raise InvalidInput(Fault("--gram", what))
+        return replace(inputs, by_range=True)
 
     def carry_out(
         self,

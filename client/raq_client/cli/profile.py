@@ -75,7 +75,7 @@ def profile(
         measured = _referenced(model, measure)
     else:
         inputs = measure.inputs_of(model, settings, cached=not no_cache)
-        inputs = replace(inputs, rows=rows or inputs.rows)
+        inputs = machines.read_by(replace(inputs, rows=rows or inputs.rows))
         if estimate:
             _print_estimate(inputs, output, as_json=as_json)
             return

@@ -97,7 +97,7 @@ def quantize(
     layers = None if prune_layers is None else parse_layers(prune_layers)
     _refuse(allocation, measure, changed=bool(metadata or layers or split))
     check_written(called, {"output": splitting.likely(output)}, force=force, also=settings.files())
-    inputs = measure.inputs_of(model, settings)
+    inputs = machines.read_by(measure.inputs_of(model, settings))
     if layers and inputs.gram is not None:
         # They are of the inputs of all layers, and an allocation of --gram was solved for these.
         what = "Gram statistics are of the whole model; prune it first, then collect them and solve for the shorter one"
@@ -177,6 +177,6 @@ def _types(path: Path | None, inputs: "ModelInputs") -> "Allocation":
     if (unset := left_out(path, source.tensors, source.architecture)) is not None:
         say(f"note: {unset}")
     gram = "" if inputs.compensation is None else inputs.compensation.gram.digest()
-    for note in origin_notes(path, source.fingerprint(), gram):
+    for note in origin_notes(path, source.fingerprint() if source.is_known_by_bytes else None, gram):
         say(f"note: {note}")
     return found

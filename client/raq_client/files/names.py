@@ -18,12 +18,22 @@ def readable(name: str) -> str:
 
 
 def is_model_name(text: str) -> bool:
-    """Whether a text names a model on a hub or in another program's store, instead of a file.
+    """Whether a text names a model on a server, on a hub or in another program's store, instead of a file.
 
-    >>> is_model_name("hf:org/repo:Q4_K_M"), is_model_name("model.gguf")
-    (True, False)
+    >>> is_model_name("hf:org/repo:Q4_K_M"), is_model_name("https://host/m.gguf"), is_model_name("model.gguf")
+    (True, True, False)
     """
-    return text.startswith(("hf:", "ollama:", "lmstudio:"))
+    return text.startswith(("hf:", "ollama:", "lmstudio:")) or address_in(text) is not None
+
+
+def address_in(text: str) -> str | None:
+    """The http(s) address in a text, which may have been a path on the way; None if it is none.
+
+    >>> address_in("https:/host/m.gguf"), address_in("http://host/m.gguf"), address_in("model.gguf")
+    ('https://host/m.gguf', 'http://host/m.gguf', None)
+    """
+    found = re.fullmatch(r"(https?):/{1,2}([^/].*)", text)
+    return None if found is None else f"{found[1]}://{found[2]}"
 
 
 def without_folders(text: str) -> str:

@@ -120,9 +120,13 @@ def download(found: Found, check: Callable[[Path, Sequence[str]], None] = lambda
 
 def is_downloaded(found: Found) -> bool:
     """Whether all files of a model are in the hub's cache."""
-    return all(
-        isinstance(try_to_load_from_cache(found.name.repo, file, revision=found.sha), str) for file in found.files
-    )
+    return all(kept_copy(found, file) is not None for file in found.files)
+
+
+def kept_copy(found: Found, file: str) -> Path | None:
+    """A file of a repository in the hub's cache; None if it is not there."""
+    kept = try_to_load_from_cache(found.name.repo, file, revision=found.sha)
+    return Path(kept) if isinstance(kept, str) else None
 
 
 def _cached(name: HubName) -> tuple[str, list[str]]:
@@ -139,9 +143,8 @@ def _cached(name: HubName) -> tuple[str, list[str]]:
 def _downloaded(found: Found, file: str) -> Path:
     """The path of one file in the hub's cache."""
     repo, sha = found.name.repo, found.sha
-    kept = try_to_load_from_cache(repo, file, revision=sha)
-    if isinstance(kept, str):
-        return Path(kept)
+    if (kept := kept_copy(found, file)) is not None:
+        return kept
     # Asked for by its branch or tag, so that the cache remembers where that was; by the commit if it has moved since.
     path = Path(hf_hub_download(repo, file, revision=found.name.revision, endpoint=endpoint()))
     if f"/snapshots/{sha}/" in path.as_posix():

@@ -7,7 +7,7 @@ kill the process instead of raising an error.
 
 import mmap
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -101,15 +101,17 @@ class ModelFile:
         assert 0 <= first_row <= last_row <= tensor.rows, f"{tensor.name} has no rows {first_row} to {last_row}"
         size = tensor.source_type.size(tensor.row_length)
         place = self._places[tensor.name]
-        try:
-            data = np.fromfile(
-                place.shard, np.uint8, (last_row - first_row) * size, offset=place.offset + first_row * size
-            )
-        except OSError as error:
-            raise InvalidInput(Fault(str(place.shard), f"can't be read: {error.strerror}")) from error
-        if data.size != (last_row - first_row) * size:
-            raise InvalidInput(Fault(str(place.shard), "has become shorter since it was opened"))
+        data = self._read(place.shard, place.offset + first_row * size, (last_row - first_row) * size)
         return data.reshape(-1, size)
+
+    def _read(self, shard: Path, offset: int, size: int) -> UInt8[np.ndarray, " size"]:
+        try:
+            data = np.fromfile(shard, np.uint8, size, offset=offset)
+        except OSError as error:
+            raise InvalidInput(Fault(str(shard), f"can't be read: {error.strerror}")) from error
+        if data.size != size:
+            raise InvalidInput(Fault(str(shard), "has become shorter since it was opened"))
+        return data
 
     def weights(
         self, tensor: Tensor, first_row: int = 0, last_row: int | None = None
@@ -135,6 +137,11 @@ class ModelFile:
                 (before[at], replace(info, name=names[info.name])) for at, info in self.empty if info.name in names
             ),
         )
+
+    @property
+    def is_known_by_bytes(self) -> bool:
+        """Whether the fingerprint is of every byte, so that a copy elsewhere has the same."""
+        return True
 
     def fingerprint(self) -> str:
         """SHA-256 over the names, shapes, types and bytes of all tensors; read once for each state of the files.
@@ -164,17 +171,30 @@ def open_model(path: Path | str, *, header_only: bool = False, kind: str = "mode
     split = shard_count(opened) > 1
     shards = _shard_paths(path, shard_count(opened)) if split else (path,)
     headers = [read_header(shard) for shard in shards] if split else [opened]
+    sizes = None if header_only else [shard.stat().st_size for shard in shards]
+    return assembled(path, shards, headers, sizes, kind=kind)
+
+
+def assembled(
+    path: Path, shards: Sequence[Path], headers: Sequence[Header], sizes: Sequence[int] | None, *, kind: str = "model"
+) -> ModelFile:
+    """The model of these files with these headers; with their `sizes` in bytes it is checked that no file is cut off.
+
+    Raises InvalidInput for every fault.
+    """
+    split = len(shards) > 1
     places: dict[Tensor, _Place] = {}
     empty: list[tuple[int, TensorInfo]] = []
     faults: list[Fault] = []
-    for shard, header in zip(shards, headers, strict=True):
+    for number, (shard, header) in enumerate(zip(shards, headers, strict=True)):
         empty += [(len(places) + before, info) for before, info in _empty(header)]
         offsets, shard_faults = tensors_of(header, str(shard))
         known = {tensor.name for tensor in places}
         shard_faults += [
             Fault(str(shard), f"the tensor {t.name} is in an earlier shard too") for t in offsets if t.name in known
         ]
-        shard_faults += [] if header_only or shard_faults else _cut_off(shard, header, offsets)
+        if sizes is not None and not shard_faults:
+            shard_faults += _cut_off(shard, sizes[number], header, offsets)
         places |= {tensor: _Place(shard, offset) for tensor, offset in offsets.items()}
         faults += shard_faults
     announced = _count(headers[0], "split.tensors.count")
@@ -186,7 +206,7 @@ def open_model(path: Path | str, *, header_only: bool = False, kind: str = "mode
     raise_faults(faults)
     metadata = {key: value for key, value in headers[0].metadata.items() if key not in _SPLIT_KEYS}
     by_name = {tensor.name: place for tensor, place in places.items()}
-    return ModelFile(path, shards, metadata, tuple(places), headers[0].alignment, by_name, tuple(empty))
+    return ModelFile(path, tuple(shards), metadata, tuple(places), headers[0].alignment, by_name, tuple(empty))
 
 
 def tensors_of(header: Header, where: str) -> tuple[dict[Tensor, int], list[Fault]]:
@@ -344,9 +364,8 @@ def _shard_paths(path: Path, count: int) -> tuple[Path, ...]:
     return paths
 
 
-def _cut_off(shard: Path, header: Header, offsets: Mapping[Tensor, int]) -> list[Fault]:
+def _cut_off(shard: Path, there: int, header: Header, offsets: Mapping[Tensor, int]) -> list[Fault]:
     needed = max([header.data_start, *(offset + tensor.size for tensor, offset in offsets.items())])
-    there = shard.stat().st_size
     if there >= needed:
         return []
     what = f"the file is cut off: {needed - there:,} of {needed:,} bytes are missing; download or copy it again"

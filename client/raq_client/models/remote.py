@@ -1,20 +1,45 @@
-"""Read the tensor table of a GGUF file on a web server or a model hub, downloading only its header."""
+"""GGUF files on a web server or a model hub: their tensor tables from their headers, and their tensors by ranges.
 
+A model that is read by ranges is known by its name on the hub at a commit, or by what the server says of its files, as
+its bytes are never read all at one place.
+"""
+
+import hashlib
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPException
+from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
 
+import numpy as np
+from jaxtyping import UInt8
+
+from raq_client.files.names import address_in
+from raq_client.hub.names import HUB
 from raq_client.models.gguf_header import Header, HeaderCutOffError, parse_header
-from raq_client.models.model_file import NO_TENSORS, require_kind, shard_count, shard_names, tensors_of
+from raq_client.models.model_file import (
+    NO_TENSORS,
+    ModelFile,
+    assembled,
+    open_model,
+    require_kind,
+    shard_count,
+    shard_names,
+    tensors_of,
+)
+from raq_client.models.ranges import KeptFile, RangeFile, Ranges
 from raq_client.models.sources import found_on_hub
 from raq_client.models.table import ModelTable
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.tensors import Tensor
+
+if TYPE_CHECKING:
+    from raq_client.hub.download import Found
 
 _FIRST_BYTES: Final = 2**20
 _MOST_BYTES: Final = 2**28
@@ -55,6 +80,79 @@ def read_hub_table(name: str) -> ModelTable:
     return _table(name, first, read(found.files[0]), lambda shard: read(f"{folder}/{shard}".lstrip("/")))
 
 
+@dataclass(frozen=True, eq=False)
+class RemoteModel(ModelFile):
+    """A model whose tensors are read by range requests; `identity` stands for its bytes."""
+
+    files: Mapping[Path, Ranges] = field(default_factory=dict)
+    identity: str = ""
+
+    @property
+    def is_known_by_bytes(self) -> bool:
+        """False: the bytes are not all read."""
+        return False
+
+    def fingerprint(self) -> str:
+        """The digest of what the server says of the files; on a hub, of the model's name at its commit."""
+        return self.identity
+
+    def _read(self, shard: Path, offset: int, size: int) -> UInt8[np.ndarray, " size"]:
+        return np.frombuffer(bytearray(self.files[shard].read(offset, size)), np.uint8)
+
+
+def open_by_range(path: Path) -> ModelFile:
+    """A model on a web server or a hub, of which only the bytes are read that are asked for; any other as `open_model`.
+
+    Raises InvalidInput as `open_model` does, and if the server can't be read or sends no ranges.
+    """
+    address = address_in(str(path))
+    if address is not None:
+        parts = urlsplit(address)
+        folder, _, name = parts.path.rpartition("/")
+        return _opened(path, name, lambda shard: _on_server(urlunsplit(parts._replace(path=f"{folder}/{shard}"))))
+    found = found_on_hub(str(path)) if str(path).startswith(HUB) else None
+    if found is None or found.folder:
+        return open_model(path)
+    folder, _, first = found.files[0].rpartition("/")
+    return _opened(path, first, lambda shard: _on_hub(found, f"{folder}/{shard}".lstrip("/")), str(found))
+
+
+def _opened(path: Path, name: str, find: Callable[[str], Ranges], identity: str = "") -> RemoteModel:
+    """The model of which the shard called `name` is one; `find` finds a shard by its name."""
+    file = find(name)
+    opened = _header(file.first, str(path))
+    require_kind(opened, str(path))
+    names: Sequence[str] = shard_names(name, shard_count(opened)) if shard_count(opened) > 1 else [name]
+    if not names:
+        raise InvalidInput(Fault(str(path), f"one of {shard_count(opened)} shards, but not named as one"))
+    shards = {path.with_name(shard) if len(names) > 1 else path: shard for shard in names}
+    files = {at: file if shard == name else find(shard) for at, shard in shards.items()}
+    headers = [opened if files[at] is file else _header(files[at].first, str(at)) for at in shards]
+    whole = assembled(path, tuple(shards), headers, [each.size for each in files.values()])
+    state = hashlib.sha256(f"raq remote 1 {identity or [each.version for each in files.values()]}".encode())
+    for tensor in whole.tensors:
+        state.update(f"{tensor.name} {tensor.shape} {tensor.source_type.name}".encode())
+    return RemoteModel(**vars(whole), files=files, identity=state.hexdigest())
+
+
+def _on_server(url: str) -> RangeFile:
+    return RangeFile(url, lambda: (url, _PUBLIC))
+
+
+def _on_hub(found: "Found", file: str) -> Ranges:
+    """A file of a repository: its copy in the hub's cache if there is one, else the file on the hub."""
+    from raq_client.hub.download import address_of, kept_copy
+
+    if (kept := kept_copy(found, file)) is not None:
+        return KeptFile(kept)
+
+    def find() -> tuple[str, Mapping[str, str]]:
+        address = address_of(found, file)
+        return address.url, address.headers
+
+    return RangeFile(f"{HUB}{found.name.repo}@{found.sha}:{file}", find)
+
+
 def _table(where: str, name: str, opened: Header, read: Callable[[str], Header]) -> ModelTable:
     """The table of a model of which the shard called `name` is opened; the others are read by their names."""
     require_kind(opened, where)
@@ -79,11 +177,16 @@ def _table(where: str, name: str, opened: Header, read: Callable[[str], Header])
 
 
 def _read_header(url: str, headers: Mapping[str, str] = _PUBLIC, where: str = "") -> Header:
+    return _header(lambda count: _first_bytes(url, count, headers, where or url), where or url)
+
+
+def _header(first: Callable[[int], bytes], where: str) -> Header:
+    """The header of a file of which `first` returns as many bytes as asked for, or fewer if it has fewer."""
     size = _FIRST_BYTES
     while True:
-        data = _first_bytes(url, size, headers, where or url)
+        data = first(size)
         try:
-            return parse_header(data, where or url)
+            return parse_header(data, where)
         except HeaderCutOffError:
             if len(data) < size or size >= _MOST_BYTES:
                 raise

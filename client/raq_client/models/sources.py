@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raq_client.files.names import is_model_name
+from raq_client.files.names import address_in, is_model_name
 from raq_client.hub.local_stores import lm_studio_model, ollama_model
 from raq_client.hub.names import HUB, LM_STUDIO, OLLAMA, parse_hub_name
 from raq_solver.errors import Fault, InvalidInput
@@ -29,6 +29,9 @@ def local_model(path: Path | str) -> Path:
     text = str(path)
     if not is_model_name(text):
         return _file(Path(path))
+    if (address := address_in(text)) is not None:
+        what = "only profile and quantize read a model from a server; download the file, and give that"
+        raise InvalidInput(Fault(address, what))
     if text.startswith(OLLAMA):
         return ollama_model(text)
     if text.startswith(LM_STUDIO):

@@ -80,16 +80,17 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_NAMED])}{more}"
 
 
-def origin_notes(path: Path, fingerprint: str, gram_digest: str) -> list[str]:
+def origin_notes(path: Path, fingerprint: str | None, gram_digest: str) -> list[str]:
     """Notes where an allocation was made for another model, or with other error feedback, than it is used with.
 
-    `gram_digest` is that of the Gram statistics in use, empty for plain rounding. A file that does not tell has none.
+    `fingerprint` None is that of a model whose bytes are not all known. `gram_digest` is that of the Gram statistics in
+    use, empty for plain rounding. A file that does not tell has none.
     """
     text = read_text(path, "an allocation")
     if not text.lstrip().startswith("{"):
         return []
     made, notes = _solved(text, path), []
-    if made.model_sha256 not in {None, fingerprint}:
+    if fingerprint is not None and made.model_sha256 not in {None, fingerprint}:
         notes.append(f"{path} was made for a model with other weights: its losses are not of this one")
     if made.gram_sha256 not in {None, gram_digest}:
         notes.append(
