@@ -1,6 +1,6 @@
-// Prints digests of what every quant type's quantizer writes, with error feedback too, and its dequantizer
-// restores, and of a factor for feedback, for numbers made by integer arithmetic alone. Two machines that print
-// the same lines have the same formats, to the byte.
+// Prints digests of what every quant type's quantizer writes, with error feedback too and with codes chosen again,
+// and its dequantizer restores, and of a factor for feedback, for numbers made by integer arithmetic alone. Two
+// machines that print the same lines have the same formats, to the byte.
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
@@ -9,6 +9,7 @@
 
 #include "both_sides.hpp"
 #include "quantizer.hpp"
+#include "refine.hpp"
 
 namespace {
 
@@ -50,6 +51,17 @@ std::vector<float> factor() {
   return numbers;
 }
 
+// A symmetric matrix that is positive definite because each number on its diagonal is above the sum of the others
+// in its row: at most 1535 * 48 / 4096.
+std::vector<float> gram(const std::vector<float>& upper, std::int64_t size) {
+  std::vector<float> full = upper;
+  for (std::int64_t j = 0; j < size; ++j) {
+    full[j * size + j] += 18;
+    for (std::int64_t k = j + 1; k < size; ++k) full[k * size + j] = full[j * size + k];
+  }
+  return full;
+}
+
 void print_feedback(const raq::QuantType& type, const std::vector<float>& weights) {
   static const std::vector<float> upper = factor();
   raq::Options options;
@@ -64,17 +76,18 @@ void print_feedback(const raq::QuantType& type, const std::vector<float>& weight
   raq::quantize_on_both_sides(type, {weights.data(), nullptr, rows, length}, upper.data(), of_rows.data(),
                               options, blocks.data());
   std::printf("%-8s both sides %016" PRIx64 "\n", type.name, digest(blocks.data(), blocks.size()));
+  static const std::vector<float> inputs = gram(upper, length), outputs = gram(of_rows, rows);
+  raq::refine_codes(type, {weights.data(), nullptr, rows, length}, inputs.data(), outputs.data(), 2, options,
+                    blocks.data());
+  std::printf("%-8s chosen again %016" PRIx64 "\n", type.name, digest(blocks.data(), blocks.size()));
 }
 
-// The factor of a matrix that is positive definite because each number on its diagonal is above the sum of the
-// others in its row: at most 1535 * 48 / 4096. Only its upper triangle is read.
 void print_factor() {
-  std::vector<float> gram = factor();
-  for (std::int64_t j = 0; j < length; ++j) gram[j * length + j] += 18;
+  const std::vector<float> matrix = gram(factor(), length);
   raq::Options options;
   options.threads = 1;
   std::vector<float> found(length * length);
-  raq::feedback_factor(gram.data(), length, 0.05, options, found.data());
+  raq::feedback_factor(matrix.data(), length, 0.05, options, found.data());
   std::printf("factor   %016" PRIx64 "\n", digest(found.data(), found.size() * sizeof(float)));
 }
 

@@ -3,7 +3,7 @@
 // Arrays are allocated to the byte, so that a sanitizer sees every read or write beside one. What must hold:
 // - any bytes can be dequantized;
 // - finite weights become blocks that are finite again, whatever the importance, and whatever the factor of
-//   error feedback;
+//   error feedback, and whatever the matrices that codes are chosen again by;
 // - the error message names the position of a NaN.
 #include <bit>
 #include <cmath>
@@ -14,6 +14,7 @@
 #include <string>
 
 #include "quantizer.hpp"
+#include "refine.hpp"
 
 namespace {
 
@@ -119,6 +120,30 @@ void feed_errors_forward(const raq::QuantType& type, const Case& given, Random& 
     if (!std::isfinite(restored[i])) fail(std::string(type.name) + " fed forward what is not finite");
 }
 
+// Any finite numbers beside a diagonal over twenty powers of ten: no matrix that inputs have.
+std::unique_ptr<float[]> hard_metric(Random& random, std::int64_t size) {
+  std::unique_ptr<float[]> metric(new float[size * size]);
+  for (std::int64_t i = 0; i < size * size; ++i)
+    metric[i] =
+        i % (size + 1) == 0 ? std::pow(10.0f, static_cast<float>(random() % 21) - 10.0f) : any_finite(random);
+  return metric;
+}
+
+void choose_again(const raq::QuantType& type, const Case& given, Random& random) {
+  const raq::Options options{raq::Effort::fast, 1};
+  const std::int64_t count = given.rows * given.length;
+  const std::unique_ptr<float[]> inputs = hard_metric(random, given.length),
+                                 outputs = hard_metric(random, given.rows);
+  const std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[given.rows * type.row_bytes(given.length)]);
+  const std::unique_ptr<float[]> restored(new float[count]);
+  raq::quantize(type, given.view(), options, blocks.get());
+  raq::refine_codes(type, given.view(), inputs.get(), random() % 2 ? outputs.get() : nullptr, 2, options,
+                    blocks.get());
+  raq::dequantize(type, blocks.get(), given.rows, given.length, options, restored.get());
+  for (std::int64_t i = 0; i < count; ++i)
+    if (!std::isfinite(restored[i])) fail(std::string(type.name) + " chose again what is not finite");
+}
+
 void read_any_bytes(const raq::QuantType& type, Random& random, std::int64_t rows, std::int64_t length) {
   const std::int64_t bytes = rows * type.row_bytes(length);
   const std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[bytes]);
@@ -160,6 +185,7 @@ int main(int count, char** arguments) {
           if ((kind + importance) % 5 == 0) quantize_and_back(type, given, raq::Effort::best);
           if (importance < 2 && type.weights_per_block > 1)
             feed_errors_forward(type, given, random, importance == 1);
+          if (importance == 0 && type.weights_per_block > 1) choose_again(type, given, random);
         }
       for (int rows = 1; rows <= 4; ++rows) read_any_bytes(type, random, rows, length);
       refuse_nan(type, Case(random, 3, length, 6, 4), random);

@@ -20,6 +20,7 @@ from raq_native._raq_native import measure_errors as measure_errors
 from raq_native._raq_native import measure_rows as measure_rows
 from raq_native._raq_native import quantize as quantize
 from raq_native._raq_native import quantize_with_feedback as quantize_with_feedback
+from raq_native._raq_native import refine_codes as refine_codes
 
 __all__ = [
     "QUANT_TYPES",
@@ -37,4 +38,5 @@ __all__ = [
     "measure_rows",
     "quantize",
     "quantize_with_feedback",
+    "refine_codes",
 ]

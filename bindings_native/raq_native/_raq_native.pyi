@@ -88,7 +88,7 @@ def quantize(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(sh
     for a quarter of a MiB of weights.
     """
 
-def quantize_with_feedback(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factor: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], row_factor: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C')]:
+def quantize_with_feedback(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], factor: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], row_factor: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, *, threads: int = 0, effort: str = 'fast', device: str = 'cpu', instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C')]:
     """
     Quantize the weights so that later columns take back the errors of earlier ones: uint8[rows, row bytes].
 
@@ -104,10 +104,24 @@ def quantize_with_feedback(quant_type: str, weights: Annotated[NDArray[numpy.flo
     small.
 
     Codebook types choose the vector of 4 or 8 columns at once and then feed their errors forward. `threads`,
-    `effort` and `instruction_set` are as in `quantize`; neither threads nor the instruction set changes a byte.
-    There is no CUDA version. Raises ValueError as `quantize` does, for F32, F16 and BF16, which store every
-    weight by itself, and for a factor of another shape, with a NaN or infinite number, with one below the
-    diagonal that is not zero, or with a diagonal that is not positive.
+    `effort`, `device` and `instruction_set` are as in `quantize`: all but the effort change no byte. With `row_factor`
+    all rows are rounded on one CUDA device, another one for the next call. Raises as `quantize` does, MemoryError if
+    that device has no room for weights, errors and both factors; ValueError for F32, F16 and BF16, which store every
+    weight by itself, and for a factor of another shape, with a NaN or infinite number, with one below the diagonal that
+    is not zero, or with a diagonal that is not positive.
+    """
+
+def refine_codes(quant_type: str, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], blocks: Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu', writable=False)], gram: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], row_gram: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)] | None = None, *, sweeps: int = 2, threads: int = 0, instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C')]:
+    """
+    Choose the codes of blocks again so that tr(M E H Eᵀ) becomes lower: uint8[rows, row bytes].
+
+    `blocks` are those of the weights in the type, and E is what they restore less the weights. `gram` is H, the mean of
+    x xᵀ over the inputs x, float32[row length, row length]; `row_gram` is M, that of g gᵀ over the gradients g at the
+    outputs, float32[rows, rows], or the identity. Both are read whole: they must be symmetric, and should have the damping
+    of the factors. Scales stay; one after the other each code (of codebook types, each vector with its signs)
+    becomes the best one for all others as they are, `sweeps` times over. The sum never rises but by float32 rounding.
+    Neither threads nor the instruction set changes a byte. Raises ValueError as `quantize_with_feedback` does, for blocks
+    of another shape, and for a diagonal that is not positive.
     """
 
 def feedback_factor(gram: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], damping: float, *, threads: int = 0, instruction_set: str = 'automatic') -> Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C')]:

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "cuda/cuda.hpp"
 #include "both_sides.hpp"
 #include "quantizer.hpp"
+#include "refine.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -79,31 +81,59 @@ NewBlocks quantize(const std::string& quant_type, const Weights& weights,
 }
 
 // Throws std::invalid_argument if a factor is not of a matrix of `size` rows and columns.
-void require_square(const Weights& factor, std::size_t size, const char* what) {
+void require_square(const Weights& factor, const char* name, std::size_t size, const char* what) {
   if (factor.shape(0) != size || factor.shape(1) != size)
-    throw std::invalid_argument("a factor of " + std::to_string(factor.shape(0)) + " x " +
+    throw std::invalid_argument("a " + std::string(name) + " of " + std::to_string(factor.shape(0)) + " x " +
                                 std::to_string(factor.shape(1)) + " for " + what + " of " +
                                 std::to_string(size));
 }
 
 NewBlocks quantize_with_feedback(const std::string& quant_type, const Weights& weights, const Weights& factor,
                                  const std::optional<Weights>& row_factor, int threads,
-                                 const std::string& effort, const std::string& instruction_set) {
+                                 const std::string& effort, const std::string& device,
+                                 const std::string& instruction_set) {
   const raq::QuantType& type = raq::find_quant_type(quant_type);
   const raq::Rows rows = rows_of(weights, std::nullopt);
   const raq::Options options = options_of(threads, effort, instruction_set);
+  const raq::Device where = raq::find_device(device);
   const std::int64_t row_bytes = type.row_bytes(rows.length);
-  require_square(factor, weights.shape(1), "a row length");
-  if (row_factor) require_square(*row_factor, weights.shape(0), "a number of rows");
+  require_square(factor, "factor", weights.shape(1), "a row length");
+  if (row_factor) require_square(*row_factor, "factor", weights.shape(0), "a number of rows");
   std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[rows.count * row_bytes]);
   {
     const nb::gil_scoped_release unlocked;
-    if (row_factor)
+    if (where.cuda)
+      raq::cuda::quantize_with_feedback(type, rows, factor.data(), row_factor ? row_factor->data() : nullptr,
+                                        options.effort, where.number, blocks.get());
+    else if (row_factor)
       raq::quantize_on_both_sides(type, rows, factor.data(), row_factor->data(), options, blocks.get());
     else
       raq::quantize_with_feedback(type, rows, factor.data(), options, blocks.get());
   }
   return new_array<NewBlocks>(std::move(blocks), {weights.shape(0), static_cast<std::size_t>(row_bytes)});
+}
+
+NewBlocks refine_codes(const std::string& quant_type, const Weights& weights, const Blocks& blocks,
+                       const Weights& gram, const std::optional<Weights>& row_gram, int sweeps, int threads,
+                       const std::string& instruction_set) {
+  const raq::QuantType& type = raq::find_quant_type(quant_type);
+  const raq::Rows rows = rows_of(weights, std::nullopt);
+  const raq::Options options = options_of(threads, "fast", instruction_set);
+  const std::size_t row_bytes = static_cast<std::size_t>(type.row_bytes(rows.length));
+  if (blocks.shape(0) != weights.shape(0) || blocks.shape(1) != row_bytes)
+    throw std::invalid_argument(std::to_string(blocks.shape(0)) + " rows of " +
+                                std::to_string(blocks.shape(1)) + " bytes are not these weights in " +
+                                type.name);
+  require_square(gram, "Gram matrix", weights.shape(1), "a row length");
+  if (row_gram) require_square(*row_gram, "Gram matrix", weights.shape(0), "a number of rows");
+  std::unique_ptr<std::uint8_t[]> refined(new std::uint8_t[blocks.size()]);
+  std::copy_n(blocks.data(), blocks.size(), refined.get());
+  {
+    const nb::gil_scoped_release unlocked;
+    raq::refine_codes(type, rows, gram.data(), row_gram ? row_gram->data() : nullptr, sweeps, options,
+                      refined.get());
+  }
+  return new_array<NewBlocks>(std::move(refined), {blocks.shape(0), row_bytes});
 }
 
 NewWeights feedback_factor(const Weights& gram, double damping, int threads,
@@ -221,10 +251,22 @@ order of the rows), errors are fed forward into later rows too, from each group 
 small.
 
 Codebook types choose the vector of 4 or 8 columns at once and then feed their errors forward. `threads`,
-`effort` and `instruction_set` are as in `quantize`; neither threads nor the instruction set changes a byte.
-There is no CUDA version. Raises ValueError as `quantize` does, for F32, F16 and BF16, which store every
-weight by itself, and for a factor of another shape, with a NaN or infinite number, with one below the
-diagonal that is not zero, or with a diagonal that is not positive.)";
+`effort`, `device` and `instruction_set` are as in `quantize`: all but the effort change no byte. With `row_factor`
+all rows are rounded on one CUDA device, another one for the next call. Raises as `quantize` does, MemoryError if
+that device has no room for weights, errors and both factors; ValueError for F32, F16 and BF16, which store every
+weight by itself, and for a factor of another shape, with a NaN or infinite number, with one below the diagonal that
+is not zero, or with a diagonal that is not positive.)";
+
+constexpr char refine_codes_text[] =
+    R"(Choose the codes of blocks again so that tr(M E H Eᵀ) becomes lower: uint8[rows, row bytes].
+
+`blocks` are those of the weights in the type, and E is what they restore less the weights. `gram` is H, the mean of
+x xᵀ over the inputs x, float32[row length, row length]; `row_gram` is M, that of g gᵀ over the gradients g at the
+outputs, float32[rows, rows], or the identity. Both are read whole: they must be symmetric, and should have the damping
+of the factors. Scales stay; one after the other each code (of codebook types, each vector with its signs)
+becomes the best one for all others as they are, `sweeps` times over. The sum never rises but by float32 rounding.
+Neither threads nor the instruction set changes a byte. Raises ValueError as `quantize_with_feedback` does, for blocks
+of another shape, and for a diagonal that is not positive.)";
 
 constexpr char feedback_factor_text[] =
     R"(The factor of a Gram matrix for `quantize_with_feedback`: float32[columns, columns], upper triangular.
@@ -299,7 +341,11 @@ NB_MODULE(_raq_native, module) {
              "device"_a = "cpu", "instruction_set"_a = "automatic", quantize_text);
   module.def("quantize_with_feedback", &quantize_with_feedback, "quant_type"_a, "weights"_a.noconvert(),
              "factor"_a.noconvert(), "row_factor"_a.noconvert() = nb::none(), nb::kw_only(), "threads"_a = 0,
-             "effort"_a = "fast", "instruction_set"_a = "automatic", quantize_with_feedback_text);
+             "effort"_a = "fast", "device"_a = "cpu", "instruction_set"_a = "automatic",
+             quantize_with_feedback_text);
+  module.def("refine_codes", &refine_codes, "quant_type"_a, "weights"_a.noconvert(), "blocks"_a.noconvert(),
+             "gram"_a.noconvert(), "row_gram"_a.noconvert() = nb::none(), nb::kw_only(), "sweeps"_a = 2,
+             "threads"_a = 0, "instruction_set"_a = "automatic", refine_codes_text);
   module.def("feedback_factor", &feedback_factor, "gram"_a.noconvert(), "damping"_a, nb::kw_only(),
              "threads"_a = 0, "instruction_set"_a = "automatic", feedback_factor_text);
   module.def("dequantize", &dequantize, "quant_type"_a, "blocks"_a.noconvert(), "row_length"_a, nb::kw_only(),

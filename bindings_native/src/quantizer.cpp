@@ -57,9 +57,15 @@ Effort effort_for(const Rows& rows, Effort asked) {
   return alike ? Effort::plain : Effort::fast;
 }
 
-NonFiniteWeight::NonFiniteWeight(std::int64_t row, std::int64_t column)
-    : std::invalid_argument("weight [" + std::to_string(row) + ", " + std::to_string(column) +
-                            "] is NaN or infinite") {}
+NonFiniteWeight::NonFiniteWeight(std::int64_t row_, std::int64_t column_)
+    : std::invalid_argument("weight [" + std::to_string(row_) + ", " + std::to_string(column_) +
+                            "] is NaN or infinite"),
+      row(row_),
+      column(column_) {}
+
+NoFeedback::NoFeedback(const QuantType& type)
+    : std::invalid_argument(std::string("errors cannot be fed forward in ") + type.name +
+                            ": it stores every weight by itself") {}
 
 namespace {
 

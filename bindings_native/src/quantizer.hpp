@@ -58,6 +58,12 @@ Effort effort_for(const Rows& rows, Effort asked);
 // A weight that is NaN or infinite: quantizing it has no meaning.
 struct NonFiniteWeight : std::invalid_argument {
   NonFiniteWeight(std::int64_t row, std::int64_t column);
+  std::int64_t row, column;
+};
+
+// A type whose weights can't take each other's errors.
+struct NoFeedback : std::invalid_argument {
+  explicit NoFeedback(const QuantType& type);
 };
 
 // On the processor; cuda/cuda.hpp has the same for CUDA devices. The caller owns the memory of every result.

@@ -118,12 +118,12 @@ RAQ_HD void store_blocks(const Bytes<Count>& block, int count, std::uint8_t* out
 }
 
 template <int Count>
-RAQ_HD void load_blocks(Bytes<Count>& block, int count, const std::uint8_t* in) {
+RAQ_HD void load_blocks(Bytes<Count>& block, int count, const std::uint8_t* in, std::int64_t stride = Count) {
   constexpr int words = Bytes<Count>::words;
   block.clear();
   for (int i = 0; i < count; ++i) {
     std::int32_t row[words] = {};
-    memcpy(row, in + i * Count, Count);
+    memcpy(row, in + i * stride, Count);
     for (int w = 0; w < words; ++w) lane(block.word[w], i) = row[w];
   }
 }

@@ -55,8 +55,12 @@ void quantize_on_both_sides(const QuantType& type, const Rows& rows, const float
   for (std::int64_t first = 0; first < rows.count; first += feedback_rows) {
     const std::int64_t count = std::min(feedback_rows, rows.count - first), later = first + count;
     float* group = left.data() + first * length;
-    quantize_with_feedback(type, {group, nullptr, count, length}, factor, options,
-                           blocks + first * row_bytes);
+    try {
+      quantize_with_feedback(type, {group, nullptr, count, length}, factor, options,
+                             blocks + first * row_bytes);
+    } catch (const NonFiniteWeight& bad) {
+      throw NonFiniteWeight(first + bad.row, bad.column);
+    }
     if (later == rows.count) break;
     dequantize(type, blocks + first * row_bytes, count, length, options, errors.data());
     for (std::int64_t i = 0; i < count * length; ++i) errors[i] = group[i] - errors[i];

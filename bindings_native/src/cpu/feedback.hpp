@@ -15,8 +15,7 @@
 // together. So neither lanes nor threads nor the sizes of these loops change a bit.
 #pragma once
 
-#include "common/levels.hpp"
-#include "common/tiles.hpp"
+#include "common/feedback_blocks.hpp"
 #include "cpu/kernels.hpp"
 #include "formats/all.hpp"
 
@@ -46,58 +45,6 @@ RAQ_INLINE void subtract(Float* weights, const Float* errors, int depth, const f
 #pragma GCC unroll 2
     for (int t = 0; t < together; ++t) weights[k * together + t] = left[k][t];
 }
-
-// A number that is not finite, from weights near the largest float, becomes one that is.
-RAQ_INLINE Float bounded(Float value) { return clamp(value, -0x1.fffffep127f, 0x1.fffffep127f); }
-
-// What the weights of a sub-block share: scale and offset, and the unit of their block (see Tile).
-struct SubBlock {
-  Scales scales;
-  Float inverse_unit;
-  Float scale_in_units, inverse;  // the scale, and its inverse
-};
-
-// What was chosen for the weights of a block: `step` of them at a time.
-template <class Format>
-struct Chosen;
-
-template <CodePerWeight Format>
-struct Chosen<Format> {
-  static constexpr int step = 1;
-  Int codes[Format::weights];
-
-  RAQ_INLINE void start(const Bytes<Format::bytes>&) {}
-  RAQ_INLINE void choose(const Float* weight, const Float*, const SubBlock& shared, int place, Float* level) {
-    const Float position = ((weight[0] + shared.scales.offset) * shared.inverse_unit) * shared.inverse;
-    level[0] = Format::Levels::round(position);
-    codes[place] = Format::code_of(level[0]);
-  }
-  RAQ_INLINE void write(Bytes<Format::bytes>& block) const {
-    block.clear(Format::first_code_byte, Format::code_bytes);
-    Format::put_codes(block, codes);
-  }
-};
-
-template <CodePerGroup Format>
-struct Chosen<Format> {
-  static constexpr int step = Format::group;
-  typename Format::Vectors vectors;
-
-  RAQ_INLINE void start(const Bytes<Format::bytes>& block) {
-    if constexpr (requires { Format::get_fixed(block, vectors); }) Format::get_fixed(block, vectors);
-  }
-  RAQ_NOINLINE void choose(const Float* weights, const Float* h, const SubBlock& shared, int place,
-                           Float* levels) {
-    Float x[step];
-    // What feedback made of a weight may be beyond all units; its square must stay a number.
-    for (int i = 0; i < step; ++i) x[i] = clamp(weights[i] * shared.inverse_unit, -0x1p40f, 0x1p40f);
-    Format::choose(x, h, shared.scale_in_units, place, vectors, levels);
-  }
-  RAQ_INLINE void write(Bytes<Format::bytes>& block) const {
-    Format::clear_vectors(block);
-    Format::put_vectors(block, vectors.codes, vectors.signs);
-  }
-};
 
 template <class Format>
 class Feedback {
@@ -183,25 +130,18 @@ class Feedback {
   // A block of every row of a group: its scales, then its columns in panels. Columns are counted from `first`.
   RAQ_NOINLINE void round_block(int group, int first, int start, int count) {
     Float* weights = weights_of(group, first);
-    Bytes<Format::bytes> block[together];
-    Float inverse_unit[together];
-    Chosen<Format> chosen[together];
+    OpenBlock<Format> block[together];
     Tile<K> tile;
-    for (int t = 0; t < together; ++t) {
-      for (int k = start; k < start + K; ++k) weights[k * together + t] = bounded(weights[k * together + t]);
-      tile.load_columns(weights + start * together + t, together, rows_.importance + first + start);
-      Format::quantize(tile.weights, tile.importance, tile.unit, effort_, block[t]);
-      inverse_unit[t] = tile.unit.inverse;
-      chosen[t].start(block[t]);
-    }
+    for (int t = 0; t < together; ++t)
+      block[t].open(weights + start * together + t, together, rows_.importance + first + start, effort_,
+                    tile);
     for (int from = start; from < start + K; from += panel) {
       for (int column = from; column < from + panel; column += sub_block) {
         SubBlock shared[together];
-        for (int t = 0; t < together; ++t)
-          shared[t] = sub_block_of(block[t], (column - start) / sub_block, inverse_unit[t]);
+        for (int t = 0; t < together; ++t) shared[t] = block[t].sub_block((column - start) / sub_block);
         for (int k = column; k < column + sub_block; k += step)
           round_columns(group, weights, shared, tile.importance + (k - start), k, k - start, from + panel,
-                        chosen);
+                        block);
       }
       for (int k = from + panel; k < count; k += width)
         subtract(weights + k * together, errors_of(group) + from * together, panel,
@@ -209,36 +149,27 @@ class Feedback {
     }
     const std::int64_t row_bytes = length_ / K * std::int64_t{Format::bytes};
     for (int t = 0; t < together; ++t) {
-      chosen[t].write(block[t]);
-      store_blocks(block[t], rows_in(group, t),
+      block[t].close();
+      store_blocks(block[t].bytes, rows_in(group, t),
                    out_ + first_row(group, t) * row_bytes + (first + start) / K * Format::bytes, row_bytes);
     }
-  }
-
-  static SubBlock sub_block_of(const Bytes<Format::bytes>& block, int number, Float inverse_unit) {
-    const Scales scales = Format::scales(block, number);
-    // In the unit of the block, as in the search: the inverse of the scale itself may overflow.
-    const Float scale = scales.scale * inverse_unit;
-    return {scales, inverse_unit, scale, inverse_or_zero(scale)};
   }
 
   // Columns whose codes are chosen together, from number `place` of the block on; their errors are subtracted
   // up to column `end`.
   RAQ_INLINE void round_columns(int group, Float* weights, const SubBlock* shared, const Float* importance,
-                                int column, int place, int end, Chosen<Format>* chosen) {
+                                int column, int place, int end, OpenBlock<Format>* block) {
     Float levels[together][step];
     for (int t = 0; t < together; ++t) {
       Float left[step];
       for (int i = 0; i < step; ++i) left[i] = bounded(weights[(column + i) * together + t]);
-      chosen[t].choose(left, importance, shared[t], place, levels[t]);
+      block[t].chosen.choose(left, importance, shared[t], place, levels[t]);
     }
     for (int j = column; j < column + step; ++j) {
       const float* factor = corner_ + j * corner_stride;
       Float error[together];
       for (int t = 0; t < together; ++t) {
-        const Scales& scales = shared[t].scales;
-        const Float value = scales.scale * levels[t][j - column] - scales.offset;
-        error[t] = bounded((bounded(weights[j * together + t]) - value) / factor[j]);
+        error[t] = error_of(weights[j * together + t], levels[t][j - column], shared[t], factor[j]);
         errors_of(group)[j * together + t] = error[t];
       }
       for (int k = j + 1; k < end; ++k)

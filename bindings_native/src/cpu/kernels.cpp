@@ -8,6 +8,8 @@
 #include "common/tiles.hpp"
 #include "cpu/factor.hpp"
 #include "cpu/feedback.hpp"
+#include "cpu/multiply.hpp"
+#include "cpu/refinement.hpp"
 #include "formats/all.hpp"
 
 namespace raq::RAQ_LEVEL {
@@ -111,10 +113,17 @@ std::int64_t quantize_with_feedback(Rows rows, const float* factor, Effort effor
 }
 
 template <class Format>
+void refine(const RefinedRows& rows, std::uint8_t* blocks) {
+  Refinement<Format>(rows, blocks).run();
+}
+
+template <class Format>
 constexpr Kernels kernels_of() {
-  Kernels kernels{quantize<Format>, measure<Format>, dequantize<Format>, nullptr};
-  if constexpr (CodePerWeight<Format> || CodePerGroup<Format>)
+  Kernels kernels{quantize<Format>, measure<Format>, dequantize<Format>, nullptr, nullptr};
+  if constexpr (CodePerWeight<Format> || CodePerGroup<Format>) {
     kernels.quantize_with_feedback = quantize_with_feedback<Format>;
+    kernels.refine = refine<Format>;
+  }
   return kernels;
 }
 
@@ -135,6 +144,7 @@ const raq::Kernels* raq::RAQ_JOIN(kernels_, RAQ_LEVEL)() {
 
 const raq::FactorKernels& raq::RAQ_JOIN(factor_kernels_, RAQ_LEVEL)() {
   using namespace RAQ_LEVEL::factoring;
-  static constexpr FactorKernels steps{finish_rows, update_rows, invert_rows};
+  static constexpr FactorKernels steps{finish_rows, update_rows, invert_rows,
+                                       RAQ_LEVEL::multiplying::multiply};
   return steps;
 }

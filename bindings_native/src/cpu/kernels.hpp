@@ -26,6 +26,31 @@ constexpr int step = 16;
 constexpr int panel = 64;  // rows whose products are subtracted together
 }  // namespace factor
 
+// A product of matrices: out = a b, row after row; rows of a are `a_stride` apart.
+struct Product {
+  const float *a, *b;
+  float* out;
+  std::int64_t rows, depth, columns, a_stride;
+};
+namespace multiply {
+constexpr int column_step = 32;  // columns come in multiples of this
+}
+// Columns `from` to `to` of a product, whole `column_step`s.
+using MultiplyKernel = void (*)(const Product& product, std::int64_t from, std::int64_t to);
+
+// Rows whose codes are chosen again together (refinement.hpp), at most refine::rows.
+namespace refine {
+constexpr int rows = 16;
+}
+struct RefinedRows {
+  const float *gram, *diagonal;  // H and its diagonal
+  const float*
+      of_rows;  // M between these rows, refine::rows by refine::rows; 1 on the diagonal where none is
+  const float *gradient, *values;  // of M E H; what the blocks say: row after row
+  std::int64_t count, length;
+  float* scratch;  // 2 * refine::rows * length floats, aligned to 64 bytes
+};
+
 // The steps of factoring a matrix of `size` rows: finish the rows of a panel, subtract their products from the
 // rows after it, and invert a panel's rows of the result.
 struct FactorKernels {
@@ -33,6 +58,7 @@ struct FactorKernels {
   void (*update_rows)(double* w, std::int64_t size, std::int64_t first, std::int64_t last, std::int64_t from,
                       std::int64_t to);
   void (*invert_rows)(const double* w, double* x, std::int64_t size, std::int64_t from, std::int64_t to);
+  MultiplyKernel multiply;
 };
 
 struct Kernels {
@@ -45,6 +71,8 @@ struct Kernels {
   // feedback.hpp; the importance of the rows is 1 / U_jj^2.
   std::int64_t (*quantize_with_feedback)(Rows rows, const float* factor, Effort effort, float* scratch,
                                          std::uint8_t* blocks);
+  // Null for the same formats.
+  void (*refine)(const RefinedRows& rows, std::uint8_t* blocks);
 };
 
 // Tables in the order of quant_types.def. Each comes from its own copy of kernels.cpp.

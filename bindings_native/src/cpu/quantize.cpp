@@ -1,10 +1,10 @@
 // Threads over chunks of rows. Their sums are added in order, so a result does not
 // depend on the number of threads.
 #include <algorithm>
-#include <new>
 
 #include "chunks.hpp"
 #include "cpu/instruction_sets.hpp"
+#include "cpu/scratch.hpp"
 #include "cpu/threads.hpp"
 
 namespace raq {
@@ -38,21 +38,6 @@ struct FeedbackGroups {
   }
 };
 
-// Memory in floats, aligned as the kernels need it.
-class Scratch {
- public:
-  explicit Scratch(std::int64_t count)
-      : data_(static_cast<float*>(::operator new(count * sizeof(float), alignment))) {}
-  ~Scratch() { ::operator delete(data_, alignment); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  float* data() const { return data_; }
-
- private:
-  static constexpr std::align_val_t alignment{64};
-  float* data_;
-};
-
 }  // namespace
 
 void quantize(const QuantType& type, const Rows& rows, const Options& options, std::uint8_t* blocks) {
@@ -83,9 +68,7 @@ void quantize_with_feedback(const QuantType& type, const Rows& rows, const float
                             const Options& options, std::uint8_t* blocks) {
   const std::int64_t row_bytes = type.row_bytes(rows.length), columns = rows.length;
   const Kernels& kernels = cpu_kernels(type, options.instruction_set);
-  if (kernels.quantize_with_feedback == nullptr)
-    throw std::invalid_argument(std::string("errors cannot be fed forward in ") + type.name +
-                                ": it stores every weight by itself");
+  if (kernels.quantize_with_feedback == nullptr) throw NoFeedback(type);
   const std::vector<float> importance = importance_of(factor, columns);
   const Effort effort = effort_for({nullptr, importance.data(), 0, columns}, options.effort);
   const int threads = threads_of(options);

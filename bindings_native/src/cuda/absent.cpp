@@ -21,6 +21,11 @@ void quantize(const QuantType&, const Rows&, Effort, int, std::uint8_t*) { refus
 
 void dequantize(const QuantType&, const std::uint8_t*, std::int64_t, std::int64_t, int, float*) { refuse(); }
 
+void quantize_with_feedback(const QuantType&, const Rows&, const float*, const float*, Effort, int,
+                            std::uint8_t*) {
+  refuse();
+}
+
 std::vector<ErrorSums> measure(const std::vector<QuantType>&, const Rows&, Effort, int) { refuse(); }
 
 }  // namespace raq::cuda

@@ -26,6 +26,10 @@ void release();
 void quantize(const QuantType& type, const Rows& rows, Effort effort, int device, std::uint8_t* blocks);
 void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t row_length,
                 int device, float* weights);
+// As `quantize_with_feedback`, and as `quantize_on_both_sides` with a row factor (else null): then all rows are
+// rounded on one device, which is another one for the next call.
+void quantize_with_feedback(const QuantType& type, const Rows& rows, const float* factor,
+                            const float* row_factor, Effort effort, int device, std::uint8_t* blocks);
 std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, Effort effort,
                                int device);
 

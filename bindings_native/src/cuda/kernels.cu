@@ -2,14 +2,16 @@
 // Everything around them is in quantize.cu.
 #include "cuda/kernels.hpp"
 
+#include "common/feedback_blocks.hpp"
 #include "common/tiles.hpp"
-#include "cuda/check.hpp"
+#include "cuda/feedback.hpp"
+#include "cuda/launch.hpp"
 #include "formats/all.hpp"
 
 namespace raq::RAQ_LEVEL {
 namespace {
 
-using cuda::Position;
+using cuda::Position, cuda::Task, cuda::Wave, cuda::launch, cuda::groups_of;
 
 constexpr int threads_per_group = 64;
 // A chunk has at most 256 blocks of 256 weights, unless a row is longer: one group measures it at once.
@@ -99,21 +101,117 @@ __global__ void __launch_bounds__(measuring_threads)
   }
 }
 
-// ---- launchers ----
+constexpr int rounding_threads = 128;
+constexpr int panel = 32;  // columns that get each other's errors one by one
 
-template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), std::int64_t groups, int threads, cudaStream_t stream,
-            Arguments... arguments) {
-  if (groups == 0) return;
-  cudaLaunchConfig_t shape{};
-  shape.gridDim = dim3(static_cast<unsigned>(groups));
-  shape.blockDim = dim3(static_cast<unsigned>(threads));
-  shape.stream = stream;
-  RAQ_CUDA_CHECK(cudaLaunchKernelEx(&shape, kernel, arguments...));
+// The weights of a task, and the errors of a panel, to which a thread of each row adds.
+struct Panel {
+  float weights[cuda::most_rows][cuda::span + 1];
+  float errors[cuda::most_rows][panel + 1];
+};
+
+// The panel of one row that begins at column `from` of its span: column after column, or a few at once.
+// `factor` is that of the first column of the span, `length` apart from the next.
+template <class Format>
+__device__ void round_panel(OpenBlock<Format>& block, const float* importance, float* weights, float* errors,
+                            const float* factor, std::int64_t length, int from) {
+  constexpr int step = Chosen<Format>::step, sub_block = Format::sub_block;
+  SubBlock shared;
+  RAQ_ROLLED
+  for (int k = from; k < from + panel; k += step) {
+    const int place = k % Format::weights;
+    if (place % sub_block == 0) shared = block.sub_block(place / sub_block);
+    float left[step], levels[step];
+    for (int i = 0; i < step; ++i) left[i] = bounded(weights[k + i]);
+    block.chosen.choose(left, importance + place, shared, place, levels);
+    RAQ_ROLLED
+    for (int i = 0; i < step; ++i) {
+      const float* row = factor + (k + i) * length;
+      const float error = error_of(weights[k + i], levels[i], shared, row[k + i]);
+      errors[k + i - from] = error;
+      RAQ_ROLLED
+      for (int later = k + i + 1; later < from + panel; ++later) weights[later] -= error * row[later];
+    }
+  }
 }
 
-std::int64_t groups_of(std::int64_t count, std::int64_t per_group) {
-  return (count + per_group - 1) / per_group;
+// Stores a block, and with a row factor what its rounding leaves of the weights before feedback from columns.
+template <class Format>
+__device__ void finish_block(const cuda::FeedbackWork& work, OpenBlock<Format>& block, std::int64_t row,
+                             std::int64_t column) {
+  constexpr int K = Format::weights;
+  block.close();
+  store_blocks(block.bytes, 1, work.blocks + (row * work.length + column) / K * Format::bytes);
+  if (work.row_factor == nullptr) return;
+  float restored[K];
+  Format::dequantize(block.bytes, restored);
+  float* weights = work.weights + row * work.length + column;
+  RAQ_UNROLL
+  for (int k = 0; k < K; ++k) weights[k] -= restored[k];
+}
+
+// Subtracts the errors of a panel from the weights of a later column. `factor` is that between the first column of
+// the panel and this one.
+__device__ void spread(Panel& at, int rows, const float* factor, std::int64_t length, int column) {
+  float factors[panel];
+  for (int j = 0; j < panel; ++j) factors[j] = factor[j * length];
+  RAQ_ROLLED
+  for (int row = 0; row < rows; ++row) {
+    float left = at.weights[row][column];
+    for (int j = 0; j < panel; ++j) left -= at.errors[row][j] * factors[j];
+    at.weights[row][column] = left;
+  }
+}
+
+// A group of threads rounds a task. The first of them have a row each; between panels all subtract what the panel
+// left from the later columns.
+template <class Format>
+__global__ void __launch_bounds__(rounding_threads) round_spans(Wave wave, Effort effort) {
+  constexpr int K = Format::weights;
+  static_assert(cuda::span % K == 0 && K % panel == 0 && panel % Format::sub_block == 0);
+  __shared__ Panel at;
+  const Task task = wave.task(blockIdx.x);
+  const std::int64_t length = wave.work.length, first = task.row * length + task.column;
+  const float* factor = wave.work.factor + task.column * length + task.column;
+  const int thread = static_cast<int>(threadIdx.x);
+  RAQ_ROLLED
+  for (int i = thread; i < task.rows * cuda::span; i += rounding_threads) {
+    const int row = i / cuda::span, k = i % cuda::span;
+    if (k < task.columns) at.weights[row][k] = wave.work.errors[first + row * length + k];
+  }
+  __syncthreads();  // all weights are there
+  Tile<K> tile;
+  OpenBlock<Format> block;
+  RAQ_ROLLED
+  for (int from = 0; from < task.columns; from += panel) {
+    if (thread < task.rows) {
+      float* weights = at.weights[thread];
+      if (from % K == 0)
+        block.open(weights + from, 1, wave.work.importance + task.column + from, effort, tile);
+      round_panel<Format>(block, tile.importance, weights, at.errors[thread], factor, length, from);
+      if ((from + panel) % K == 0)
+        finish_block<Format>(wave.work, block, task.row + thread, task.column + from + panel - K);
+    }
+    __syncthreads();  // the errors of the panel are known
+    RAQ_ROLLED
+    for (int k = from + panel + thread; k < task.columns; k += rounding_threads)
+      spread(at, task.rows, factor + from * length + k, length, k);
+    RAQ_ROLLED
+    for (int i = thread; i < task.rows * panel; i += rounding_threads)
+      wave.work.errors[first + i / panel * length + from + i % panel] = at.errors[i / panel][i % panel];
+    __syncthreads();  // the weights of the next panel are what feedback made of them
+  }
+}
+
+// ---- launchers ----
+
+template <class Format>
+constexpr auto rounding_of() -> decltype(cuda::Kernels::round_spans) {
+  if constexpr (CodePerWeight<Format> || CodePerGroup<Format>)
+    return [](const Wave& wave, Effort effort, cudaStream_t stream) {
+      launch(round_spans<Format>, wave.tasks, rounding_threads, stream, wave, effort);
+    };
+  return nullptr;
 }
 
 template <class Format>
@@ -131,7 +229,8 @@ constexpr cuda::Kernels kernels_of() {
              Position* first_bad, cudaStream_t stream) {
             launch(measure_chunks<Format>, groups_of(rows.count, rows_per_chunk), measuring_threads, stream,
                    rows, rows_per_chunk, effort, sums_of_rows, first_bad);
-          }};
+          },
+          rounding_of<Format>()};
 }
 
 }  // namespace

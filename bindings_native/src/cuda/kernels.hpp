@@ -12,6 +12,8 @@ namespace raq::cuda {
 using Position = unsigned long long;
 constexpr Position no_position = ~0ull;
 
+struct Wave;
+
 struct Kernels {
   // first_bad becomes the smaller of itself and the first bad position.
   void (*quantize)(Rows rows, Effort effort, std::uint8_t* blocks, Position* first_bad, cudaStream_t stream);
@@ -20,6 +22,8 @@ struct Kernels {
   // One ErrorSums for each row, added up block after block.
   void (*measure)(Rows rows, std::int64_t rows_per_chunk, Effort effort, ErrorSums* sums_of_rows,
                   Position* first_bad, cudaStream_t stream);
+  // Rounds the spans of a wave (cuda/feedback.hpp). Null for formats that store every weight by itself.
+  void (*round_spans)(const Wave& wave, Effort effort, cudaStream_t stream);
 };
 
 const Kernels& kernels(const QuantType& type);

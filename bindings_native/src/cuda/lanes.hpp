@@ -19,13 +19,17 @@ class Memory {
 
   void reserve(std::size_t size, const char* call) {
     if (data_ != nullptr && size <= size_) return;
-    Release(data_);
-    data_ = nullptr;
-    size_ = 0;
+    release();
     check(Allocate(&data_, size > 0 ? size : 1), call);
     size_ = size;
   }
+  void release() {
+    Release(data_);
+    data_ = nullptr;
+    size_ = 0;
+  }
   std::byte* data() const { return static_cast<std::byte*>(data_); }
+  std::size_t size() const { return size_; }
 
  private:
   void* data_ = nullptr;
@@ -35,13 +39,17 @@ class Memory {
 inline cudaError_t allocate_on_device(void** data, std::size_t size) { return cudaMalloc(data, size); }
 inline cudaError_t allocate_on_host(void** data, std::size_t size) { return cudaMallocHost(data, size); }
 
+using DeviceMemory = Memory<allocate_on_device, cudaFree>;
+using PinnedMemory = Memory<allocate_on_host, cudaFreeHost>;
+
 struct Lane {
   Lane() { RAQ_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking)); }
   ~Lane() { cudaStreamDestroy(stream); }
   Lane(const Lane&) = delete;
   Lane& operator=(const Lane&) = delete;
 
-  void reserve(std::size_t in, std::size_t out) {
+  void reserve(std::size_t in, std::size_t out, std::size_t scratch) {
+    if (scratch > 0) device_scratch.reserve(scratch, "cudaMalloc");
     device_in.reserve(in, "cudaMalloc");
     device_out.reserve(out, "cudaMalloc");
     host_in.reserve(in, "cudaMallocHost");
@@ -49,8 +57,8 @@ struct Lane {
   }
 
   cudaStream_t stream = nullptr;
-  Memory<allocate_on_device, cudaFree> device_in, device_out;
-  Memory<allocate_on_host, cudaFreeHost> host_in, host_out;
+  DeviceMemory device_in, device_out, device_scratch;
+  PinnedMemory host_in, host_out;
 };
 
 }  // namespace raq::cuda

@@ -1,10 +1,11 @@
 // The host's side of CUDA: which devices there are, and what of a tensor is copied to them and back.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "cuda/check.hpp"
 #include "cuda/cuda.hpp"
-#include "cuda/kernels.hpp"
+#include "cuda/feedback.hpp"
 #include "cuda/pipeline.hpp"
 
 namespace raq::cuda {
@@ -63,8 +64,6 @@ std::int64_t chunks_per_part(const Chunks& chunks, std::int64_t row_length) {
                                 part_weights / std::max<std::int64_t>(1, chunks.rows_per_chunk * row_length));
 }
 
-std::size_t aligned(std::size_t size) { return (size + 15) / 16 * 16; }
-
 // A part on its way to the device: its weights, then the importance of their columns.
 struct WeightsIn {
   const Rows& rows;
@@ -102,6 +101,42 @@ struct FlaggedOut {
   }
 };
 
+// The factors of a call, which become constants of its work.
+struct Factors {
+  std::vector<float> importance;  // 1 / U_jj^2
+  const float *factor, *row_factor;
+  std::int64_t rows, length;
+
+  std::vector<Constant> constants() const {
+    std::vector<Constant> all{{importance.data(), length * sizeof(float)},
+                              {factor, length * length * sizeof(float)}};
+    if (row_factor != nullptr) all.push_back({row_factor, rows * rows * sizeof(float)});
+    return all;
+  }
+  FeedbackWork on_device(Part part, OnDevice at, Position* flag) const {
+    const float* places[3] = {};
+    const std::byte* next = at.constants;
+    const std::vector<Constant> all = constants();
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      places[i] = reinterpret_cast<const float*>(next);
+      next += aligned(all[i].size);
+    }
+    auto* weights = reinterpret_cast<float*>(at.in);
+    auto* errors = row_factor != nullptr ? reinterpret_cast<float*>(at.scratch) : weights;
+    auto* blocks = reinterpret_cast<std::uint8_t*>(at.out);
+    return {weights, errors, places[0], places[1], places[2], blocks, flag, part.count, length};
+  }
+};
+
+// Work of one part on the first device, from number `first` on, that has the memory for it.
+void run_on_one(const Work& work, const std::vector<int>& devices, std::size_t first) {
+  for (std::size_t i = 0;; ++i) try {
+      return run(work, 1, {devices[(first + i) % devices.size()]});
+    } catch (const OutOfMemory&) {
+      if (i + 1 == devices.size()) throw;
+    }
+}
+
 }  // namespace
 
 bool built() { return true; }
@@ -135,9 +170,10 @@ void quantize(const QuantType& type, const Rows& rows, Effort asked, int device,
   run({chunks, [=](std::int64_t count) { return weights.bytes(count); },
        [=](std::int64_t count) { return flagged(count).bytes(); },
        [=](Part part, std::byte* in) { weights.fill(part, in); },
-       [=](Part part, std::byte* in, std::byte* out, cudaStream_t stream) {
-         kernels(type).quantize(weights.on_device(part, in), effort, reinterpret_cast<std::uint8_t*>(out),
-                                flagged(part.count).cleared_flag(out, stream), stream);
+       [=](Part part, OnDevice at, cudaStream_t stream) {
+         kernels(type).quantize(weights.on_device(part, at.in), effort,
+                                reinterpret_cast<std::uint8_t*>(at.out),
+                                flagged(part.count).cleared_flag(at.out, stream), stream);
        },
        [=](Part part, const std::byte* out) {
          flagged(part.count).require_finite(part, weights.rows.length, out);
@@ -156,15 +192,54 @@ void dequantize(const QuantType& type, const std::uint8_t* blocks, std::int64_t 
        [=](Part part, std::byte* in) {
          std::memcpy(in, blocks + part.first * row_bytes, part.count * row_bytes);
        },
-       [=](Part part, std::byte* in, std::byte* out, cudaStream_t stream) {
-         kernels(type).dequantize(reinterpret_cast<std::uint8_t*>(in),
+       [=](Part part, OnDevice at, cudaStream_t stream) {
+         kernels(type).dequantize(reinterpret_cast<std::uint8_t*>(at.in),
                                   part.count * row_length / type.weights_per_block,
-                                  reinterpret_cast<float*>(out), stream);
+                                  reinterpret_cast<float*>(at.out), stream);
        },
        [=](Part part, const std::byte* out) {
          std::memcpy(weights + part.first * row_length, out, part.count * row_size);
        }},
       chunks_per_part(chunks, row_length), numbers);
+}
+
+void quantize_with_feedback(const QuantType& type, const Rows& rows, const float* factor,
+                            const float* row_factor, Effort asked, int device, std::uint8_t* blocks) {
+  const std::int64_t row_bytes = type.row_bytes(rows.length);
+  if (kernels(type).round_spans == nullptr) throw NoFeedback(type);
+  const Factors factors{importance_of(factor, rows.length), factor, row_factor, rows.count, rows.length};
+  if (row_factor != nullptr) importance_of(row_factor, rows.count);  // refuses what is no factor
+  const Effort effort = effort_for({nullptr, factors.importance.data(), 0, rows.length}, asked);
+  const std::vector<int> numbers = chosen(device);
+  if (rows.count == 0 || rows.length == 0) return;
+  const Rows given{rows.weights, nullptr, rows.count, rows.length};
+  const WeightsIn weights{given};
+  const auto flagged = [=](std::int64_t count) {
+    return FlaggedOut{static_cast<std::size_t>(count * row_bytes)};
+  };
+  Chunks chunks(rows.count, rows.length);
+  chunks.rows_per_chunk = row_factor != nullptr ? rows.count : most_rows;
+  chunks.count = (rows.count + chunks.rows_per_chunk - 1) / chunks.rows_per_chunk;
+  Work work{chunks,
+            [=](std::int64_t count) { return weights.bytes(count); },
+            [=](std::int64_t count) { return flagged(count).bytes(); },
+            [=](Part part, std::byte* in) { weights.fill(part, in); },
+            [=, &factors](Part part, OnDevice at, cudaStream_t stream) {
+              Position* flag = flagged(part.count).cleared_flag(at.out, stream);
+              queue_feedback(type, factors.on_device(part, at, flag), effort, stream);
+            },
+            [=](Part part, const std::byte* out) {
+              flagged(part.count).require_finite(part, given.length, out);
+              std::memcpy(blocks + part.first * row_bytes, out, part.count * row_bytes);
+            }};
+  work.constants = factors.constants();
+  work.shares_device = true;
+  if (row_factor == nullptr) return run(work, chunks_per_part(chunks, rows.length), numbers);
+  // Rows depend on each other, so they stay together. Calls take turns of the devices.
+  work.bytes_scratch = [=](std::int64_t count) { return weights.bytes(count); };
+  work.lanes = 1;
+  static std::atomic<std::size_t> turn{0};
+  run_on_one(work, numbers, turn++);
 }
 
 std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& rows, Effort asked,
@@ -182,11 +257,11 @@ std::vector<ErrorSums> measure(const std::vector<QuantType>& types, const Rows& 
   run({chunks, [=](std::int64_t count) { return weights.bytes(count); },
        [=](std::int64_t count) { return flagged(count).bytes(); },
        [=](Part part, std::byte* in) { weights.fill(part, in); },
-       [=, &types](Part part, std::byte* in, std::byte* out, cudaStream_t stream) {
-         Position* flag = flagged(part.count).cleared_flag(out, stream);
-         auto* sums = reinterpret_cast<ErrorSums*>(out);
+       [=, &types](Part part, OnDevice at, cudaStream_t stream) {
+         Position* flag = flagged(part.count).cleared_flag(at.out, stream);
+         auto* sums = reinterpret_cast<ErrorSums*>(at.out);
          for (std::size_t t = 0; t < types.size(); ++t)
-           kernels(types[t]).measure(weights.on_device(part, in), chunks.rows_per_chunk, effort,
+           kernels(types[t]).measure(weights.on_device(part, at.in), chunks.rows_per_chunk, effort,
                                      sums + t * part.count, flag, stream);
        },
        [=, &types, &sums_of_rows](Part part, const std::byte* out) {

@@ -17,15 +17,17 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 import raq_native
-from raq_client.compensation.factor import upper_factor
+from raq_client.compensation.factor import Metric
 from raq_client.compensation.gram import Columns, Gram, MatrixGram, output_entry
-from raq_client.compensation.row_feedback import RowFactor
+from raq_client.compensation.row_feedback import RowBlock, RowFactor
 from raq_solver.tensors import Tensor
 
 LEAST_TOKENS_PER_COLUMN: Final = 0.25
 """A matrix with fewer tokens than this share of its columns (an expert that was rarely reached) is rounded plainly."""
 TESTED_ROWS: Final = 64
 """Rows of a matrix on which compensation is tested."""
+SWEEPS: Final = 4
+"""How often each code is chosen again after feedback: docs/compensation.md has what each time is worth."""
 _FACTORS_KEPT: Final = 3
 """Factors kept for the next tensors: query, key and value, gate and up follow each other with others between."""
 
@@ -36,36 +38,48 @@ _Factor = TypeVar("_Factor")
 
 @dataclass(frozen=True, eq=False)
 class MatrixFactor:
-    """The factor of one matrix's Gram statistics, by block of columns, and the statistics themselves."""
+    """The metric of one matrix's inputs, by block of columns, and the Gram statistics it is of."""
 
     gram: MatrixGram
-    parts: tuple[tuple[Columns, Float32[np.ndarray, "width width"]], ...]
+    parts: tuple[tuple[Columns, Metric], ...]
 
     def quantize(
         self,
         quant_type: str,
         weights: Rows,
-        row_factor: Float32[np.ndarray, "rows rows"] | None = None,
+        outputs: RowBlock | None = None,
         *,
         threads: int = 0,
         effort: Effort = "fast",
     ) -> UInt8[np.ndarray, "rows size"]:
-        """Rows of the matrix as blocks of a type, rounded with error feedback between columns.
+        """Rows of the matrix as blocks of a type, rounded with error feedback between columns; then codes chosen again.
 
-        With a factor of their outputs, in the order of the rows, also between rows. Raises ValueError as the kernel
-        does.
+        With the metric of their outputs, whose order the rows have, also between rows. Raises ValueError as the kernels
+        do.
         """
-        found = [
-            raq_native.quantize_with_feedback(
+        found = []
+        for columns, inputs in self.parts:
+            part = np.ascontiguousarray(weights[:, columns.first : columns.last])
+            of_rows = None if outputs is None else outputs.metric
+            blocks = raq_native.quantize_with_feedback(
                 quant_type,
-                np.ascontiguousarray(weights[:, columns.first : columns.last]),
-                factor,
-                row_factor,
+                part,
+                inputs.factor,
+                None if of_rows is None else of_rows.factor,
                 threads=threads,
                 effort=effort,
             )
-            for columns, factor in self.parts
-        ]
+            found.append(
+                raq_native.refine_codes(
+                    quant_type,
+                    part,
+                    blocks,
+                    inputs.matrix,
+                    None if of_rows is None else of_rows.matrix,
+                    sweeps=SWEEPS,
+                    threads=threads,
+                )
+            )
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def gain(self, quant_type: str, weights: Rows, plain: UInt8[np.ndarray, "rows size"], *, effort: Effort) -> float:
@@ -123,7 +137,7 @@ class Compensation:
         if known.tokens[matrix] < LEAST_TOKENS_PER_COLUMN * known.length:
             return None
         gram = self.gram.source.matrix(entry, matrix)
-        parts = zip(gram.columns(), map(upper_factor, gram.blocks), strict=True)
+        parts = zip(gram.columns(), map(Metric.of, gram.blocks), strict=True)
         return MatrixFactor(gram, tuple(parts))
 
 

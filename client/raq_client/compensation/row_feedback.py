@@ -19,7 +19,7 @@ from typing import Final, Self
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from raq_client.compensation.factor import upper_factor
+from raq_client.compensation.factor import Metric
 from raq_client.compensation.gram import Columns, MatrixGram
 
 ROW_DAMPING: Final = 0.1
@@ -29,33 +29,39 @@ GROUP: Final = 16
 
 Rows = Float32[np.ndarray, "rows length"]
 Blocks = UInt8[np.ndarray, "rows size"]
-Quantize = Callable[[Rows, Float32[np.ndarray, "rows rows"], int], Blocks]
-"""Rounds rows with a factor of their outputs, by a number of threads."""
+Quantize = Callable[[Rows, "RowBlock", int], Blocks]
+"""Rounds rows, in the order of a block, by a number of threads."""
 
 
 @dataclass(frozen=True, eq=False)
 class RowBlock:
-    """Rows whose outputs were counted together: their places in the order of rounding, and the factor in this order."""
+    """Rows whose outputs were counted together: their places in the order of rounding, and the metric in this order."""
 
     rows: Columns
     order: Int64[np.ndarray, " rows"]
-    factor: Float32[np.ndarray, "rows rows"]
+    metric: Metric
 
     @classmethod
     def of(cls, rows: Columns, gram: Float32[np.ndarray, "rows rows"]) -> Self:
         """The block of rows with these statistics of outputs."""
         order = np.argsort(-np.diagonal(gram), kind="stable")
-        return cls(rows, order, upper_factor(np.ascontiguousarray(gram[np.ix_(order, order)]), ROW_DAMPING))
+        return cls(rows, order, Metric.of(np.ascontiguousarray(gram[np.ix_(order, order)]), ROW_DAMPING))
 
     def left(self, gradients: Float32[np.ndarray, "samples rows"]) -> float:
         """Σ |Fᵀ g|² over gradients g at the outputs of these rows."""
-        ordered = gradients[:, self.order].astype(np.float64)
-        factor = self.factor.astype(np.float64)
-        fed: Float64[np.ndarray, "samples rows"] = ordered.copy()
-        for first in range(0, len(self.order), GROUP):
-            now, later = slice(first, first + GROUP), slice(first + GROUP, None)
-            # Errors E of this group reach the outputs themselves, and through the later rows: U_laterᵀ U_now⁻ᵀ E.
-            fed[:, now] += np.linalg.solve(factor[now, now], factor[now, later] @ ordered[:, later].T).T
+        factor = self.metric.factor.astype(np.float64)
+        # Errors E of a group reach the outputs themselves, and through later rows: g_now + U_now⁻¹ U_later g_later.
+        # That is U_now⁻¹ times the group's rows of U g.
+        products: Float64[np.ndarray, "rows samples"] = factor @ gradients[:, self.order].T.astype(np.float64)
+        count = len(factor)
+        if count % GROUP:  # rows that add nothing fill the last group
+            more = -count % GROUP
+            factor, products = np.pad(factor, (0, more)), np.pad(products, ((0, more), (0, 0)))
+            factor[range(count, count + more), range(count, count + more)] = 1
+        starts = np.arange(0, len(factor), GROUP)[:, None] + np.arange(GROUP)
+        fed = np.linalg.solve(
+            factor[starts[:, :, None], starts[:, None, :]], products.reshape(-1, GROUP, len(gradients))
+        )
         return float(np.square(fed).sum())
 
 
@@ -87,7 +93,7 @@ class RowFactor:
 
         def one(block: RowBlock) -> Blocks:
             rows = weights[block.rows.first : block.rows.last]
-            found = quantize(np.ascontiguousarray(rows[block.order]), block.factor, each)
+            found = quantize(np.ascontiguousarray(rows[block.order]), block, each)
             restored = np.empty_like(found)
             restored[block.order] = found
             return restored

@@ -54,7 +54,7 @@ class MatrixRounding:
         if factor is not None and self.rows is not None:
             return self.rows.quantize(
                 weights,
-                lambda rows, of_rows, threads: factor.quantize(name, rows, of_rows, threads=threads, effort=by.effort),
+                lambda rows, block, threads: factor.quantize(name, rows, block, threads=threads, effort=by.effort),
                 by.threads,
             )
         if factor is not None:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 import raq_native
-from raq_client.compensation.compensate import Compensation
-from raq_client.compensation.factor import upper_factor
+from raq_client.compensation.compensate import SWEEPS, Compensation
+from raq_client.compensation.factor import Metric, upper_factor
 from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks
 from raq_client.quantizing.rounding import Rounding, sampled_rows
 from raq_solver.quant_types import CATALOGUE
@@ -78,14 +78,12 @@ def test_without_held_out_inputs_nothing_is_compensated() -> None:
 def test_blocks_of_columns_are_rounded_by_themselves() -> None:
     whole, parted = (_gram(_inputs(2000, 3), _inputs(100, 4), widest) for widest in (512, 256))
     blocks = _of_matrix(parted).blocks(_weights())
-    ours = [
-        raq_native.quantize_with_feedback(
-            "Q4_K",
-            np.ascontiguousarray(_weights()[:, first : first + 256]),
-            upper_factor(parted.source.matrix(TENSOR.name, 0).blocks[first // 256]),
-        )
-        for first in (0, 256)
-    ]
+    ours = []
+    for first in (0, 256):
+        part = np.ascontiguousarray(_weights()[:, first : first + 256])
+        inputs = Metric.of(parted.source.matrix(TENSOR.name, 0).blocks[first // 256])
+        fed = raq_native.quantize_with_feedback("Q4_K", part, inputs.factor)
+        ours.append(raq_native.refine_codes("Q4_K", part, fed, inputs.matrix, sweeps=SWEEPS))
     np.testing.assert_array_equal(blocks, np.concatenate(ours, axis=1))
     fresh = _inputs(500, 5)
     plain = _error("Q4_K", raq_native.quantize("Q4_K", _weights(), None), fresh)
@@ -117,3 +115,12 @@ def test_a_factor_inverts_the_damped_matrix() -> None:
     damped = gram.astype(np.float64) + 0.1 * np.mean(np.diagonal(gram)) * np.eye(LENGTH)
     np.testing.assert_array_equal(factor, np.triu(factor))
     np.testing.assert_allclose(factor.T @ factor @ damped, np.eye(LENGTH), atol=1e-4)
+    metric = Metric.of(gram, damping=0.1)
+    np.testing.assert_array_equal(metric.factor, upper_factor(gram, damping=0.1))
+    np.testing.assert_allclose(metric.matrix, damped, rtol=1e-6)
+
+
+def test_where_nothing_was_seen_columns_are_apart() -> None:
+    metric = Metric.of(np.zeros((3, 3), np.float32))
+    np.testing.assert_array_equal(metric.matrix, np.eye(3))
+    np.testing.assert_array_equal(metric.factor, np.eye(3))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import raq_native
 from raq_client.compensation.gram import MatrixGram, column_blocks
-from raq_client.compensation.row_feedback import GROUP, RowFactor
+from raq_client.compensation.row_feedback import GROUP, RowBlock, RowFactor
 
 ROWS, COLUMNS = 64, 256
 
@@ -23,7 +23,7 @@ def _outputs(gradients: np.ndarray, held_out: np.ndarray, widest: int = ROWS) ->
     return MatrixGram(tuple(part.T @ part / np.float32(len(part)) for part in parts), len(gradients), held_out)
 
 
-def _white_noise(weights: np.ndarray, _factor: np.ndarray, _threads: int) -> np.ndarray:
+def _white_noise(weights: np.ndarray, _block: RowBlock, _threads: int) -> np.ndarray:
     """The rows as bytes."""
     return np.ascontiguousarray(weights).view(np.uint8)
 
@@ -35,7 +35,7 @@ def test_the_gain_is_what_rounding_with_independent_errors_leaves() -> None:
     random, fresh = np.random.default_rng(7), _gradients(2000, 4).astype(np.float64)
     errors = random.standard_normal((ROWS, 400))
     change = errors.copy()
-    upper = block.factor.astype(np.float64)
+    upper = block.metric.factor.astype(np.float64)
     for first in range(0, ROWS, GROUP):
         now, later = slice(first, first + GROUP), slice(first + GROUP, ROWS)
         change[later] += upper[now, later].T @ np.linalg.solve(upper[now, now].T, errors[now])
@@ -57,7 +57,7 @@ def test_a_real_type_comes_close_to_the_gain() -> None:
         return float(np.square(fresh @ (raq_native.dequantize("Q4_K", blocks, COLUMNS) - weights)).sum())
 
     fed = factor.quantize(
-        weights, lambda rows, of_rows, _: raq_native.quantize_with_feedback("Q4_K", rows, inputs, of_rows), 1
+        weights, lambda rows, block, _: raq_native.quantize_with_feedback("Q4_K", rows, inputs, block.metric.factor), 1
     )
     alone = raq_native.quantize_with_feedback("Q4_K", weights, inputs)
     assert loss(fed) / loss(alone) == pytest.approx(factor.gain, rel=0.25)
