@@ -24,11 +24,13 @@ from support.paths import ROOT
 NATIVE = ROOT / "bindings_native"
 HOST = ROOT / "tests" / "support" / "cuda_host"
 SOURCES = (
-    *(NATIVE / "src" / "cuda" / f"{name}.cu" for name in ("kernels", "pipeline", "quantize")),
+    *(NATIVE / "src" / "cuda" / f"{name}.cu" for name in ("kernels", "feedback", "pipeline", "quantize")),
     NATIVE / "src" / "quantizer.cpp",
     *(HOST / name for name in ("runtime.cpp", "fibers.cpp", "exports.cpp")),
 )
 FLAGS = ("-std=c++20", "-fPIC", "-ffp-contract=off", "-pthread")
+NOT_BUILT = {"cpu", "knapsack", "checks", "fuzz", "bindings.cpp"}
+"""Folders and files of the native code that are no part of it."""
 SLOW = "kernels.cu"
 """The source worth optimizing; the others build faster without."""
 DEFINES = ("-DRAQ_LEVEL=cuda_level", "-DRAQ_LANES=1")
@@ -44,10 +46,10 @@ def compiler() -> str | None:
 @cache
 def library() -> ctypes.CDLL:
     """The shared library; built if it is not there yet."""
-    digest = hashlib.sha256(" ".join((str(compiler()), *FLAGS)).encode())
+    digest = hashlib.sha256(" ".join((str(compiler()), *FLAGS, *map(str, SOURCES))).encode())
     for folder in (NATIVE, HOST):
         for path in sorted(folder.rglob("*")):
-            if path.suffix in {".cu", ".cpp", ".hpp", ".h", ".def", ".py"}:
+            if path.suffix in {".cu", ".cpp", ".hpp", ".h", ".def", ".py"} and not NOT_BUILT & set(path.parts):
                 digest.update(path.read_bytes())
     folder = ROOT / "build" / "cuda_host" / digest.hexdigest()[:16]
     built = folder / "cuda_host.so"
@@ -182,9 +184,25 @@ class Machine:
         threads: int = 0,
     ) -> np.ndarray:
         """As in raq_native."""
-        size = weights.shape[1] * _type(quant_type).bytes_per_block // _type(quant_type).weights_per_block
-        blocks = np.empty((len(weights), size), np.uint8)
+        blocks = _blocks(quant_type, weights)
         self._call("quantize", quant_type, *_rows(weights, importance), _effort(effort), device, blocks)
+        return blocks
+
+    def quantize_with_feedback(
+        self,
+        quant_type: str,
+        weights: np.ndarray,
+        factor: np.ndarray,
+        row_factor: np.ndarray | None = None,
+        *,
+        effort: str = "fast",
+        device: str = "cuda",
+        threads: int = 0,
+    ) -> np.ndarray:
+        """As in raq_native."""
+        blocks = _blocks(quant_type, weights)
+        given = (quant_type, weights, factor, row_factor, *_shape(weights))
+        self._call("quantize_with_feedback", *given, _effort(effort), device, blocks)
         return blocks
 
     def dequantize(
@@ -221,6 +239,11 @@ class Machine:
 
 def _type(name: str) -> raq_native.QuantType:
     return next(each for each in raq_native.QUANT_TYPES if each.name == name)
+
+
+def _blocks(quant_type: str, weights: np.ndarray) -> np.ndarray:
+    known = _type(quant_type)
+    return np.empty((len(weights), weights.shape[1] * known.bytes_per_block // known.weights_per_block), np.uint8)
 
 
 def _effort(name: str) -> ctypes.c_int:

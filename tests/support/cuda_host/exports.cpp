@@ -43,6 +43,16 @@ int raq_quantize(const char* type, const float* weights, const float* importance
   });
 }
 
+int raq_quantize_with_feedback(const char* type, const float* weights, const float* factor,
+                               const float* row_factor, std::int64_t rows, std::int64_t length, int effort,
+                               const char* device, std::uint8_t* blocks, char* message, std::size_t size) {
+  return result_of(message, size, [&] {
+    raq::cuda::quantize_with_feedback(raq::find_quant_type(type), {weights, nullptr, rows, length}, factor,
+                                      row_factor, static_cast<raq::Effort>(effort), number_of(device),
+                                      blocks);
+  });
+}
+
 int raq_dequantize(const char* type, const std::uint8_t* blocks, std::int64_t rows, std::int64_t length,
                    const char* device, float* weights, char* message, std::size_t size) {
   return result_of(message, size, [&] {

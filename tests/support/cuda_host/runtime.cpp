@@ -4,10 +4,11 @@
 //   the stream is waited for. A missing wait therefore shows as wrong bytes, for some seeds.
 // - Memory of a device can be touched only while that device runs something (otherwise: a segmentation
 //   fault), and the arguments of kernels may hold addresses of their own device only.
-// - Copies are from and to pinned memory. New memory holds noise. Freeing memory while something is queued is
+// - Copies are from and to pinned memory. New memory holds noise. Freeing memory that something queued touches is
 //   counted as a fault.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -19,9 +20,14 @@
 #include "fibers.hpp"
 #include "runtime.hpp"
 
+struct Operation {
+  std::function<void()> run;
+  std::vector<const void*> touched;  // addresses in the memory that it reads or writes
+};
+
 struct Stream {
   int device;
-  std::deque<std::function<void()>> queue;
+  std::deque<Operation> queue;
 };
 
 namespace emulated {
@@ -57,14 +63,14 @@ using Lock = std::lock_guard<std::recursive_mutex>;
 bool chances(double probability) { return std::uniform_real_distribution<>()(machine.chance) < probability; }
 
 void run_one(Stream& stream) {
-  const std::function<void()> operation = std::move(stream.queue.front());
+  const Operation operation = std::move(stream.queue.front());
   stream.queue.pop_front();
   const auto protect = [&](int rights) {
     for (const auto& [start, block] : machine.memory)
       if (block.device == stream.device) mprotect(start, block.size, rights);
   };
   protect(PROT_READ | PROT_WRITE);
-  operation();
+  operation.run();
   protect(PROT_NONE);
 }
 
@@ -100,6 +106,16 @@ bool inside(const void* data, std::size_t size, int device) {
   return block.device == device && start + size <= first + block.size;
 }
 
+// Whether something queued touches this memory.
+bool touched(const char* start, std::size_t size) {
+  for (const Stream* stream : busy())
+    for (const Operation& operation : stream->queue)
+      for (const void* address : operation.touched)
+        if (const auto* place = static_cast<const char*>(address); start <= place && place < start + size)
+          return true;
+  return false;
+}
+
 std::size_t used(int device) {
   std::size_t sum = 0;
   for (const auto& [start, block] : machine.memory) sum += block.device == device ? block.size : 0;
@@ -126,14 +142,13 @@ cudaError_t deallocate(const char* call, void* data, int device) {
   const auto found = machine.memory.find(static_cast<char*>(data));
   if (found == machine.memory.end() || found->second.device != device)
     return machine.last = cudaErrorInvalidValue;
-  for (const Stream* stream : busy())
-    if (stream->device == found->second.owner) ++machine.counts.freed_in_use;
+  if (touched(found->first, found->second.size)) ++machine.counts.freed_in_use;
   munmap(data, found->second.size);
   machine.memory.erase(found);
   return code;
 }
 
-cudaError_t queue(const char* call, Stream* stream, bool sound, std::function<void()> operation) {
+cudaError_t queue(const char* call, Stream* stream, bool sound, Operation operation) {
   if (const cudaError_t code = enter(call)) return code;
   if (!sound || stream == nullptr || stream->device != current) return machine.last = cudaErrorInvalidValue;
   stream->queue.push_back(std::move(operation));
@@ -141,16 +156,17 @@ cudaError_t queue(const char* call, Stream* stream, bool sound, std::function<vo
   return cudaSuccess;
 }
 
-// Whether every word that looks like an address is one in the device's memory. Numbers stay far below 2^44,
-// and addresses of a 64-bit Linux process are above it.
-bool own_addresses(std::initializer_list<Argument> arguments, int device) {
+// The words of arguments that look like addresses. Numbers stay far below 2^44, and addresses of a 64-bit Linux
+// process are above it.
+std::vector<const void*> addresses(std::initializer_list<Argument> arguments) {
+  std::vector<const void*> found;
   for (const Argument& argument : arguments)
     for (std::size_t at = 0; at + sizeof(std::uint64_t) <= argument.size; at += sizeof(std::uint64_t)) {
       std::uint64_t word;
       std::memcpy(&word, static_cast<const char*>(argument.data) + at, sizeof word);
-      if (word >> 44 != 0 && !inside(reinterpret_cast<void*>(word), 1, device)) return false;
+      if (word >> 44 != 0) found.push_back(reinterpret_cast<const void*>(word));
     }
-  return true;
+  return found;
 }
 
 // If devices are to begin together: waits until each of them has come here with its first part.
@@ -167,10 +183,12 @@ cudaError_t launch(const cudaLaunchConfig_t& shape, std::initializer_list<Argume
                    std::function<void()> thread) {
   const Lock lock(machine.guard);
   const unsigned groups = shape.gridDim.x, threads = shape.blockDim.x;
-  const bool sound = groups > 0 && threads > 0 && threads <= 1024 && own_addresses(arguments, current);
-  const cudaError_t code = queue("cudaLaunchKernelEx", shape.stream, sound, [=, thread = std::move(thread)] {
-    run_grid(groups, threads, thread, machine.chance);
-  });
+  const std::vector<const void*> given = addresses(arguments);
+  const bool own = std::all_of(given.begin(), given.end(),
+                               [](const void* address) { return inside(address, 1, current); });
+  const bool sound = groups > 0 && threads > 0 && threads <= 1024 && own;
+  const auto run = [=, thread = std::move(thread)] { run_grid(groups, threads, thread, machine.chance); };
+  const cudaError_t code = queue("cudaLaunchKernelEx", shape.stream, sound, {run, given});
   if (code == cudaSuccess) ++machine.counts.launches[current];
   return code;
 }
@@ -288,11 +306,11 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t size, cudaMe
   const Lock lock(machine.guard);
   const bool in = kind == cudaMemcpyHostToDevice;
   const bool sound = inside(to, size, in ? current : host) && inside(from, size, in ? host : current);
-  return queue("cudaMemcpyAsync", stream, sound, [=] { std::memcpy(to, from, size); });
+  return queue("cudaMemcpyAsync", stream, sound, {[=] { std::memcpy(to, from, size); }, {to, from}});
 }
 
 cudaError_t cudaMemsetAsync(void* data, int value, std::size_t size, cudaStream_t stream) {
   const Lock lock(machine.guard);
   return queue("cudaMemsetAsync", stream, inside(data, size, current),
-               [=] { std::memset(data, value, size); });
+               {[=] { std::memset(data, value, size); }, {data}});
 }

@@ -18,7 +18,7 @@ struct Counts {
   long calls = 0;                // of the runtime, since the reset
   std::map<int, long> launches;  // of each device
   long busiest = 0;              // streams that had something queued at the same time, at most
-  long freed_in_use = 0;         // a fault: memory or streams given back with something queued
+  long freed_in_use = 0;         // a fault: memory given back that something queued touches, or a busy stream
   long allocations = 0, streams = 0, queued = 0;  // now
 };
 
