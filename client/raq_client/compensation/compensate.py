@@ -8,6 +8,7 @@ Rules
 - A matrix without statistics or with few tokens is rounded plainly.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,8 +29,9 @@ TESTED_ROWS: Final = 64
 """Rows of a matrix on which compensation is tested."""
 SWEEPS: Final = 4
 """How often each code is chosen again after feedback: docs/compensation.md has what each time is worth."""
-_FACTORS_KEPT: Final = 3
-"""Factors kept for the next tensors: query, key and value, gate and up follow each other with others between."""
+_FACTORS_KEPT: Final = 4
+"""Factors kept for the next tensors: query, key and value, gate and up follow each other with others between, and
+several tensors are rounded at once."""
 
 Rows = Float32[np.ndarray, "rows length"]
 Effort = Literal["fast", "best"]
@@ -102,9 +104,13 @@ class MatrixFactor:
 
 @dataclass(frozen=True, eq=False)
 class Compensation:
-    """Error feedback for the tensors of one model by its Gram statistics; the last factors are kept."""
+    """Error feedback for the tensors of one model by its Gram statistics; the last factors are kept.
+
+    Threads may share it: each factor is made once, by all cores, while others wait.
+    """
 
     gram: Gram
+    _making: threading.Lock = field(default_factory=threading.Lock)
     _kept: "OrderedDict[tuple[str, int], MatrixFactor | None]" = field(default_factory=OrderedDict)
     _rows_kept: "OrderedDict[tuple[str, int], RowFactor | None]" = field(default_factory=OrderedDict)
 
@@ -116,7 +122,8 @@ class Compensation:
         entry = self.gram.entry_of(tensor)
         if entry is None:
             return None
-        return _kept(self._kept, (entry, matrix), lambda: self._made(entry, matrix))
+        with self._making:
+            return _kept(self._kept, (entry, matrix), lambda: self._made(entry, matrix))
 
     def rows(self, tensor: Tensor, matrix: int) -> RowFactor | None:
         """The factor of a matrix's outputs; None without statistics, with few tokens or where it does not help.
@@ -126,11 +133,12 @@ class Compensation:
         if tensor.name not in self.gram.outputs:
             return None
         entry = output_entry(tensor.name)
-        return _kept(
-            self._rows_kept,
-            (entry, matrix),
-            lambda: RowFactor.of(self.gram.source.matrix(entry, matrix), LEAST_TOKENS_PER_COLUMN),
-        )
+        with self._making:
+            return _kept(
+                self._rows_kept,
+                (entry, matrix),
+                lambda: RowFactor.of(self.gram.source.matrix(entry, matrix), LEAST_TOKENS_PER_COLUMN),
+            )
 
     def _made(self, entry: str, matrix: int) -> MatrixFactor | None:
         known = self.gram.entries[entry]

@@ -8,9 +8,9 @@ Rules
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,7 @@ from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks, t
 from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.models.split import Split
 from raq_client.models.writer import PlannedFile, Progress, WrittenModel, planned_files, write_model
+from raq_client.quantizing.ahead import rounded_ahead
 from raq_client.quantizing.rounding import MatrixRounding, ReadRows, Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
@@ -110,21 +111,24 @@ def quantize_model(
     if rounding.importance is not None:
         check_against(rounding.importance, model.tensors, ())
 
-    def blocks(tensor: Tensor, chosen: QuantType) -> Iterator[UInt8[np.ndarray, "rows size"]]:
+    def kept(tensor: Tensor, chosen: QuantType) -> Iterator[UInt8[np.ndarray, "rows size"]]:
         made = blocks_of(model, tensor, chosen, rounding)
         return made if keep is None or chosen == tensor.source_type else keep(tensor, chosen, rounding, made)
 
-    written = write_model(
-        wanted.output,
-        model,
-        types,
-        blocks,
-        metadata=wanted.keys,
-        without=STALE,
-        split=wanted.split,
-        force=force,
-        progress=progress,
-    )
+    # What is kept may not have to be made at all.
+    made_by = rounded_ahead(wanted.types, rounding, partial(blocks_of, model)) if keep is None else nullcontext(kept)
+    with made_by as blocks:
+        written = write_model(
+            wanted.output,
+            model,
+            types,
+            blocks,
+            metadata=wanted.keys,
+            without=STALE,
+            split=wanted.split,
+            force=force,
+            progress=progress,
+        )
     rounding.device.release()
     return written
 
