@@ -116,7 +116,14 @@ class Plan:
         return Frontier(tuple(found), losses, knee(found))
 
     def explain(self, tensor: str, *, seconds: float | None = None) -> TensorReasons:
-        """Why a tensor has its type, what every other would cost, and the budgets at which it changes."""
+        """Why a tensor has its type, what every other would cost, and the budgets at which it changes.
+
+        >>> import raq
+        >>> model = raq.open("tests/data/wiki-math-4M-f16.gguf", types=["Q8_0", "Q4_0"])
+        >>> reasons = model.plan(8.5).explain("output.weight")
+        >>> reasons.chosen, reasons.runner_up.quant_type
+        ('Q8_0', 'Q4_0')
+        """
         return self._solver.explain_tensor(self.solved.problem, tensor, Limits(seconds))
 
     def to_dict(self) -> dict[str, Any]:

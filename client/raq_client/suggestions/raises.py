@@ -1,7 +1,7 @@
 """Raises: tensors given larger types, with the exact bytes and the change in predicted loss."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,11 +108,3 @@ class Raises:
             int(self._table.sizes[row, column] - self._table.sizes[row, at]),
             float(self._table.losses[row, column] - self._table.losses[row, at]),
         )
-
-
-def types_text(moves: Sequence[Move]) -> Mapping[tuple[str, str], tuple[str, ...]]:
-    """The tensors of moves by type before and after, in the order of first appearance."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for move in moves:
-        found.setdefault((move.before, move.after), []).append(move.tensor)
-    return {pair: tuple(tensors) for pair, tensors in found.items()}
