@@ -120,7 +120,7 @@ class Plan:
 
         >>> import raq
         >>> model = raq.open("tests/data/wiki-math-4M-f16.gguf", types=["Q8_0", "Q4_0"])
-        >>> reasons = model.plan(8.5).explain("output.weight")
+        >>> reasons = model.plan(7).explain("output.weight")
         >>> reasons.chosen, reasons.runner_up.quant_type
         ('Q8_0', 'Q4_0')
         """
