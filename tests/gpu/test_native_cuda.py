@@ -11,6 +11,7 @@ from support.emulated_cuda import sums_of
 from support.hard_rows import hard_rows, importances
 
 NAMES = [quant_type.name for quant_type in QUANT_TYPES]
+BLOCKS = [quant_type.name for quant_type in QUANT_TYPES if quant_type.weights_per_block > 1]
 HUNDRED_MILLION = (24576, 4096)
 
 
@@ -37,6 +38,38 @@ def test_same_bytes(name: str, effort: str, length: int) -> None:
         for device in devices():
             found = raq_native.quantize(name, weights, importance, effort=effort, device=device)
             assert np.array_equal(found, expected)
+
+
+def upper(size: int) -> np.ndarray:
+    """A factor for error feedback whose entries beside the diagonal matter."""
+    rng = np.random.default_rng(size)
+    factor = np.triu(rng.normal(0, 0.03, (size, size)), 1) + np.diag(rng.uniform(0.5, 2, size))
+    return factor.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("effort", ["fast", "best"])
+@pytest.mark.parametrize("length", [256, 2304])
+def test_same_bytes_with_feedback(name: str, effort: str, length: int) -> None:
+    ordinary = np.random.default_rng(7).standard_t(4, (189, length)).astype(np.float32)
+    weights = np.concatenate([hard_rows(length), ordinary])
+    for row_factor in (None, upper(len(weights))):
+        given = (name, weights, upper(length), row_factor)
+        expected = raq_native.quantize_with_feedback(*given, effort=effort)
+        for device in devices():
+            assert np.array_equal(raq_native.quantize_with_feedback(*given, effort=effort, device=device), expected)
+
+
+def test_several_matrices_with_feedback_at_once() -> None:
+    factor, row_factor = upper(1024), upper(200)
+    rows = [np.random.default_rng(seed).standard_normal((200, 1024), np.float32) for seed in range(8)]
+
+    def rounded(weights: np.ndarray, device: str) -> np.ndarray:
+        return raq_native.quantize_with_feedback("Q4_K", weights, factor, row_factor, device=device)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda weights: rounded(weights, "cuda"), rows))
+    assert all(np.array_equal(blocks, rounded(weights, "cpu")) for blocks, weights in zip(found, rows, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)

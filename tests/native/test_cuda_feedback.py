@@ -11,6 +11,7 @@ import pytest
 
 import raq_native
 from raq_native import QUANT_TYPES, quantize_with_feedback
+from support.cuda_speed import feedback_speeds
 from support.emulated_cuda import OUT_OF_MEMORY, Device, Machine, compiler
 from support.hard_rows import hard_rows
 
@@ -53,11 +54,11 @@ def rows_of_all_kinds(columns: int) -> np.ndarray:
     return np.concatenate([hard_rows(columns), ordinary(13, columns)])
 
 
-@pytest.mark.parametrize("between_rows", [False, True])
+@pytest.mark.parametrize("sides", [1, 2])
 @pytest.mark.parametrize("name", BLOCKS)
-def test_the_bytes_of_the_processor(machine: Machine, name: str, between_rows: bool) -> None:
+def test_the_bytes_of_the_processor(machine: Machine, name: str, sides: int) -> None:
     columns = SPAN + max(BLOCKS[name], 64)  # the last span is short where blocks let it be
-    factor, row_factor = upper(columns), upper(37, seed=1) if between_rows else None
+    factor, row_factor = upper(columns), upper(37, seed=1) if sides == 2 else None
     for weights in (rows_of_all_kinds(columns), ordinary(37, columns)):
         found = machine.quantize_with_feedback(name, weights, factor, row_factor)
         for threads in (1, 4):
@@ -130,9 +131,9 @@ def test_short_of_memory_parts_become_smaller(machine: Machine) -> None:
     assert (launches[0], launches[-1]) == (3 * 2, 3 * 256 // TASK_ROWS * 2)
 
 
-@pytest.mark.parametrize("between_rows", [False, True])
-def test_without_memory_there_is_one_sentence(machine: Machine, between_rows: bool) -> None:
-    weights, factor, row_factor = ordinary(64, 256), upper(256), upper(64) if between_rows else None
+@pytest.mark.parametrize("sides", [1, 2])
+def test_without_memory_there_is_one_sentence(machine: Machine, sides: int) -> None:
+    weights, factor, row_factor = ordinary(64, 256), upper(256), upper(64) if sides == 2 else None
     machine.reset(Device(memory=300 * KIB))
     with pytest.raises(MemoryError, match=r"^CUDA: cudaMalloc: out of memory$"):
         machine.quantize_with_feedback("Q8_0", weights, factor, row_factor)
@@ -162,11 +163,11 @@ def outcome(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("places", [[(0, 0)], [(99, 543)], [(50, 10), (40, 500)], [(20, 300), (21, 0)]])
-@pytest.mark.parametrize("between_rows", [False, True])
+@pytest.mark.parametrize("sides", [1, 2])
 def test_the_first_weight_that_is_not_finite_is_named(
-    machine: Machine, value: float, places: list[tuple[int, int]], between_rows: bool
+    machine: Machine, value: float, places: list[tuple[int, int]], sides: int
 ) -> None:
-    weights, factor, row_factor = ordinary(100, 544), upper(544), upper(100) if between_rows else None
+    weights, factor, row_factor = ordinary(100, 544), upper(544), upper(100) if sides == 2 else None
     for place in places:
         weights[place] = value
     row, column = min(places)
@@ -206,11 +207,11 @@ def test_what_is_refused(machine: Machine, name: str, factor: np.ndarray, row_fa
     assert outcome(machine, name, ordinary(20, 64), factor, row_factor) == expected
 
 
-@pytest.mark.parametrize("between_rows", [False, True])
+@pytest.mark.parametrize("sides", [1, 2])
 @pytest.mark.parametrize("code", [OUT_OF_MEMORY, 700])
-def test_whatever_call_fails_nothing_stays_behind(machine: Machine, code: int, between_rows: bool) -> None:
+def test_whatever_call_fails_nothing_stays_behind(machine: Machine, code: int, sides: int) -> None:
     """Each call of the runtime in turn fails: one sentence or the right bytes, then the next call is as ever."""
-    weights, factor, row_factor = ordinary(70, 64), upper(64), upper(70) if between_rows else None
+    weights, factor, row_factor = ordinary(70, 64), upper(64), upper(70) if sides == 2 else None
     expected = quantize_with_feedback("Q8_0", weights, factor, row_factor)
     machine.reset(Device())
     machine.quantize_with_feedback("Q8_0", weights, factor, row_factor)
@@ -237,6 +238,14 @@ def test_what_is_kept_serves_the_next_call(machine: Machine) -> None:
     before = machine.counts()
     machine.quantize_with_feedback("Q4_0", weights, factor, row_factor)
     assert machine.counts().allocations == before.allocations == 6
+
+
+def test_the_figures_for_devices_can_be_taken(machine: Machine) -> None:
+    """The code of tests/bench/bench_cuda.py runs; the numbers mean nothing here."""
+    given = ordinary(20, 64), upper(64), upper(20), "cuda"
+    found = feedback_speeds(machine, ["Q8_0", "Q4_0"], *given)
+    assert [speed.name for speed in found] == ["Q8_0", "Q4_0"]
+    assert all(min(speed.cuda, speed.processor) > 0 for speed in found)
 
 
 def test_calls_share_a_device(machine: Machine) -> None:

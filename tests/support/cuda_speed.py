@@ -62,3 +62,29 @@ def table_seconds(
     """Seconds for the error table of a model of this many billion weights, extrapolated from one tensor."""
     taken = seconds(lambda: native.measure_errors(names, weights, importance, device=device), 1)
     return taken * billions * 1e9 / weights.size
+
+
+@dataclass(frozen=True)
+class FeedbackSpeed:
+    """Milliseconds of rounding one matrix with error feedback, by device and by processor."""
+
+    name: str
+    cuda: float
+    processor: float
+
+
+def feedback_speeds(
+    native: Native,
+    names: Sequence[str],
+    weights: np.ndarray,
+    factor: np.ndarray,
+    row_factor: np.ndarray | None,
+    device: str,
+) -> list[FeedbackSpeed]:
+    """Every type, with errors fed forward between rows too if there is a row factor."""
+
+    def taken(work: Native, name: str, device: str, repeats: int) -> float:
+        given = (name, weights, factor, row_factor)
+        return 1000 * seconds(lambda: work.quantize_with_feedback(*given, device=device), repeats)
+
+    return [FeedbackSpeed(name, taken(native, name, device, 3), taken(raq_native, name, "cpu", 1)) for name in names]

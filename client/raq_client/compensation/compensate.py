@@ -35,7 +35,13 @@ several tensors are rounded at once."""
 
 Rows = Float32[np.ndarray, "rows length"]
 Effort = Literal["fast", "best"]
+Call = Callable[..., UInt8[np.ndarray, "rows size"]]
+"""Calls a function of raq_native with the arguments that follow it, on some device."""
 _Factor = TypeVar("_Factor")
+
+
+def _on_cpu(function: Call, *arguments: object, **options: object) -> UInt8[np.ndarray, "rows size"]:
+    return function(*arguments, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +59,19 @@ class MatrixFactor:
         *,
         threads: int = 0,
         effort: Effort = "fast",
+        call: Call = _on_cpu,
     ) -> UInt8[np.ndarray, "rows size"]:
         """Rows of the matrix as blocks of a type, rounded with error feedback between columns; then codes chosen again.
 
-        With the metric of their outputs, whose order the rows have, also between rows. Raises ValueError as the kernels
-        do.
+        With the metric of their outputs, whose order the rows have, also between rows. Feedback runs where `call` calls
+        it; codes are chosen again on the CPU. Raises ValueError as the kernels do, and what `call` does.
         """
         found = []
         for columns, inputs in self.parts:
             part = np.ascontiguousarray(weights[:, columns.first : columns.last])
             of_rows = None if outputs is None else outputs.metric
-            blocks = raq_native.quantize_with_feedback(
+            blocks = call(
+                raq_native.quantize_with_feedback,
                 quant_type,
                 part,
                 inputs.factor,

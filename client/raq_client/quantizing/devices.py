@@ -4,6 +4,7 @@ The device changes no byte and no error sum, so it is not recorded in profiles o
 """
 
 from collections.abc import Callable
+from threading import Lock
 from typing import Final, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from raq_solver.errors import Fault, InvalidInput
 
 OPTION: Final = "--device"
 Value = TypeVar("Value")
+_changing: Final = Lock()  # tensors are rounded on several threads
 
 
 class Device:
@@ -30,16 +32,22 @@ class Device:
 
         Raises InvalidInput if CUDA fails, and ValueError as the function does.
         """
-        if self.name != "cpu":
+        name = self.name
+        if name != "cpu":
             try:
-                return function(*arguments, device=self.name, **options)
+                return function(*arguments, device=name, **options)
             except MemoryError as error:
+                self._continue_on_cpu(error)
+            except RuntimeError as error:
+                raise InvalidInput(Fault(f"{OPTION} {name}", f"{error}; {OPTION} cpu does without it")) from error
+        return function(*arguments, device="cpu", **options)
+
+    def _continue_on_cpu(self, error: MemoryError) -> None:
+        with _changing:
+            if self.name != "cpu":
                 self._say(f"{self.name}: too little free memory ({error}); continuing on the CPU")
                 self.release()
                 self.name = "cpu"
-            except RuntimeError as error:
-                raise InvalidInput(Fault(f"{OPTION} {self.name}", f"{error}; {OPTION} cpu does without it")) from error
-        return function(*arguments, device="cpu", **options)
 
     def release(self) -> None:
         """Free the memory that native code keeps between calls; called when a model is finished."""

@@ -5,6 +5,7 @@ The one place that chooses between plain rounding and compensation; files, profi
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
@@ -51,14 +52,13 @@ class MatrixRounding:
         Raises ValueError if a weight or importance is not finite.
         """
         by, name, factor = self.rounding, self.quant_type.name, self.factor
-        if factor is not None and self.rows is not None:
-            return self.rows.quantize(
-                weights,
-                lambda rows, block, threads: factor.quantize(name, rows, block, threads=threads, effort=by.effort),
-                by.threads,
-            )
         if factor is not None:
-            return factor.quantize(name, weights, threads=by.threads, effort=by.effort)
+            fed = partial(factor.quantize, name, effort=by.effort, call=by.device.call)
+            if self.rows is None:
+                return fed(weights, threads=by.threads)
+            return self.rows.quantize(
+                weights, lambda rows, block, threads: fed(rows, block, threads=threads), by.threads
+            )
         found: Blocks = by.device.call(
             raq_native.quantize, self.quant_type.name, weights, self.columns, threads=by.threads, effort=by.effort
         )
@@ -69,7 +69,8 @@ class MatrixRounding:
 class Rounding:
     """The statistics and settings for rounding a model's tensors.
 
-    `threads` 0 means one per core; ignored on a CUDA `device`, which is used for plain rounding only.
+    `threads` 0 means one per core. On a CUDA `device` they only choose codes again after error feedback; whether
+    feedback helps is tested on the CPU, since few rows are not worth sending their factor.
     """
 
     importance: Importance | None = None

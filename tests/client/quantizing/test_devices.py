@@ -9,6 +9,10 @@ import pytest
 
 import raq_client.quantizing.devices
 import raq_native
+from raq_client.compensation.compensate import MatrixFactor
+from raq_client.compensation.factor import Metric
+from raq_client.compensation.gram import Columns, MatrixGram
+from raq_client.compensation.row_feedback import RowBlock, RowFactor
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
@@ -16,9 +20,10 @@ from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.devices import CPU, chosen_device
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.quantize import Quantization, quantize_model
-from raq_client.quantizing.rounding import Rounding
+from raq_client.quantizing.rounding import MatrixRounding, Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
+from raq_solver.quant_types import CATALOGUE
 from support.emulated_cuda import ILLEGAL_ADDRESS, MIB, Device, Machine, compiler
 from support.gguf_files import small_model
 from support.paths import DATA
@@ -39,7 +44,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
         real, emulated = getattr(raq_native, name), getattr(made, name)
         return lambda *a, device="cpu", **o: (real if device == "cpu" else emulated)(*a, device=device, **o)
 
-    for name in ("quantize", "measure_errors"):
+    for name in ("quantize", "quantize_with_feedback", "measure_errors"):
         monkeypatch.setattr(raq_native, name, routed(name))
     monkeypatch.setattr(raq_native, "cuda_release", made.cuda_release)
     monkeypatch.setattr(raq_native, "cuda_devices", made.cuda_devices)
@@ -70,6 +75,30 @@ def test_the_same_profile(machine: Machine, tmp_path: Path) -> None:
     device = chosen_device("cuda", pytest.fail)
     assert measure_profile(model, None, types, device=device).digest() == measure_profile(model, None, types).digest()
     assert machine.counts().launches[0] > 0
+
+
+def correlated(rank: int, columns: int, seed: int) -> np.ndarray:
+    """Inputs whose columns vary together."""
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(4 * columns, rank)) @ rng.normal(size=(rank, columns))).astype(np.float32)
+
+
+@pytest.mark.parametrize("of_rows", [False, True])
+def test_the_same_blocks_with_feedback(machine: Machine, *, of_rows: bool) -> None:
+    inputs, outputs = (correlated(8, size, seed) for size, seed in ((256, 1), (40, 2)))
+    factor = MatrixFactor(
+        MatrixGram((inputs.T @ inputs,), len(inputs), inputs),
+        ((Columns(0, 256), Metric.of(inputs.T @ inputs)),),
+    )
+    rows = RowFactor((RowBlock.of(Columns(0, 40), outputs.T @ outputs),), 0.5) if of_rows else None
+    weights = np.random.default_rng(3).normal(size=(40, 256)).astype(np.float32)
+    found = []
+    for device in (CPU, chosen_device("cuda", pytest.fail)):
+        by = MatrixRounding(Rounding(device=device), CATALOGUE["Q4_K"], None, factor, rows)
+        before = machine.counts().launches[0]
+        found.append(by.blocks(weights))
+        assert (machine.counts().launches[0] > before) == (device is not CPU)
+    assert np.array_equal(*found)
 
 
 def test_short_of_memory_the_processor_goes_on_and_says_so_once(machine: Machine, tmp_path: Path) -> None:
