@@ -21,7 +21,7 @@ class Files:
     version: str = '"one"'
     address: str = ""
     asked: list[tuple[int, int]] = field(default_factory=list)
-    """First byte and size of every range that was sent whole."""
+    """First byte and size of every range that is sent whole."""
 
     @property
     def sent(self) -> int:
@@ -53,9 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             return
         headers = {"Content-Range": f"bytes {first}-{end - 1}/{len(data)}", "ETag": files.version}
-        self.answer(206, data[first:end], headers, cut=fault)
-        if fault is None:
+        if fault is None:  # before the answer, after which the reader may look
             files.asked.append((first, end - first))
+        self.answer(206, data[first:end], headers, cut=fault)
 
     def answer(self, status: int, body: bytes, headers: dict[str, str], cut: int | None = None) -> None:
         self.send_response(status)
