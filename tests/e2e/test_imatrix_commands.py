@@ -13,7 +13,7 @@ from raq_client.importance import collect_fisher as fisher_windows
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from support.commands import Result, client
-from support.tiny_models import Tiny, write_tiny
+from support.tiny_models import CASES, Tiny, write_tiny
 
 
 @pytest.fixture
@@ -96,26 +96,34 @@ def test_convert_there_and_back(tmp_path: Path, imatrix_path: Path) -> None:
         assert np.allclose(entry.mean_squares, after.entries[name].mean_squares, rtol=1e-6)
 
 
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A model of two blocks, whose gradients take a moment; outside of the folder that tests look into."""
+    folder = tmp_path.with_name(f"{tmp_path.name}-model")
+    folder.mkdir()
+    return write_tiny(folder / "tiny.gguf", CASES["llama"])
+
+
 def _collected(model: Path, data: Path, *more: object) -> Result:
     text = data / "gsm8k.calibration.txt"
     return client("imatrix", "collect", model, "-t", text, "--windows", 3, "--context", 64, *more)
 
 
-def test_fisher_information_is_collected_as_asked(model_path: Path, data: Path, tmp_path: Path) -> None:
+def test_fisher_information_is_collected_as_asked(tiny: Path, data: Path, tmp_path: Path) -> None:
     with_it, without, old = tmp_path / "with.gguf", tmp_path / "without.gguf", tmp_path / "old.dat"
-    told = _collected(model_path, data, "--fisher", 2, "-o", with_it, "--json").json
-    assert (told["windows"], told["fisher_windows"], told["entries"]) == (3, 2, 28)
+    told = _collected(tiny, data, "--fisher", 2, "-o", with_it, "--json").json
+    assert (told["windows"], told["fisher_windows"], told["entries"]) == (3, 2, 14)
     found = read_importance(with_it)
     assert found.fisher_windows == 2
     assert set(found.fisher) == {*found.entries, "token_embd.weight", "output.weight"}
     for arguments in (("--fisher", 0, "-o", without), ("-o", old)):
-        assert "Fisher" not in _collected(model_path, data, *arguments).err
+        assert "Fisher" not in _collected(tiny, data, *arguments).err
     for path in (without, old):
         plain = read_importance(path)
         assert (dict(plain.fisher), plain.fisher_windows) == ({}, 0)
         assert plain.entries.keys() == found.entries.keys()
     assert read_importance(without).digest() == found.digest()
-    assert "Fisher information of 3" in _collected(model_path, data, "-o", tmp_path / "default.gguf").err
+    assert "Fisher information of 3" in _collected(tiny, data, "-o", tmp_path / "default.gguf").err
 
 
 def test_the_old_format_holds_no_fisher_information(model_path: Path, data: Path, tmp_path: Path) -> None:
@@ -126,11 +134,11 @@ def test_the_old_format_holds_no_fisher_information(model_path: Path, data: Path
 
 
 def test_an_interrupted_pass_back_goes_on(
-    model_path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, out = tmp_path / "whole.gguf", tmp_path / "i.gguf"
     arguments = ("--windows", 6, "--fisher", 6)
-    assert _collected(model_path, data, *arguments, "-o", whole).code == 0
+    assert _collected(tiny, data, *arguments, "-o", whole).code == 0
 
     def saved_once(*given: Any, save: Any, **named: Any) -> Any:
         def save_and_stop(*found: Any) -> None:
@@ -141,10 +149,10 @@ def test_an_interrupted_pass_back_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(fisher_windows, "collect_fisher", saved_once)
-        assert _collected(model_path, data, *arguments, "-o", out).code == 130
+        assert _collected(tiny, data, *arguments, "-o", out).code == 130
     partial = read_importance(tmp_path / "i.partial.gguf")
     assert 0 < partial.fisher_windows < 6 == partial.chunk_count
-    result = _collected(model_path, data, *arguments, "-o", out)
+    result = _collected(tiny, data, *arguments, "-o", out)
     assert "going on" in result.err
     first, second = read_importance(whole), read_importance(out)
     assert first.digest() == second.digest()
