@@ -112,7 +112,7 @@ def profile(tensors: int = 4, seed: int = 0) -> Profile:
     )
 
 
-def wait_until(reached: Callable[[], bool], seconds: float = 60) -> float:
+def wait_until(reached: Callable[[], bool], seconds: float = 200) -> float:
     """Wait; returns the seconds it took."""
     start = time.monotonic()
     while not reached():

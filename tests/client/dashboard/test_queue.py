@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from raq_client.dashboard import runner
-from support.dashboards import Dashboard, model_folder, running, start
+from support.dashboards import SECONDS, Dashboard, model_folder, running, start
+from support.paths import DATA
 
 MODEL, TEXT = "wiki-math-4M-f16.gguf", "held-out.txt"
 LONG = {"model": MODEL, "text": [TEXT], "fisher": "9", "output": "long.imatrix.gguf"}
 """A job of some seconds."""
+LONGER = LONG | {"text": ["long.txt"], "fisher": "30"}
+"""A job that takes longer than any test that ends it."""
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model_folder(tmp_path_factory.mktemp("queue") / "models")
+    return models(tmp_path_factory.mktemp("queue") / "models")
+
+
+def models(root: Path) -> Path:
+    """A folder with a model, and the text of LONGER."""
+    model_folder(root)
+    (root / "long.txt").write_bytes((DATA / "gsm8k.evaluation.txt").read_bytes())
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +83,8 @@ def test_a_failure_is_told_in_the_tools_own_words_and_can_be_tried_again(dashboa
 
 
 def test_jobs_wait_for_each_other_move_and_never_write_one_file(dashboard: Dashboard, folder: Path) -> None:
-    first = add(dashboard, "collect", LONG)
-    taken = dashboard.post("/api/jobs", {"action": "collect", "fields": LONG})
+    first = add(dashboard, "collect", LONGER)
+    taken = dashboard.post("/api/jobs", {"action": "collect", "fields": LONGER})
     assert (taken.status, f"job {first} writes it" in taken.json["error"]) == (409, True)
     waiting = [
         add(dashboard, "profile", {"model": MODEL, "types": "Q8_0", "output": f"{name}.profile.json"}) for name in "bc"
@@ -93,7 +103,7 @@ def test_jobs_wait_for_each_other_move_and_never_write_one_file(dashboard: Dashb
 
 
 def test_a_killed_command_is_said_to_be(dashboard: Dashboard) -> None:
-    number = add(dashboard, "collect", LONG)
+    number = add(dashboard, "collect", LONGER)
     dashboard.until(number, "running")
     os.kill(command_of(number), signal.SIGKILL)
     assert dashboard.until(number, "failed", "done")["error"] == "killed by signal 9"
@@ -120,10 +130,10 @@ def test_jobs_outlive_the_dashboard_with_their_history(folder: Path, cache: Path
 
 def test_a_job_whose_processes_all_died_is_said_to_have(folder: Path, cache: Path) -> None:
     root = folder.parent / "killed"
-    first = start(model_folder(root), cache)
-    number = add(first, "collect", LONG)
+    first = start(models(root), cache)
+    number = add(first, "collect", LONGER)
     first.until(number, "running")
-    end = time.monotonic() + 20
+    end = time.monotonic() + SECONDS
     while not (lock := root / ".raq" / "jobs" / str(number) / runner.LOCK).read_text() and time.monotonic() < end:
         time.sleep(0.05)
     assert first.stop() == 130
@@ -136,7 +146,7 @@ def test_a_job_whose_processes_all_died_is_said_to_have(folder: Path, cache: Pat
 
 def command_of(number: int, folder: Path | None = None) -> int:
     """The number of the process that runs the command of a job, by its runner's."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + SECONDS
     while time.monotonic() < end:
         for process in Path("/proc").iterdir():
             try:
@@ -158,7 +168,7 @@ def test_a_manifest_whose_file_has_changed_is_told_apart(dashboard: Dashboard, f
         return {each["file"]: each["hash"] for each in dashboard.get("/api/manifests") if "file" in each}
 
     def until(state: str) -> None:
-        end = time.monotonic() + 30
+        end = time.monotonic() + SECONDS
         while states().get("built.gguf") != state:
             assert time.monotonic() < end, states()
             time.sleep(0.1)

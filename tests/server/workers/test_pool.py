@@ -2,9 +2,8 @@
 
 import asyncio
 import gc
-import time
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def run(test: Callable[[Pool, Metrics], Coroutine[Any, Any, None]], workers: int
         metrics = Metrics()
         pool = Pool(workers, queue, metrics)
         await pool.open()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(200):
             await test(pool, metrics)
         await pool.close()
 
@@ -190,12 +189,9 @@ def test_closing_ends_what_runs() -> None:
     async def test(pool: Pool, metrics: Metrics) -> None:
         solving = [asyncio.create_task(first(pool, job(hard(0), metrics))) for hard in (hard_problem, general_problem)]
         await until(lambda: metrics.busy._value.get() == 2)
-        start = time.monotonic()
         await pool.close()
-        for task in solving:
-            with suppress(Exception):
-                await task
-        assert time.monotonic() - start < 5
+        ends = await asyncio.gather(*solving, return_exceptions=True)
+        assert all(isinstance(end, BaseException) for end in ends), "none was searched to its end"
 
     run(test, workers=2)
 

@@ -13,7 +13,7 @@ from raq_server.workers.turns import Turns
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     async def timed() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(200):
             await test
 
     asyncio.run(timed())
