@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support.paths import DATA, SHARED
+from support.paths import DATA, ROOT, SHARED
 
 if TYPE_CHECKING:
     from support.services import Certificates, Postgres
@@ -42,6 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         apart = any(item.get_closest_marker(name) for name in ("slow", "bench"))
         if "shared_data" in getattr(item, "fixturenames", ()) and not apart:
             raise pytest.UsageError(f"{item.nodeid} needs shared_data: mark it slow, or put its data into tests/data")
+    # Files with the longest tests first: none begins when the other processes are about to end.
+    items.sort(key=lambda item: item.path.relative_to(ROOT / "tests").parts[0] not in {"browser", "contract", "e2e"})
 
 
 @pytest.fixture(scope="session")
