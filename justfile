@@ -66,6 +66,10 @@ cuda-build folder:
 wheels folder="build/wheels":
     .ci/wheels {{python}} {{folder}}
 
+# The wheel for Linux on 64-bit ARM, cross-compiled into a folder and tried under emulation; needs Debian (.ci/wheel-arm).
+wheel-arm folder="build/wheel-arm":
+    .ci/wheel-arm {{python}} {{folder}}
+
 # The kernels compiled for 64-bit ARM write the same bytes, under emulation; needs a cross compiler and qemu-user.
 check-arm folder:
     .ci/arm {{python}} {{folder}}
@@ -99,6 +103,14 @@ bench-compensation *arguments:
 # Predicted losses against measured KL divergence: MODEL --imatrix FILE [--gram FILE] --own FOLDER --others FOLDER.
 bench-predictions *arguments:
     {{python}} tests/bench/bench_predictions.py {{arguments}}
+
+# How often intervals of predictions hold: MODEL --own FOLDER --save FILE, then --draw FILE,FILE… --plot PICTURE.
+bench-coverage *arguments:
+    {{python}} tests/bench/bench_coverage.py {{arguments}}
+
+# Losses without gradients against those from Fisher information: MODEL.gguf=IMATRIX.gguf …
+bench-default-losses *arguments:
+    {{python}} tests/bench/bench_default_losses.py {{arguments}}
 
 # What Ray and parts cost beside the work, and ten thousand models a day, simulated.
 bench-scale *arguments:

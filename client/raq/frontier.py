@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from raq._html import table
+from raq_solver.errors import Fault, InvalidInput
 from raq_solver.losses import LossTable
 from raq_solver.questions.sweep import Point
 
@@ -53,8 +54,11 @@ class Frontier:
         return np.array([point.gap == 0 for point in self.points], np.bool_)
 
     def to_pandas(self) -> Any:
-        """A data frame with a row for each point; needs pandas."""
-        import pandas as pd
+        """A data frame with a row for each point. Raises InvalidInput if pandas is not installed."""
+        try:
+            import pandas as pd
+        except ImportError:
+            raise InvalidInput(Fault("to_pandas", "needs pandas: pip install pandas")) from None
 
         from raq_client.reports.frontier import point_to_dict
 

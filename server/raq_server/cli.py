@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from raq_server.config import ServerConfig
 
 CONFIG_EXIT: Final = 2
+_NEEDED: Final = (
+    "alembic",
+    "grpc",
+    "grpc_health",
+    "grpc_reflection",
+    "ortools",
+    "prometheus_client",
+    "pydantic_settings",
+    "scipy",
+    "sqlalchemy",
+)
+"""Modules of the extra `server`."""
 _M_ARENA_MAX: Final = -8
 _SWITCH_SECONDS: Final = 0.001
 """How long a thread may keep the event loop waiting for the interpreter lock; Python's default is 0.005."""
@@ -197,7 +209,7 @@ def _stop_signal() -> socket.socket:
 
 
 def _need_extra() -> None:
-    missing = [name for name in ("sqlalchemy", "alembic", "prometheus_client", "pydantic_settings") if not _has(name)]
+    missing = [name for name in _NEEDED if not _has(name)]
     if missing:
         _refuse("the server needs more packages: pip install 'raq[server]'")
 

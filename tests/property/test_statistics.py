@@ -15,6 +15,7 @@ from raq_client.evaluation.statistics import (
     estimate_mean,
     estimate_root_mean_square,
     quantiles,
+    student_quantile,
 )
 
 windows = arrays.arrays(
@@ -97,3 +98,11 @@ def test_what_cannot_be_known_is_nan() -> None:
     assert math.isnan(Estimate(1.0, math.nan, math.nan).error)
     assert math.isnan(correlation(np.zeros((2, 2)), np.ones((2, 2))))
     assert estimate_root_mean_square(np.zeros((2, 2))) == Estimate(0.0, 0.0, 0.0)
+
+
+@given(st.integers(1, 1000), st.floats(0.5, 0.975))
+def test_quantiles_of_students_t_are_scipys(freedom: int, probability: float) -> None:
+    close = 1e-9 if freedom < 3 else 0.0013
+    assert math.isclose(
+        student_quantile(freedom, probability), scipy.stats.t.ppf(probability, freedom), rel_tol=close, abs_tol=1e-9
+    )

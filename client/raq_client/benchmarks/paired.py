@@ -6,6 +6,7 @@ good, each of these is as likely to favour the one as the other.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 SIGNIFICANT: Final = 0.05
@@ -43,10 +44,9 @@ class Paired:
         >>> round(Paired(50, 9, 1, 40).p_value(), 4)
         0.0215
         """
-        from scipy.stats import binomtest
-
-        differing = self.only_a + self.only_b
-        return float(binomtest(self.only_a, differing, 0.5).pvalue) if differing else 1.0
+        differing, fewer = self.only_a + self.only_b, min(self.only_a, self.only_b)
+        # Whole numbers: with thousands of items 2 to the power of them is beyond a float.
+        return min(1.0, 2 * sum(math.comb(differing, count) for count in range(fewer + 1)) / 2**differing)
 
     def items_needed(self) -> int | None:
         """Items that would show a difference of this size at 5 % in 4 of 5 attempts; None if there is no difference.
@@ -57,14 +57,13 @@ class Paired:
         Source: R. J. Connor, Sample size for testing differences in proportions for the paired-sample design,
         Biometrics 43 (1987), with the two-sided normal approximation.
         """
-        from scipy.stats import norm
-
         if self.only_a == self.only_b:
             return None
+        normal = NormalDist()
         discordant = (self.only_a + self.only_b) / self.items
         difference = abs(self.only_a - self.only_b) / self.items
-        beyond = float(norm.ppf(1 - SIGNIFICANT / 2)) * math.sqrt(discordant)
-        reach = float(norm.ppf(POWER)) * math.sqrt(max(discordant - difference**2, 0.0))
+        beyond = normal.inv_cdf(1 - SIGNIFICANT / 2) * math.sqrt(discordant)
+        reach = normal.inv_cdf(POWER) * math.sqrt(max(discordant - difference**2, 0.0))
         return math.ceil((beyond + reach) ** 2 / difference**2)
 
     def as_data(self) -> dict[str, int | float | None]:

@@ -16,7 +16,15 @@ from raq_client.cli.app import EXIT_BAD_INPUT
 from raq_client.cli.console import OUT, print_json
 from raq_solver.errors import InvalidInput
 
-_EXTRAS: Final = {"cluster": "ray", "hub": "huggingface_hub", "plot": "matplotlib", "server": "sqlalchemy"}
+_EXTRAS: Final = {
+    "cluster": "ray",
+    "feedback": "scipy",
+    "hub": "huggingface_hub",
+    "plot": "matplotlib",
+    "remote": "grpcio",
+    "server": "sqlalchemy",
+    "solver": "ortools",
+}
 """Extras of the package, with a library that each brings."""
 _LITTLE_ROOM: Final = 2**30
 """Free bytes of a disk below which doctor warns."""

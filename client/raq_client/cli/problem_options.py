@@ -13,6 +13,7 @@ from raq_client.cli.constraint_options import ConstraintOptions
 from raq_client.files.settings import Settings
 from raq_client.planning.request import Request
 from raq_client.solver_client.protocol import SolverClient, chosen_server, open_solver
+from raq_solver.backends.libraries import check_libraries
 from raq_solver.knapsack import Limits
 
 _SOLVER = "Solver"
@@ -58,15 +59,18 @@ class ProblemOptions(MemoryOptions, BaseOptions, ConstraintOptions, SolverOption
         """The request from the flags; settings replace missing flags.
 
         The settings' budget is used if nothing else limits the size. Raises InvalidInput with the faults of the
-        options.
+        options, and if this process is to solve it and a library is missing.
         """
+        constraints = self.constraints(settings)
+        if constraints.on_several and chosen_server(self.server, settings.server) is None:
+            check_libraries()  # now, not after a model was measured
         memory = self.memory_target(settings)
         # A flag that limits the size replaces the settings' budget.
         limited = self.base is not None or self.vram is not None or max_loss is not None
         return Request(
             budget=budget or (None if limited else settings.budget),
             loss=self.loss or settings.loss,
-            constraints=self.constraints(settings),
+            constraints=constraints,
             base=self.base_spec(settings),
             memory=memory,
             max_loss=max_loss,

@@ -16,6 +16,8 @@ from raq_client.files.settings import Settings
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.planning.plan import Plan
 from raq_client.planning.request import Request
+from raq_client.solver_client.protocol import chosen_server
+from raq_solver.backends.libraries import check_libraries
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.questions.worst_case import WorstCaseMeasure
 
@@ -31,13 +33,13 @@ class MeasureName(str, Enum):  # noqa: UP042  # Typer shows the values of a str 
 
 @dataclass(frozen=True)
 class WorstCaseOptions:
-    """Whether each importance file is its own domain, and the worst of them is to be optimized."""
+    """Whether each importance file, or each text of one, is a domain, and the worst is to be optimized."""
 
     worst_case: Annotated[
         bool,
         typer.Option(
             "--worst-case",
-            help="Each --imatrix (or --profile) is a domain; optimize the worst of them.",
+            help="Each --imatrix (or --profile), or each text of a single one, is a domain; optimize the worst.",
             rich_help_panel=_PANEL,
         ),
     ] = False
@@ -59,6 +61,8 @@ class WorstCaseOptions:
         settings: Settings,
     ) -> tuple[Plan, ModelInputs]:
         """The plan for all domains, and the inputs to write it from. Raises InvalidInput for fewer than two."""
+        if chosen_server(posed.server, settings.server) is None:
+            check_libraries()  # now, not after a model was measured
         measure = WorstCaseMeasure[self.worst_in.name]
         with followed() as progress, posed.solver(settings) as solver:
             return pipeline.worst_case_plan(

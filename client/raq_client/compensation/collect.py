@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, output_entry
-from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, spread
+from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, check_library, spread
 from raq_client.engine import Engine, NotFiniteError, Product
 from raq_client.engine.windows import Progress, Text, cut_windows
 from raq_client.importance.collect import LEAST_TOKENS, SAVE_EVERY, rows_by_matrix
@@ -53,9 +53,10 @@ def collect_gram(
     called with the state so far, and returns it as it was stored, so that it need not be kept in memory; passing it as
     `resume` with the same texts continues from there.
 
-    Raises InvalidInput if there is no text or one is shorter than two windows, if the context is too short, or if an
-    input is not finite.
+    Raises InvalidInput if there is no text or one is shorter than two windows, if the context is too short, if an
+    input is not finite, or if SciPy is not installed.
     """
+    check_library()
     if not texts:
         raise InvalidInput(Fault("text", "there is none to collect from; name at least one text file"))
     if engine.context < LEAST_TOKENS:

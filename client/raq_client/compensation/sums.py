@@ -2,18 +2,25 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Final, Self
 
 import numpy as np
 from jaxtyping import Float32
-from scipy.linalg import blas
 
 from raq_client.compensation.gram import Columns, MatrixGram
+from raq_solver.errors import Fault, InvalidInput
 
 HELD_OUT_EVERY: Final = 8
 """Of this many windows one is held out."""
 HELD_OUT_INPUTS: Final = 256
 """Inputs that are held out for a matrix, beside massive ones."""
+
+
+def check_library() -> None:
+    """Raise InvalidInput if SciPy is not installed, which the sums are made with."""
+    if find_spec("scipy") is None:
+        raise InvalidInput(Fault("--gram", "collecting Gram statistics needs SciPy: pip install 'raq[feedback]'"))
 
 
 @dataclass(eq=False)
@@ -40,6 +47,8 @@ class Sums:
 
     def add(self, inputs: Float32[np.ndarray, "inputs length"]) -> None:
         """Count these inputs."""
+        from scipy.linalg import blas
+
         for place, (block, each) in enumerate(zip(self.blocks, self.columns, strict=True)):
             part = np.ascontiguousarray(inputs[:, each.first : each.last])
             # Only the lower triangle, in place: half the work of a product, and no copy of the sums.

@@ -9,6 +9,7 @@ one, and the one to use.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float64
@@ -80,3 +81,28 @@ def quantiles(values: Float64[np.ndarray, "windows positions"], fractions: Seque
     {0.5: 2.5}
     """
     return dict(zip(fractions, map(float, np.quantile(values, fractions)), strict=True))
+
+
+def student_quantile(freedom: int, probability: float) -> float:
+    """The quantile of Student's t with `freedom` >= 1 degrees of freedom; SciPy would be a large part of an install.
+
+    Exact for 1 and 2 degrees of freedom. For probabilities up to 0.975 within 0.13 % for 3, and closer for more.
+
+    >>> round(student_quantile(10, 0.95), 3)
+    1.812
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
+    """
+    if freedom == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if freedom == 2:
+        return (2 * probability - 1) * math.sqrt(1 / (2 * probability * (1 - probability)))
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return sum(term / freedom**power for power, term in enumerate(terms))

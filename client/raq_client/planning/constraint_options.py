@@ -62,6 +62,11 @@ class ConstraintSpec:
     active_bytes: str | None = None
     experts_used: int | None = None
 
+    @property
+    def on_several(self) -> bool:
+        """Whether one of them limits several tensors together."""
+        return bool(self.at_most or self.region or self.monotone or self.distinct_types or self.active_bytes)
+
     def constraints(
         self, tensors: Sequence[str], table: ModelTable | None = None, fixed: Collection[str] = ()
     ) -> tuple[Constraint, ...]:

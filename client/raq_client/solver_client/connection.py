@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import grpc
-
-from raq_proto.channel import MESSAGE_LIMIT_BYTES, channel_options
-from raq_proto.status import REQUEST_ID_KEY
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
+
+try:
+    import grpc
+
+    from raq_proto.channel import MESSAGE_LIMIT_BYTES, channel_options
+    from raq_proto.status import REQUEST_ID_KEY
+except ModuleNotFoundError:
+    what = "asking a server needs more packages: pip install 'raq[remote]', or solve here, without a server"
+    raise InvalidInput(Fault("", what)) from None
 
 TRANSPORT_SECONDS: Final = 30.0
 """Time allowed for sending, queueing and answering, in addition to the search itself."""

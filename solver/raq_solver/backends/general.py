@@ -7,6 +7,7 @@ import numpy as np
 
 from raq_solver.backends import mckp
 from raq_solver.backends.dual import Priced
+from raq_solver.backends.libraries import check_libraries
 from raq_solver.backends.linear import NOTHING, Best, dual, impossible, priced_constraints, settle_linear
 from raq_solver.backends.type_sets import TypeSets
 from raq_solver.knapsack import Distinct, Knapsack, KnapsackSolution, Limits, Linear, Termination
@@ -15,10 +16,12 @@ from raq_solver.knapsack import Distinct, Knapsack, KnapsackSolution, Limits, Li
 def solve(knapsack: Knapsack, limits: Limits) -> KnapsackSolution:
     """The optimum of a knapsack with its side rows, or the best choice found when the time is up.
 
-    Deterministic without a time limit. Raises BackendFailure if OR-Tools fails.
+    Deterministic without a time limit. Raises BackendFailure if OR-Tools fails,
+    InvalidInput if it is not installed and there are side rows.
     """
     if not knapsack.side:
         return mckp.solve(knapsack, limits)
+    check_libraries()
     deadline = time.perf_counter() + (math.inf if limits.seconds is None else limits.seconds)
     rows = np.arange(len(knapsack.sizes))
     linear = [row for row in knapsack.side if isinstance(row, Linear)]

@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from raq_solver.backends.libraries import check_libraries
 from raq_solver.backends.linear import PRICE_FACTORS
 from raq_solver.backends.mckp import TOLERANCE, Relaxed
 from raq_solver.backends.minimax.exchange import exchanged
@@ -66,8 +67,10 @@ def least_worst(
     """The choice whose largest domain's loss is least, keeping the constraints (the capacity first).
 
     Every row has an offered cell, and the smallest choice is within the capacity. Deterministic without a time limit;
-    FEASIBLE when the time is up, or when even the widest search leaves something out.
+    FEASIBLE when the time is up, or when even the widest search leaves something out. Raises InvalidInput if SciPy is
+    not installed.
     """
+    check_libraries()
     deadline = time.perf_counter() + (math.inf if limits.seconds is None else limits.seconds)
     search = _Search(losses, constraints)
     if not search.impossible:
