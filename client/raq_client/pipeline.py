@@ -15,6 +15,7 @@ from raq_client.planning.build_problem import ProblemSpec, ResolvedBase, build_p
 from raq_client.planning.model_inputs import ModelInputs, missing_facts
 from raq_client.planning.plan import Plan, make_plan, solve_plan
 from raq_client.planning.request import Request
+from raq_client.planning.text_weights import by_text
 from raq_client.planning.worst_case_plan import blended, domains_of, solve_worst_case_plan
 from raq_client.progress import Notes, Progress, bytes_stage, silent, stage
 from raq_client.solver_client.protocol import SolverClient
@@ -102,12 +103,14 @@ def worst_case_plan(
 ) -> tuple[Plan, ModelInputs]:
     """The plan with the smallest worst-domain loss, and the inputs for writing its file.
 
-    Each importance file of `inputs`, or each of `profiles`, is a domain.
+    Each importance file of `inputs`, or each of `profiles`, is a domain; of a single one each text of its calibration.
     """
     domains = domains_of(inputs, profiles)
     base, more = _base(next(iter(domains.values())), request)
     measured = [(name, one.profile(more_types=more, progress=progress, notes=notes)) for name, one in domains.items()]
     table = next(iter(domains.values())).table(measured[0][1])
+    if len(measured) == 1:
+        measured = by_text(measured[0][1])
     found = solve_worst_case_plan(measured, request, measure, solver, limits, table, base)
     return found, inputs if profiles else blended(inputs)
 
@@ -274,4 +277,5 @@ def against_mixture(
             library=library,
             progress=progress,
         )
-        return compared(path.stem, ours, theirs, found.problem.capacity_bytes, ledger.size, size)
+        capacity, on_disk = found.problem.capacity_bytes, path.stat().st_size
+        return compared(path.stem, ours, theirs, capacity, ledger.size, size, on_disk)

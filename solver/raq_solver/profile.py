@@ -43,6 +43,41 @@ class FisherLosses:
 
 
 @dataclass(frozen=True, eq=False)
+class FisherLevels:
+    """How the Fisher information of each tensor varies over the windows of text that it was collected from.
+
+    `levels` [tensors × windows] are relative to the tensor's mean over the windows by weight; given in any unit, they
+    are made so. Where nothing is known of a tensor (all 0 or NaN) they are 1. `texts`: the name of each window's text.
+    `weights`: how much each window counts.
+
+    Raises InvalidInput if the lengths differ, there is no window, or a number is negative or infinite.
+
+    >>> FisherLevels([[1.0, 3.0], [0.0, 0.0]], ("prose", "code"), [1.0, 1.0]).levels.tolist()
+    [[0.5, 1.5], [1.0, 1.0]]
+    """
+
+    levels: Float64[np.ndarray, "tensors windows"]
+    texts: tuple[str, ...]
+    weights: Float64[np.ndarray, " windows"]
+
+    def __post_init__(self) -> None:
+        arrays = read_only_copies({"levels": (self.levels, np.float64), "weights": (self.weights, np.float64)})
+        levels, weights = arrays["levels"], arrays["weights"]
+        texts = tuple(self.texts)
+        if levels.ndim != 2 or levels.shape[1:] != weights.shape or len(texts) != weights.size or not texts:
+            shapes = f"levels of shape {levels.shape}, {len(texts)} texts and weights of shape {weights.shape}"
+            raise_faults([Fault("levels of Fisher information", f"{shapes} are not of the same windows")])
+        if not (weights >= 0).all() or not 0 < weights.sum() < np.inf or (levels < 0).any() or np.isinf(levels).any():
+            raise_faults([Fault("levels of Fisher information", "hold a number that is negative or infinite")])
+        means = np.nan_to_num(levels) @ weights / weights.sum()
+        relative = np.ones(levels.shape)
+        np.divide(levels, means[:, None], out=relative, where=(means > 0)[:, None] & ~np.isnan(levels))
+        relative.setflags(write=False)
+        for name, value in (("levels", relative), ("texts", texts), ("weights", weights)):
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, eq=False)
 class Profile:
     """Measured facts of one model.
 
@@ -52,7 +87,8 @@ class Profile:
     `provenance` holds the origin of the numbers (digests, versions), for reports. `sampling_errors`
     [tensors × types]: standard errors of the relative errors where only some rows were measured, 0 where all were;
     None when all rows of all tensors were. `fisher`: losses by Fisher information; None where none was collected.
-    Lists are converted; the profile keeps read-only copies of all arrays.
+    `levels`: how these vary over windows of text, None where it was not kept; it decides no allocation, so the digest
+    leaves it out. Lists are converted; the profile keeps read-only copies of all arrays.
 
     Raises InvalidInput with every fault.
 
@@ -75,6 +111,7 @@ class Profile:
     provenance: Mapping[str, str] = field(default_factory=dict)
     sampling_errors: Float64[np.ndarray, "tensors types"] | None = None
     fisher: FisherLosses | None = None
+    levels: FisherLevels | None = None
 
     def __post_init__(self) -> None:
         raise_faults(self._kind_faults())
@@ -156,6 +193,8 @@ class Profile:
             faults.append(Fault("provenance", "must be a mapping of text to text"))
         if not isinstance(self.fisher, FisherLosses | None):
             faults.append(Fault("fisher", "must be FisherLosses or None"))
+        if not isinstance(self.levels, FisherLevels | None):
+            faults.append(Fault("levels", "must be FisherLevels or None"))
         return faults
 
     def _faults(self) -> list[Fault]:
@@ -171,6 +210,8 @@ class Profile:
         if weights >= 2**53:  # sizes would leave the range of their arrays
             return [Fault("profile", f"holds {weights:.3g} weights; at most 2^53 are supported")]
         faults = []
+        if self.levels is not None and len(self.levels.levels) != len(self.tensors):
+            faults.append(Fault("profile", f"has {shape[0]} tensors, but levels of {len(self.levels.levels)}"))
         if self.sampling_errors is not None and not (self.sampling_errors >= 0).all():
             faults.append(Fault("profile", "holds a standard error that is negative or not a number"))
         if self.fisher is not None and any((each < 0).any() or np.isinf(each).any() for each in self._arrays()[-2:]):

@@ -1,9 +1,11 @@
 """Servers in processes of their own, to be killed, and what is left of them."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 
@@ -25,10 +27,45 @@ class Killed:
         self.process.communicate()
 
 
+class Forked:
+    """The same, forked from a process that has imported the server, so that a start does not take the second or more
+    of processor time that the imports do."""
+
+    def __init__(self, database: str, *flags: str) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["raq_server.cli", "raq_server.app"])
+        ours, theirs = context.Pipe(duplex=False)
+        settings = ["--workers", "1", "--log-level", "warning", "--database", database, *flags]
+        self.process = context.Process(target=_serve, args=(theirs, ["--address", "127.0.0.1:0", *settings]))
+        self.process.start()
+        theirs.close()
+        with open(ours.fileno(), closefd=False) as said:  # a descriptor
+            self.address = (said.readline().split() or [""])[-1]  # empty: it has ended
+        self._said = ours  # open as long as the server is there
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self._said.close()
+
+
+def _serve(said: Connection, flags: list[str]) -> None:
+    """The life of a forked server, with what it says on stderr sent to the process that started it."""
+    os.dup2(said.fileno(), 2)
+    sys.argv = ["raq-server", *flags]
+    from raq_server.cli import main
+
+    main()
+
+
 def descendants(process: int) -> set[int]:
     found: set[int] = set()
     for task in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
+        try:
+            children = task.read_text().split()
+        except OSError:  # the thread has ended meanwhile
+            continue
+        for child in map(int, children):
             found |= {child} | descendants(child)
     return found
 

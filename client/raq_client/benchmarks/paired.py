@@ -46,7 +46,8 @@ class Paired:
         """
         differing, fewer = self.only_a + self.only_b, min(self.only_a, self.only_b)
         # Whole numbers: with thousands of items 2 to the power of them is beyond a float.
-        return min(1.0, 2 * sum(math.comb(differing, count) for count in range(fewer + 1)) / 2**differing)
+        outcomes: int = 2**differing
+        return min(1.0, 2 * sum(math.comb(differing, count) for count in range(fewer + 1)) / outcomes)
 
     def items_needed(self) -> int | None:
         """Items that would show a difference of this size at 5 % in 4 of 5 attempts; None if there is no difference.

@@ -112,7 +112,7 @@ def collect(
     from raq_client.units.collecting import CollectJob
 
     settings = read_settings(Path.cwd())
-    on_machines = _check_machines(machines, gram, sums)
+    on_machines = _check_work(machines, gram, sums)
     path = project_model(model, settings)
     partial = output.with_name(f"{output.stem}.partial.gguf")
     partials = {"partial": partial, "partial gram": None if gram is None else partial_gram(gram)}
@@ -145,12 +145,16 @@ def collect(
     _show(found, output, as_json=as_json)
 
 
-def _check_machines(machines: MachineOptions, gram: Path | None, sums: Sums) -> bool:
-    """Whether this is work for several machines. Raises InvalidInput for what can't be divided."""
+def _check_work(machines: MachineOptions, gram: Path | None, sums: Sums) -> bool:
+    """Whether this is work for several machines. Raises InvalidInput for what can't be divided or needs an extra."""
+    from raq_client.compensation.sums import check_library
+
     given = {
         "--gram": (gram is not None, "can't be collected in parts; run the command for it on one machine"),
         "--sums": (sums is Sums.FLOAT32, "float32 adds every row to all before, which can't be divided"),
     }
+    if gram is not None:
+        check_library()
     wanted = machines.check()
     raise_faults([Fault(name, what) for name, (on, what) in given.items() if on and wanted])
     return wanted
@@ -253,7 +257,7 @@ def _with_fisher(
     from raq_client.models.model_file import open_model
 
     if resume is not None:
-        found = replace(found, fisher=resume.fisher, fisher_windows=resume.fisher_windows)
+        found = replace(found, fisher=resume.fisher, fisher_windows=resume.fisher_windows, windows=resume.windows)
     save(found)  # all that was counted, should this be interrupted
     count = DEFAULT_FISHER_WINDOWS if windows is None else windows
     try:

@@ -33,7 +33,7 @@ def explain(
     posed: ProblemOptions,
     as_json: options.Json = False,
 ) -> None:
-    """Say why a tensor has its type, or what constraints cost.
+    """Say why a tensor has its type, or what constraints cost and how well the loss is known.
 
     If nothing fits, explains why.
 
@@ -45,12 +45,17 @@ def explain(
 
     raq-client explain --budget 5.7 -p model.profile.json --architecture default
     """
+    from rich.console import Group
+
+    from raq_client.planning.predicted_kl import predicted_kl
     from raq_client.reports.explain import conflict_text, costs_dict, costs_table, reasons_table
+    from raq_client.reports.predicted import predicted_dict, predicted_table
 
     settings = read_settings(Path.cwd())
     with followed() as progress:
         request = posed.request(settings, budget)
-        problem = pipeline.pose(source.inputs(settings), request, progress=progress, notes=say).problem
+        spec = pipeline.pose(source.inputs(settings), request, progress=progress, notes=say)
+    problem = spec.problem
     with posed.solver(settings) as solver:
         conflict = solver.explain_conflict(problem, posed.limits)
         if conflict is not None:
@@ -62,7 +67,10 @@ def explain(
             shown = reasons_table(reasons)
         else:
             costs = solver.constraint_costs(problem, posed.limits)
-            found, shown = costs_dict(costs), costs_table(costs)
+            best = solver.solve(problem, posed.limits).allocation
+            expected = None if best is None else predicted_kl(spec, best.types)
+            found = costs_dict(costs) | {"predicted": predicted_dict(expected)}
+            shown = costs_table(costs) if expected is None else Group(costs_table(costs), predicted_table(expected))
     if as_json:
         print_json(found)
     else:

@@ -56,11 +56,16 @@ class CarryOutOptions:
             rows=settings.rows,
             cached=cached,
             device=chosen_device(self.device, say),
+            text_weights=self._text_weights(),
         )
 
     def _types(self, settings: Settings) -> tuple[str, ...]:
         """The types to choose from; none for commands without a choice."""
         return settings.types
+
+    def _text_weights(self) -> tuple[str, ...]:
+        """The weights of the calibration's texts; none for commands without a choice."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,21 @@ class MeasureOptions(CarryOutOptions):
         ),
     ] = None
 
+    text_weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text-weight",
+            metavar="TEXT:WEIGHT",
+            help="How much losses on a text of the calibration count, 1 without; texts by the names that solve prints.",
+            show_default=False,
+        ),
+    ] = None
+
     def _types(self, settings: Settings) -> tuple[str, ...]:
         return options.listed(self.types) or settings.types
+
+    def _text_weights(self) -> tuple[str, ...]:
+        return tuple(self.text_weight or ())
 
 
 @dataclass(frozen=True)

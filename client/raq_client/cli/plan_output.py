@@ -79,7 +79,7 @@ def _report(plan: Plan) -> RenderableType:
 
     if plan.worst_case is not None:
         return domain_plan_report(plan)
-    return plan_report(plan.outcome, plan.table.source, plan.budget_text, plan.smallest)
+    return plan_report(plan.outcome, plan.table.source, plan.budget_text, plan.smallest, plan.predicted)
 
 
 def draw_moves(plan: Plan, path: Path | None) -> None:

@@ -85,7 +85,7 @@ def run(
     inputs = measure.inputs_of(model, settings)
     texts, tried_on = _texts(inputs, checks, settings, trial)
     request = posed.request(settings, budget, max_loss=max_loss)
-    worst.refuse({"--max-loss": max_loss is not None})
+    worst.refuse({"--max-loss": max_loss is not None, "--text-weight": bool(measure.text_weight)})
     if estimate:
         _print_estimate(inputs, request, target, (texts, tried_on), checks, trial, as_json=as_json)
         return

@@ -73,7 +73,8 @@ def solve(
     """
     settings = read_settings(Path.cwd())
     check_written(called, {}, {"plot": plot}, force=False, also=settings.files())
-    worst.refuse({"--problem": problem is not None, "--max-loss": max_loss is not None})
+    weighted = bool(source.text_weight)
+    worst.refuse({"--problem": problem is not None, "--max-loss": max_loss is not None, "--text-weight": weighted})
     if capacity is not None and problem is None:
         raise InvalidInput(Fault("--capacity-bytes", "is for --problem FILE; a model's size is limited with --budget"))
     request = posed.request(settings, budget, max_loss=max_loss)

@@ -74,6 +74,8 @@ class FisherSums(GradientSums):
 
     def __init__(self, model: ModelFile, tokens: int) -> None:
         self._tokens = tokens
+        self._window = 0
+        self._levels: dict[int, dict[str, float]] = {}
         self._rows: dict[str, Float64[np.ndarray, "matrices rows"]] = {}
         self._columns: dict[str, Float64[np.ndarray, "matrices columns"]] = {}
         for tensor in model.tensors:
@@ -85,6 +87,12 @@ class FisherSums(GradientSums):
         """Begin again with sums of 0."""
         for sums in (*self._rows.values(), *self._columns.values()):
             sums[:] = 0
+        self._levels = {}
+
+    def begin(self, window: int) -> None:
+        """The gradients that follow are of this window, by its number."""
+        self._window = window
+        self._levels.setdefault(window, {})
 
     def watch_of(self, name: str, matrix: int) -> Watch:
         """A watcher that adds the squared gradients of one product."""
@@ -130,11 +138,17 @@ class FisherSums(GradientSums):
             raise InvalidInput(Fault(name, "its gradient is not finite: a weight or an activation is NaN or infinite"))
         self._rows[name][matrix] += rows / (2 * self._tokens)
         self._columns[name][matrix] += columns / (2 * self._tokens)
+        levels = self._levels[self._window]
+        levels[name] = levels.get(name, 0.0) + float(rows.sum()) / (2 * self._tokens)
 
     def found(self, windows: int = 1) -> dict[str, Fisher]:
         """The means over this number of windows, for every tensor with a gradient."""
         return {
-            name: Fisher((rows / windows).astype(np.float32), (self._columns[name] / windows).astype(np.float32))
+            name: Fisher(
+                (rows / windows).astype(np.float32),
+                (self._columns[name] / windows).astype(np.float32),
+                np.array([levels.get(name, 0.0) for _, levels in sorted(self._levels.items())], np.float32),
+            )
             for name, rows in self._rows.items()
             if rows.any()
         }
@@ -288,7 +302,8 @@ def add_windows(
             back, _ = make_vjp(lambda x, w=weights: network.block(x, w, sums.watch_of))(stream.pop())
             gradients[window] = back(gradients[window])
             passed()
-    for window, gradient in zip(windows, gradients, strict=True):
+    for number, (window, gradient) in enumerate(zip(windows, gradients, strict=True), start=first):
+        sums.begin(number)
         sums.add_lookup("token_embd.weight", window, gradient * np.float32(network.shape.embedding_scale))
 
 
@@ -304,6 +319,7 @@ def _head_gradients(
         gradient, shares = _label_gradient(logits, number)
         # Scaling and capping act on each logit alone, so their derivatives are the product of their Jacobian with ones.
         slope = None if network.shape.has_plain_logits else logits_back(np.ones_like(shares))
+        sums.begin(number)
         sums.add_head(network.head, inputs, shares, slope)
         found.append(back(logits_back(gradient) @ matrix))
     return found

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from raq_client.evaluation.comparison import Difference, Verdict, compare
 from raq_client.evaluation.perplexity import Measurement
+from raq_client.evaluation.report import Summary
 from raq_client.evaluation.statistics import Estimate
 from raq_solver.losses import LossTable, LossUnit
 
@@ -38,7 +39,8 @@ class Against:
     """An allocation and one of llama.cpp's mixtures, tried in memory on the same tokens.
 
     KL divergences are means in nats per token; `difference` is the allocation's minus the mixture's. `capacity` is the
-    capacity that the allocation was solved for, bytes.
+    capacity that the allocation was solved for, bytes; `mixture_file_bytes` the size of the mixture's file, of which
+    `mixture_check` is all that was measured.
     """
 
     mixture: str
@@ -49,6 +51,8 @@ class Against:
     mixture_kl: float
     windows: int
     difference: Difference
+    mixture_file_bytes: int
+    mixture_check: Summary
 
     @property
     def mixture_is_better(self) -> bool:
@@ -62,7 +66,13 @@ def prediction(table: LossTable, predicted: float, measured: Estimate) -> Predic
 
 
 def against_mixture(
-    name: str, ours: Measurement, theirs: Measurement, capacity: int, allocation_bytes: int, mixture_bytes: int
+    name: str,
+    ours: Measurement,
+    theirs: Measurement,
+    capacity: int,
+    allocation_bytes: int,
+    mixture_bytes: int,
+    mixture_file_bytes: int,
 ) -> Against:
     """Compare a file with that of a mixture; both were measured against one original on the same windows."""
     found = compare(theirs, ours)
@@ -75,4 +85,6 @@ def against_mixture(
         float(theirs.scores().kl.mean()),
         found.windows,
         found.kl,
+        mixture_file_bytes,
+        theirs.report().overall,
     )

@@ -1,7 +1,8 @@
 """Read and write profiles as JSON files.
 
 An infinite relative error (the type is not possible) is null, and so is a sensitivity that was not measured.
-Standard errors of the relative errors are present if only a sample of the rows was measured.
+Standard errors of the relative errors are present if only a sample of the rows was measured, and levels of Fisher
+information by window if the importance file has them.
 """
 
 from pathlib import Path
@@ -12,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raq_client.files.atomic_file import atomic_file
 from raq_client.files.names import readable
-from raq_client.files.reading import read_bytes
+from raq_client.files.reading import check_itself, read_bytes
 from raq_client.files.validation import faults_of
-from raq_solver.errors import Fault, InvalidInput
-from raq_solver.profile import FisherLosses, Profile
+from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.profile import FisherLevels, FisherLosses, Profile
 from raq_solver.quant_types import stored_type
 from raq_solver.tensors import Tensor
 
@@ -37,6 +38,14 @@ class _Row(BaseModel):
     sampling_errors: tuple[Finite, ...] | None = None
     fisher_losses: tuple[Finite | None, ...] | None = None
     fisher_energy: Finite | None = None
+    fisher_levels: tuple[Finite, ...] | None = None
+
+
+class _Window(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text: str
+    weight: Finite
 
 
 class _File(BaseModel):
@@ -46,11 +55,12 @@ class _File(BaseModel):
     quant_types: tuple[str, ...]
     provenance: dict[str, str]
     tensors: tuple[_Row, ...]
+    fisher_windows: tuple[_Window, ...] | None = None
 
 
 def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
     """Write a profile. Raises InvalidInput if the file exists and `force` is not given, or can't be written."""
-    sampled = profile.sampling_errors
+    sampled, levels = profile.sampling_errors, profile.levels
     rows = zip(
         profile.tensors,
         profile.relative_errors,
@@ -59,6 +69,7 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
         profile.sensitivity_errors,
         [None] * len(profile.tensors) if sampled is None else sampled.tolist(),
         [(None, None)] * len(profile.tensors) if profile.fisher is None else _fisher_rows(profile.fisher),
+        [None] * len(profile.tensors) if levels is None else levels.levels.tolist(),
         strict=True,
     )
     content = _File(
@@ -77,9 +88,14 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
                 sampling_errors=sampling_errors,
                 fisher_losses=fisher_losses,
                 fisher_energy=fisher_energy,
+                fisher_levels=of_windows,
             )
-            for tensor, errors, energy, sensitivity, error, sampling_errors, (fisher_losses, fisher_energy) in rows
+            for tensor, errors, energy, sensitivity, error, sampling_errors, (
+                fisher_losses,
+                fisher_energy,
+            ), of_windows in rows
         ),
+        fisher_windows=None if levels is None else _windows(levels),
     )
     with atomic_file(path, force=force) as file:
         file.write(content.model_dump_json(indent=1).encode() + b"\n")
@@ -88,24 +104,14 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
 def load_profile(path: Path) -> Profile:
     """Read a profile. Raises InvalidInput with every fault of the file."""
     try:
-        content = _File.model_validate_json(read_bytes(path, "a raq profile"))
+        data = read_bytes(path, "a raq profile")
+        check_itself(data, path)
+        content = _File.model_validate_json(data)
     except ValidationError as error:
         raise InvalidInput(faults_of(error, str(path), "a raq profile")) from None
-    rows = content.tensors
-    width = len(content.quant_types)
-    faults = [
-        Fault(f"{path}: {row.name}", f"has {len(row.relative_errors)} errors for {width} quant types")
-        for row in rows
-        if len(row.relative_errors) != width
-    ]
+    raise_faults(_disagreements(content, path))
+    rows, width = content.tensors, len(content.quant_types)
     sampled = [row.sampling_errors for row in rows if row.sampling_errors is not None]
-    if sampled and (len(sampled) < len(rows) or {len(each) for each in sampled} != {width}):
-        faults.append(Fault(str(path), f"some tensor lacks sampling_errors for the {width} quant types"))
-    fisher = [row.fisher_losses for row in rows if row.fisher_losses is not None]
-    if fisher and (len(fisher) < len(rows) or {len(each) for each in fisher} != {width}):
-        faults.append(Fault(str(path), f"some tensor lacks fisher_losses for the {width} quant types"))
-    if faults:
-        raise InvalidInput(faults)
     return Profile(
         tensors=tuple(Tensor(row.name, row.shape, stored_type(row.source_type)) for row in rows),
         quant_types=tuple(stored_type(name) for name in content.quant_types),
@@ -117,13 +123,53 @@ def load_profile(path: Path) -> Profile:
         sensitivity_errors=np.array([_or_nan(row.sensitivity_error) for row in rows], dtype=np.float64),
         provenance=content.provenance,
         sampling_errors=np.array(sampled, dtype=np.float64) if sampled else None,
-        fisher=FisherLosses(
-            np.array([[_or_nan(loss) for loss in each] for each in fisher], dtype=np.float64),
-            np.array([_or_nan(row.fisher_energy) for row in rows], dtype=np.float64),
-        )
-        if fisher
-        else None,
+        fisher=_fisher(rows),
+        levels=_levels(rows, content.fisher_windows),
     )
+
+
+def _disagreements(content: _File, path: Path) -> list[Fault]:
+    """Rows whose numbers of values are not those that the file states."""
+    rows, width = content.tensors, len(content.quant_types)
+    faults = [
+        Fault(f"{path}: {row.name}", f"has {len(row.relative_errors)} errors for {width} quant types")
+        for row in rows
+        if len(row.relative_errors) != width
+    ]
+    for name in ("sampling_errors", "fisher_losses"):
+        counts = [None if (values := getattr(row, name)) is None else len(values) for row in rows]
+        if set(counts) - {None} and set(counts) != {width}:
+            faults.append(Fault(str(path), f"some tensor lacks {name} for the {width} quant types"))
+    windows = None if content.fisher_windows is None else len(content.fisher_windows)
+    if {None if row.fisher_levels is None else len(row.fisher_levels) for row in rows} - {windows}:
+        what = f"some tensor has no fisher_levels for the {windows or 0} windows that it names"
+        faults.append(Fault(str(path), what))
+    return faults
+
+
+def _fisher(rows: tuple[_Row, ...]) -> FisherLosses | None:
+    losses = [row.fisher_losses for row in rows if row.fisher_losses is not None]
+    if not losses:
+        return None
+    return FisherLosses(
+        np.array([[_or_nan(loss) for loss in each] for each in losses], dtype=np.float64),
+        np.array([_or_nan(row.fisher_energy) for row in rows], dtype=np.float64),
+    )
+
+
+def _levels(rows: tuple[_Row, ...], windows: tuple[_Window, ...] | None) -> FisherLevels | None:
+    if not windows:
+        return None
+    return FisherLevels(
+        np.array([row.fisher_levels for row in rows], dtype=np.float64).reshape(len(rows), len(windows)),
+        tuple(window.text for window in windows),
+        np.array([window.weight for window in windows]),
+    )
+
+
+def _windows(levels: FisherLevels) -> tuple[_Window, ...]:
+    weighted = zip(levels.texts, levels.weights.tolist(), strict=True)
+    return tuple(_Window(text=text, weight=weight) for text, weight in weighted)
 
 
 def _fisher_rows(fisher: FisherLosses) -> list[tuple[tuple[float | None, ...], float | None]]:

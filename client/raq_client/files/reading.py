@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from raq_client.files.mistaken import LONGEST, in_place_of_file
 from raq_client.files.output_checks import kind_of
 from raq_solver.errors import Fault, InvalidInput
 
@@ -78,7 +79,19 @@ def read_text(path: Path, what: str = "") -> str:
     r"""The text of a UTF-8 file, with its line ends as they are. Raises InvalidInput as `read_bytes` does."""
     data = read_bytes(path, what)
     with damage_named(path, what):
-        return data.decode()
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            check_itself(data, path)
+            raise
+
+
+def check_itself(content: str | bytes, where: Path | str) -> None:
+    """Raise InvalidInput if the content is that of a web page, a pointer or an archive in place of the file."""
+    start = content[:LONGEST]
+    found = in_place_of_file(start.encode() if isinstance(start, str) else start)
+    if found is not None:
+        raise InvalidInput(Fault(str(where), f"is {found}"))
 
 
 def parse_json(text: str | bytes, where: Path | str, what: str = "JSON") -> Any:
@@ -87,12 +100,14 @@ def parse_json(text: str | bytes, where: Path | str, what: str = "JSON") -> Any:
     >>> parse_json('{"a": 1}', "a.json")
     {'a': 1}
     """
+    check_itself(text, where)
     with damage_named(where, what):
         return json.loads(text)
 
 
 def parse_toml(text: str, where: Path | str, what: str = "TOML") -> dict[str, Any]:
     """The table of a TOML text, as `parse_json`."""
+    check_itself(text, where)
     with damage_named(where, what):
         return tomllib.loads(text)
 

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32
 
-from raq_client.curvature.information import Fisher, averaged
+from raq_client.curvature.information import Fisher, InformedWindow, averaged, weighted_windows, window_faults
 from raq_client.importance.fused import same_input
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.tensors import Tensor
@@ -82,7 +82,8 @@ class Importance:
     """The entries of an importance file, sorted by tensor name. Raises InvalidInput with every fault.
 
     `fisher` is the Fisher information by tensor, from `fisher_windows` windows of the text; empty if not collected.
-    `remarks` are what users should know of how it was combined.
+    `windows` are these windows in the order of the levels; empty for files without levels. `remarks` are what users
+    should know of how it was combined.
     """
 
     entries: Mapping[str, Entry]
@@ -93,15 +94,18 @@ class Importance:
     fisher: Mapping[str, Fisher] = field(default_factory=dict)
     fisher_windows: int = 0
     remarks: tuple[str, ...] = ()
+    windows: tuple[InformedWindow, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.fisher:
+            object.__setattr__(self, "windows", ())
         object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
         object.__setattr__(self, "fisher", MappingProxyType(dict(sorted(self.fisher.items()))))
         faults = [fault for name, entry in self.entries.items() for fault in _entry_faults(name, entry)]
         faults += [fault for name, each in self.fisher.items() for fault in each.faults(name)]
         if self.fisher and self.fisher_windows < 1:
             faults.append(Fault(_title(self), "has Fisher information, but not its number of windows"))
-        raise_faults(faults)
+        raise_faults(faults or window_faults(_title(self), self.fisher, self.windows, self.fisher_windows))
 
     def rows(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
         """The importance of each column of each matrix of `tensor`, or None if nothing was counted.
@@ -227,11 +231,20 @@ def merge(parts: Sequence[Importance]) -> Importance:
     size, windows = parts[0].chunk_size, sum(p.fisher_windows for p in parts)
     chunks = math.ceil(sum(p.chunk_count * p.chunk_size for p in parts) / size)
     having = [part for part in parts if part.fisher]
-    fisher = _fisher_of([(part, float(part.fisher_windows)) for part in having]) if having else {}
+    weighted = [(part, float(part.fisher_windows)) for part in having]
+    fisher = _fisher_of(weighted) if having else {}
     remarks = [] if len(having) in {0, len(parts)} else [f"Fisher information is of {_titles(having)} alone"]
     remarks += [remark for part in parts for remark in part.remarks]
     return Importance(
-        entries, datasets, chunks, size, sources, fisher, windows if fisher else 0, tuple(dict.fromkeys(remarks))
+        entries,
+        datasets,
+        chunks,
+        size,
+        sources,
+        fisher,
+        windows if fisher else 0,
+        tuple(dict.fromkeys(remarks)),
+        weighted_windows([(part.windows, weight) for part, weight in weighted]),
     )
 
 
@@ -266,6 +279,7 @@ def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
         fisher,
         windows,
         (*remarks, *counted.remarks),
+        weighted_windows([(part.windows, weight) for part, weight in parts]),
     )
 
 

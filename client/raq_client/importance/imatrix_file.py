@@ -3,7 +3,8 @@
 GGUF: F32 tensors per entry, `NAME.in_sum2` (sums of squares, one row per matrix), `NAME.counts` and, if collected,
 `NAME.in_sum` (sums of the inputs themselves), which llama.cpp's loader reads since 0a32c5e and ignored before. Fisher
 information is an extension of raq: `NAME.fisher_rows` and `NAME.fisher_columns`, one row per matrix, and their number
-of windows in `raq.fisher.windows`; llama.cpp's loader ignores them.
+of windows in `raq.fisher.windows`. `NAME.fisher_levels` has a number for each window; `raq.fisher.texts` names the text
+of each, the tensor `raq.fisher.weights` says how much each counts. llama.cpp's loader ignores them all.
 .dat (until 2025): per entry its name, the number of chunks, and mean squares times that number.
 Source: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp of llama.cpp 0c1e57098 and 0a32c5e.
 """
@@ -16,12 +17,13 @@ from typing import Final
 
 import numpy as np
 
-from raq_client.curvature.information import Fisher
+from raq_client.curvature.information import Fisher, InformedWindow
 from raq_client.files.atomic_file import atomic_file
+from raq_client.files.mistaken import LONGEST
 from raq_client.files.reading import check_readable, damage_named
 from raq_client.importance.imatrix import DEFAULT_CHUNK_SIZE, Entry, Importance
 from raq_client.models.gguf_header import MAGIC, TensorInfo, encode_header, padded, stored
-from raq_client.models.mistaken import LONGEST, looks_like
+from raq_client.models.mistaken import looks_like
 from raq_client.models.model_file import open_model
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
@@ -30,7 +32,10 @@ _COUNTS: Final = ".counts"
 _PLAIN_SUMS: Final = ".in_sum"
 _FISHER_ROWS: Final = ".fisher_rows"
 _FISHER_COLUMNS: Final = ".fisher_columns"
+_FISHER_LEVELS: Final = ".fisher_levels"
 _FISHER_WINDOWS: Final = "raq.fisher.windows"
+_FISHER_TEXTS: Final = "raq.fisher.texts"
+_FISHER_WEIGHTS: Final = "raq.fisher.weights"
 _ALIGNMENT: Final = 32
 _F32: Final = 0
 
@@ -84,7 +89,10 @@ def _read_gguf(path: Path) -> Importance:
     what = f"has Fisher information of only rows or only columns in {path}"
     faults += [Fault(name, what) for name in sorted(of_rows ^ of_columns)]
     raise_faults(faults)
-    fisher = {name: Fisher(arrays[name + _FISHER_ROWS], arrays[name + _FISHER_COLUMNS]) for name in of_rows}
+    fisher = {
+        name: Fisher(arrays[name + _FISHER_ROWS], arrays[name + _FISHER_COLUMNS], values.get(name + _FISHER_LEVELS))
+        for name in of_rows
+    }
     windows = model.value(_FISHER_WINDOWS)
     entries = {
         name: Entry(values[name + _SUMS], values[name + _COUNTS], values.get(name + _PLAIN_SUMS)) for name in names
@@ -92,7 +100,26 @@ def _read_gguf(path: Path) -> Importance:
     texts = tuple(str(text) for text in datasets) if isinstance(datasets, list) else ()
     chunk_count, chunk_size = (number if isinstance(number, int) else 0 for number in numbers)
     seen = windows if isinstance(windows, int) else 0
-    return Importance(entries, texts, chunk_count, chunk_size or DEFAULT_CHUNK_SIZE, str(path), fisher, seen)
+    return Importance(
+        entries,
+        texts,
+        chunk_count,
+        chunk_size or DEFAULT_CHUNK_SIZE,
+        str(path),
+        fisher,
+        seen,
+        windows=_informed(model.value(_FISHER_TEXTS), values.get(_FISHER_WEIGHTS), path),
+    )
+
+
+def _informed(names: object, weights: np.ndarray | None, path: Path) -> tuple[InformedWindow, ...]:
+    """The windows of Fisher information; none in files that don't name them."""
+    if names is None and weights is None:
+        return ()
+    if not isinstance(names, list) or weights is None or len(names) != weights.size:
+        what = f"needs {_FISHER_TEXTS} and {_FISHER_WEIGHTS} of as many windows; collect it again"
+        raise InvalidInput(Fault(str(path), what))
+    return tuple(InformedWindow(str(name), weight) for name, weight in zip(names, weights.tolist(), strict=True))
 
 
 def _read_dat(path: Path, chunk_size: int) -> Importance:
@@ -162,6 +189,8 @@ def _to_gguf(importance: Importance) -> bytes:
     }
     if importance.fisher:
         metadata[_FISHER_WINDOWS] = stored(importance.fisher_windows)
+    if importance.windows:
+        metadata[_FISHER_TEXTS] = stored([window.text for window in importance.windows])
     infos = []
     body = []
     offset = 0
@@ -186,6 +215,10 @@ def _arrays(importance: Importance) -> Iterator[tuple[str, np.ndarray, int]]:
     for name, each in importance.fisher.items():
         yield name + _FISHER_ROWS, each.rows, each.rows.shape[1]
         yield name + _FISHER_COLUMNS, each.columns, each.columns.shape[1]
+        if each.levels is not None:
+            yield name + _FISHER_LEVELS, each.levels, each.levels.size
+    if importance.windows:
+        yield _FISHER_WEIGHTS, np.array([window.weight for window in importance.windows]), len(importance.windows)
 
 
 def _to_dat(importance: Importance) -> bytes:

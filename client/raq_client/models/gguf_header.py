@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from raq_client.models.mistaken import LONGEST, in_place_of_model
+from raq_client.files.mistaken import LONGEST
+from raq_client.models.mistaken import in_place_of_model
 from raq_solver.errors import Fault, InvalidInput
 
 Value = bool | int | float | str | list["Value"]

@@ -2,12 +2,9 @@
 
 from typing import Final
 
+from raq_client.files.mistaken import in_place_of_file
+
 STARTS: Final = (
-    (b"version https://git-lfs", "a Git LFS pointer; fetch the file itself with git lfs pull"),
-    (b"\x1f\x8b", "compressed by gzip; unpack it first"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd; unpack it first"),
-    (b"\xfd7zXZ", "compressed by xz; unpack it first"),
-    (b"BZh", "compressed by bzip2; unpack it first"),
     (b"PK\x03\x04", "a zip archive, perhaps of PyTorch; convert the model with llama.cpp's convert_hf_to_gguf.py"),
     (b"GGLA", "a LoRA adapter of an old kind; merge it into its model and convert that"),
     (b"lmgg", "a model in the format before GGUF; convert it again from its source"),
@@ -15,9 +12,6 @@ STARTS: Final = (
     (b"tjgg", "a model in the format before GGUF; convert it again from its source"),
 )
 """First bytes and what kind of file they mark."""
-LONGEST: Final = 64
-"""Number of first bytes that `looks_like` needs."""
-_HTML: Final = (b"<!doctype", b"<html", b"<?xml")
 _NAMES_OF_ENTRIES: Final = (b"blk.", b"outp", b"toke")
 
 
@@ -30,11 +24,9 @@ def looks_like(start: bytes) -> str | None:
     for known, meaning in STARTS:
         if start.startswith(known):
             return meaning
-    if start.lstrip().lower().startswith(_HTML):
-        return "a web page; download the file itself, not the page about it"
     if start[8:9] == b"{":  # eight bytes of length, then JSON
         return "a safetensors file; convert the model with llama.cpp's convert_hf_to_gguf.py"
-    return None
+    return in_place_of_file(start)
 
 
 def in_place_of_model(start: bytes) -> str | None:

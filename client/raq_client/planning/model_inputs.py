@@ -16,6 +16,7 @@ from raq_client.importance.domains import read_domains
 from raq_client.importance.imatrix import Importance, check_against
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.quantizable import EMBEDDINGS, is_quantizable, requantized_note
+from raq_client.models.remote import open_by_range
 from raq_client.models.table import (
     FINGERPRINT,
     NUMBERS,
@@ -26,6 +27,7 @@ from raq_client.models.table import (
     table_of,
 )
 from raq_client.models.type_choice import AUTO, chosen_types
+from raq_client.planning.text_weights import parse_text_weights, texts_of, weighted_texts
 from raq_client.progress import Notes, Progress, silent, stage
 from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.rounding import Rounding
@@ -48,7 +50,9 @@ class ModelInputs:
 
     `imatrix` are importance files, each `FILE` or `FILE:WEIGHT`, `gram` a file of Gram statistics for rounding with
     error feedback; `rows` rows are measured of each matrix (None: all). `measurements` is the folder in which they are
-    kept where they are `cached`; None: in the user's cache folder.
+    kept where they are `cached`; None: in the user's cache folder. With `by_range` a model on a server or a hub is read
+    by range requests, as far as it is needed. `text_weights` say, each as `TEXT:WEIGHT`, how much the losses on each
+    text of the calibration count.
     """
 
     path: Path | None = None
@@ -62,6 +66,8 @@ class ModelInputs:
     cached: bool = True
     device: Device = CPU
     measurements: Path | None = None
+    by_range: bool = False
+    text_weights: tuple[str, ...] = ()
 
     @cached_property
     def model(self) -> ModelFile:
@@ -69,7 +75,7 @@ class ModelInputs:
         if self.path is None:
             what = "no model is named: give MODEL, --model, a saved profile (--profile), or either in raq.toml"
             raise InvalidInput(Fault("", what))
-        return open_model(self.path)
+        return open_by_range(self.path) if self.by_range else open_model(self.path)
 
     @cached_property
     def importance(self) -> Importance | None:
@@ -150,8 +156,18 @@ class ModelInputs:
         """
         key = tuple(more_types)
         if key not in self._profiles:
-            self._profiles[key] = self._profile(key, progress, notes)
+            weights = parse_text_weights(self.text_weights)
+            found = self._profile(key, progress, notes)
+            self._profiles[key] = weighted_texts(found, weights) if weights else found
         return self._profiles[key]
+
+    @property
+    def calibration_texts(self) -> tuple[str, ...]:
+        """The names of the texts whose losses are known apart. Raises InvalidInput if a file can't be read."""
+        if self.profile_path is not None:
+            return texts_of(self._loaded(self.profile_path))
+        windows = () if self.importance is None else self.importance.windows
+        return tuple(dict.fromkeys(window.text for window in windows))
 
     @cached_property
     def _profiles(self) -> dict[tuple[str, ...], Profile]:

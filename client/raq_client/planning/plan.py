@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from raq_client.planning.build_problem import ProblemSpec
+from raq_client.planning.predicted_kl import PredictedKl, predicted_kl
 from raq_client.recipes.diff import Agreement, Exchange, convergence, exchange
 from raq_client.solver_client.protocol import SolverClient
 from raq_solver.allocation import Ledger
@@ -83,6 +84,15 @@ class Plan:
         if request.max_loss is not None:
             return f"a loss of at most {request.max_loss:g}"
         return f"{self.problem.capacity_bytes:,} bytes" if self.spec.budget is None else str(self.spec.budget)
+
+    @cached_property
+    def predicted(self) -> PredictedKl | None:
+        """The predicted KL divergence with its interval; None without an allocation or levels by window.
+
+        A worst case has losses for each domain instead.
+        """
+        found = self.outcome.allocation
+        return None if found is None or self.worst_case is not None else predicted_kl(self.spec, found.types)
 
     @cached_property
     def exchange(self) -> Exchange | None:

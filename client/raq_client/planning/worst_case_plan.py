@@ -12,6 +12,7 @@ from raq_client.planning.build_problem import ResolvedBase, build_problem
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.planning.plan import Plan, WorstCaseDetails, make_plan
 from raq_client.planning.request import Request
+from raq_client.planning.text_weights import TOO_FEW
 from raq_client.solver_client.protocol import SolverClient
 from raq_solver.allocation import account
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -30,7 +31,8 @@ SECONDS: Final = 60.0
 def domains_of(inputs: ModelInputs, profiles: Sequence[Path]) -> dict[str, ModelInputs]:
     """The inputs of each domain, by name: one importance file of the model for each, or one saved profile for each.
 
-    Raises InvalidInput for fewer than two, and for files with weights.
+    A single file or profile is that of several texts, each a domain (`text_weights.by_text`). Raises InvalidInput for
+    fewer than two domains, and for files with weights.
     """
     if profiles:
         found = {str(path): replace(inputs, path=None, imatrix=(), profile_path=path) for path in profiles}
@@ -39,9 +41,9 @@ def domains_of(inputs: ModelInputs, profiles: Sequence[Path]) -> dict[str, Model
         what = "weights are for blending domains; with --worst-case each file is its own domain"
         raise_faults([Fault(text, what) for text in weighed])
         found = {text: inputs.with_imatrix((text,)) for text in inputs.imatrix}
-    if len(found) < 2:
-        what = "needs two domains or more: an importance file (-i) for each, or a saved profile (-p) for each"
-        raise InvalidInput(Fault("--worst-case", what))
+    texts = [text for each in found.values() for text in each.calibration_texts] if len(found) == 1 else ()
+    if len(found) < 2 and len(texts) < 2:
+        raise InvalidInput(Fault("--worst-case", TOO_FEW))
     names = {name: Path(name).name.removesuffix(".gguf").removesuffix(".json") for name in found}
     distinct = len(set(names.values())) == len(names)
     return {names[name] if distinct else name: each for name, each in found.items()}

@@ -46,11 +46,16 @@ class CheckRecord(_Record):
 
 
 class AgainstRecord(_Record):
-    """llama.cpp's mixture, measured on the same text; sizes in bytes of tensor data."""
+    """llama.cpp's mixture, measured on the same text; `mixture_bytes` of tensor data.
+
+    What older manifests do not have is None.
+    """
 
     mixture: str
     mixture_bytes: int
     mixture_kl: float
+    mixture_file_bytes: int | None = None
+    mixture_check: SummaryRecord | None = None
 
 
 class MixtureRecord(SummaryRecord):

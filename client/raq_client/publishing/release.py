@@ -9,7 +9,14 @@ from typing import Final
 from raq_client.files.names import without_folders
 from raq_client.files.reading import check_readable
 from raq_client.models.model_file import ModelFile, is_gguf, open_model, read_header, shard_stem
-from raq_client.publishing.records import EstimateRecord, ManifestRecord, StepRecord, SummaryRecord, read_manifest
+from raq_client.publishing.records import (
+    CheckRecord,
+    EstimateRecord,
+    ManifestRecord,
+    StepRecord,
+    SummaryRecord,
+    read_manifest,
+)
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 _THOUSANDTH: Final = "0.999"
@@ -142,7 +149,7 @@ def _quants(path: Path, record: ManifestRecord) -> Iterator[Quant]:
         raise InvalidInput(Fault(str(path), "describes no quantized file; give the manifest of run, ladder or a build"))
     predicted = None if record.plan is None else record.plan.loss
     check = record.check
-    measured = None if check is None else _measured(check.overall, tuple(map(_plain_name, check.texts)), check.context)
+    measured = None if check is None else _measured(check.overall, _texts_of(check), check.context)
     yield _quant(path, record, list(record.outputs), allocation, predicted, measured)
 
 
@@ -198,6 +205,10 @@ def _measured(summary: SummaryRecord, texts: tuple[str, ...], context: int | Non
     )
 
 
+def _texts_of(check: CheckRecord) -> tuple[str, ...]:
+    return tuple(map(_plain_name, check.texts))
+
+
 def _of_step(record: ManifestRecord, step: StepRecord) -> Measured | None:
     if step.kl is None or step.top1_agreement is None or step.tokens is None:
         return None
@@ -218,9 +229,11 @@ def _figure(record: EstimateRecord) -> Figure:
 
 
 def _landmarks(quant: Quant, record: ManifestRecord) -> Iterator[Landmark]:
-    if record.against is not None:
-        bits = 8 * record.against.mixture_bytes / quant.weights
-        yield Landmark(record.against.mixture, bits, record.against.mixture_kl)
+    if (beside := record.against) is not None:
+        texts, context = ((), None) if record.check is None else (_texts_of(record.check), record.check.context)
+        found = None if beside.mixture_check is None else _measured(beside.mixture_check, texts, context)
+        bits = 8 * beside.mixture_bytes / quant.weights
+        yield Landmark(beside.mixture, bits, beside.mixture_kl, beside.mixture_file_bytes, found)
     for each in record.mixtures:
         found = _measured(each, tuple(map(_plain_name, record.texts)), record.context)
         yield Landmark(each.name, each.bits_per_weight, each.kl.value, each.file_bytes, found)

@@ -32,7 +32,7 @@ from raq_client.quantizing.row_sample import RowSums, draw_rows, estimate_errors
 from raq_client.quantizing.tensor_errors import Store, TensorErrors
 from raq_native import _raq_native
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.profile import FisherLosses, Profile
+from raq_solver.profile import FisherLevels, FisherLosses, Profile
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
@@ -336,7 +336,7 @@ def _profile(
     provenance = {
         "model": model.name,
         "architecture": model.architecture,
-        FINGERPRINT: model.fingerprint(),
+        **({FINGERPRINT: model.fingerprint()} if model.is_known_by_bytes else {}),
         "imatrix": "none" if importance is None else importance.digest(),
         "calibration": "" if importance is None else ", ".join(importance.datasets),
         "effort": method.effort,
@@ -363,4 +363,18 @@ def _profile(
         provenance,
         sampling_errors=None if method.rows is None else doubts,
         fisher=fisher,
+        levels=None if importance is None else _levels(model, importance),
     )
+
+
+def _levels(model: ModelFile, importance: Importance) -> FisherLevels | None:
+    """The levels of all tensors in each window; None in files that don't have them."""
+    if not importance.windows:
+        return None
+    levels = np.full((len(model.tensors), len(importance.windows)), np.nan)
+    for row, tensor in zip(levels, model.tensors, strict=True):
+        known = importance.fisher.get(tensor.name)
+        if known is not None and known.levels is not None:
+            row[:] = known.levels
+    texts = tuple(window.text for window in importance.windows)
+    return FisherLevels(levels, texts, np.array([window.weight for window in importance.windows]))

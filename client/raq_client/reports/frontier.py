@@ -12,9 +12,11 @@ import numpy as np
 from rich.console import RenderableType
 
 from raq_client.planning.build_problem import ProblemSpec
+from raq_client.planning.predicted_kl import predicted_kl
 from raq_client.reports.plain import plain
 from raq_client.reports.plan import bpw_text
 from raq_client.reports.plots import save_figure
+from raq_client.reports.predicted import predicted_dict
 from raq_client.reports.tables import Column, Table
 from raq_solver.budget import bits_per_weight
 from raq_solver.errors import Fault, InvalidInput
@@ -67,10 +69,16 @@ def frontier_dict(
         "loss_unit": table.unit.value,
         "knee_capacity_bytes": None if bend is None else bend.capacity_bytes,
         "first": None if first is None else dict(first.types),
-        "points": [point_to_dict(point, table.total_weights) for point in points],
+        "points": [point_to_dict(point, table.total_weights) | _predicted(point, spec) for point in points],
         "landmarks": [] if spec.profile is None else [plain(mark) for mark in mixture_landmarks(spec.profile, table)],
     }
     return found | {"table": table_dict(table)} if with_table else found
+
+
+def _predicted(point: Point, spec: ProblemSpec) -> dict[str, Any]:
+    """The interval of a point's loss and its value on each text, where these are known."""
+    found = None if point.allocation is None else predicted_kl(spec, point.allocation.types)
+    return {} if found is None else {"predicted": predicted_dict(found)}
 
 
 def table_dict(table: LossTable) -> dict[str, Any]:

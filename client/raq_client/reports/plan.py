@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from rich.console import Group, RenderableType
 
+from raq_client.planning.predicted_kl import PredictedKl
+from raq_client.reports.predicted import predicted_rows
 from raq_client.reports.tables import Column, Table, facts_table
 from raq_solver.allocation import Ledger
 from raq_solver.budget import bits_per_weight
@@ -73,19 +75,35 @@ def bpw_text(bits: Fraction) -> str:
     return f"{math.ceil(bits * 10_000) / 10_000:.4f}"
 
 
-def plan_report(outcome: Outcome, source: str, budget: str, smallest: Smallest | None = None) -> RenderableType:
-    """The plan of an outcome that has an allocation; with `smallest` that of the smallest size within a loss."""
+def plan_report(
+    outcome: Outcome,
+    source: str,
+    budget: str,
+    smallest: Smallest | None = None,
+    predicted: PredictedKl | None = None,
+) -> RenderableType:
+    """The plan of an outcome that has an allocation; with `smallest` that of the smallest size within a loss.
+
+    `predicted` is its loss with an interval, where it is known.
+    """
     ledger = outcome.ledger
     assert ledger is not None
     assert outcome.bound is not None
     bound = f"{outcome.bound:.6g}, gap {outcome.gap or 0:.2g}: {outcome.termination.value}"
     rows = (
         *(size_rows(ledger, budget) if smallest is None else _smallest_rows(ledger, smallest)),
-        ("predicted loss", f"{ledger.loss:.6g} ({source})"),
+        *_loss_rows(ledger, source, predicted),
         *((("proven bound", bound),) if smallest is None else ()),
         ("price of a byte", f"{outcome.multiplier:.4g}, solved in {outcome.seconds * 1000:.1f} ms"),
     )
     return Group(facts_table(rows), "", types_table(ledger))
+
+
+def _loss_rows(ledger: Ledger, source: str, predicted: PredictedKl | None) -> tuple[tuple[str, str], ...]:
+    """The predicted loss and its source; with an interval and by text where it is known by window."""
+    if predicted is None:
+        return (("predicted loss", f"{ledger.loss:.6g} ({source})"),)
+    return (*predicted_rows(predicted), ("losses from", source))
 
 
 def _smallest_rows(ledger: Ledger, smallest: Smallest) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,7 @@ from raq_client.planning.plan import Plan
 from raq_client.reports.base import around_dict
 from raq_client.reports.plain import plain
 from raq_client.reports.plan import outcome_to_dict
+from raq_client.reports.predicted import predicted_dict
 from raq_client.reports.worst_case import domains_dict
 from raq_solver.questions.audit import Audit
 
@@ -17,6 +18,7 @@ def plan_dict(plan: Plan) -> dict[str, Any]:
     found = outcome_to_dict(plan.outcome, plan.table.source) | around_dict(plan)
     found["problem"] = plan.problem.digest()
     found["quant_types"] = list(plan.table.quant_types)
+    found["predicted"] = predicted_dict(plan.predicted)
     if plan.spec.profile is not None:
         found["missing"] = missing_facts(plan.profile)
         found[FINGERPRINT] = plan.profile.provenance.get(FINGERPRINT)

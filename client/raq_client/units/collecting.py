@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from raq_client.curvature.fisher import FisherSums, network_for, passes, windows_at_once
-from raq_client.curvature.information import Fisher, joined
+from raq_client.curvature.information import Fisher, InformedWindow, joined
 from raq_client.curvature.network import Network
 from raq_client.curvature.shapes import shape_of
 from raq_client.engine import DEFAULT_CONTEXT, Engine
@@ -25,7 +25,12 @@ from raq_client.engine.loading import loaded
 from raq_client.engine.tokenizer import vocabulary_of
 from raq_client.engine.windows import Text, cut_texts
 from raq_client.importance.collect import SAVE_EVERY, count_group, require_entries
-from raq_client.importance.collect_fisher import DEFAULT_FISHER_WINDOWS, chosen_windows
+from raq_client.importance.collect_fisher import (
+    DEFAULT_FISHER_WINDOWS,
+    chosen_windows,
+    informed_windows,
+    with_fisher,
+)
 from raq_client.importance.imatrix import Importance, merge
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import ModelFile, open_model
@@ -35,7 +40,7 @@ from raq_client.units.journal import work_folder
 from raq_client.units.unit import Line, Unit
 from raq_solver.errors import Fault, InvalidInput
 
-_VERSION: Final = "collect 1"
+_VERSION: Final = "collect 2"
 """Changed whenever the same key would mean other sums."""
 _PASSES: Final = 8
 """Runs of the model that a window of Fisher information costs: forward and back, each block twice, with NumPy."""
@@ -105,6 +110,10 @@ class CollectJob:
         return len(chosen_windows(self._cut, wanted))
 
     @cached_property
+    def _informed_windows(self) -> tuple[InformedWindow, ...]:
+        return informed_windows(self._cut, self.texts, self.fisher_windows) if self.fisher_windows else ()
+
+    @cached_property
     def _groups(self) -> dict[str, tuple[str, range]]:
         """What is collected of which windows, by the names of the units, in the order in which they are added."""
         found = {}
@@ -163,7 +172,7 @@ class CollectJob:
             notes(f"note: no Fisher information: {fault}")
         names, path = tuple(text.name for text in self.texts), self._model.path
         found = Importance(counted.entries, names, self.windows, self.context, f"collected from {path.name}")
-        return found if faults else replace(found, fisher=fisher, fisher_windows=done)
+        return found if faults else with_fisher(found, fisher, self._informed_windows[:done])
 
     def unopened(self, threads: int) -> "CollectJob":
         """The same job with nothing loaded."""
@@ -212,7 +221,8 @@ class CollectJob:
         for _ in passes(network, windows[: group.stop], sums, first=group.start):
             pass
         found = sums.found(len(group))
-        return Importance({}, chunk_size=self.context, fisher=found, fisher_windows=len(group))
+        informed = self._informed_windows[group.start : group.stop]
+        return with_fisher(Importance({}, chunk_size=self.context), found, informed)
 
     def _part(self, name: str) -> Path:
         return work_folder(self.output) / self.key[:32] / f"{name.replace(' ', '-').replace(':', '-')}.gguf"

@@ -83,6 +83,7 @@ class RayExecutor:
 
     def _pool_of(self, job: Work) -> "_Pool":
         if self._pool is None or self._pool[0] != job.key:
+            self._pool = None  # actors of an earlier job end with it, and free their cores
             made: _Pool = _Actors(job, self._threads) if job.loads_model else _Tasks(job, self._threads, gpu=self._gpu)
             self._pool = job.key, made
         return self._pool[1]

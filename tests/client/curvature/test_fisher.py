@@ -259,6 +259,28 @@ def _require_equal(one: dict[str, Fisher], other: dict[str, Fisher]) -> None:
     for name, found in one.items():
         np.testing.assert_allclose(found.rows, other[name].rows, rtol=1e-5)
         np.testing.assert_allclose(found.columns, other[name].columns, rtol=1e-5)
+        np.testing.assert_array_equal(np.asarray(found.levels), np.asarray(other[name].levels))
+
+
+def test_levels_are_what_each_window_alone_gives(tmp_path: Path) -> None:
+    """In a model with experts and a tied embedding: also of matrices that some window does not reach."""
+    model = open_model(write_tiny(tmp_path / "tiny.gguf", CASES["llama, experts"]))
+    windows = np.random.default_rng(0).integers(3, 20, (3, 6)).astype(np.int32)
+    network = Network(model, shape_of(model), 6)
+    sums = FisherSums(model, 6)
+    add_windows(network, windows, sums, first=2)
+    together = sums.found(3)
+    for number in range(3):
+        sums.clear()
+        add_windows(network, windows[number : number + 1], sums, first=2 + number)
+        alone = sums.found()
+        for name, found in together.items():
+            expected = alone[name].rows.sum(dtype=np.float64) if name in alone else 0.0
+            assert found.levels is not None
+            assert found.levels[number] == pytest.approx(expected, rel=1e-6)
+    for found in together.values():
+        assert found.levels is not None
+        assert found.levels.mean() == pytest.approx(found.rows.sum(), rel=1e-5)
 
 
 def test_in_two_parts_as_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

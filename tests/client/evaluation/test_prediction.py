@@ -71,7 +71,9 @@ def test_a_mixture_is_measured_as_the_file_was(checked: tuple[Plan, Path, Measur
     worse = _against(checked, "q2_k")
     assert (worse.mixture, worse.windows, worse.capacity) == ("Q2_K", 4, plan.problem.capacity_bytes)
     assert worse.allocation_kl == pytest.approx(measured.report().overall.kl.value), "one file has one level"
-    assert worse.allocation_kl < worse.mixture_kl
+    assert worse.allocation_kl < worse.mixture_kl == worse.mixture_check.kl.value
+    assert worse.mixture_check.tokens == measured.report().overall.tokens, "the same windows"
+    assert worse.mixture_bytes < worse.mixture_file_bytes < target.stat().st_size
     assert worse.difference.verdict is Verdict.BETTER
     assert not worse.mixture_is_better
     larger = _against(checked, "Q8_0")

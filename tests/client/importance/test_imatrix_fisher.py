@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from raq_client.curvature.information import Fisher
+from raq_client.curvature.information import Fisher, InformedWindow
 from raq_client.importance.imatrix import Entry, Importance, blend, check_against, merge
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_solver.errors import InvalidInput
@@ -32,7 +32,19 @@ def _importance(seed: int = 0, windows: int = 3) -> Importance:
     return Importance(ones, (f"text {seed}",), 7, 512, f"{seed}.gguf", fisher, windows)
 
 
-def _written(path: Path, arrays: Mapping[str, np.ndarray], windows: int | None = 3) -> Path:
+def _with_levels(seed: int = 0, windows: int = 3, texts: str = "ab") -> Importance:
+    """The same with a level of each tensor in each window, of these texts in turn."""
+    known, random = _importance(seed, windows), np.random.default_rng(seed + 9)
+    fisher = {
+        name: replace(each, levels=random.random(windows).astype(np.float32)) for name, each in known.fisher.items()
+    }
+    named = tuple(InformedWindow(texts[window % len(texts)]) for window in range(windows))
+    return replace(known, fisher=fisher, windows=named)
+
+
+def _written(
+    path: Path, arrays: Mapping[str, np.ndarray], windows: int | None = 3, texts: list[str] | None = None
+) -> Path:
     """An importance file by gguf-py."""
     writer = gguf.GGUFWriter(path, "any")
     writer.add_type("imatrix")
@@ -41,6 +53,8 @@ def _written(path: Path, arrays: Mapping[str, np.ndarray], windows: int | None =
     writer.add_uint32("imatrix.chunk_size", 512)
     if windows is not None:
         writer.add_uint32("raq.fisher.windows", windows)
+    if texts is not None:
+        writer.add_array("raq.fisher.texts", texts)
     for name, array in arrays.items():
         writer.add_tensor(name, array.astype(np.float32))
     write(writer)
@@ -109,6 +123,72 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
     assert (
         read_importance(_written(tmp_path / "good.gguf", {**ones, "a.fisher_columns": np.ones(4)})).fisher_windows == 3
     )
+
+
+def test_levels_there_and_back_as_gguf_py_reads_them(tmp_path: Path) -> None:
+    importance, path = _with_levels(), tmp_path / "i.gguf"
+    write_importance(importance, path)
+    again = read_importance(path)
+    assert again.windows == importance.windows
+    reader = gguf.GGUFReader(path)
+    raw = {tensor.name: tensor.data for tensor in reader.tensors}
+    for name, each in importance.fisher.items():
+        np.testing.assert_array_equal(np.asarray(again.fisher[name].levels), np.asarray(each.levels))
+        np.testing.assert_array_equal(raw[f"{name}.fisher_levels"], np.asarray(each.levels))
+    assert reader.fields["raq.fisher.texts"].contents() == ["a", "b", "a"]
+    # They decide no bytes of a quantized file.
+    assert again.fisher_digest() == _importance().fisher_digest()
+    write_importance(importance, tmp_path / "i.dat")
+    assert read_importance(tmp_path / "i.dat").windows == ()
+    assert replace(importance, fisher={}, fisher_windows=0).windows == ()
+
+
+def test_merging_keeps_the_levels_of_all_windows() -> None:
+    one, two = _with_levels(0, 3, "ab"), _with_levels(5, 1, "c")
+    both = merge([one, two])
+    assert [window.text for window in both.windows] == ["a", "b", "a", "c"]
+    assert {window.weight for window in both.windows} == {1.0}
+    for name, found in both.fisher.items():
+        parts = [np.asarray(part.fisher[name].levels) for part in (one, two)]
+        np.testing.assert_array_equal(np.asarray(found.levels), np.concatenate(parts))
+    for lacking in (merge([one, _importance(5, 1)]), blend([(one, 1.0), (_importance(5, 1), 1.0)])):
+        assert lacking.windows == ()
+        assert {each.levels is None for each in lacking.fisher.values()} == {True}
+    assert merge([one, replace(two, fisher={}, fisher_windows=0)]).windows == one.windows
+
+
+def test_windows_count_as_their_domains_do() -> None:
+    one, two = _with_levels(0, 3, "ab"), _with_levels(5, 1, "c")
+    both = blend([(one, 1.0), (two, 3.0)])
+    np.testing.assert_allclose([window.weight for window in both.windows], [1 / 3, 1 / 3, 1 / 3, 3])
+    # A blend of a blend: what was one part keeps its share.
+    again = merge([both, _with_levels(7, 4, "d")])
+    np.testing.assert_allclose([window.weight for window in again.windows], [1 / 3, 1 / 3, 1 / 3, 3, 1, 1, 1, 1])
+
+
+def test_levels_of_other_windows_are_refused(tmp_path: Path) -> None:
+    rows = {"a.fisher_rows": np.ones(3), "a.fisher_columns": np.ones(4)}
+    levels, weights = {"a.fisher_levels": np.ones(3)}, {"raq.fisher.weights": np.ones(3)}
+    named = ["x", "y", "z"]
+    good = read_importance(_written(tmp_path / "good.gguf", {**rows, **levels, **weights}, texts=named))
+    assert [window.text for window in good.windows] == named
+    cases = (
+        ({**levels, **weights}, ["x", "y"], "needs raq.fisher.texts and raq.fisher.weights of as many windows"),
+        (levels, named, "needs raq.fisher.texts and raq.fisher.weights of as many windows"),
+        (levels, None, "has levels of Fisher information in 3 windows, names 0 and counted 3; collect it again"),
+        (weights, named, "has levels of Fisher information in 0 windows, names 3 and counted 3; collect it again"),
+        ({"a.fisher_levels": np.ones(2), **weights}, named, "in 2 windows, names 3 and counted 3"),
+        ({**levels, "raq.fisher.weights": np.array([1, -1, 1])}, named, "impossible weights"),
+        ({"a.fisher_levels": np.array([1, np.nan, 1]), **weights}, named, "a: Fisher information is negative or not"),
+    )
+    for number, (more, texts, what) in enumerate(cases):
+        path = _written(tmp_path / f"{number}.gguf", {**rows, **more}, texts=texts)
+        with pytest.raises(InvalidInput, match=what) as error:
+            read_importance(path)
+        assert len(error.value.faults) == 1
+    counted = _written(tmp_path / "counted.gguf", {**rows, **levels, **weights}, windows=4, texts=named)
+    with pytest.raises(InvalidInput, match="in 3 windows, names 3 and counted 4"):
+        read_importance(counted)
 
 
 def test_it_belongs_to_its_model() -> None:

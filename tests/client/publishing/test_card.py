@@ -80,6 +80,17 @@ def test_a_mixture_of_llama_cpp_is_shown_beside(make: Made) -> None:
     assert "mixtures" not in card(read_release([make("alone")]), ABOUT)
 
 
+def test_a_mixture_beside_a_run_is_shown_with_all_that_was_measured(make: Made) -> None:
+    known = {"mixture_file_bytes": 3_210_000, "mixture_check": check(0.25)["overall"]}
+    release = read_release([make(against={"mixture": "Q4_K_M", "mixture_bytes": 100, "mixture_kl": 0.25} | known)])
+    row = next(line for line in card(release, ABOUT).splitlines() if line.startswith("| llama.cpp's Q4_K_M"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == "3.21 MB"
+    assert cells[3:] == ["0.25000 ± 0.00250", "2.5000", "90.00 ± 0.90", "1.0100 ± 0.0101"]
+    (mark,) = [mark for mark in marks_of(release) if mark.is_mixture]
+    assert (mark.kl, mark.error) == (0.25, 0.0025)
+
+
 def test_mixtures_of_a_ladder_are_shown_with_all_that_was_measured(make: Made) -> None:
     overall = check(0.25)["overall"]
     one = {"name": "Q5_K_M", "file_bytes": 3_210_000, "bits_per_weight": 5.678, **overall}

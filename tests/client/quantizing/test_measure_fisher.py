@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import raq_native
-from raq_client.curvature.information import Fisher
+from raq_client.curvature.information import Fisher, InformedWindow
 from raq_client.files.profile_file import load_profile, save_profile
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.models.model_file import ModelFile, open_model
@@ -169,6 +169,41 @@ def test_they_go_wherever_the_profile_goes(model: ModelFile, tmp_path: Path) -> 
         np.testing.assert_array_equal(copy.fisher.losses, profile.fisher.losses)
         np.testing.assert_array_equal(copy.fisher.energies, profile.fisher.energies)
         assert copy.digest() == profile.digest()
+
+
+def test_levels_by_window_go_wherever_the_profile_file_goes(model: ModelFile, tmp_path: Path) -> None:
+    plain, random = _importance(model, (EXPERTS, PLAIN)), np.random.default_rng(3)
+    fisher = {name: replace(each, levels=random.random(4).astype(np.float32)) for name, each in plain.fisher.items()}
+    weights = (1.0, 1.5, 1.0, 0.5)
+    windows = tuple(InformedWindow(text, weight) for text, weight in zip("abab", weights, strict=True))
+    without = measure_profile(model, plain, chosen_types(TYPES))
+    profile = measure_profile(
+        model, replace(plain, fisher=fisher, fisher_windows=4, windows=windows), chosen_types(TYPES)
+    )
+    path = tmp_path / "p.json"
+    save_profile(profile, path)
+    copy = load_profile(path)
+    assert without.levels is None
+    for levels in (profile.levels, copy.levels):
+        assert levels is not None
+        assert (levels.texts, levels.weights.tolist()) == (("a", "b", "a", "b"), list(weights))
+        np.testing.assert_allclose(levels.levels @ levels.weights, 4, rtol=1e-12)
+        for row, tensor in zip(levels.levels, profile.tensors, strict=True):
+            known = fisher.get(tensor.name)
+            expected = np.ones(4)
+            if known is not None and known.levels is not None:
+                expected = 4 * known.levels / (known.levels @ np.array(weights))
+            np.testing.assert_allclose(row, expected, rtol=1e-6)
+    # No allocation depends on them.
+    assert copy.digest() == profile.digest()
+    assert profile.fisher is not None
+    assert without.fisher is not None
+    np.testing.assert_array_equal(profile.fisher.losses, without.fisher.losses)
+    content = json.loads(path.read_text())
+    del content["fisher_windows"][0]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InvalidInput, match="some tensor has no fisher_levels for the 3 windows that it names"):
+        load_profile(path)
 
 
 def test_the_digest_tells_them_apart(model: ModelFile, tmp_path: Path) -> None:

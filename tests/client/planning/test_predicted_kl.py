@@ -1,0 +1,139 @@
+"""Intervals of predictions: laws, and how often they hold on windows whose mean is known."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import Float64
+
+from raq_client.planning.build_problem import build_problem
+from raq_client.planning.predicted_kl import CONFIDENCE, MODEL_ERROR, PredictedKl, from_windows, predicted_kl
+from raq_client.planning.request import Request
+from raq_client.reports.predicted import predicted_dict, predicted_rows
+from raq_solver.profile import FisherLevels, FisherLosses, Profile
+from raq_solver.quant_types import CATALOGUE
+from raq_solver.tensors import Tensor
+
+TEXTS = ("math", "code", "math", "code", "prose", "math", "code")
+numbers = st.floats(1e-6, 1e6)
+
+
+def levels_of(texts: Sequence[str], weights: Sequence[float] | None = None, tensors: int = 3) -> FisherLevels:
+    """Random levels of some tensors in windows of these texts."""
+    random = np.random.default_rng(len(texts))
+    counted = np.ones(len(texts)) if weights is None else np.array(weights)
+    return FisherLevels(random.lognormal(size=(tensors, len(texts))), tuple(texts), counted)
+
+
+def profile_of(levels: FisherLevels | None) -> Profile:
+    """Three tensors at two types with losses by Fisher information."""
+    tensors = tuple(Tensor(f"blk.{block}.attn_q.weight", (256, 4), CATALOGUE["F16"]) for block in range(3))
+    types, unknown = (CATALOGUE["Q8_0"], CATALOGUE["Q4_K"]), np.full(3, np.nan)
+    fisher = FisherLosses(np.array([[1e-4, 2e-2], [2e-4, 5e-2], [1e-5, 3e-3]]), np.array([1.0, 2.0, 0.1]))
+    return Profile(tensors, types, np.full((3, 2), 0.01), np.ones(3), unknown, unknown, fisher=fisher, levels=levels)
+
+
+def predicted(profile: Profile, loss: str | None = None) -> PredictedKl | None:
+    """The prediction for one tensor at 8 and two at 4 bits."""
+    spec = build_problem(Request(budget="8", loss=loss), profile)
+    names = [tensor.name for tensor in profile.tensors]
+    return predicted_kl(spec, dict(zip(names, ("Q8_0", "Q4_K", "Q4_K"), strict=True)))
+
+
+@settings(max_examples=40)
+@given(st.lists(numbers, min_size=len(TEXTS), max_size=len(TEXTS)), st.lists(numbers, min_size=7, max_size=7), numbers)
+def test_laws_of_the_interval(windows: list[float], weights: list[float], scale: float) -> None:
+    levels, kl = levels_of(TEXTS, weights), np.array(windows)
+    found = from_windows(kl, levels)
+    assert found.low <= found.value <= found.high
+    assert found.value == pytest.approx(float(np.average(kl, weights=weights)))
+    shares = {text: sum(w for w, t in zip(weights, TEXTS, strict=True) if t == text) for text in found.texts}
+    whole = sum(share * found.texts[text] for text, share in shares.items()) / sum(weights)
+    assert whole == pytest.approx(found.value), "the texts' weighted mean is the whole"
+    scaled = from_windows(scale * kl, levels)
+    for name in ("low", "value", "high"):
+        assert getattr(scaled, name) == pytest.approx(scale * getattr(found, name), rel=1e-9)
+    swapped = [6, 5, 4, 3, 2, 1, 0]
+    other = FisherLevels(levels.levels[:, swapped], tuple(TEXTS[i] for i in swapped), np.array(weights)[swapped])
+    assert from_windows(kl[swapped], other).high == pytest.approx(found.high, rel=1e-9)
+
+
+def test_windows_that_agree_have_the_width_of_the_losses_alone() -> None:
+    of_text = {"math": 0.01, "code": 0.3, "prose": 0.02}
+    windows = np.array([of_text[text] for text in TEXTS])
+    exact = from_windows(windows, levels_of(TEXTS), model_error=0)
+    assert (exact.low, exact.high) == pytest.approx((exact.value, exact.value))
+    assert exact.texts == pytest.approx(of_text)
+    found = from_windows(windows, levels_of(TEXTS))
+    assert found.high / found.value == pytest.approx(math.exp(1.6448536 * MODEL_ERROR))
+
+
+def test_a_single_window_says_nothing_of_the_spread() -> None:
+    assert from_windows(np.array([0.1]), levels_of(("math",))) == PredictedKl(0.1, 0.0, math.inf, {"math": 0.1})
+    # One window of each text: their spread holds that between texts too, so that it is rather too wide.
+    found = from_windows(np.array([0.1, 0.2]), levels_of(("math", "code")))
+    assert 0 < found.low < 0.1
+    assert 0.2 < found.high < math.inf
+    assert from_windows(np.zeros(2), levels_of(("math", "code"))).high == 0
+
+
+def test_a_text_that_does_not_count_is_left_out() -> None:
+    windows = np.array([0.1, 5.0, 0.2, 9.0])
+    found = from_windows(windows, levels_of(("math", "code", "math", "code"), (2, 0, 2, 0)))
+    assert found == from_windows(windows[::2], levels_of(("math", "math")))
+
+
+def test_a_plans_windows_are_its_losses_by_the_levels_of_its_tensors() -> None:
+    levels = levels_of(TEXTS, (1, 2, 1, 2, 3, 1, 2))
+    profile = profile_of(levels)
+    found = predicted(profile)
+    assert found is not None
+    problem = build_problem(Request(budget="8"), profile).problem
+    losses = [
+        problem.table.losses[row, problem.table.column_of[name]] for row, name in enumerate(("Q8_0", "Q4_K", "Q4_K"))
+    ]
+    windows = np.array(
+        [sum(loss * level for loss, level in zip(losses, column, strict=True)) for column in levels.levels.T]
+    )
+    assert found.value == pytest.approx(sum(losses), rel=1e-12)
+    assert found == from_windows(windows, levels)
+    assert predicted(profile, "fisher") == found
+
+
+def test_with_experts_there_is_no_interval() -> None:
+    dense = profile_of(levels_of(TEXTS))
+    first = Tensor("blk.0.ffn_up_exps.weight", (256, 2, 2), CATALOGUE["F16"])
+    routed = replace(dense, tensors=(first, *dense.tensors[1:]))
+    one, other = predicted(dense), predicted(routed)
+    assert one is not None
+    assert other is not None
+    assert (other.low, other.high) == (0, math.inf)
+    assert (other.value, other.texts) == (one.value, one.texts)
+    assert predicted_rows(other)[0] == ("predicted KL", f"{other.value:#.4g}")
+    assert (predicted_dict(other) or {})["high"] is None
+
+
+def test_without_levels_or_with_other_losses_there_is_none() -> None:
+    assert predicted(profile_of(None)) is None
+    assert predicted(profile_of(levels_of(TEXTS)), "relative") is None
+    assert predicted(replace(profile_of(levels_of(TEXTS)), fisher=None)) is None
+
+
+def windows_of(random: np.random.Generator, count: int, spread: float) -> Float64[np.ndarray, "repeats windows"]:
+    """Heavy-tailed windows in turn of four texts with means 1, 2, 4 and 8."""
+    texts = np.tile(2.0 ** np.arange(4), count // 4)
+    return texts * random.lognormal(-(spread**2) / 2, spread, size=(600, count))
+
+
+@pytest.mark.parametrize(("count", "spread", "common"), [(8, 0.3, 0), (16, 0.7, 0), (16, 0.3, 0.1), (48, 0.1, 0.2)])
+def test_it_holds_as_often_as_it_says(count: int, spread: float, common: float) -> None:
+    """Also where all windows are off by a common factor."""
+    random, levels = np.random.default_rng(3), levels_of(("a", "b", "c", "d") * (count // 4))
+    drawn = windows_of(random, count, spread) * random.lognormal(0, common, size=(600, 1))
+    found = [from_windows(windows, levels, model_error=common) for windows in drawn]
+    held = np.mean([each.low <= 15 / 4 <= each.high for each in found])
+    assert CONFIDENCE - 0.07 < held < CONFIDENCE + 0.05
