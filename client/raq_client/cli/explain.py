@@ -33,9 +33,9 @@ def explain(
     posed: ProblemOptions,
     as_json: options.Json = False,
 ) -> None:
-    """Say why a tensor has its type, or what constraints cost and how well the loss is known.
+    """Say why a tensor has its type, or what constraints cost.
 
-    If nothing fits, explains why.
+    Says how well the loss is known too. If nothing fits, explains why.
 
     Takes the options of solve, and explains the same problem.
 

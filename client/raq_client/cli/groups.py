@@ -87,6 +87,7 @@ class MeasureOptions(CarryOutOptions):
         typer.Option(
             "--text-weight",
             metavar="TEXT:WEIGHT",
+            rich_help_panel=options.DOMAINS_PANEL,
             help="How much losses on a text of the calibration count, 1 without; texts by the names that solve prints.",
             show_default=False,
         ),

@@ -118,6 +118,7 @@ GeneralPart = Annotated[
 ]
 MACHINE_PANEL = "Machine"
 CHECK_PANEL = "Check"
+DOMAINS_PANEL = "Several domains"
 Threads = Annotated[
     int, typer.Option("--threads", min=0, rich_help_panel=MACHINE_PANEL, help="Threads; 0: one for each core.")
 ]

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from raq_client import pipeline
+from raq_client.cli import options
 from raq_client.cli.console import say
 from raq_client.cli.follow import followed
 from raq_client.cli.problem_options import ProblemOptions
@@ -20,8 +21,6 @@ from raq_client.solver_client.protocol import chosen_server
 from raq_solver.backends.libraries import check_libraries
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.questions.worst_case import WorstCaseMeasure
-
-_PANEL: Final = "Several domains"
 
 
 class MeasureName(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
@@ -40,7 +39,7 @@ class WorstCaseOptions:
         typer.Option(
             "--worst-case",
             help="Each --imatrix (or --profile), or each text of a single one, is a domain; optimize the worst.",
-            rich_help_panel=_PANEL,
+            rich_help_panel=options.DOMAINS_PANEL,
         ),
     ] = False
     worst_in: Annotated[
@@ -48,7 +47,7 @@ class WorstCaseOptions:
         typer.Option(
             "--worst-in",
             help="Compare domains by loss relative to their own best file, or in nats.",
-            rich_help_panel=_PANEL,
+            rich_help_panel=options.DOMAINS_PANEL,
         ),
     ] = MeasureName.RATIO
 
