@@ -14,7 +14,7 @@ MESSAGES = ROOT / "proto" / "raq_proto" / "v1"
 
 
 def lower_bound(package: str) -> tuple[int, ...]:
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["remote"]
     (found,) = [d for d in dependencies if re.match(rf"{package}\b(?!-)", d)]
     return tuple(int(part) for part in re.search(r">=([\d.]+)", found)[1].split("."))  # type: ignore[index]
 
