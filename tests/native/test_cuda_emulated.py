@@ -4,7 +4,6 @@ What is compiled is what nvcc compiles; only the CUDA runtime is ours (tests/sup
 logic, not the hardware: that is for tests/gpu.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 import raq_native
 from raq_native import QUANT_TYPES
 from support.cuda_speed import speeds, table_seconds
-from support.emulated_cuda import OUT_OF_MEMORY, Device, Found, Machine, compiler, sums_of
+from support.emulated_cuda import OUT_OF_MEMORY, Device, Found, Machine, sums_of
 from support.hard_rows import hard_rows, importances
 
 NAMES = [quant_type.name for quant_type in QUANT_TYPES]
@@ -24,19 +23,6 @@ LENGTH = 1024
 ONE_CHUNK = 1280 * KIB
 """Memory for one chunk, in and out, in each of three lanes, but not for two."""
 pytestmark = pytest.mark.timeout(900)  # the first test builds the library: 20 seconds of a processor
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    """A machine with one device; afterwards nothing may be left queued, in use or kept."""
-    if compiler() is None:
-        pytest.skip("no C++ compiler to build the CUDA sources for this processor")
-    made = Machine()
-    made.reset(Device())
-    yield made
-    made.cuda_release()
-    counts = made.counts()
-    assert (counts.freed_in_use, counts.queued, counts.allocations, counts.streams) == (0, 0, 0, 0)
 
 
 def ordinary(rows: int, length: int = LENGTH, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

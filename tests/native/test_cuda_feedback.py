@@ -3,7 +3,6 @@
 As in test_cuda_emulated.py, this proves the logic, not the hardware: that is for tests/gpu.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import raq_native
 from raq_native import QUANT_TYPES, quantize_with_feedback
 from support.cuda_speed import feedback_speeds
-from support.emulated_cuda import OUT_OF_MEMORY, Device, Machine, compiler
+from support.emulated_cuda import OUT_OF_MEMORY, Device, Machine
 from support.hard_rows import hard_rows
 
 BLOCKS = {
@@ -22,19 +21,6 @@ KIB, MIB = 2**10, 2**20
 SPAN, GROUP, TASK_ROWS = 256, 16, 32
 """Columns and rows that are rounded together: with a factor of rows, and without."""
 pytestmark = pytest.mark.timeout(900)  # the first test builds the library: 20 seconds of a processor
-
-
-@pytest.fixture
-def machine() -> Iterator[Machine]:
-    """A machine with one device; afterwards nothing may be left queued, in use or kept."""
-    if compiler() is None:
-        pytest.skip("no C++ compiler to build the CUDA sources for this processor")
-    made = Machine()
-    made.reset(Device())
-    yield made
-    made.cuda_release()
-    counts = made.counts()
-    assert (counts.freed_in_use, counts.queued, counts.allocations, counts.streams) == (0, 0, 0, 0)
 
 
 def upper(size: int, seed: int = 0) -> np.ndarray:

@@ -10,27 +10,25 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import UInt8
 
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
-
-if TYPE_CHECKING:
-    from raq_client.quantizing.rounding import Rounding
 
 MOST_AT_ONCE: Final = 4
 """Tensors in memory at once, beside what is written."""
 
 Blocks = UInt8[np.ndarray, "rows size"]
-Make = Callable[[Tensor, QuantType, "Rounding"], Iterator[Blocks]]
+Make = Callable[[Tensor, QuantType, Rounding], Iterator[Blocks]]
 
 
 @contextmanager
 def rounded_ahead(
-    types: dict[Tensor, QuantType], rounding: "Rounding", make: Make
+    types: dict[Tensor, QuantType], rounding: Rounding, make: Make
 ) -> Iterator[Callable[[Tensor, QuantType], Iterator[Blocks]]]:
     """A function for the blocks of each tensor, to be called in the order of `types`.
 
