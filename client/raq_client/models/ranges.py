@@ -26,7 +26,8 @@ TRIES: Final = 6
 _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 120.0
 """Seconds: the wait is doubled each time, and Retry-After is followed up to this."""
-_SECONDS: Final = 30.0
+SECONDS: Final = 30.0
+"""How long a request waits for the server."""
 _PIECE: Final = 2**20
 _AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _REFUSED: Final = frozenset({401, 403})
@@ -174,7 +175,7 @@ class RangeFile:
             wanted = {**headers, "Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
             request = urllib.request.Request(url, headers=wanted)  # noqa: S310
             try:
-                answer: HTTPResponse = urllib.request.urlopen(request, timeout=_SECONDS)  # noqa: S310
+                answer: HTTPResponse = urllib.request.urlopen(request, timeout=SECONDS)  # noqa: S310
             except urllib.error.HTTPError as error:
                 with error:
                     if again and self._known is not None and error.code in _REFUSED:
@@ -185,8 +186,7 @@ class RangeFile:
         raise AssertionError("the second answer is final")
 
     def _fault(self, error: urllib.error.HTTPError) -> Exception:
-        phrase = HTTPStatus(error.code).phrase if error.code in set(HTTPStatus) else "no reason given"
-        reason = f"the server answers {error.code} ({phrase})"
+        reason = answer_of(error)
         if error.code in _AGAIN:
             return _AgainError(reason, _retry_after(error.headers.get("Retry-After")))
         if error.code == _OUT_OF_RANGE and self._known is not None:
@@ -209,6 +209,12 @@ class RangeFile:
     def _changed(self) -> InvalidInput:
         what = "the file has changed on the server since its first bytes were read; run the command again"
         return InvalidInput(Fault(self._where, what))
+
+
+def answer_of(error: urllib.error.HTTPError) -> str:
+    """What a server answered, in words: the code and its meaning."""
+    phrase = HTTPStatus(error.code).phrase if error.code in set(HTTPStatus) else "no reason given"
+    return f"the server answers {error.code} ({phrase})"
 
 
 def _retry_after(text: str | None) -> float | None:

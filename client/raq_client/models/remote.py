@@ -9,9 +9,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit, urlunsplit
@@ -32,7 +31,7 @@ from raq_client.models.model_file import (
     shard_names,
     tensors_of,
 )
-from raq_client.models.ranges import KeptFile, RangeFile, Ranges
+from raq_client.models.ranges import SECONDS, KeptFile, RangeFile, Ranges, answer_of
 from raq_client.models.sources import found_on_hub
 from raq_client.models.table import ModelTable
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 _FIRST_BYTES: Final = 2**20
 _MOST_BYTES: Final = 2**28
 """Headers have a few megabytes, mostly vocabulary; a longer one is treated as damaged."""
-_SECONDS: Final = 30.0
 _PUBLIC: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -53,12 +51,10 @@ def read_remote_table(url: str) -> ModelTable:
 
     Raises InvalidInput if nothing can be read there, or if it is not GGUF.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https"):
+    if urlsplit(url).scheme not in ("http", "https"):
         raise InvalidInput(Fault(url, "not an address that begins with http:// or https://"))
-    folder, _, name = parts.path.rpartition("/")
-    opened = _read_header(url)
-    return _table(url, name, opened, lambda shard: _read_header(urlunsplit(parts._replace(path=f"{folder}/{shard}"))))
+    name, beside = _beside(url)
+    return _table(url, name, _read_header(url), lambda shard: _read_header(beside(shard)))
 
 
 def read_hub_table(name: str) -> ModelTable:
@@ -76,8 +72,25 @@ def read_hub_table(name: str) -> ModelTable:
         address = address_of(found, file)
         return _read_header(address.url, address.headers, name)
 
-    folder, _, first = found.files[0].rpartition("/")
-    return _table(name, first, read(found.files[0]), lambda shard: read(f"{folder}/{shard}".lstrip("/")))
+    first = PurePosixPath(found.files[0])
+    return _table(name, first.name, read(found.files[0]), lambda shard: read(str(first.with_name(shard))))
+
+
+def _beside(url: str) -> tuple[str, Callable[[str], str]]:
+    """The name of the file at an address, and a function for the address of another beside it."""
+    parts = urlsplit(url)
+    folder, _, name = parts.path.rpartition("/")
+    return name, lambda other: urlunsplit(parts._replace(path=f"{folder}/{other}"))
+
+
+def _shards(name: str, opened: Header, where: str) -> Sequence[str]:
+    """The names of all shards of a model of which the one called `name` is opened. Raises InvalidInput."""
+    if shard_count(opened) <= 1:
+        return [name]
+    names = shard_names(name, shard_count(opened))
+    if not names:
+        raise InvalidInput(Fault(where, f"one of {shard_count(opened)} shards, but not named as one"))
+    return names
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +120,13 @@ def open_by_range(path: Path) -> ModelFile:
     """
     address = address_in(str(path))
     if address is not None:
-        parts = urlsplit(address)
-        folder, _, name = parts.path.rpartition("/")
-        return _opened(path, name, lambda shard: _on_server(urlunsplit(parts._replace(path=f"{folder}/{shard}"))))
+        name, beside = _beside(address)
+        return _opened(path, name, lambda shard: _on_server(beside(shard)))
     found = found_on_hub(str(path)) if str(path).startswith(HUB) else None
     if found is None or found.folder:
         return open_model(path)
-    folder, _, first = found.files[0].rpartition("/")
-    return _opened(path, first, lambda shard: _on_hub(found, f"{folder}/{shard}".lstrip("/")), str(found))
+    first = PurePosixPath(found.files[0])
+    return _opened(path, first.name, lambda shard: _on_hub(found, str(first.with_name(shard))), str(found))
 
 
 def _opened(path: Path, name: str, find: Callable[[str], Ranges], identity: str = "") -> RemoteModel:
@@ -122,9 +134,7 @@ def _opened(path: Path, name: str, find: Callable[[str], Ranges], identity: str 
     file = find(name)
     opened = _header(file.first, str(path))
     require_kind(opened, str(path))
-    names: Sequence[str] = shard_names(name, shard_count(opened)) if shard_count(opened) > 1 else [name]
-    if not names:
-        raise InvalidInput(Fault(str(path), f"one of {shard_count(opened)} shards, but not named as one"))
+    names = _shards(name, opened, str(path))
     shards = {path.with_name(shard) if len(names) > 1 else path: shard for shard in names}
     files = {at: file if shard == name else find(shard) for at, shard in shards.items()}
     headers = [opened if files[at] is file else _header(files[at].first, str(at)) for at in shards]
@@ -156,12 +166,7 @@ def _on_hub(found: "Found", file: str) -> Ranges:
 def _table(where: str, name: str, opened: Header, read: Callable[[str], Header]) -> ModelTable:
     """The table of a model of which the shard called `name` is opened; the others are read by their names."""
     require_kind(opened, where)
-    headers = {name: opened}
-    if shard_count(opened) > 1:
-        names = shard_names(name, shard_count(opened))
-        if not names:
-            raise InvalidInput(Fault(where, f"one of {shard_count(opened)} shards, but not named as one"))
-        headers = {shard: opened if shard == name else read(shard) for shard in names}
+    headers = {shard: opened if shard == name else read(shard) for shard in _shards(name, opened, where)}
     tensors: list[Tensor] = []
     faults: list[Fault] = []
     for shard, header in headers.items():
@@ -198,11 +203,10 @@ def _first_bytes(url: str, count: int, headers: Mapping[str, str], where: str) -
     # The scheme has been checked, or comes from the hub: file:// is refused before.
     request = urllib.request.Request(url, headers={**headers, "Range": f"bytes=0-{count - 1}"})  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=SECONDS) as response:  # noqa: S310
             data: bytes = response.read(count)
             return data
     except urllib.error.HTTPError as error:
-        phrase = HTTPStatus(error.code).phrase if error.code in set(HTTPStatus) else "no reason given"
-        raise InvalidInput(Fault(where, f"can't be read: the server answers {error.code} ({phrase})")) from error
+        raise InvalidInput(Fault(where, f"can't be read: {answer_of(error)}")) from error
     except (OSError, HTTPException) as error:
         raise InvalidInput(Fault(where, f"can't be read: {getattr(error, 'reason', error)}")) from error
