@@ -72,16 +72,22 @@ class AgainstOptions:
 
 def _predicted(plan: Plan, report: "CheckReport", *, as_json: bool) -> dict[str, Any]:
     from raq_client.evaluation.prediction import prediction
+    from raq_client.reports.predicted import beside_measured_dict, beside_measured_text
 
     _, ledger = plan.outcome.unwrap()
     found = prediction(plan.table, ledger.loss, report.overall.kl)
     if found is None:
         return {}
-    if not as_json:
+    expected = plan.predicted
+    beside = None if expected is None else beside_measured_text(expected, report.overall.kl)
+    if beside is not None and not as_json:
+        OUT.print(beside, soft_wrap=True)
+    elif not as_json:
         verdict = "a fair prediction" if found.fair else "predictions are of text like the calibration text"
         measured = f"measured {found.measured.value:.6f} ± {found.measured.error:.6f}"
         OUT.print(f"predicted loss {found.predicted:.6f}, {measured}, ratio {found.ratio:.2f}: {verdict}")
-    return {"prediction": plain(found) | {"ratio": plain(found.ratio), "fair": found.fair}}
+    interval = beside_measured_dict(expected, report.overall.kl)
+    return {"prediction": plain(found) | {"ratio": plain(found.ratio), "fair": found.fair, "interval": interval}}
 
 
 def _against(found: "Against", model: Path, *, as_json: bool) -> dict[str, Any]:

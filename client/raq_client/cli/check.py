@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raq_client.engine.windows import Text
     from raq_client.evaluation.report import CheckReport
     from raq_client.evaluation.speed import Speed
+    from raq_client.planning.predicted_kl import PredictedKl
 
 EXIT_NOT_PASSED: Final = 6
 USUAL_CONTEXT: Final = 512
@@ -55,6 +56,16 @@ def check(
             show_default=False,
         ),
     ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan",
+            metavar="FILE",
+            help="The plan that made the file (solve --json, run --json, a manifest): say whether what is measured "
+            "lies in its predicted interval.",
+            show_default=False,
+        ),
+    ] = None,
     max_kl: Annotated[
         float | None, typer.Option("--max-kl", min=0, help="Exit with 6 if the mean KL divergence is above this.")
     ] = None,
@@ -81,6 +92,7 @@ def check(
         raise InvalidInput(Fault("--speed", "is measured beside the original: leave the baseline out"))
     if estimate and baseline:
         raise InvalidInput(Fault("--estimate", "needs the original: name it with --model in place of --baseline"))
+    expected = _expected(plan, candidate)
     if baseline is None:
         settings = read_settings(Path.cwd())
         original = model or settings.model
@@ -97,14 +109,15 @@ def check(
             assert candidate is not None, "there is one without --save-baseline"
             report = checked(original, candidate, texts, context, windows, threads, libllama)
             speeds = measured_speeds(original, candidate, threads, libllama) if speed else ()
-            _tell(report, max_kl, speeds, as_json=as_json)
+            _tell(report, max_kl, speeds, expected, as_json=as_json)
             return
         _save(original, texts, save_baseline, context, windows, threads, libllama, force=force)
         windows = None  # it was counted for each text, and the file holds no more
     if candidate is not None:
         stored = baseline or save_baseline
         assert stored is not None, "one of them was named"
-        _tell(_checked_stored(stored, candidate, context, windows, threads, libllama), max_kl, as_json=as_json)
+        report = _checked_stored(stored, candidate, context, windows, threads, libllama)
+        _tell(report, max_kl, (), expected, as_json=as_json)
 
 
 def checked(
@@ -226,13 +239,41 @@ def _clashes(
     return faults
 
 
-def _tell(report: "CheckReport", max_kl: float | None, speeds: "tuple[Speed, ...]" = (), *, as_json: bool) -> None:
+def _expected(plan: Path | None, candidate: Path | None) -> "PredictedKl | None":
+    """The KL divergence that a plan predicts of its file. Raises InvalidInput if the file is not of this plan."""
+    if plan is None:
+        return None
+    if candidate is None:
+        raise InvalidInput(Fault("--plan", "is set beside a measured file: name the quantized model too"))
+    from raq_client.models.model_file import open_model
+    from raq_client.planning.predicted_file import read_planned_kl
+
+    found = read_planned_kl(plan)
+    found.require_of(open_model(candidate))
+    return found.predicted
+
+
+def _tell(
+    report: "CheckReport",
+    max_kl: float | None,
+    speeds: "tuple[Speed, ...]",
+    expected: "PredictedKl | None",
+    *,
+    as_json: bool,
+) -> None:
+    from raq_client.reports.predicted import beside_measured_dict, beside_measured_text
+
     if as_json:
-        print_json(plain(report) | ({"speed": plain(speeds)} if speeds else {}))
+        beside = beside_measured_dict(expected, report.overall.kl)
+        further = {"speed": plain(speeds), "predicted": beside}
+        print_json(plain(report) | {name: value for name, value in further.items() if value})
     else:
         from raq_client.reports.check import check_table, speed_table
 
         OUT.print(check_table(report))
+        if expected is not None:
+            text = beside_measured_text(expected, report.overall.kl)
+            OUT.print(text or f"predicted {expected.value:#.3g}, without an interval", soft_wrap=True)
         if speeds:
             OUT.print("")
             OUT.print(speed_table(speeds))

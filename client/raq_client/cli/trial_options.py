@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raq_client.evaluation.in_memory import TrialSetup
     from raq_client.refinement.candidates import Comparison
     from raq_client.refinement.measured_limit import Limited
+    from raq_client.refinement.tried import Tried
 
 PANEL: Final = "Trial in memory"
 
@@ -108,6 +109,7 @@ class TrialOptions:
             )
         if not as_json:
             OUT.print(trial_table(found))
+            _print_beside(chosen, found.best)
         if found.broken:
             say(f"rejected, because the model's predictions are then not finite: {', '.join(found.broken)}")
         if found.left_out:
@@ -119,7 +121,7 @@ class TrialOptions:
             say(f"error feedback: {ratio:.3f} ± {error:.3f} of the KL divergence of plain rounding at the same bytes")
             if found.plain.beats(found.best):
                 say("note: on this text plain rounding is better; use Gram statistics of text that is more like it")
-        return chosen, {"trial": trial_dict(found)}
+        return chosen, {"trial": trial_dict(found) | _beside(chosen, found.best)}
 
     def _within(self, untried: Untried, *, as_json: bool) -> tuple[Plan, dict[str, Any]]:
         """The smallest plan whose measured KL divergence keeps --max-loss."""
@@ -131,9 +133,10 @@ class TrialOptions:
             )
         if not as_json:
             OUT.print(limit_table(found))
+            _print_beside(found.best.plan, found.best.tried)
         if found.reason is not None:
             say(f"note: below {found.most:g} by more than a tenth: {found.reason}")
-        return found.best.plan, {"trial": limit_dict(found)}
+        return found.best.plan, {"trial": limit_dict(found) | _beside(found.best.plan, found.best.tried)}
 
     def _reason(self, untried: Untried) -> str | None:
         """The reason for trying nothing; None if there is none."""
@@ -147,6 +150,22 @@ class TrialOptions:
         if not untried.texts:
             return "there is no text; give --text, or --calibration for text that is not checked on"
         return None
+
+
+def _print_beside(plan: Plan, tried: "Tried") -> None:
+    """Whether the trial's KL divergence lies in the interval that was predicted of the plan, if there is one."""
+    from raq_client.reports.predicted import beside_measured_text
+
+    text = None if plan.predicted is None else beside_measured_text(plan.predicted, tried.of_file(plan.profile))
+    if text is not None:
+        OUT.print(text, soft_wrap=True)
+
+
+def _beside(plan: Plan, tried: "Tried") -> dict[str, Any]:
+    """The same as plain data for JSON."""
+    from raq_client.reports.predicted import beside_measured_dict
+
+    return {"predicted": beside_measured_dict(plan.predicted, tried.of_file(plan.profile))}
 
 
 def trial_table(found: "Comparison") -> Group:

@@ -16,13 +16,14 @@ Rules
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float64
 
-from raq_client.evaluation.statistics import student_quantile
+from raq_client.evaluation.statistics import Estimate, student_quantile
 from raq_client.planning.build_problem import ProblemSpec
 from raq_solver.losses import LossTable
 from raq_solver.profile import FisherLevels, Profile
@@ -37,6 +38,14 @@ _UNKNOWN: Final = 20.0
 """Logarithms of a width from which on it says nothing."""
 
 
+class Place(Enum):
+    """Where a measured KL divergence lies beside an interval."""
+
+    BELOW = "below"
+    WITHIN = "within"
+    ABOVE = "above"
+
+
 @dataclass(frozen=True, slots=True)
 class PredictedKl:
     """A predicted KL divergence in nats per token, the ends of its interval, and its value on each text by name.
@@ -48,6 +57,25 @@ class PredictedKl:
     low: float
     high: float
     texts: Mapping[str, float]
+
+    def place(self, measured: Estimate) -> Place | None:
+        """Where a measured KL divergence lies, the interval widened by the error of the measured value itself.
+
+        Logarithms of both widths are added in quadrature, as independent errors. None where the interval is not known
+        or nothing was measured.
+
+        >>> expected = PredictedKl(0.020, 0.016, 0.025, {})
+        >>> expected.place(Estimate(0.021, 0.001, 0.001)), expected.place(Estimate(0.040, 0.001, 0.001))
+        (<Place.WITHIN: 'within'>, <Place.ABOVE: 'above'>)
+        """
+        if not (self.low > 0 and math.isfinite(self.high) and 0 < measured.value < math.inf):
+            return None
+        error = measured.error / measured.value if math.isfinite(measured.error) else 0.0
+        away = math.log(measured.value / self.value)
+        end = math.log(self.high / self.value) if away > 0 else math.log(self.value / self.low)
+        if abs(away) <= math.hypot(end, NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * error):
+            return Place.WITHIN
+        return Place.ABOVE if away > 0 else Place.BELOW
 
 
 def predicted_kl(spec: ProblemSpec, types: Mapping[str, str]) -> PredictedKl | None:

@@ -17,7 +17,6 @@ from raq_client.planning.plan import LossNotReached, Plan, solve_plan
 from raq_client.refinement.tried import Candidate, Tried, try_candidate
 from raq_client.solver_client.protocol import SolverClient
 from raq_solver.knapsack import Limits, Termination
-from raq_solver.loss_models import rounded_inputs_share
 
 CLOSE: Final = 0.9
 """A measured KL divergence between this share of the limit and the limit itself is close enough."""
@@ -40,8 +39,8 @@ class Attempt:
 
     @property
     def kl(self) -> float:
-        """KL divergence of its file, nats per token: measured with whole inputs, plus what rounding them adds."""
-        return self.tried.kl * (1 + rounded_inputs_share(self.plan.profile, self.tried.candidate.allocation.types))
+        """KL divergence of its file, nats per token."""
+        return self.tried.of_file(self.plan.profile).value
 
     @property
     def limit(self) -> float:

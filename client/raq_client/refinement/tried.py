@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from raq_client.evaluation.in_memory import Trial
+from raq_client.evaluation.statistics import Estimate
 from raq_solver.allocation import Allocation
+from raq_solver.loss_models import rounded_inputs_share
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.profile import Profile
@@ -55,6 +57,11 @@ class Tried:
     def error(self) -> float:
         """The standard error of the mean, with independent windows."""
         return standard_error(self.per_window)
+
+    def of_file(self, profile: Profile) -> Estimate:
+        """The KL divergence of the candidate's file: measured with whole inputs, plus what rounding them adds."""
+        added = 1 + rounded_inputs_share(profile, self.candidate.allocation.types)
+        return Estimate(self.kl * added, math.nan, self.error * added)
 
     def beats(self, other: "Tried") -> bool:
         """Whether it is significantly better than the other on the same windows."""

@@ -2,6 +2,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from raq_client import pipeline
@@ -22,6 +23,7 @@ from raq_client.planning.request import Request
 from raq_client.quantizing.measure import measure_profile
 from raq_client.solver_client.local import LocalSolver
 from raq_solver.errors import InvalidInput
+from raq_solver.profile import FisherLevels
 from support.engine_models import MODEL, TEXT
 from support.paths import DATA
 
@@ -95,6 +97,28 @@ def test_run_reports_both(checked: tuple[Plan, Path, Measurement], capsys: pytes
     out = " ".join(capsys.readouterr().out.split())
     assert "prediction" in out
     assert "compared with Q2_K on 4 windows: better" in out
+
+
+def test_run_says_where_the_measured_value_lies_beside_the_interval(
+    checked: tuple[Plan, Path, Measurement], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, target, measured = checked
+    levels = FisherLevels(np.ones((len(plan.profile.tensors), 4)), ("a", "a", "b", "b"), np.ones(4))
+    known = replace(plan, spec=replace(plan.spec, profile=replace(plan.profile, levels=levels)))
+    checks = CheckOptions(context=128, windows=4)
+    found = AgainstOptions().report(known, measured, INPUTS, TEXTS, target, checks, as_json=True)["prediction"]
+    kl = measured.report().overall.kl
+    assert known.predicted is not None
+    assert found["interval"]["measured"] == found["measured"]["value"] == kl.value
+    place = known.predicted.place(kl)
+    assert place is not None
+    assert found["interval"]["place"] == place.value
+    AgainstOptions().report(known, measured, INPUTS, TEXTS, target, checks, as_json=False)
+    assert f": {place.value} the interval" in " ".join(capsys.readouterr().out.split())
+    assert (
+        AgainstOptions().report(plan, measured, INPUTS, TEXTS, target, checks, as_json=True)["prediction"]["interval"]
+        is None
+    ), "the importance file has no levels by window"
 
 
 def test_an_unknown_mixture_is_refused_at_once() -> None:

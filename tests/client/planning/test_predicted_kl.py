@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float64
 
+from raq_client.evaluation.statistics import Estimate
 from raq_client.planning.build_problem import build_problem
-from raq_client.planning.predicted_kl import CONFIDENCE, MODEL_ERROR, PredictedKl, from_windows, predicted_kl
+from raq_client.planning.predicted_kl import CONFIDENCE, MODEL_ERROR, Place, PredictedKl, from_windows, predicted_kl
 from raq_client.planning.request import Request
-from raq_client.reports.predicted import predicted_dict, predicted_rows
+from raq_client.reports.predicted import beside_measured_dict, beside_measured_text, predicted_dict, predicted_rows
 from raq_solver.profile import FisherLevels, FisherLosses, Profile
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
@@ -137,3 +138,54 @@ def test_it_holds_as_often_as_it_says(count: int, spread: float, common: float) 
     found = [from_windows(windows, levels, model_error=common) for windows in drawn]
     held = np.mean([each.low <= 15 / 4 <= each.high for each in found])
     assert CONFIDENCE - 0.07 < held < CONFIDENCE + 0.05
+
+
+def estimate(value: float, error: float = 0.0) -> Estimate:
+    return Estimate(value, math.nan, error)
+
+
+@settings(max_examples=60)
+@given(st.floats(1e-3, 1), st.floats(1.01, 3), st.floats(0.05, 20), st.floats(0, 0.5), st.floats(0.1, 10))
+def test_laws_of_the_place(value: float, width: float, ratio: float, error: float, scale: float) -> None:
+    expected = PredictedKl(value, value / width, value * width, {})
+    found = expected.place(estimate(value * ratio, error * value * ratio))
+    if 1 / width < 0.999 * ratio and 1.001 * ratio < width:
+        assert found is Place.WITHIN, "an error of the measured value only widens"
+    elif error == 0 and not 0.999 / width < ratio < 1.001 * width:
+        assert found is (Place.ABOVE if ratio > 1 else Place.BELOW)
+    near_the_end = math.isclose(abs(math.log(ratio)), math.hypot(math.log(width), 1.6448536 * error), rel_tol=1e-3)
+    scaled = PredictedKl(scale * value, scale * value / width, scale * value * width, {})
+    assert near_the_end or scaled.place(estimate(scale * value * ratio, scale * error * value * ratio)) is found
+
+
+def test_the_error_of_the_measured_value_counts() -> None:
+    expected = PredictedKl(0.02, 0.016, 0.025, {})
+    assert expected.place(estimate(0.0255)) is Place.ABOVE
+    assert expected.place(estimate(0.0255, 0.003)) is Place.WITHIN
+    assert expected.place(estimate(0.0255, math.nan)) is Place.ABOVE, "a single token has no error"
+
+
+def test_what_is_said_of_a_prediction_and_what_was_measured() -> None:
+    expected = PredictedKl(0.021, 0.017, 0.026, {"math": 0.021})
+    within = beside_measured_text(expected, estimate(0.0201, 0.0004))
+    assert within == "predicted 0.0170 to 0.0260, measured 0.0201 ± 0.00040: within the interval"
+    assert "above the interval, which is of text like" in (beside_measured_text(expected, estimate(0.05)) or "")
+    assert "below the interval" in (beside_measured_text(expected, estimate(0.001)) or "")
+    found = beside_measured_dict(expected, estimate(0.0201, 0.0004)) or {}
+    assert found | (predicted_dict(expected) or {}) == found
+    assert (found["measured"], found["error"], found["place"]) == (0.0201, 0.0004, "within")
+
+
+@pytest.mark.parametrize("measured", [0.0, math.nan, math.inf])
+def test_where_nothing_was_measured_nothing_is_said(measured: float) -> None:
+    expected = PredictedKl(0.021, 0.017, 0.026, {})
+    assert beside_measured_text(expected, estimate(measured)) is None
+    assert (beside_measured_dict(expected, estimate(measured)) or {})["place"] is None
+
+
+def test_without_an_interval_only_the_numbers_stand_side_by_side() -> None:
+    unknown = PredictedKl(0.021, 0.0, math.inf, {})
+    assert beside_measured_text(unknown, estimate(0.02)) is None
+    found = beside_measured_dict(unknown, estimate(0.02)) or {}
+    assert (found["kl"], found["measured"], found["place"]) == (0.021, 0.02, None)
+    assert beside_measured_dict(None, estimate(0.02)) is None
