@@ -11,7 +11,7 @@ from raq_client.benchmarks.answers import Task
 from raq_client.benchmarks.paired import Paired
 from raq_client.building.benchmarks import compared_on, recipe_tasks
 from raq_client.building.inputs import Prepared, input_files, prepare
-from raq_client.building.resolve import Resolved, resolve
+from raq_client.building.resolve import Resolved, check_solvable, resolve
 from raq_client.building.units import MADE_HERE, BuildUnits, difference, has_parts, made_together
 from raq_client.building.workshop import Workshop, digests_of
 from raq_client.files.lock import output_lock
@@ -114,6 +114,7 @@ def build(
     """
     watch, target = Stopwatch(), recipe.output.file
     check_targets(recipe, force=how.force)
+    check_solvable(recipe, solver)
     tasks = recipe_tasks(recipe)
     with output_lock(target):
         with watch.stage("inputs and importance"):
@@ -153,6 +154,7 @@ def build_part(
     build of raq.
     """
     check_targets(recipe, force=how.force)
+    check_solvable(recipe, solver)
     recipe_tasks(recipe)
     units = BuildUnits(recipe.output.file, made_together(wanted))
     prepared, _ = _prepared(recipe, how, units, progress, notes)

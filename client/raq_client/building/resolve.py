@@ -18,12 +18,14 @@ from raq_client.progress import Notes, Progress, silent
 from raq_client.quantizing.quantize import STALE, quantization_metadata, resolved_types
 from raq_client.recipes.build_recipe import AutoRule, BuildRecipe
 from raq_client.recipes.patterns import matching
+from raq_client.solver_client.local import LocalSolver
 from raq_client.solver_client.protocol import SolverClient
 from raq_client.suggestions.raises import Raise
 from raq_client.suggestions.scores import Evidence, Rule
 from raq_client.suggestions.suggest import Question, suggest
 from raq_client.suggestions.units import UnitKind
 from raq_solver.allocation import Allocation, Ledger, account
+from raq_solver.backends.libraries import check_libraries
 from raq_solver.constraints import Pin
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Limits
@@ -115,6 +117,12 @@ def recipe_request(recipe: BuildRecipe) -> Request:
     return request_of(recipe, base)
 
 
+def check_solvable(recipe: BuildRecipe, solver: SolverClient) -> None:
+    """Raise InvalidInput if this process is to solve the recipe's problem and a library for that is missing."""
+    if isinstance(solver, LocalSolver) and recipe_request(recipe).constraints.on_several:
+        check_libraries()
+
+
 def resolve(
     prepared: Prepared,
     solver: SolverClient,
@@ -128,6 +136,7 @@ def resolve(
     Raises InvalidInput with the faults of inputs and recipe, and if nothing fits its budget or a rule raises nothing.
     """
     recipe, request = prepared.recipe, recipe_request(prepared.recipe)
+    check_solvable(recipe, solver)
     spec = pipeline.pose(prepared.inputs, request, progress=progress, notes=notes)
     if recipe.types_from == "base":
         return _from_base(prepared, spec, solver, limits)

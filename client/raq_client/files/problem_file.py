@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, cast
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError, create_model
 
-from raq_client.files.reading import check_readable, damage_named, parse_json, read_text
+from raq_client.files.mistaken import LONGEST
+from raq_client.files.reading import check_itself, check_readable, damage_named, parse_json, read_text
 from raq_client.files.validation import faults_of
 from raq_solver.constraints import CONSTRAINT_KINDS, Constraint, Source
 from raq_solver.errors import Fault, InvalidInput
@@ -110,6 +111,8 @@ def read_plain_problem(path: Path, capacity_bytes: int | None = None) -> Problem
 def _read_arrays(path: Path) -> tuple[LossTable, int | None, tuple[Constraint, ...]]:
     check_readable(path)
     with damage_named(path, _WHAT):
+        with path.open("rb") as file:
+            check_itself(file.read(LONGEST), path)
         _check_sizes(path)
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files if name in _ARRAYS}

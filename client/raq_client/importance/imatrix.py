@@ -205,7 +205,7 @@ def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Seq
 
 
 def merge(parts: Sequence[Importance]) -> Importance:
-    """The sum of several importances, as if they had been collected in one run.
+    """The sum of several importances, as if they had been collected in one run; a remark says if windows differ.
 
     Sums of plain inputs are kept for tensors that have them in every part with an entry for the tensor. Where one part
     has counts per expert and another (an older file) one for all, that one is taken for each, as llama-imatrix does.
@@ -234,6 +234,12 @@ def merge(parts: Sequence[Importance]) -> Importance:
     weighted = [(part, float(part.fisher_windows)) for part in having]
     fisher = _fisher_of(weighted) if having else {}
     remarks = [] if len(having) in {0, len(parts)} else [f"Fisher information is of {_titles(having)} alone"]
+    lengths = sorted({part.chunk_size for part in parts})
+    if len(lengths) > 1:
+        remarks.append(
+            f"windows of {' and '.join(map(str, lengths))} tokens are added up: in shorter ones tokens have less text "
+            "before them, so that this is not what one run over all texts gives"
+        )
     remarks += [remark for part in parts for remark in part.remarks]
     return Importance(
         entries,

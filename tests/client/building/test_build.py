@@ -23,6 +23,7 @@ from raq_client.files.profile_file import save_profile
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.recipes.build_recipe import BuildRecipe
 from raq_client.solver_client.local import LocalSolver
+from raq_solver.backends import libraries
 from raq_solver.errors import InvalidInput
 from raq_solver.profile import Profile
 from raq_solver.quant_types import quant_type
@@ -62,6 +63,15 @@ def test_showing_runs_nothing(folder: Path, tmp_path: Path) -> None:
     again = _resolved(recipe, tmp_path / "store", makes=False)
     assert again.allocation == first.allocation
     assert not recipe.output.file.exists()
+
+
+def test_a_library_that_is_missing_is_named_before_any_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libraries, "find_spec", lambda _name: None)
+    monkeypatch.setattr("raq_client.building.build.prepare", lambda *_, **__: pytest.fail("work has begun"))
+    with pytest.raises(InvalidInput, match=r"need OR-Tools and SciPy: pip install 'raq\[solver\]'"):
+        built(read(folder, distinct_types=2), tmp_path / "store")
 
 
 def test_a_changed_pin_quantizes_only_what_changed_and_equals_a_fresh_build(folder: Path, tmp_path: Path) -> None:

@@ -115,3 +115,13 @@ def test_files_that_are_none_are_told(tmp_path: Path) -> None:
     for name, said in (("no.npz", "can't be read"), ("no.json", "can't be read"), ("few.npz", "no array losses")):
         with pytest.raises(InvalidInput, match=said):
             read_plain_problem(tmp_path / name, 1)
+
+
+def test_a_web_page_saved_as_arrays_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "problem.npz"
+    path.write_bytes(b"\n<!DOCTYPE html><html><body>Not found</body></html>")
+    with pytest.raises(InvalidInput, match="is a web page; download the file itself"):
+        read_plain_problem(path, 20)
+    path.write_bytes(b"no archive")
+    with pytest.raises(InvalidInput, match="can't be read as a plain problem: File is not a zip file"):
+        read_plain_problem(path, 20)

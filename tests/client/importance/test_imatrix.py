@@ -151,6 +151,16 @@ def test_chunks_of_another_length_are_counted_in_tokens(tmp_path: Path) -> None:
     assert read_importance(path).entries["a"].counts.tolist() == [1024], "512 where nothing else is said"
 
 
+def test_windows_of_different_lengths_are_remarked_on() -> None:
+    short = Importance({"a": _entry([256, 512], [512])}, ("x",), 2, 256)
+    whole = Importance({"a": _entry([1024, 512], [512])}, ("y",), 1, 512)
+    for both in (merge([whole, short]), blend([(whole, 0.5), (short, 0.5)])):
+        (remark,) = both.remarks
+        assert remark.startswith("windows of 256 and 512 tokens are added up")
+        assert merge([both, both]).remarks == both.remarks
+    assert merge([whole, whole]).remarks == blend([(short, 1), (short, 1)]).remarks == ()
+
+
 @pytest.mark.parametrize(
     ("fused", "part"),
     [
