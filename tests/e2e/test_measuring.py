@@ -37,6 +37,21 @@ def measured(tmp_path_factory: pytest.TempPathFactory, model_path: Path, imatrix
     return out
 
 
+def test_a_limit_on_the_time_says_how_far_it_came(
+    model_path: Path, imatrix_path: Path, text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "timed.json"
+    usual = ("sensitivity", model_path, "-i", imatrix_path, "-t", text, "-o", out, "--windows", "2", "--context", "64")
+    for time_limit, more, why in (("soon", (), "is no time"), ("5min", ("--index", "0", "--of", "2"), "--evaluations")):
+        refused = client(*usual, "--measure-for", time_limit, *more)
+        assert (refused.code, out.exists()) == (2, False)
+        assert why in " ".join(refused.err.split())
+    result = client(*usual, "--measure-for", "0.001s")
+    assert result.code == 0, result.err
+    assert "1 of 30 tensors measured in time" in " ".join(result.err.split())
+    assert load_profile(out).provenance["sensitivity"].startswith("1 evaluations")
+
+
 def test_a_measured_profile_predicts_by_what_was_measured(measured: Path) -> None:
     profile = load_profile(measured)
     assert profile.provenance["sensitivity"].startswith("10 evaluations")

@@ -1,6 +1,7 @@
 """`raq-client sensitivity`: measure how much the model's output changes when each tensor is perturbed."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,12 +19,13 @@ from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
 from raq_client.progress import stage
 from raq_client.prompts.texts import read_texts_for
+from raq_solver.errors import Fault, InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from raq_client.cli.console import Report
-    from raq_client.sensitivity.measure import Sensitivities
+    from raq_client.sensitivity.measure import Question, Sensitivities
     from raq_client.units.journal import Journal
     from raq_client.units.sensing import SharedSensitivity
     from raq_client.units.unit import Unit, Work
@@ -50,6 +52,15 @@ def sensitivity(
     evaluations: Annotated[
         int | None, typer.Option("--evaluations", min=1, help="Most runs of the model; default: one per tensor.")
     ] = None,
+    measure_for: Annotated[
+        str | None,
+        typer.Option(
+            "--measure-for",
+            metavar="TIME",
+            help="Begin no run that would end after this time (90s, 10min, 2h); the rest is estimated.",
+            show_default=False,
+        ),
+    ] = None,
     design: Annotated[
         Design, typer.Option("--design", help="Order of perturbations: adaptive, single, by role, or random groups.")
     ] = Design.ADAPTIVE,
@@ -75,7 +86,8 @@ def sensitivity(
     measured each time. With fewer runs than tensors, groups are perturbed together and the rest is estimated: from each
     tensor's share of the residual stream if there is importance, else from its role and depth in models measured by
     Thireus, GGUF Tool Suite and its contributors. Each further run goes to the tensor that improves allocations of the
-    wanted sizes (--budget; default: usual ones) most. An interrupted measurement continues where it stopped. Use text
+    wanted sizes (--budget; default: usual ones) most. With --measure-for runs go on until the time is over, and as many
+    runs give the same profile on any machine. An interrupted measurement continues where it stopped. Use text
     that is similar to the model's use, but not the text on which the result is checked.
 
     Example: raq-client sensitivity model-f16.gguf -i imatrix.gguf -t calibration.txt -o model.profile.json
@@ -94,13 +106,17 @@ def sensitivity(
     settings = read_settings(Path.cwd())
     on_machines = machines.check()
     check_written(called, {"output": output}, force=force, also=settings.files())
-    question, request = Question(quant_type(probe), evaluations, design.value, at_once), posed.request(settings, budget)
+    seconds = _seconds(measure_for, machines=on_machines)
+    question = Question(quant_type(probe), evaluations, design.value, at_once, seconds)
+    request = posed.request(settings, budget)
     inputs = measure.inputs_of(model, settings)
     evaluable(inputs.model.path)
     texts = read_texts_for(inputs.model.path, text or list(settings.text), library=libllama)
     probes = ProbeJob(inputs, tuple(texts), question.probe, windows, context, libllama)
     if estimate:
         probing = perturbing(probes.setup, probe=question.probe, evaluations=evaluations, design=design.value)
+        if seconds is not None and probing.seconds > seconds:
+            probing = replace(probing, seconds=seconds, at_most=True)
         print_estimate(Estimate((measuring(inputs)[0], probing)), output, as_json=as_json)
         return
     shared = SharedSensitivity(probes, question, request, work_folder(output))
@@ -112,7 +128,19 @@ def sensitivity(
     if on_machines:
         for journal in shared.journals:
             journal.remove()
-    _print(sensitivities, output, question.probe.name, as_json=as_json)
+    _print(sensitivities, output, question, as_json=as_json)
+
+
+def _seconds(text: str | None, *, machines: bool) -> float | None:
+    """The limit on the time. Raises InvalidInput if the text is no time, or several machines are to measure."""
+    if text is None:
+        return None
+    if machines:
+        what = "is a time on one machine; for several give a number of runs with --evaluations"
+        raise InvalidInput(Fault("--measure-for", what))
+    from raq_client.sensitivity.time_limit import seconds_of
+
+    return seconds_of(text)
 
 
 def _measured(asked: "SharedSensitivity") -> "tuple[Profile, Sensitivities]":
@@ -134,6 +162,7 @@ def _measured(asked: "SharedSensitivity") -> "tuple[Profile, Sensitivities]":
             evaluations=question.evaluations,
             design=question.design,
             batch=question.batch,
+            seconds=question.seconds,
             choices=choices_of(profile, spec.problem, sizes=spec.budget is not None),
             expected=expected_of(profile),
             cache=user_cache_path("raq") / "sensitivities",
@@ -165,7 +194,7 @@ def _shared(
         return asked.finish(make, verified=machines.share(), progress=progress, notes=say)
 
 
-def _print(found: "Sensitivities", output: Path, probe: str, *, as_json: bool) -> None:
+def _print(found: "Sensitivities", output: Path, question: "Question", *, as_json: bool) -> None:
     from raq_client.reports.check import sensitivity_table
 
     if as_json:
@@ -176,9 +205,13 @@ def _print(found: "Sensitivities", output: Path, probe: str, *, as_json: bool) -
                 "additivity": found.additivity,
                 "tokens": found.tokens,
                 "evaluations": len(found.evaluations),
+                "tensors": len(found.tensors),
                 "sensitivities": {name: {"value": value, "error": error} for name, value, error in rows},
             }
         )
     else:
         OUT.print(sensitivity_table(found))
-        say(f"{output}: sum of single losses / loss of all at once at {probe}: {found.additivity:.2f}")
+        if question.seconds is not None:
+            say(f"{len(found.evaluations)} of {len(found.tensors)} tensors measured in time; the others are estimated")
+        at = question.probe.name
+        say(f"{output}: sum of single losses / loss of all at once at {at}: {found.additivity:.2f}")

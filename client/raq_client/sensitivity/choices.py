@@ -23,6 +23,8 @@ USUAL_BITS: Final = (3.0, 3.5, 4.0, 4.5, 5.0, 6.0)
 """Bits per weight considered if no sizes are given."""
 _QUANTILES: Final = np.array([NormalDist().inv_cdf((i + 0.5) / 31) for i in range(31)])
 _HALVINGS: Final = 60
+_LEAST: Final = 1e-6
+"""Share of its doubt that an estimate counts as at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +110,8 @@ def _likely(
     values: Float64[np.ndarray, " tensors"], doubts: Float64[np.ndarray, " tensors"]
 ) -> Float64[np.ndarray, "tensors quantiles"]:
     """Equally likely values of each sensitivity: quantiles of a log-normal distribution, as it can't be negative."""
-    safe = np.maximum(values, 1e-300)
+    # Of an estimate far below its doubt only the doubt is known; the square of their ratio would be infinite.
+    safe = np.maximum(values, np.maximum(_LEAST * doubts, 1e-300))
     spread = np.sqrt(np.log1p(np.square(doubts / safe)))
     # Minus spread² / 2, so that the mean of the log-normal is the estimate.
     likely: np.ndarray = safe[:, None] * np.exp(spread[:, None] * _QUANTILES - np.square(spread[:, None]) / 2)

@@ -7,7 +7,8 @@ replaced values. Nothing is written or reloaded, and the unchanged model's logit
 With as many evaluations as tensors, each tensor is evaluated alone: the most precise design, since the noise of an
 evaluation grows with the loss it measures. With fewer, the tensor with the highest value of information is evaluated
 next, and the others are estimated from expectations, role and depth. With very few evaluations and known expectations,
-whole roles are evaluated first, each as a group.
+whole roles are evaluated first, each as a group. With a limit on the time, tensors are evaluated alone, in the order of
+that value, until it is over: what was measured depends on their number only.
 
 Tensors can be chosen in batches, for several machines: each further one of a batch as if the evaluations of those
 before it had given what is expected of them (the kriging believer of Ginsbourger, Le Riche and Carraro, 2010). The size
@@ -29,6 +30,7 @@ from raq_client.sensitivity.design import Design, Group, most_telling, planned_g
 from raq_client.sensitivity.fit import Evaluation, Fit, fit_sensitivities
 from raq_client.sensitivity.journal import Journal
 from raq_client.sensitivity.runs import Progress, Runs, TrialRuns
+from raq_client.sensitivity.time_limit import TimeLimit
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE, QuantType
@@ -72,12 +74,15 @@ def measure_sensitivities(
     evaluations: int | None = None,
     design: Design = "adaptive",
     batch: int = 1,
+    seconds: float | None = None,
     choices: Choices | None = None,
     expected: Mapping[str, float] = MappingProxyType({}),
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivities:
     """Measure the sensitivity of every quantizable tensor with at most `evaluations` runs (None: one per tensor).
+
+    `seconds` limits the time for them: after the first none begins that would end later.
 
     `design` determines the first evaluations (`design.planned_groups`), `choices` which tensors are evaluated next,
     `batch` of them at a time. `expected` are sensitivities expected without a run, in any unit, e.g. those of the loss
@@ -90,23 +95,38 @@ def measure_sensitivities(
     journal = Journal(cache / f"{key}.jsonl" if cache is not None else None)
     with Trial(setup) as trial:
         runs = TrialRuns(trial, setup, journal, probe, progress)
-        question = Question(probe, evaluations, design, batch)
+        question = Question(probe, evaluations, design, batch, seconds)
         return sensitivities_of(setup, question, runs, choices=choices, expected=expected)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Which evaluations are asked for; see `measure_sensitivities`. Raises InvalidInput for numbers below 1."""
+    """Which evaluations are asked for; see `measure_sensitivities`.
+
+    Raises InvalidInput for numbers below 1, and for `seconds` with a design whose groups depend on their number.
+    """
 
     probe: QuantType = DEFAULT_PROBE
     evaluations: int | None = None
     design: Design = "adaptive"
     batch: int = 1
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name, number in (("evaluations", self.evaluations), ("batch", self.batch)):
             if number is not None and number < 1:
                 raise InvalidInput(Fault(name, f"must be at least 1, not {number}"))
+        if self.seconds is not None and self.design != "adaptive":
+            what = (
+                f"with a limit on the time tensors are evaluated one by one, so that the design can't be {self.design}"
+            )
+            raise InvalidInput(Fault("design", what))
+
+    def planned(self, names: Group, *, foreseen: bool) -> list[Group]:
+        """The groups that are evaluated first, whatever comes of them."""
+        return (
+            [] if self.seconds is not None else planned_groups(self.design, names, self.count(names), foreseen=foreseen)
+        )
 
     def count(self, names: Group) -> int:
         """The number of evaluations of these tensors, without the two of none and of all."""
@@ -130,19 +150,28 @@ def sensitivities_of(
     expected: Mapping[str, float] = MappingProxyType({}),
 ) -> Sensitivities:
     """The sensitivities by evaluations of `runs`, which are of `setup`. Raises InvalidInput as `runs` does."""
+    limit = None if question.seconds is None else TimeLimit(question.seconds)
     names = runs.tensors()
     count = question.count(names)
-    if count == len(names):
+    if count == len(names) and limit is None:
         expected = {}  # each tensor has its own evaluation
     runs.expect(count + 2)
-    planned = planned_groups(question.design, names, count, foreseen=bool(expected))
-    floor, together, *found = runs.evaluate([(), names, *planned])
+    floor, together, *found = runs.evaluate([(), names, *question.planned(names, foreseen=bool(expected))])
+    made = 2
     while len(found) < count:
         batch = min(question.batch, count - len(found))
+        if limit is not None:
+            more = max(limit.more(made), 0 if found else 1)
+            runs.expect(min(count, len(found) + more) + 2)
+            batch = min(batch, more)
         chosen = _chosen(names, found, floor, together, choices, expected, batch)
         if not chosen:
             break
         found += runs.evaluate(chosen)
+        made = len(chosen)
+    if limit is not None and len(found) == len(names):
+        expected = {}
+        found.sort(key=lambda evaluation: names.index(evaluation.tensors[0]))  # as without a limit
     provenance = _provenance(setup, question, len(found))
     return _found(setup, names, found, floor, together, expected, provenance)
 

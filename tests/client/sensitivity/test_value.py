@@ -101,3 +101,15 @@ def test_a_dozen_adaptive_evaluations_do_what_takes_more_one_after_the_other(rec
     print(f"\nregret of {goal:.1%} after 12 evaluations, one after the other {count}")
     assert goal < 0.1
     assert count >= 15
+
+
+def test_estimates_far_below_their_doubt_have_a_finite_worth() -> None:
+    """Of recurrent tensors, with few evaluations, estimates may be 0 or next to it; no warning comes of that."""
+    profile = load_profile(DATA / "wiki-math-4M.sensitivities.json")
+    choices, count = choices_of(profile), len(profile.tensors)
+    values = np.resize([0.0, 1e-300, 1e-200, 1e-9, 0.1], count)
+    fit = Fit(values, np.resize([0.0, 1e-3, 10.0], count), np.zeros(count))
+    worth = choices.worth_of_knowing([tensor.name for tensor in profile.tensors], fit)
+    assert np.isfinite(worth).all()
+    assert (worth >= 0).all()
+    assert worth.max() > 0
