@@ -21,9 +21,10 @@ OPTIONS: Final = (
     ("grpc.max_connection_idle_ms", 600_000),
     ("grpc.max_concurrent_streams", 256),
     # The flow-control window of a stream stays small: grown to megabytes, as gRPC has it, what calls send that nobody
-    # reads is held for each (24 stalled streams of 55 MB: 1,380 MiB; so, and with frames let go: 305).
+    # reads is held for each (24 stalled streams of 55 MB: 1,380 MiB; with 64 KiB, and frames let go: 305). The loss
+    # tables of most models fit into it, and so need not wait until it opens again.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 64 * 1024),
+    ("grpc.http2.lookahead_bytes", 256 * 1024),
     ("grpc.max_allowed_incoming_connections", 2_000),
     # A few kilobytes that unpack to gigabytes: compressed requests are refused. Answers are not compressed either.
     ("grpc.compression_enabled_algorithms_bitset", 1),

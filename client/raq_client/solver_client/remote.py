@@ -67,9 +67,8 @@ class Client:
 
     def solve(self, question: Question, limits: Limits = NO_LIMITS) -> Outcome:
         """Find the allocation of least loss that fits the budget."""
-        request = solver_service_pb2.SolveRequest(
-            problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
-        )
+        request = solver_service_pb2.SolveRequest(limit_seconds=limits.seconds or 0)
+        convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.Solve(request, timeout=deadline_of(limits), metadata=self._connection.metadata())
         return convert.outcome_from_proto(response.outcome)
@@ -98,45 +97,40 @@ class Client:
 
     def smallest_size(self, question: Question, most_loss: float, limits: Limits = NO_LIMITS) -> Smallest:
         """The smallest allocation whose loss is at most `most_loss` (nats per token) and that fits the budget."""
-        request = solver_service_pb2.SmallestRequest(
-            problem=convert.problem_to_proto(question), most_loss=most_loss, limit_seconds=limits.seconds or 0
-        )
+        request = solver_service_pb2.SmallestRequest(most_loss=most_loss, limit_seconds=limits.seconds or 0)
+        convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.Smallest(request, metadata=self._connection.metadata())
         return convert.smallest_from_proto(response.smallest)
 
     def verify(self, question: Question, outcome: Outcome) -> Verification:
         """Verify an outcome again, on the server."""
-        request = solver_service_pb2.VerifyRequest(
-            problem=convert.problem_to_proto(question), outcome=convert.outcome_to_proto(outcome)
-        )
+        request = solver_service_pb2.VerifyRequest(outcome=convert.outcome_to_proto(outcome))
+        convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.Verify(request, timeout=TRANSPORT_SECONDS, metadata=self._connection.metadata())
         return convert.verification_from_proto(response.verification)
 
     def explain_tensor(self, question: Question, tensor: str, limits: Limits = NO_LIMITS) -> TensorReasons:
         """Why a tensor has its type, the cost of every other type, and the budgets at which its type changes."""
-        request = solver_service_pb2.ExplainTensorRequest(
-            problem=convert.problem_to_proto(question), tensor=tensor, limit_seconds=limits.seconds or 0
-        )
+        request = solver_service_pb2.ExplainTensorRequest(tensor=tensor, limit_seconds=limits.seconds or 0)
+        convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.ExplainTensor(request, metadata=self._connection.metadata())
         return convert.reasons_from_proto(response.reasons)
 
     def constraint_costs(self, question: Question, limits: Limits = NO_LIMITS) -> Costs:
         """The cost in loss of each constraint, of each source of constraints, and of all together."""
-        request = solver_service_pb2.ExplainCostsRequest(
-            problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
-        )
+        request = solver_service_pb2.ExplainCostsRequest(limit_seconds=limits.seconds or 0)
+        convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.ExplainCosts(request, metadata=self._connection.metadata())
         return convert.costs_from_proto(response.costs)
 
     def explain_conflict(self, question: Question, limits: Limits = NO_LIMITS) -> Conflict | None:
         """Why nothing fits; None if something does."""
-        request = solver_service_pb2.ExplainConflictRequest(
-            problem=convert.problem_to_proto(question), limit_seconds=limits.seconds or 0
-        )
+        request = solver_service_pb2.ExplainConflictRequest(limit_seconds=limits.seconds or 0)
+        convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.ExplainConflict(request, metadata=self._connection.metadata())
         return convert.conflict_from_proto(response.conflict) if response.HasField("conflict") else None
@@ -144,10 +138,10 @@ class Client:
     def audit(self, question: Question, allocation: Allocation, limits: Limits = NO_LIMITS) -> Audit:
         """Compare an allocation with the best one of its own size; the question's budget is ignored."""
         request = solver_service_pb2.AuditRequest(
-            problem=convert.problem_to_proto(question),
             allocation=convert.allocation_to_proto(allocation),
             limit_seconds=limits.seconds or 0,
         )
+        convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.Audit(request, metadata=self._connection.metadata())
         return convert.audit_from_proto(response.audit)

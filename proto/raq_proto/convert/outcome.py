@@ -33,18 +33,23 @@ def termination_from_proto(number: int, where: str) -> Termination:
     return termination
 
 
-def outcome_to_proto(outcome: Outcome) -> outcome_pb2.Outcome:
-    """Outcome to message."""
-    return outcome_pb2.Outcome(
-        termination=_TERMINATIONS[outcome.termination],
-        ledger=ledger_to_proto(outcome.ledger),
-        bound=outcome.bound,
-        multiplier=outcome.multiplier,
-        least_bytes=outcome.least_bytes,
-        most_bytes=outcome.most_bytes,
-        seconds=outcome.seconds,
-        constraint_multipliers=outcome.constraint_multipliers,
+def outcome_to_proto(outcome: Outcome, message: outcome_pb2.Outcome | None = None) -> outcome_pb2.Outcome:
+    """Outcome to message: the given one, or a new one."""
+    message = outcome_pb2.Outcome() if message is None else message
+    if outcome.ledger is not None:
+        ledger_to_proto(outcome.ledger, message.ledger)
+    message.MergeFrom(
+        outcome_pb2.Outcome(
+            termination=_TERMINATIONS[outcome.termination],
+            bound=outcome.bound,
+            multiplier=outcome.multiplier,
+            least_bytes=outcome.least_bytes,
+            most_bytes=outcome.most_bytes,
+            seconds=outcome.seconds,
+            constraint_multipliers=outcome.constraint_multipliers,
+        )
     )
+    return message
 
 
 def outcome_from_proto(message: outcome_pb2.Outcome) -> Outcome:
@@ -113,19 +118,28 @@ def smallest_from_proto(message: outcome_pb2.Smallest) -> Smallest:
     )
 
 
-def ledger_to_proto(ledger: Ledger | None) -> outcome_pb2.Ledger | None:
-    """Ledger to message; None to None."""
+def ledger_to_proto(ledger: Ledger | None, message: outcome_pb2.Ledger | None = None) -> outcome_pb2.Ledger | None:
+    """Ledger to message: the given one, or a new one; None to None."""
     if ledger is None:
         return None
-    message = outcome_pb2.Ledger(capacity_bytes=ledger.capacity)
-    for e in ledger.entries:  # `add` fills an entry in place: messages made apart would be copied
-        message.entries.add(tensor=e.tensor, quant_type=e.quant_type, weights=e.weights, size=e.size, loss=e.loss)
+    message = outcome_pb2.Ledger() if message is None else message
+    message.capacity_bytes = ledger.capacity
+    # Entries made in place, field by field: the fastest of the ways there are, as a ledger is most of an answer.
+    add = message.entries.add
+    for tensor, quant_type, weights, size, loss in ledger.entries:
+        entry = add()
+        entry.tensor = tensor
+        entry.quant_type = quant_type
+        entry.weights = weights
+        entry.size = size
+        entry.loss = loss
     return message
 
 
 def ledger_from_proto(message: outcome_pb2.Ledger) -> Ledger:
     """Message to ledger."""
-    entries = (LedgerEntry(e.tensor, e.quant_type, e.weights, e.size, e.loss) for e in message.entries)
+    made = LedgerEntry._make
+    entries = [made((e.tensor, e.quant_type, e.weights, e.size, e.loss)) for e in message.entries]
     return Ledger(tuple(entries), message.capacity_bytes)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from raq_proto.convert.constraint import constraint_to_proto, constraints_from_proto
 from raq_proto.convert.numbers import budget_from_proto, budget_to_proto
-from raq_proto.convert.packed import doubles, put_doubles
+from raq_proto.convert.packed import Doubles, put_doubles
 from raq_proto.convert.profile import profile_from_proto, profile_to_proto
 from raq_proto.errors import UnknownProfile
 from raq_proto.question import ProfileProblem, Question, Stored
@@ -29,17 +29,16 @@ _UNITS: Final = {
 _UNIT_OF: Final[dict[int, LossUnit]] = {number: unit for unit, number in _UNITS.items()}
 
 
-def table_to_proto(table: LossTable) -> problem_pb2.LossTable:
-    """Loss table to message."""
-    message = problem_pb2.LossTable(
-        tensors=table.tensors,
-        quant_types=table.quant_types,
-        weights=table.weights.tolist(),
-        sizes=table.sizes.ravel().tolist(),
-        source=table.source,
-        unit=_UNITS[table.unit],
-    )
-    put_doubles(message, "losses", table.losses)
+def table_to_proto(table: LossTable, message: problem_pb2.LossTable | None = None) -> problem_pb2.LossTable:
+    """Loss table to message: the given one, or a new one."""
+    message = problem_pb2.LossTable() if message is None else message
+    message.tensors.extend(table.tensors)
+    message.quant_types.extend(table.quant_types)
+    message.weights.extend(table.weights.tolist())
+    message.sizes.extend(table.sizes.ravel().tolist())
+    message.source = table.source
+    message.unit = _UNITS[table.unit]
+    put_doubles(message, losses=table.losses)
     return message
 
 
@@ -61,27 +60,31 @@ def table_from_proto(message: problem_pb2.LossTable) -> LossTable:
     return LossTable(
         tensors=tuple(message.tensors),
         quant_types=tuple(message.quant_types),
-        weights=np.array(message.weights, dtype=np.int64),
-        sizes=np.fromiter(message.sizes, np.int64, len(message.sizes)).reshape(shape),
-        losses=doubles(message, "losses").reshape(shape),
+        weights=np.array(message.weights[:], dtype=np.int64),
+        sizes=np.fromiter(message.sizes[:], np.int64, len(message.sizes)).reshape(shape),
+        losses=Doubles(message)["losses"].reshape(shape),
         source=message.source,
         unit=_UNIT_OF[message.unit],
     )
 
 
-def problem_to_proto(question: Question) -> problem_pb2.Problem:
-    """Problem, or a profile's problem, to message."""
-    message = problem_pb2.Problem(constraints=[constraint_to_proto(each) for each in question.constraints])
+def problem_to_proto(question: Question, message: problem_pb2.Problem | None = None) -> problem_pb2.Problem:
+    """Problem, or a profile's problem, to message: the given one, or a new one.
+
+    A message made apart is copied into the one that it becomes part of, which takes as long as making it.
+    """
+    message = problem_pb2.Problem() if message is None else message
+    message.constraints.extend(map(constraint_to_proto, question.constraints))
     if isinstance(question, ProfileProblem):
         message.budget.CopyFrom(budget_to_proto(question.budget))
         message.profile.loss_model = question.loss_model or ""
         if isinstance(question.profile, str):
             message.profile.digest = question.profile
         else:
-            message.profile.inline.CopyFrom(profile_to_proto(question.profile))
+            profile_to_proto(question.profile, message.profile.inline)
         return message
     message.budget.CopyFrom(budget_to_proto(TotalBytes(question.capacity_bytes)))
-    message.table.CopyFrom(table_to_proto(question.table))
+    table_to_proto(question.table, message.table)
     return message
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from raq_proto.convert.packed import doubles, put_doubles
+from raq_proto.convert.packed import Doubles, put_doubles
 from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_pb2, profile_service_pb2
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -19,23 +19,24 @@ _MOST_WEIGHTS: Final = 2**48
 """Most weights of one tensor: its sizes then stay within the whole numbers that a double holds exactly."""
 
 
-def profile_to_proto(profile: Profile) -> profile_pb2.Profile:
-    """Profile to message."""
-    message = profile_pb2.Profile(
-        tensors=[
-            profile_pb2.Tensor(name=tensor.name, shape=tensor.shape, source_type=tensor.source_type.name)
-            for tensor in profile.tensors
-        ],
-        quant_types=[q.name for q in profile.quant_types],
-        provenance=profile.provenance,
+def profile_to_proto(profile: Profile, message: profile_pb2.Profile | None = None) -> profile_pb2.Profile:
+    """Profile to message: the given one, or a new one."""
+    message = profile_pb2.Profile() if message is None else message
+    for tensor in profile.tensors:
+        message.tensors.add(name=tensor.name, shape=tensor.shape, source_type=tensor.source_type.name)
+    message.quant_types.extend(q.name for q in profile.quant_types)
+    message.provenance.update(profile.provenance)
+    put_doubles(
+        message,
+        relative_errors=profile.relative_errors,
+        energies=profile.energies,
+        sensitivities=profile.sensitivities,
+        sensitivity_errors=profile.sensitivity_errors,
     )
-    for field in ("relative_errors", "energies", "sensitivities", "sensitivity_errors"):
-        put_doubles(message, field, getattr(profile, field))
     if profile.sampling_errors is not None:
-        put_doubles(message, "sampling_errors", profile.sampling_errors)
+        put_doubles(message, sampling_errors=profile.sampling_errors)
     if profile.fisher is not None:
-        put_doubles(message, "fisher_losses", profile.fisher.losses)
-        put_doubles(message, "fisher_energies", profile.fisher.energies)
+        put_doubles(message, fisher_losses=profile.fisher.losses, fisher_energies=profile.fisher.energies)
     return message
 
 
@@ -65,16 +66,17 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
         if not 0 <= energy < math.inf
     ]
     raise_faults(faults)
+    packed = Doubles(message)
     return Profile(
         tensors=tensors,
         quant_types=types,
-        relative_errors=_numbers(message, "relative_errors").reshape(shape),
-        energies=_numbers(message, "energies"),
-        sensitivities=_numbers(message, "sensitivities"),
-        sensitivity_errors=_numbers(message, "sensitivity_errors"),
+        relative_errors=_numbers(packed, "relative_errors").reshape(shape),
+        energies=_numbers(packed, "energies"),
+        sensitivities=_numbers(packed, "sensitivities"),
+        sensitivity_errors=_numbers(packed, "sensitivity_errors"),
         provenance=dict(message.provenance),
-        sampling_errors=_numbers(message, "sampling_errors").reshape(shape) if message.sampling_errors else None,
-        fisher=FisherLosses(_numbers(message, "fisher_losses").reshape(shape), _numbers(message, "fisher_energies"))
+        sampling_errors=_numbers(packed, "sampling_errors").reshape(shape) if message.sampling_errors else None,
+        fisher=FisherLosses(_numbers(packed, "fisher_losses").reshape(shape), _numbers(packed, "fisher_energies"))
         if message.fisher_losses
         else None,
     )
@@ -109,8 +111,8 @@ def stored_from_proto(message: profile_service_pb2.ProfileInfo) -> StoredProfile
     )
 
 
-def _numbers(message: profile_pb2.Profile, field: str) -> Float64[np.ndarray, " numbers"]:
-    numbers = doubles(message, field)
+def _numbers(packed: Doubles, field: str) -> Float64[np.ndarray, " numbers"]:
+    numbers = packed[field]
     numbers[np.isnan(numbers)] = np.nan  # one bit pattern: the digest is over bits
     return numbers
 

@@ -44,7 +44,9 @@ def batch_to_proto(question: Question, variants: Sequence[Variant]) -> solver_se
         if variant.budget is not None:
             message.budget.CopyFrom(budget_to_proto(variant.budget))
         messages.append(message)
-    return solver_service_pb2.SolveBatchRequest(problem=problem_to_proto(question), variants=messages)
+    request = solver_service_pb2.SolveBatchRequest(variants=messages)
+    problem_to_proto(question, request.problem)
+    return request
 
 
 def batch_from_proto(
@@ -83,7 +85,8 @@ def _varied(base: Problem, variant: Variant, number: int) -> Problem:
 
 def sweep_to_proto(question: Question, budgets: Sequence[Budget] | BudgetRange) -> solver_service_pb2.SweepRequest:
     """A question and its budgets to message."""
-    message = solver_service_pb2.SweepRequest(problem=problem_to_proto(question))
+    message = solver_service_pb2.SweepRequest()
+    problem_to_proto(question, message.problem)
     if isinstance(budgets, BudgetRange):
         message.range.first.CopyFrom(budget_to_proto(budgets.first))
         message.range.last.CopyFrom(budget_to_proto(budgets.last))
@@ -109,8 +112,9 @@ def sweep_from_proto(
 
 def ladder_request_to_proto(question: Question, budgets: Sequence[Budget]) -> solver_service_pb2.LadderRequest:
     """A question and the budgets of its rungs to message."""
-    problem = problem_to_proto(question)
-    return solver_service_pb2.LadderRequest(problem=problem, budgets=map(budget_to_proto, budgets))
+    request = solver_service_pb2.LadderRequest(budgets=map(budget_to_proto, budgets))
+    problem_to_proto(question, request.problem)
+    return request
 
 
 def ladder_request_from_proto(

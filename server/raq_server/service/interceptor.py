@@ -148,7 +148,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await context.abort(grpc.StatusCode.INTERNAL, what, _with_id((), call))
         finally:
             self._metrics.running.dec()
-            self._finished(call, code, time.perf_counter() - start)
+            # After the answer is sent: writing the log's line would delay it.
+            asyncio.get_running_loop().call_soon(self._finished, call, code, time.perf_counter() - start)
             set_attributes(
                 {"rpc.response.status_code": code, "raq.request_id": call.request_id, "raq.client": call.client}
             )

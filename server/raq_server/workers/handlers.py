@@ -66,8 +66,9 @@ def answer_solve(request: solver_service_pb2.SolveRequest, desk: Desk) -> Iterat
     """SolverService.Solve."""
     desk.limits.check_problem(request.problem)
     problem = convert.problem_from_proto(request.problem, desk.profile)
-    outcome = _outcome(problem, request.limit_seconds, desk)
-    yield _answer(solver_service_pb2.SolveResponse(outcome=outcome), outcome.termination)
+    answer = solver_service_pb2.SolveResponse()
+    _put_outcome(answer.outcome, problem, request.limit_seconds, desk)
+    yield _answer(answer, answer.outcome.termination)
 
 
 def answer_batch(request: solver_service_pb2.SolveBatchRequest, desk: Desk) -> Iterator[Answer]:
@@ -75,8 +76,9 @@ def answer_batch(request: solver_service_pb2.SolveBatchRequest, desk: Desk) -> I
     most = max((len(variant.constraints) for variant in request.variants), default=0)
     desk.limits.check_problem(request.problem, budgets=len(request.variants), constraints=most)
     for index, problem in enumerate(convert.batch_from_proto(request, desk.profile)):
-        outcome = _outcome(problem, request.limit_seconds, desk)
-        yield _answer(solver_service_pb2.SolveBatchResponse(index=index, outcome=outcome), outcome.termination)
+        answer = solver_service_pb2.SolveBatchResponse(index=index)
+        _put_outcome(answer.outcome, problem, request.limit_seconds, desk)
+        yield _answer(answer, answer.outcome.termination)
 
 
 def answer_sweep(request: solver_service_pb2.SweepRequest, desk: Desk) -> Iterator[Answer]:
@@ -263,10 +265,10 @@ def _searched(
     return problem, _Searches(limit_seconds, desk)
 
 
-def _outcome(problem: Problem, limit_seconds: float, desk: Desk) -> outcome_pb2.Outcome:
+def _put_outcome(message: outcome_pb2.Outcome, problem: Problem, limit_seconds: float, desk: Desk) -> None:
     outcome = solve(problem, limits_of(limit_seconds, desk))
     desk.observe(outcome.termination.name, outcome.seconds, outcome.gap)
-    return convert.outcome_to_proto(outcome)
+    convert.outcome_to_proto(outcome, message)
 
 
 def _answer(message: Message, termination: int) -> Answer:
