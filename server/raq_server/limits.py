@@ -1,13 +1,17 @@
 """Size limits of requests, checked on the message before it is converted."""
 
-from pydantic import BaseModel
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from raq_proto.v1 import problem_pb2, profile_pb2, solver_service_pb2
-from raq_server.config import ServerConfig
 from raq_solver.errors import Fault, raise_faults
 
+if TYPE_CHECKING:  # processes that solve read no settings
+    from raq_server.config import ServerConfig
 
-class RequestLimits(BaseModel):
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
     """The largest counts that a message may have."""
 
     tensors: int
@@ -16,7 +20,7 @@ class RequestLimits(BaseModel):
     budgets: int
 
     @classmethod
-    def of(cls, config: ServerConfig) -> "RequestLimits":
+    def of(cls, config: "ServerConfig") -> "RequestLimits":
         """The limits of a configuration."""
         return cls(
             tensors=config.tensors_limit,

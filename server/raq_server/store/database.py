@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import make_url
 
 from raq_proto.convert import stored_from_proto, stored_to_proto
@@ -205,7 +205,10 @@ class Database:
             self._require_room(sum(map(len, contents.values())))
         except StoreFull:  # they are computed again
             return
-        insert = sqlite.insert if self._engine.dialect.name == "sqlite" else postgresql.insert
+        if self._engine.dialect.name == "sqlite":
+            insert: Any = sqlite.insert
+        else:
+            from sqlalchemy.dialects.postgresql import insert  # noqa: PLC0415  # imports for 0.1 s
         with self._transaction() as connection:
             connection.execute(insert(ANSWERS).on_conflict_do_nothing(), rows)
 

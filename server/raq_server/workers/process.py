@@ -16,10 +16,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from enum import Enum, unique
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from google.rpc import status_pb2
 
@@ -29,10 +30,12 @@ from raq_proto.v1 import profile_pb2
 from raq_server.limits import RequestLimits
 from raq_server.workers import handlers
 from raq_server.workers.handlers import Answer
-from raq_server.workers.job import Job
 from raq_server.workers.template import Template, serve
 from raq_solver.errors import BackendFailure, RaqError
 from raq_solver.profile import Profile
+
+if TYPE_CHECKING:  # the template needs no database
+    from raq_server.workers.job import Job
 
 _TEMPLATE: Final = Template()
 _END_SECONDS: Final = 5.0
@@ -71,7 +74,7 @@ class StatusError(Exception):
         self.status = status
 
 
-def answers(job: Job) -> Iterator[Answer]:
+def answers(job: "Job") -> Iterator[Answer]:
     """The answers to a job, found by a process of its own, which ends with this iterator or when the job is cancelled.
 
     Raises StatusError, and BackendFailure if the process ends by itself.
@@ -92,9 +95,9 @@ def answers(job: Job) -> Iterator[Answer]:
             raise BackendFailure("the process that solved this ended; was it out of memory?") from error
 
 
-def _received(connection: Connection, job: Job) -> Iterator[Answer]:
+def _received(connection: Connection, job: "Job") -> Iterator[Answer]:
     seconds = None if job.deadline is None else max(0.0, job.deadline - time.monotonic())
-    header = {"method": job.method, "seconds": seconds, "limits": job.limits.model_dump()}
+    header = {"method": job.method, "seconds": seconds, "limits": asdict(job.limits)}
     connection.send_bytes(json.dumps(header).encode())
     connection.send_bytes(job.request)
     while True:
@@ -153,9 +156,8 @@ class _Process:
 
 
 def start_template() -> None:
-    """Start the process that others are forked from, and wait until it can be. Raises OSError."""
-    with _Process():
-        pass
+    """Start the process that others are forked from, without waiting until it has imported. Raises OSError."""
+    _TEMPLATE.start()
 
 
 def serve_template() -> None:
@@ -169,7 +171,7 @@ def _work(connection: Connection) -> None:
     """The life of the process."""
     os.nice(_NICENESS)
     header, request = json.loads(connection.recv_bytes()), connection.recv_bytes()
-    desk = _ProcessDesk(connection, RequestLimits.model_validate(header["limits"]), header["seconds"])
+    desk = _ProcessDesk(connection, RequestLimits(**header["limits"]), header["seconds"])
     try:
         message = handlers.read(header["method"], request)
         for answer in handlers.answers(header["method"], message, desk):

@@ -1,7 +1,8 @@
 """Processes forked from a template that has the solver and OR-Tools loaded, no threads and no calls.
 
-The template is started once for all servers of a process and ends with it. A new process costs a few milliseconds,
-while a new interpreter would import for a second. Forking the server itself is no choice: it has threads, and gRPC.
+The template is started once for all servers of a process, which do not wait for it, and ends with it. A new process
+costs a few milliseconds, while a new interpreter would import for a second. Forking the server itself is no choice: it
+has threads, and gRPC.
 """
 
 import atexit
@@ -32,6 +33,12 @@ class Template:
         self._lock = threading.Lock()
         self._line: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the template if there is none. Raises OSError if it can't."""
+        with self._lock:
+            if self._line is None:
+                self._line = self._start()
 
     def fork(self, connection: Connection) -> int:
         """Fork a process that gets a duplicate of the connection; returns its number. Raises OSError if it can't."""

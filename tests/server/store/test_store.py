@@ -16,6 +16,7 @@ from alembic.migration import MigrationContext
 from raq_client import connect
 from raq_proto.errors import UnknownProfile
 from raq_proto.question import ProfileProblem
+from raq_server.store import migrations
 from raq_server.store.async_store import AsyncStore
 from raq_server.store.database import Database, engine_of
 from raq_server.store.migrations import migrate
@@ -154,6 +155,20 @@ def test_migrations_make_the_tables_that_the_code_uses(engine: sa.Engine) -> Non
     with engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert alembic.autogenerate.compare_metadata(context, METADATA) == []
+        assert context.get_current_revision() == migrations.NEWEST
+
+
+def test_tables_that_are_up_to_date_are_left_alone(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[sa.Engine] = []
+    monkeypatch.setattr(migrations, "_upgrade", asked.append)
+    migrate(engine)
+    assert not asked
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM alembic_version"))
+    migrate(engine)
+    assert asked == [engine]
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO alembic_version VALUES (:newest)"), {"newest": migrations.NEWEST})
 
 
 def test_servers_that_start_together_migrate_once(url: str) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
 
 from raq_solver.errors import Fault, InvalidInput
 
+NEWEST: Final = "0003"
+"""The newest version of the tables."""
 _LOCK: Final = 0x7261715F  # "raq_": one server migrates, the others wait
 
 
@@ -18,12 +18,24 @@ def migrate(engine: sa.Engine) -> None:
     Raises InvalidInput if the database does not answer or can't be written.
     """
     try:
-        _upgrade(engine)
+        if not _is_newest(engine):
+            _upgrade(engine)
     except sa.exc.DBAPIError as error:
         raise InvalidInput(Fault("database", f"can't be used: {error.orig}")) from error
 
 
+def _is_newest(engine: sa.Engine) -> bool:
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return False
+        return bool(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == NEWEST)
+
+
 def _upgrade(engine: sa.Engine) -> None:
+    # Imports for 0.3 s, which a server whose tables are up to date does without.
+    from alembic import command  # noqa: PLC0415
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     with engine.connect() as connection:
