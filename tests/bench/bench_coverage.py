@@ -1,6 +1,6 @@
 """How often the intervals of predictions hold: plans on parts of the calibration's windows, measured.
 
-    python tests/bench/bench_coverage.py MODEL --own FOLDER --save FILE
+    python tests/bench/bench_coverage.py MODEL --own FOLDER [--gram FILE] --save FILE
     python tests/bench/bench_coverage.py --draw FILE,FILE… --plot PICTURE
 
 Importance and Fisher information are collected from the beginnings of the texts; their last LAST characters are what
@@ -8,7 +8,7 @@ the plans are measured on, in memory. The windows of Fisher information are divi
 collect` takes by default, evenly spread. Each part has its own losses, its own plans at the bytes of some of
 llama.cpp's mixtures, and its own intervals. A prediction holds if the measured KL divergence is within the interval
 widened by the measured one's own; each text counts alike in both. Predictions are without the rounding of inputs, which
-trials in memory lack.
+trials in memory lack. With Gram statistics (of the same beginnings) plans and trials have error feedback.
 """
 
 import argparse
@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from platformdirs import user_cache_path
 
+from raq_client.compensation.compensate import Compensation
+from raq_client.compensation.gram_file import read_gram
 from raq_client.curvature.fisher import FisherSums, add_windows, network_for
 from raq_client.curvature.information import Fisher, joined
 from raq_client.engine.loading import loaded
@@ -44,6 +46,7 @@ from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.table import table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.planning.predicted_kl import CONFIDENCE, PredictedKl, from_windows
+from raq_client.quantizing.compensated import compensated_profile
 from raq_client.quantizing.measure import measure_profile
 from raq_client.recipes.mixtures import mixture, tensor_bytes
 from raq_client.refinement.tried import changed_types
@@ -119,10 +122,13 @@ def tried(
     context: int,
     per_text: int,
     sizes: Sequence[str],
+    compensation: Compensation | None = None,
 ) -> Iterator[Tried]:
     """The plans of all parts at these sizes, measured."""
     cut = [Text(text.name, text.content) for text in held_out]
-    setup = TrialSetup(model, model.path, parts[0], cut, windows=per_text * len(cut), context=context)
+    setup = TrialSetup(
+        model, model.path, parts[0], cut, windows=per_text * len(cut), context=context, compensation=compensation
+    )
     with loaded(model.path, context=context) as engine:
         lengths = [len(windows) for windows in cut_windows(engine, cut, None)]
     owners = np.repeat([text.name for text in cut], lengths)
@@ -131,6 +137,9 @@ def tried(
     with Trial(setup) as trial:
         for part, importance in enumerate(parts):
             profile = measure_profile(model, importance, chosen_types(()), cache=cache)
+            if compensation is not None:
+                rounding = replace(setup, importance=importance).rounding
+                profile = compensated_profile(model, profile, rounding, cache=cache)
             assert profile.levels is not None, "every part has levels"
             table = default_loss_model(profile)(profile)
             for size in sizes:
@@ -213,6 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--own", type=Path, help="folder of .txt files, of which only the beginnings calibrate")
+    parser.add_argument("--gram", type=Path)
     parser.add_argument("--save", type=Path, help="JSON file for what is measured")
     parser.add_argument("--draw", default="", help="such files, to print and draw instead of measuring")
     parser.add_argument("--plot", type=Path)
@@ -232,7 +242,11 @@ def main() -> None:
         ended = [replace(text, content=text.content[-LAST:]) for text in texts]
         model = open_model(arguments.model)
         parts = parts_of(model, begun, arguments.context, arguments.parts)
-        found = list(tried(model, parts, ended, arguments.context, arguments.windows, arguments.mixtures.split(",")))
+        gram = None
+        if arguments.gram is not None:
+            gram = Compensation(read_gram(arguments.gram).check_against(model.fingerprint(), model.tensors))
+        sizes = arguments.mixtures.split(",")
+        found = list(tried(model, parts, ended, arguments.context, arguments.windows, sizes, gram))
         if arguments.save is not None:
             arguments.save.write_text(json.dumps([asdict(each) for each in found]), encoding="utf-8")
     print("\n".join(rows(found)))
