@@ -109,7 +109,7 @@ class TrialOptions:
             )
         if not as_json:
             OUT.print(trial_table(found))
-            _print_beside(chosen, found.best)
+            print_beside(chosen, found.best)
         if found.broken:
             say(f"rejected, because the model's predictions are then not finite: {', '.join(found.broken)}")
         if found.left_out:
@@ -121,7 +121,7 @@ class TrialOptions:
             say(f"error feedback: {ratio:.3f} ± {error:.3f} of the KL divergence of plain rounding at the same bytes")
             if found.plain.beats(found.best):
                 say("note: on this text plain rounding is better; use Gram statistics of text that is more like it")
-        return chosen, {"trial": trial_dict(found) | _beside(chosen, found.best)}
+        return chosen, {"trial": trial_dict(found) | beside(chosen, found.best)}
 
     def _within(self, untried: Untried, *, as_json: bool) -> tuple[Plan, dict[str, Any]]:
         """The smallest plan whose measured KL divergence keeps --max-loss."""
@@ -133,10 +133,10 @@ class TrialOptions:
             )
         if not as_json:
             OUT.print(limit_table(found))
-            _print_beside(found.best.plan, found.best.tried)
+            print_beside(found.best.plan, found.best.tried)
         if found.reason is not None:
             say(f"note: below {found.most:g} by more than a tenth: {found.reason}")
-        return found.best.plan, {"trial": limit_dict(found) | _beside(found.best.plan, found.best.tried)}
+        return found.best.plan, {"trial": limit_dict(found) | beside(found.best.plan, found.best.tried)}
 
     def _reason(self, untried: Untried) -> str | None:
         """The reason for trying nothing; None if there is none."""
@@ -152,7 +152,7 @@ class TrialOptions:
         return None
 
 
-def _print_beside(plan: Plan, tried: "Tried") -> None:
+def print_beside(plan: Plan, tried: "Tried") -> None:
     """Whether the trial's KL divergence lies in the interval that was predicted of the plan, if there is one."""
     from raq_client.reports.predicted import beside_measured_text
 
@@ -161,7 +161,7 @@ def _print_beside(plan: Plan, tried: "Tried") -> None:
         OUT.print(text, soft_wrap=True)
 
 
-def _beside(plan: Plan, tried: "Tried") -> dict[str, Any]:
+def beside(plan: Plan, tried: "Tried") -> dict[str, Any]:
     """The same as plain data for JSON."""
     from raq_client.reports.predicted import beside_measured_dict
 

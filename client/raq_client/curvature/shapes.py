@@ -133,7 +133,8 @@ def shape_of(model: ModelFile) -> Shape:
     if traits is None:
         known = ", ".join(ARCHITECTURES)
         what = f"Fisher information needs one of the architectures {known}; this is {model.architecture or '(none)'}"
-        raise InvalidInput(Fault(str(model.path), what))
+        way_out = "without it raq-client sensitivity measures losses, in many runs of the model"
+        raise InvalidInput(Fault(str(model.path), f"{what}; {way_out}"))
     width, heads = _whole(model, "embedding_length"), _whole(model, "attention.head_count")
     blocks = _whole(model, "block_count") - _whole(model, "nextn_predict_layers", 0)
     head_size = _whole(model, "attention.key_length", width // heads)

@@ -8,6 +8,7 @@ import pytest
 from raq_client import pipeline
 from raq_client.cli.against_options import AgainstOptions
 from raq_client.cli.groups import CheckOptions
+from raq_client.cli.trial_options import beside, print_beside
 from raq_client.engine.windows import Text
 from raq_client.evaluation.comparison import Verdict
 from raq_client.evaluation.perplexity import Measurement
@@ -21,8 +22,10 @@ from raq_client.planning.model_inputs import ModelInputs
 from raq_client.planning.plan import Plan, solve_plan
 from raq_client.planning.request import Request
 from raq_client.quantizing.measure import measure_profile
+from raq_client.refinement.tried import Candidate, Tried
 from raq_client.solver_client.local import LocalSolver
 from raq_solver.errors import InvalidInput
+from raq_solver.loss_models import rounded_inputs_share
 from raq_solver.profile import FisherLevels
 from support.engine_models import MODEL, TEXT
 from support.paths import DATA
@@ -99,12 +102,39 @@ def test_run_reports_both(checked: tuple[Plan, Path, Measurement], capsys: pytes
     assert "compared with Q2_K on 4 windows: better" in out
 
 
+def _with_levels(plan: Plan) -> Plan:
+    """The plan as if Fisher information were known by window."""
+    levels = FisherLevels(np.ones((len(plan.profile.tensors), 4)), ("a", "a", "b", "b"), np.ones(4))
+    return replace(plan, spec=replace(plan.spec, profile=replace(plan.profile, levels=levels)))
+
+
+@pytest.mark.parametrize(("share", "place"), [(1.0, "within"), (3.0, "above"), (0.3, "below")])
+def test_a_trial_says_where_its_file_lies_beside_the_interval(
+    share: float, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The prediction has rounded inputs in it, the trial has not: they are added."""
+    plan = _with_levels(_plan("fisher"))
+    assert plan.predicted is not None
+    rounded = rounded_inputs_share(plan.profile, plan.outcome.unwrap()[0].types)
+    assert rounded > 0
+    windows = np.full(6, share * plan.predicted.value / (1 + rounded))
+    tried = Tried(Candidate("the plan", plan.problem, plan.outcome), windows, seconds=1.0)
+    found = beside(plan, tried)["predicted"]
+    assert found["measured"] == pytest.approx(share * plan.predicted.value)
+    assert (found["error"], found["place"]) == (pytest.approx(0, abs=1e-12), place)
+    print_beside(plan, tried)
+    assert f": {place} the interval" in " ".join(capsys.readouterr().out.split())
+    unknown = _plan("fisher")
+    print_beside(unknown, tried)
+    assert capsys.readouterr().out == ""
+    assert beside(unknown, tried) == {"predicted": None}
+
+
 def test_run_says_where_the_measured_value_lies_beside_the_interval(
     checked: tuple[Plan, Path, Measurement], capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan, target, measured = checked
-    levels = FisherLevels(np.ones((len(plan.profile.tensors), 4)), ("a", "a", "b", "b"), np.ones(4))
-    known = replace(plan, spec=replace(plan.spec, profile=replace(plan.profile, levels=levels)))
+    known = _with_levels(plan)
     checks = CheckOptions(context=128, windows=4)
     found = AgainstOptions().report(known, measured, INPUTS, TEXTS, target, checks, as_json=True)["prediction"]
     kl = measured.report().overall.kl
