@@ -30,6 +30,7 @@ def open_model(
     path: PathText,
     *,
     imatrix: PathText | Sequence[PathText] | Mapping[PathText, float] = (),
+    gram: PathText | None = None,
     types: Sequence[str] = (),
     effort: Literal["fast", "best"] = "fast",
     threads: int = 0,
@@ -39,10 +40,11 @@ def open_model(
 ) -> "Model":
     """Open a GGUF model (of a split one, any shard) with its importance. Nothing is measured yet.
 
-    `imatrix` names importance files: several are added up, a mapping blends them by weight. `types` are quant types to
-    choose from, or `auto` (the default), `k`, `iq`, `legacy`, `all`. `effort` is how hard scales are searched.
-    `threads` 0: one for each core. `rows` measures a sample of each matrix. `device` as `cpu`, `cuda`,
-    `cuda:0`, `auto`. Measured errors are kept in the user's cache unless `cached` is off.
+    `imatrix` names importance files: several are added up, a mapping blends them by weight. `gram` names Gram
+    statistics, to round with error feedback. `types` are quant types to choose from, or `auto` (the default), `k`,
+    `iq`, `legacy`, `all`. `effort` is how hard scales are searched. `threads` 0: one for each core. `rows` measures a
+    sample of each matrix. `device` as `cpu`, `cuda`, `cuda:0`, `auto`. Measured errors are kept in the user's cache
+    unless `cached` is off.
 
     Raises InvalidInput if a file can't be read, importance is not of this model, or a type is not known.
 
@@ -53,6 +55,7 @@ def open_model(
     inputs = ModelInputs(
         path=Path(path),
         imatrix=_imatrix(imatrix),
+        gram=None if gram is None else Path(gram),
         types=tuple(types),
         effort=effort,
         threads=threads,
@@ -62,7 +65,7 @@ def open_model(
     )
     # Read now: a mistake in them is an error before any work.
     chosen_types(inputs.types)
-    _ = inputs.model, inputs.importance
+    _ = inputs.model, inputs.rounding
     return Model(inputs)
 
 

@@ -1,6 +1,7 @@
 """Plans: which quant type every tensor gets, and what can be done with that."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -82,13 +83,22 @@ class Plan:
         return self.solved.outcome.gap == 0
 
     def quantize(
-        self, output: str | PathLike[str], *, force: bool = False, progress: Progress | None = None
+        self,
+        output: str | PathLike[str],
+        *,
+        sequential: bool = False,
+        force: bool = False,
+        progress: Progress | None = None,
     ) -> WrittenModel:
         """Write the model with these types; the file appears whole or not at all.
 
-        Raises InvalidInput if the plan is of a saved profile, or `output` exists and not `force`.
+        `sequential` rounds block after block, each for the inputs that the rounded ones give it, and needs `gram`.
+
+        Raises InvalidInput if the plan is of a saved profile, `output` exists and not `force`, or blocks can't be
+        rounded so.
         """
-        return pipeline.quantize(self.solved, self._inputs, Path(output), force=force, progress=progress)
+        inputs = replace(self._inputs, sequential=True) if sequential else self._inputs
+        return pipeline.quantize(self.solved, inputs, Path(output), force=force, progress=progress)
 
     def sweep(
         self, first: str | float, last: str | float, points: int = 50, *, progress: Progress | None = None

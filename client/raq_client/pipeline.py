@@ -187,6 +187,7 @@ def quantize(
     """
     from raq_client.quantizing.effort import quantizing_work
     from raq_client.quantizing.quantize import quantize_model
+    from raq_client.quantizing.sequential import IN_TURN
 
     _, ledger = found.outcome.unwrap()
     wanted = _quantization(found, inputs, output, split)
@@ -194,6 +195,7 @@ def quantize(
         wanted,
         force=force,
         progress=bytes_stage(progress, "quantizing", ledger.size, quantizing_work(wanted.types)),
+        passed=stage(progress, IN_TURN),
     )
 
 

@@ -52,6 +52,14 @@ Gram = Annotated[
         show_default=False,
     ),
 ]
+Sequential = Annotated[
+    bool,
+    typer.Option(
+        "--sequential",
+        rich_help_panel="Error feedback",
+        help="Round blocks one after the other, each for the inputs that the rounded ones give it; needs --gram.",
+    ),
+]
 Texts = Annotated[
     list[Path] | None,
     typer.Option(

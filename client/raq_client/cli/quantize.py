@@ -1,5 +1,7 @@
 """`raq-client quantize`: write a model with the types of an allocation."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +12,7 @@ from raq_client.cli.console import print_json, say
 from raq_client.cli.groups import CarryOutOptions
 from raq_client.cli.machine_options import MachineOptions
 from raq_client.cli.option_groups import spread
-from raq_client.cli.progress import size_bar
+from raq_client.cli.progress import progress_bar, size_bar
 from raq_client.cli.split_options import SplitOptions, check_files, sizes
 from raq_client.cli.written import check_written
 from raq_client.files.settings import read_settings
@@ -46,6 +48,7 @@ def quantize(
         ),
     ] = None,
     measure: CarryOutOptions,
+    sequential: options.Sequential = False,
     splitting: SplitOptions,
     machines: MachineOptions,
     prune_layers: Annotated[
@@ -90,14 +93,18 @@ def quantize(
     from raq_client.quantizing.effort import quantizing_work
     from raq_client.quantizing.measure import Method
     from raq_client.quantizing.quantize import planned_size, quantize_model
+    from raq_client.quantizing.sequential import IN_TURN
     from raq_client.units.quantizing import QuantizeJob
 
     settings = read_settings(Path.cwd())
     metadata, split, on_machines = key_overrides(override_kv or ()), splitting.split(), machines.check()
     layers = None if prune_layers is None else parse_layers(prune_layers)
-    _refuse(allocation, measure, changed=bool(metadata or layers or split))
+    _refuse(allocation, measure, sequential=sequential, changed=bool(metadata or layers or split))
     check_written(called, {"output": splitting.likely(output)}, force=force, also=settings.files())
-    inputs = machines.read_by(measure.inputs_of(model, settings))
+    inputs = replace(machines.read_by(measure.inputs_of(model, settings)), sequential=sequential)
+    if sequential and on_machines:
+        what = "rounds blocks one after the other, on one machine; leave out --index, --of, --merge and --cluster"
+        raise InvalidInput(Fault("--sequential", what))
     if layers and inputs.gram is not None:
         # They are of the inputs of all layers, and an allocation of --gram was solved for these.
         what = "Gram statistics are of the whole model; prune it first, then collect them and solve for the shorter one"
@@ -115,8 +122,9 @@ def quantize(
         stage = quantizing(wanted.model, wanted.types, wanted.rounding.importance, method, size)
         print_estimate(Estimate((stage,), without_feedback(inputs)), output, as_json=as_json)
         return
-    with size_bar("quantizing", size, quantizing_work(wanted.types)) as report:
-        written = quantize_model(wanted, force=force, progress=report)
+    in_turn = progress_bar(IN_TURN) if sequential else nullcontext()
+    with in_turn as passed, size_bar("quantizing", size, quantizing_work(wanted.types)) as report:
+        written = quantize_model(wanted, force=force, progress=report, passed=passed)
     _show(written, as_json=as_json)
 
 
@@ -148,14 +156,14 @@ def _note_requantized(chosen: "Mapping[Tensor, QuantType]", source: "ModelFile")
         say(f"note: {note}")
 
 
-def _refuse(allocation: Path | None, measure: CarryOutOptions, *, changed: bool) -> None:
+def _refuse(allocation: Path | None, measure: CarryOutOptions, *, sequential: bool, changed: bool) -> None:
     """Raise InvalidInput if there is nothing to do, or something that has no meaning without an allocation."""
     if allocation is not None:
         return
     if not changed:
         what = "is missing: name the output of `solve --json`, or a file of tensor types"
         raise InvalidInput(Fault("--allocation", what))
-    given = {"--imatrix": bool(measure.imatrix), "--gram": measure.gram is not None}
+    given = {"--imatrix": bool(measure.imatrix), "--gram": measure.gram is not None, "--sequential": sequential}
     raise_faults(
         [
             Fault(name, "has no use without --allocation: all tensors keep their types")

@@ -1,6 +1,7 @@
 """`raq-client run`: measure, plan, quantize and check a model in one command."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,6 +68,7 @@ def run(
     against: AgainstOptions,
     worst: WorstCaseOptions,
     splitting: SplitOptions,
+    sequential: options.Sequential = False,
     plot: options.MovesPlot = None,
 ) -> None:
     """Quantize a model to a budget and check it on text.
@@ -82,7 +84,10 @@ def run(
     target = _target(output, plan_only=plan_only)
     early = None if target is None else splitting.likely(target)
     check_written(called, {"output": early}, {"manifest": manifest, "plot": plot}, force=force, also=settings.files())
-    inputs = measure.inputs_of(model, settings)
+    if sequential and plan_only:
+        raise InvalidInput(Fault("--sequential", "is how a file is written, and --plan-only writes none"))
+    inputs = replace(measure.inputs_of(model, settings), sequential=sequential)
+    _ = inputs.rounding
     texts, tried_on = _texts(inputs, checks, settings, trial)
     request = posed.request(settings, budget, max_loss=max_loss)
     worst.refuse({"--max-loss": max_loss is not None, "--text-weight": bool(measure.text_weight)})

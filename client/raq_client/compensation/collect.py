@@ -12,10 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Float64, Int32, Int64
 
-from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, output_entry
-from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, check_library, spread
+from raq_client.compensation.gram import (
+    Entry,
+    Gram,
+    InMemory,
+    MatrixGram,
+    column_blocks,
+    interleaved,
+    output_entry,
+    spread,
+)
+from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, check_library
 from raq_client.engine import Engine, NotFiniteError, Product
 from raq_client.engine.windows import Progress, Text, cut_windows
 from raq_client.importance.collect import LEAST_TOKENS, SAVE_EVERY, rows_by_matrix
@@ -71,7 +80,17 @@ def collect_gram(
     if not shared:
         raise InvalidInput(Fault(str(model.path), "libllama multiplies none of its tensors; is it a language model?"))
     named = tuple(text.name for text in texts)
-    empty = Gram({}, {}, InMemory({}), named, len(cut), engine.context, model.fingerprint(), unfinished=True)
+    empty = Gram(
+        {},
+        {},
+        InMemory({}),
+        named,
+        len(cut),
+        engine.context,
+        model.fingerprint(),
+        unfinished=True,
+        sequences=engine.begun(cut),
+    )
     if resume is not None and not _continues(resume, empty):
         raise InvalidInput(Fault(resume.where, "was begun with another model, other texts or windows; remove it"))
     found = _Run(engine, cut, empty).collect(_grouped(shapes, memory, resume), resume, save, progress)
@@ -92,17 +111,6 @@ def _with(state: Gram, now: Mapping[str, Sequence[MatrixGram]], windows: int) ->
     """The statistics with the entries of a group, counted in `windows` windows."""
     more = {name: Entry.of(parts, windows) for name, parts in now.items()}
     return replace(state, entries={**state.entries, **more}, source=InMemory(now, state.source))
-
-
-def interleaved(cut: Sequence[Int32[np.ndarray, "windows context"]]) -> Int32[np.ndarray, "windows context"]:
-    """The windows of all texts, those of each spread evenly over the whole, so that every part has all kinds.
-
-    >>> interleaved([np.zeros((2, 1), np.int32), np.ones((4, 1), np.int32)]).ravel().tolist()
-    [1, 0, 1, 1, 0, 1]
-    """
-    places = np.concatenate([(np.arange(len(each)) + 0.5) / len(each) for each in cut])
-    found: Int32[np.ndarray, "windows context"] = np.concatenate(cut)[np.argsort(places, kind="stable")]
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,27 +241,50 @@ class _Run:
 
 def _scaled(product: Product, typical: float) -> Product:
     """The product with inputs at unit length, but for the first and for massive ones; inputs of 0 stay 0."""
-    lengths = np.sqrt(np.square(product.inputs, dtype=np.float64).sum(axis=-1, keepdims=True))
-    wanted = np.maximum(1, lengths / (MASSIVE * typical)) if typical > 0 else np.ones_like(lengths)
     # Tokens are the last axis but one, with experts the second.
-    first = wanted[:, :, :1] if product.experts is None else wanted[:, :1]
-    tokens = wanted.shape[2] if product.experts is None else wanted.shape[1]
-    np.maximum(first, np.sqrt(FIRST_SHARE * tokens), out=first)
-    scale = np.divide(wanted, lengths, out=np.zeros_like(wanted), where=lengths > 0)
-    return replace(product, inputs=(product.inputs * scale).astype(np.float32))
+    inputs = product.inputs if product.experts is None else np.moveaxis(product.inputs, 1, -2)
+    scaled = (inputs * input_scales(inputs, typical)).astype(np.float32)
+    return replace(product, inputs=scaled if product.experts is None else np.moveaxis(scaled, -2, 1))
+
+
+def input_scales(
+    inputs: Float32[np.ndarray, "*batch tokens columns"], typical: float
+) -> Float64[np.ndarray, "*batch tokens 1"]:
+    """What the inputs of a window are multiplied by: to unit length, but for the first and for massive ones.
+
+    0 for inputs of 0; `typical` is their usual length.
+    """
+    lengths = np.sqrt(np.square(inputs, dtype=np.float64).sum(axis=-1, keepdims=True))
+    wanted = np.maximum(1, lengths / (MASSIVE * typical)) if typical > 0 else np.ones_like(lengths)
+    first = wanted[..., :1, :]
+    np.maximum(first, np.sqrt(FIRST_SHARE * wanted.shape[-2]), out=first)
+    scales: Float64[np.ndarray, "*batch tokens 1"] = np.divide(
+        wanted, lengths, out=np.zeros_like(wanted), where=lengths > 0
+    )
+    return scales
 
 
 def _sample(rows: Float32[np.ndarray, "rows length"], count: int) -> Float32[np.ndarray, "rows length"]:
-    """About `count` rows whose mean product x xᵀ estimates that of all of them.
+    """About `count` rows whose mean product x xᵀ estimates that of all of them."""
+    places, scales = sample_places(rows, count)
+    sample: Float32[np.ndarray, "rows length"] = rows[places] * scales
+    return sample
+
+
+def sample_places(
+    rows: Float32[np.ndarray, "rows length"], count: int
+) -> tuple[Int64[np.ndarray, " sample"], Float32[np.ndarray, "sample 1"]]:
+    """The places of about `count` rows whose mean product x xᵀ estimates that of all, and what they are scaled by.
 
     Those longer than 1 are too rare to be met by chance and too long to be left out: `count` of them are kept, scaled
     to the share that the others have in the sample.
     """
+    places = np.arange(len(rows))
     if len(rows) <= count:
-        return rows
+        return places, np.ones((len(rows), 1), np.float32)
     longer = np.square(rows, dtype=np.float64).sum(axis=1) > 1 + _ROUNDING
-    usual, rare = rows[~longer], rows[longer]
-    kept = spread(usual, count)
-    scale = np.sqrt(len(kept) / max(1, len(usual)) * len(rare) / max(1, len(spread(rare, count))))
-    sample: Float32[np.ndarray, "rows length"] = np.concatenate([kept, spread(rare, count) * np.float32(scale)])
-    return sample
+    usual, rare = places[~longer], places[longer]
+    kept, few = spread(usual, count), spread(rare, count)
+    scale = np.sqrt(len(kept) / max(1, len(usual)) * len(rare) / max(1, len(few)))
+    scales = np.concatenate([np.ones(len(kept)), np.full(len(few), scale)])
+    return np.concatenate([kept, few]), scales[:, None].astype(np.float32)

@@ -13,10 +13,10 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeVar
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int32, Int64
 
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.tensors import Tensor
@@ -79,6 +79,31 @@ def unpack(packed: Float32[np.ndarray, " packed"], width: int) -> Float32[np.nda
         square[place:, place] = row
         start += row.size
     return square
+
+
+Rows = TypeVar("Rows", bound=np.ndarray)
+
+
+def spread(rows: Rows, count: int) -> Rows:
+    """At most `count` rows, evenly spread.
+
+    >>> spread(np.arange(5), 2).tolist()
+    [1, 3]
+    """
+    count = min(count, len(rows))
+    chosen: Rows = rows[((np.arange(count) + 0.5) * len(rows) / max(1, count)).astype(int)]
+    return chosen
+
+
+def interleaved(cut: Sequence[Int32[np.ndarray, "windows context"]]) -> Int32[np.ndarray, "windows context"]:
+    """The windows of all texts, those of each spread evenly over the whole, so that every part has all kinds.
+
+    >>> interleaved([np.zeros((2, 1), np.int32), np.ones((4, 1), np.int32)]).ravel().tolist()
+    [1, 0, 1, 1, 0, 1]
+    """
+    places = np.concatenate([(np.arange(len(each)) + 0.5) / len(each) for each in cut])
+    found: Int32[np.ndarray, "windows context"] = np.concatenate(cut)[np.argsort(places, kind="stable")]
+    return found
 
 
 USUAL_SQUARE: Final = 1.001
@@ -173,9 +198,10 @@ class Gram:
 
     `entries` of inputs are named by one of the tensors that have them, `shared` maps every tensor to its entry; the
     tensors in `outputs` have entries of outputs too. `texts` are the names of the calibration texts, in `windows`
-    windows of `context` tokens; `model` is the fingerprint of the model that ran. The state of an interrupted
-    collection is `unfinished`; `known_digest` is the digest that was stored. Raises InvalidInput if an entry is
-    missing.
+    windows of `context` tokens; `model` is the fingerprint of the model that ran. `sequences` are the tokens of these
+    windows, on which blocks can be rounded one after the other; None in files that have none. The state of an
+    interrupted collection is `unfinished`; `known_digest` is the digest that was stored. Raises InvalidInput if an
+    entry is missing.
     """
 
     entries: Mapping[str, Entry]
@@ -189,6 +215,7 @@ class Gram:
     outputs: frozenset[str] = frozenset()
     unfinished: bool = False
     known_digest: str = ""
+    sequences: Int32[np.ndarray, "windows context"] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
@@ -254,6 +281,8 @@ class Gram:
                 state.update(found.held_out.astype("<f4").tobytes())
         lines = [*(f"{name}={entry}\0" for name, entry in self.shared.items()), *sorted(self.outputs)]
         state.update("".join(lines).encode())
+        if self.sequences is not None:
+            state.update(self.sequences.astype("<i4").tobytes())
         return state.hexdigest()
 
 
@@ -296,8 +325,29 @@ def merge_grams(parts: Sequence[tuple[Gram, float | None]]) -> Gram:
     windows = sum(gram.windows for gram, _ in parts)
     texts = tuple(dict.fromkeys(text for gram, _ in parts for text in gram.texts))
     where = " + ".join(gram.where for gram, _ in parts)
-    source = _Merged(tuple(parts))
-    return Gram(entries, first.shared, source, texts, windows, first.context, first.model, where, first.outputs)
+    return Gram(
+        entries,
+        first.shared,
+        _Merged(tuple(parts)),
+        texts,
+        windows,
+        first.context,
+        first.model,
+        where,
+        first.outputs,
+        sequences=_joined_sequences(parts),
+    )
+
+
+def _joined_sequences(parts: Sequence[tuple[Gram, float | None]]) -> Int32[np.ndarray, "windows context"] | None:
+    """Sequences of all parts, in number as their weights say and spread over the whole; None if a part has none."""
+    known = [(gram.sequences, weight) for gram, weight in parts if gram.sequences is not None]
+    if len(known) < len(parts) or len({each.shape[1] for each, _ in known}) > 1:
+        return None
+    shares = [len(each) if weight is None else weight for each, weight in known]
+    most = min(len(each) / share for (each, _), share in zip(known, shares, strict=True))
+    counts = [max(1, int(most * share)) for share in shares]
+    return interleaved([spread(each, count) for (each, _), count in zip(known, counts, strict=True)])
 
 
 def _widths(gram: Gram) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 For each entry there are F32 tensors: `NAME.gram`, the packed upper triangles of its blocks, a row for each matrix;
 `NAME.tokens`; and `NAME.held_out`, the inputs that were held out, of one matrix after another, with `NAME.held_out_of`
-the number of them by matrix. An entry is read when it is asked for: the file of a large model does not fit in memory.
+the number of them by matrix. `sequences` has the tokens of the windows, as numbers. An entry is read when it is asked
+for: the file of a large model does not fit in memory.
 """
 
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int32, Int64
 
 from raq_client.compensation.gram import Entry, Gram, MatrixGram, column_blocks, pack, unpack
 from raq_client.files.atomic_file import atomic_file
@@ -25,6 +26,7 @@ _GRAM: Final = ".gram"
 _TOKENS: Final = ".tokens"
 _HELD_OUT: Final = ".held_out"
 _HELD_OUT_OF: Final = ".held_out_of"
+_SEQUENCES: Final = "sequences"
 _ALIGNMENT: Final = 32
 _F32: Final = 0
 _F32_BYTES: Final = 4
@@ -80,6 +82,7 @@ def read_gram(path: Path | str) -> Gram:
         frozenset(map(str, outputs)),
         unfinished=not digest,
         known_digest=str(digest or ""),
+        sequences=source.sequences(context),
     )
 
 
@@ -133,6 +136,8 @@ def _shapes(gram: Gram) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield name + _HELD_OUT_OF, (matrices,)
         if held_out:
             yield name + _HELD_OUT, (entry.length, held_out)
+    if gram.sequences is not None:
+        yield _SEQUENCES, gram.sequences.shape[::-1]
 
 
 def _data(gram: Gram) -> Iterator[bytes]:
@@ -150,6 +155,8 @@ def _data(gram: Gram) -> Iterator[bytes]:
         yield _whole(entry.tokens)
         yield _whole(entry.held_out)
         yield _whole(np.frombuffer(b"".join(held_out), "<f4"))
+    if gram.sequences is not None:
+        yield _whole(gram.sequences)
 
 
 def _whole(values: np.ndarray) -> bytes:
@@ -187,6 +194,17 @@ class _Opened:
             found[name] = Entry(length, tokens, windows, counts, widest)
         raise_faults(faults)
         return found
+
+    def sequences(self, context: int) -> Int32[np.ndarray, "windows context"] | None:
+        """The tokens of the windows; None if the file has none. Raises InvalidInput if they are no tokens."""
+        found = {tensor.name: tensor for tensor in self.file.tensors}.get(_SEQUENCES)
+        if found is None:
+            return None
+        if found.row_length != context:
+            what = f"has sequences of {found.row_length} tokens, not {context}: the file is damaged"
+            raise InvalidInput(Fault(str(self.file.path), what))
+        # Numbers of tokens are below 2²⁴, where float32 has every whole number.
+        return self._counts(_SEQUENCES).reshape(found.rows, context).astype(np.int32)
 
     def _counts(self, name: str) -> Int64[np.ndarray, " matrices"]:
         values = self.file.weights(self.file.tensor(name)).ravel()

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 from jaxtyping import Int32
 
-from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, output_entry
-from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, spread
+from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, output_entry, spread
+from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums
 from raq_client.curvature.fisher import GradientSums, network_for, passes
-from raq_client.curvature.layers import Watch
+from raq_client.curvature.layers import Array, Watch
 from raq_client.engine import Engine
 from raq_client.engine.windows import Progress
 from raq_client.models.model_file import ModelFile
@@ -123,7 +123,7 @@ class OutputSums(GradientSums):
         """The gradients that follow are of this window."""
         self._window = window
 
-    def watch_of(self, name: str, matrix: int) -> Watch:
+    def watch_of(self, name: str, matrix: int, _inputs: Array) -> Watch:
         """A watcher that adds the gradients at one product's outputs."""
 
         def watch(_inputs: np.ndarray, gradient: np.ndarray) -> None:

@@ -68,12 +68,3 @@ class Sums:
             blocks.append(upper + np.triu(upper, 1).T)
         held_out = np.concatenate([np.zeros((0, self.columns[-1].last), np.float32), *self.held_out])
         return MatrixGram(tuple(blocks), self.tokens, held_out)
-
-
-def spread(rows: Float32[np.ndarray, "rows length"], count: int) -> Float32[np.ndarray, "rows length"]:
-    """At most `count` rows, evenly spread."""
-    count = min(count, len(rows))
-    chosen: Float32[np.ndarray, "rows length"] = rows[
-        ((np.arange(count) + 0.5) * len(rows) / max(1, count)).astype(int)
-    ]
-    return chosen

@@ -22,7 +22,7 @@ from autograd import make_vjp
 from jaxtyping import Float32, Float64, Int32
 
 from raq_client.curvature.information import Fisher, joined
-from raq_client.curvature.layers import Watch
+from raq_client.curvature.layers import Array, Watch
 from raq_client.curvature.network import Network, capped, unwatched
 from raq_client.curvature.shapes import Shape, shape_of
 from raq_client.engine import Engine, scored_positions
@@ -50,9 +50,9 @@ class GradientSums:
     def begin(self, window: int) -> None:
         """The gradients that follow are of this window, by its number."""
 
-    def watch_of(self, name: str, matrix: int) -> Watch:
+    def watch_of(self, name: str, matrix: int, inputs: Array) -> Watch:
         """A watcher of one product."""
-        return unwatched(name, matrix)
+        return unwatched(name, matrix, inputs)
 
     def add_head(
         self,
@@ -94,7 +94,7 @@ class FisherSums(GradientSums):
         self._window = window
         self._levels.setdefault(window, {})
 
-    def watch_of(self, name: str, matrix: int) -> Watch:
+    def watch_of(self, name: str, matrix: int, _inputs: Array) -> Watch:
         """A watcher that adds the squared gradients of one product."""
 
         def watch(inputs: np.ndarray, gradient: np.ndarray) -> None:
@@ -212,9 +212,7 @@ def network_for(
     Unless `begun`, its logits are compared with those of `engine`. Raises InvalidInput if the architecture is not
     supported or they differ.
     """
-    windows = windows.copy()
-    if engine.begin_token is not None:
-        windows[:, 0] = engine.begin_token
+    windows = engine.begun(windows)
     network = Network(model, shape_of(model), windows.shape[1])
     if not begun:
         require_agreement(network, engine, windows[0])

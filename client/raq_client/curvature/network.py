@@ -33,8 +33,13 @@ from raq_client.curvature.shapes import Rope, Shape
 from raq_client.models.model_file import ModelFile
 from raq_solver.errors import Fault, InvalidInput
 
-WatchOf = Callable[[str, int], Watch]
-"""Returns the watcher for a matrix, given the tensor's name and the matrix number (0 except for experts)."""
+WatchOf = Callable[[str, int, Array], Watch]
+"""Returns the watcher for a product, given the tensor's name, the matrix number (0 except for experts) and the inputs
+[tokens, columns], which are in autograd's boxes where gradients are wanted."""
+
+
+RowsOf = Callable[[Int32[np.ndarray, " distinct"]], Float32[np.ndarray, "distinct width"]]
+"""Returns the rows of the embedding for these tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +85,19 @@ class Network:
         """The name of the tensor used as output head."""
         return "output.weight" if "output.weight" in self._tensors else "token_embd.weight"
 
-    def embed(self, tokens: Int32[np.ndarray, " tokens"]) -> Float32[np.ndarray, "tokens width"]:
-        """The residual stream before the first block."""
-        tensor = self._tensors["token_embd.weight"]
+    def embed(
+        self, tokens: Int32[np.ndarray, " tokens"], rows_of: RowsOf | None = None
+    ) -> Float32[np.ndarray, "tokens width"]:
+        """The residual stream before the first block; with `rows_of`, for other rows of the embedding."""
         distinct, places = np.unique(tokens, return_inverse=True)
-        rows = np.concatenate([self._model.weights(tensor, int(token), int(token) + 1) for token in distinct])
-        _require_finite(tensor.name, rows)
+        rows = (rows_of or self._embedding)(distinct)
         return rows[places] * np.float32(self.shape.embedding_scale)
+
+    def _embedding(self, tokens: Int32[np.ndarray, " distinct"]) -> Float32[np.ndarray, "distinct width"]:
+        tensor = self._tensors["token_embd.weight"]
+        rows = np.concatenate([self._model.weights(tensor, token, token + 1) for token in tokens.tolist()])
+        _require_finite(tensor.name, rows)
+        return rows
 
     def block_weights(self, block: int) -> BlockWeights:
         """Read the weights of one block."""
@@ -114,6 +125,10 @@ class Network:
     def final(self, stream: Array, gain: Float32[np.ndarray, " width"]) -> Array:
         """The input of the output head."""
         return rms_norm(stream, gain, self.shape.epsilon)
+
+    def head_inputs(self, stream: Array) -> Array:
+        """The input of the output head, for the stream after the last block."""
+        return self.final(stream, self._need("output_norm.weight").ravel())
 
     def logits(
         self, tokens: Int32[np.ndarray, " tokens"], positions: slice
@@ -145,7 +160,7 @@ class Network:
 
     def _multiply(self, x: Array, weights: BlockWeights, role: str, watch_of: WatchOf) -> Array:
         matrix, bias = weights.need(f"{role}.weight"), weights.get(f"{role}.bias")
-        y = product(x, matrix, watch_of(weights.name(f"{role}.weight"), 0))
+        y = product(x, matrix, watch_of(weights.name(f"{role}.weight"), 0, x))
         return y if bias is None else y + bias
 
     def _attention(self, x: Array, weights: BlockWeights, watch_of: WatchOf) -> Array:
@@ -234,7 +249,7 @@ class Network:
     def _expert(self, x: Array, expert: int, weights: BlockWeights, watch_of: WatchOf) -> Array:
         def multiply(inputs: Array, role: str) -> Array:
             name = f"{role}.weight"
-            return product(inputs, weights.need(name)[expert], watch_of(weights.name(name), expert))
+            return product(inputs, weights.need(name)[expert], watch_of(weights.name(name), expert, inputs))
 
         return self._gated(x, multiply, weights, "_exps")
 
@@ -261,7 +276,7 @@ def _require_finite(name: str, values: np.ndarray) -> None:
         raise InvalidInput(Fault(name, "has weights that are NaN or infinite"))
 
 
-def unwatched(_name: str, _matrix: int) -> Watch:
+def unwatched(_name: str, _matrix: int, _inputs: Array) -> Watch:
     """A watcher that does nothing."""
     return lambda _inputs, _gradient: None
 

@@ -70,7 +70,7 @@ class Engine:
 
         Raises InvalidInput if libllama fails to evaluate.
         """
-        return self._session.run(self._begun(windows))
+        return self._session.run(self.begun(windows))
 
     def observe_products(
         self,
@@ -87,7 +87,7 @@ class Engine:
         watcher = watch_products(self._model.library, wanted, least_tokens, visit)
         everywhere = slice(0, self.context)
         with closing(Session(self._model, self.context, everywhere, self.threads, watcher, most_windows=1)) as session:
-            for done, _ in enumerate(session.run(self._begun(windows)), start=1):
+            for done, _ in enumerate(session.run(self.begun(windows)), start=1):
                 yield done
 
     def generator(self, length: int) -> Generator:
@@ -104,7 +104,8 @@ class Engine:
             self._weights = find_weights(self._model, self.threads)
         return self._weights
 
-    def _begun(self, windows: Int32[np.ndarray, "windows context"]) -> Int32[np.ndarray, "windows context"]:
+    def begun(self, windows: Int32[np.ndarray, "windows context"]) -> Int32[np.ndarray, "windows context"]:
+        """The windows with the token that begins a text, where the model has one."""
         assert windows.shape[1] == self.context, "windows have the length the engine was loaded for"
         begun = windows.astype(np.int32)
         if self.begin_token is not None:

@@ -52,7 +52,7 @@ class ModelInputs:
     error feedback; `rows` rows are measured of each matrix (None: all). `measurements` is the folder in which they are
     kept where they are `cached`; None: in the user's cache folder. With `by_range` a model on a server or a hub is read
     by range requests, as far as it is needed. `text_weights` say, each as `TEXT:WEIGHT`, how much the losses on each
-    text of the calibration count.
+    text of the calibration count. `sequential` is how files are written: block after block.
     """
 
     path: Path | None = None
@@ -68,6 +68,7 @@ class ModelInputs:
     measurements: Path | None = None
     by_range: bool = False
     text_weights: tuple[str, ...] = ()
+    sequential: bool = False
 
     @cached_property
     def model(self) -> ModelFile:
@@ -102,8 +103,16 @@ class ModelInputs:
 
     @cached_property
     def rounding(self) -> Rounding:
-        """How the model's weights are rounded. Raises InvalidInput as `importance` and `compensation` do."""
-        return Rounding(self.importance, self.compensation, self.effort, self.threads, self.device)
+        """How the model's weights are rounded.
+
+        Raises InvalidInput as `importance`, `compensation` and `check_sequential` do.
+        """
+        compensation = self.compensation
+        if self.sequential:
+            from raq_client.quantizing.sequential import check_sequential
+
+            check_sequential(self.model, None if compensation is None else compensation.gram)
+        return Rounding(self.importance, compensation, self.effort, self.threads, self.device, self.sequential)
 
     def trial_setup(
         self,

@@ -27,7 +27,7 @@ from raq_client.models.table import FINGERPRINT, NUMBERS, OVERHEAD, numbers_text
 from raq_client.models.type_choice import TypeChoice
 from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.fisher_rows import FisherRows
-from raq_client.quantizing.quantize import refusals_named
+from raq_client.quantizing.refusals import refusals_named
 from raq_client.quantizing.row_sample import RowSums, draw_rows, estimate_errors
 from raq_client.quantizing.tensor_errors import Store, TensorErrors
 from raq_native import _raq_native

@@ -7,8 +7,8 @@ Rules
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 
 import raq_native
 from raq_client.files.names import without_folders
@@ -28,7 +28,10 @@ from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.models.split import Split
 from raq_client.models.writer import PlannedFile, Progress, WrittenModel, planned_files, write_model
 from raq_client.quantizing.ahead import rounded_ahead
+from raq_client.quantizing.measure import kernels_digest
+from raq_client.quantizing.refusals import refusals_named
 from raq_client.quantizing.rounding import MatrixRounding, ReadRows, Rounding
+from raq_client.quantizing.sequential import SEQUENCES, Make, sequentially_rounded
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.quant_types import QuantType, quant_type
@@ -43,6 +46,8 @@ Keep = Callable[
 """Called with a tensor, its new type, how it is rounded, and its blocks, which are made when they are read; returns
 blocks with the same bytes."""
 
+_SEQUENTIAL: Final = "sequential 1"
+"""Changed whenever the same inputs give other blocks: an interrupted pass then begins again."""
 STALE: Final = ("quantize.imatrix.", "raq.")
 """Beginnings of metadata keys that tell how a file was quantized; a file made from it has its own."""
 _PLAIN: Final = ("F32", "F16", "BF16")
@@ -81,6 +86,8 @@ class Quantization:
         keys = quantization_metadata(self.types, self.rounding.importance) | dict(self.metadata)
         if self.rounding.compensation is not None:
             keys["raq.gram.sha256"] = self.rounding.compensation.gram.digest()
+        if self.rounding.sequential:
+            keys["raq.sequential.windows"] = SEQUENCES
         return keys
 
     @cached_property
@@ -100,11 +107,13 @@ def quantize_model(
     keep: Keep | None = None,
     force: bool = False,
     progress: Progress = lambda _name, _size: None,
+    passed: Callable[[int, int], None] | None = None,
 ) -> WrittenModel:
     """Write a quantized model; its files appear complete or not at all.
 
-    `keep` may return a tensor's blocks from an earlier build (`tensor_store`). Raises InvalidInput with every tensor
-    that can't have its type, and as `write_model` does.
+    `keep` may return a tensor's blocks from an earlier build (`tensor_store`). `passed` is called with what is done of
+    sequential rounding, which comes before anything is written. Raises InvalidInput with every tensor that can't have
+    its type, as `write_model` does, and if blocks can't be rounded one after the other but shall be.
     """
     model, rounding = wanted.model, wanted.rounding
     types = wanted.types_by_name
@@ -115,8 +124,15 @@ def quantize_model(
         made = blocks_of(model, tensor, chosen, rounding)
         return made if keep is None or chosen == tensor.source_type else keep(tensor, chosen, rounding, made)
 
-    # What is kept may not have to be made at all.
-    made_by = rounded_ahead(wanted.types, rounding, partial(blocks_of, model)) if keep is None else nullcontext(kept)
+    made_by: AbstractContextManager[Make]
+    if rounding.sequential:
+        assert keep is None, "tensors that were kept were rounded apart from others"
+        make = partial(blocks_of, model, rounding=rounding)
+        made_by = sequentially_rounded(model, wanted.types, rounding, make, _unfinished(wanted), passed)
+    elif keep is None:
+        made_by = rounded_ahead(wanted.types, rounding, partial(blocks_of, model))
+    else:  # what is kept may not have to be made at all
+        made_by = nullcontext(kept)
     with made_by as blocks:
         written = write_model(
             wanted.output,
@@ -131,6 +147,18 @@ def quantize_model(
         )
     rounding.device.release()
     return written
+
+
+def _unfinished(wanted: Quantization) -> Path:
+    """The folder for rounded tensors of an unfinished sequential pass; another for everything they depend on."""
+    rounding, model = wanted.rounding, wanted.model
+    state = hashlib.sha256(f"{_SEQUENTIAL} {model.fingerprint()} {kernels_digest()} {rounding.effort}".encode())
+    if rounding.importance is not None:
+        state.update(f"{rounding.importance.digest()} {rounding.importance.fisher_digest()}".encode())
+    first = wanted.files[0]
+    for file in wanted.files:  # headers have the types, and the digest of the Gram statistics
+        state.update(file.header)
+    return first.path.with_name(f"{first.path.name}.rounded") / state.hexdigest()[:32]
 
 
 def resolved_types(model: ModelFile, allocation: Allocation, importance: Importance | None) -> dict[Tensor, QuantType]:
@@ -181,20 +209,6 @@ def quantization_metadata(chosen: Mapping[Tensor, QuantType], importance: Import
             keys["raq.fisher.sha256"] = importance.fisher_digest()
     lines = "".join(f"{tensor.name}={wanted.name}\n" for tensor, wanted in chosen.items())
     return keys | {"raq.version": version("raq"), "raq.allocation.sha256": hashlib.sha256(lines.encode()).hexdigest()}
-
-
-@contextmanager
-def refusals_named(tensor: Tensor, weights: Float32[np.ndarray, "rows length"], rows: Sequence[int]) -> Iterator[None]:
-    """Turn a ValueError of the kernels for these rows into a fault with the tensor's name and the position."""
-    try:
-        yield
-    except ValueError as error:
-        bad = np.argwhere(~np.isfinite(weights))
-        if not bad.size:
-            raise InvalidInput(Fault(tensor.name, f"can't be quantized: {error}")) from error
-        row, column = bad[0].tolist()
-        what = f"weight {column} of row {rows[row]} is {weights[row, column]}; get the model file again, it is damaged"
-        raise InvalidInput(Fault(tensor.name, what)) from error
 
 
 def blocks_of(

@@ -70,7 +70,9 @@ class Rounding:
     """The statistics and settings for rounding a model's tensors.
 
     `threads` 0 means one per core. On a CUDA `device` they only choose codes again after error feedback; whether
-    feedback helps is tested on the CPU, since few rows are not worth sending their factor.
+    feedback helps is tested on the CPU, since few rows are not worth sending their factor. With `sequential` a file's
+    blocks are rounded one after the other (`quantizing.sequential`); profiles and trials in memory round each tensor by
+    itself.
     """
 
     importance: Importance | None = None
@@ -78,11 +80,12 @@ class Rounding:
     effort: Effort = "fast"
     threads: int = 0
     device: Device = CPU
+    sequential: bool = False
 
     @property
     def plain(self) -> "Rounding":
         """The same without error feedback, as llama-quantize rounds."""
-        return replace(self, compensation=None)
+        return replace(self, compensation=None, sequential=False)
 
     def columns(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
         """Weights of the columns of each matrix in plain rounding; None if all count equally."""

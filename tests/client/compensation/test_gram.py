@@ -197,3 +197,34 @@ def test_merging_refuses_other_models_and_weights_that_are_none() -> None:
         merge_grams([(_gram(), 0.0), (_gram(), 1.0)])
     with pytest.raises(InvalidInput, match="other outputs"):
         merge_grams([(_gram(), None), (replace(_gram(), outputs=frozenset()), None)])
+
+
+def _sequences(windows: int, first: int) -> np.ndarray:
+    return np.arange(first, first + 64 * windows, dtype=np.int32).reshape(windows, 64)
+
+
+def test_tokens_of_the_windows_are_kept_and_count_in_the_digest(tmp_path: Path) -> None:
+    gram = replace(_gram(), sequences=_sequences(10, 200_000))
+    write_gram(gram, tmp_path / "a.gram")
+    found = read_gram(tmp_path / "a.gram")
+    np.testing.assert_array_equal(found.sequences, gram.sequences)
+    assert gram.digest() == found.digest() != _gram().digest()
+    with pytest.raises(InvalidInput, match="no numbers of tokens"):
+        read_gram(
+            _damage(tmp_path / "a.gram", lambda data: data.replace(struct.pack("<f", 200_001), struct.pack("<f", -1)))
+        )
+    write_gram(replace(gram, context=32), tmp_path / "b.gram")
+    with pytest.raises(InvalidInput, match="sequences of 64 tokens, not 32"):
+        read_gram(tmp_path / "b.gram")
+
+
+def test_merged_sequences_are_spread_and_as_many_as_their_weights_say() -> None:
+    one, other = (replace(_gram(), sequences=_sequences(8, first)) for first in (0, 10_000))
+    together = merge_grams([(one, None), (other, None)]).sequences
+    assert together is not None
+    assert [row[0] >= 10_000 for row in together] == [False, True] * 8
+    weighted = merge_grams([(one, 1.0), (other, 3.0)]).sequences
+    assert weighted is not None
+    assert [row[0] >= 10_000 for row in weighted].count(True) == 8
+    assert len(weighted) == 10  # 8 and 8/3
+    assert merge_grams([(one, None), (_gram(), None)]).sequences is None

@@ -55,7 +55,7 @@ class _Recorded(FisherSums):
         super().__init__(model, CONTEXT)
         self.gradients: list[np.ndarray] = []
 
-    def watch_of(self, name: str, matrix: int) -> Watch:
+    def watch_of(self, name: str, matrix: int, _inputs: np.ndarray) -> Watch:
         def watch(_inputs: np.ndarray, gradient: np.ndarray) -> None:
             if name == NAME:
                 self.gradients.append(np.array(gradient))

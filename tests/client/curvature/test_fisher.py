@@ -249,7 +249,7 @@ def test_costs_are_the_product_of_rows_and_columns() -> None:
 
 def test_gradients_that_are_no_numbers_name_the_tensor(tmp_path: Path) -> None:
     sums = FisherSums(_small(CASES["llama"], tmp_path), 2)
-    watch = sums.watch_of("blk.0.attn_q.weight", 0)
+    watch = sums.watch_of("blk.0.attn_q.weight", 0, np.zeros((1, 1), np.float32))
     with pytest.raises(InvalidInput, match=r"blk.0.attn_q.weight: its gradient is not finite"):
         watch(np.ones((2, 64), np.float32), np.full((2, 64), np.nan, np.float32))
 

@@ -1,0 +1,279 @@
+"""Sequential rounding: block after block, each for the inputs that it gets once the blocks before it are rounded.
+
+Two streams pass through the model: that of its own weights, and that of the rounded ones. Before a block is rounded
+both pass through its own weights, which shows how its inputs have drifted (`compensation.drift`); its weights are
+corrected for that, rounded with error feedback by the drifted inputs, and the second stream passes through the result.
+
+Rules
+- The second stream begins with the rounded embedding, so that the blocks take back its errors too. An output head of
+  its own comes last.
+- Experts are rounded by the Gram statistics as they are: which tokens reach them differs between the streams.
+- Rounded tensors are kept in files until all are written; an interrupted pass goes on with the first block that is not
+  complete.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+
+import raq_native
+from raq_client.compensation.collect import input_scales, sample_places
+from raq_client.compensation.drift import Drift, DriftSums, Inputs
+from raq_client.compensation.gram import Gram, column_blocks, spread
+from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, check_library
+from raq_client.curvature.layers import Array, Watch
+from raq_client.curvature.network import BlockWeights, Network, unwatched
+from raq_client.curvature.shapes import shape_of
+from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks
+from raq_client.quantizing.refusals import refusals_named
+from raq_client.quantizing.rounding import Rounding, sampled_rows
+from raq_client.quantizing.spool import Spool
+from raq_solver.errors import Fault, InvalidInput
+from raq_solver.quant_types import QuantType
+from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING, block_of
+from raq_solver.tensors import Tensor
+
+SEQUENCES: Final = 64
+"""Windows that pass through the model."""
+IN_TURN: Final = "rounding blocks in turn"
+"""The stage of the work, for progress."""
+
+Stream = Float32[np.ndarray, "tokens width"]
+Blocks = UInt8[np.ndarray, "rows size"]
+Make = Callable[[Tensor, QuantType], Iterator[Blocks]]
+"""Rounds a tensor apart from others, a chunk at a time."""
+
+
+def check_sequential(model: ModelFile, gram: Gram | None) -> None:
+    """Raise InvalidInput with the reason if the blocks of a model can't be rounded one after the other."""
+    if gram is None:
+        raise InvalidInput(Fault("--sequential", "needs Gram statistics: give --gram FILE, or gram in raq.toml"))
+    if gram.sequences is None or not gram.outputs:
+        lost = "the tokens of its windows" if gram.sequences is None else "statistics of outputs"
+        what = f"has not {lost}, which --sequential needs: collect it again (raq-client imatrix collect --gram)"
+        raise InvalidInput(Fault(gram.where, what))
+    if len(gram.sequences) < HELD_OUT_EVERY:
+        what = f"has {len(gram.sequences)} windows, --sequential needs {HELD_OUT_EVERY}; collect it from longer texts"
+        raise InvalidInput(Fault(gram.where, what))
+    embedding = next((tensor for tensor in model.tensors if tensor.name == TOKEN_EMBEDDING), None)
+    shape_of(model)
+    if embedding is None or int(gram.sequences.max()) >= embedding.rows:
+        raise InvalidInput(Fault(gram.where, f"has tokens that {model.path} does not have: the file is damaged"))
+    check_library()
+
+
+@contextmanager
+def sequentially_rounded(
+    model: ModelFile,
+    types: Mapping[Tensor, QuantType],
+    rounding: Rounding,
+    make: Make,
+    folder: Path,
+    passed: Callable[[int, int], None] | None = None,
+) -> Iterator[Make]:
+    """A function for the blocks of each tensor, after all blocks of the model were rounded one after the other.
+
+    What is kept until then lies in `folder`, which is removed when everything is written. `passed` is called with the
+    number of blocks that are done, and that of all. Raises InvalidInput as `check_sequential`, and if a
+    weight is not finite or the disk is full.
+    """
+    compensation = rounding.compensation
+    gram = None if compensation is None else compensation.gram
+    check_sequential(model, gram)
+    assert gram is not None
+    assert gram.sequences is not None
+    changed = {tensor: wanted for tensor, wanted in types.items() if wanted != tensor.source_type}
+    spool = Spool(folder)
+    network = Network(model, shape_of(model), gram.context)
+    _Pass(network, model, changed, rounding, gram, make, spool, passed).run(spread(gram.sequences, SEQUENCES))
+    yield lambda tensor, wanted: spool.read(tensor, wanted) if tensor in spool else make(tensor, wanted)
+    spool.remove()
+
+
+class _SeenError(Exception):
+    """Ends a pass whose wanted inputs have been seen."""
+
+
+class _Order:
+    """The entries of a block in the order in which their products are computed."""
+
+    def __init__(self, entries: Mapping[str, str]) -> None:
+        self._entries = entries
+        self.found: dict[str, None] = {}
+
+    def watch_of(self, name: str, matrix: int, inputs: Array) -> Watch:
+        if name in self._entries:
+            self.found.setdefault(self._entries[name])
+        return unwatched(name, matrix, inputs)
+
+
+@dataclass(eq=False)
+class _Pass:
+    """The passes of both streams through a model whose tensors of `types` are rounded."""
+
+    network: Network
+    model: ModelFile
+    types: Mapping[Tensor, QuantType]
+    rounding: Rounding
+    gram: Gram
+    make: Make
+    spool: Spool
+    passed: Callable[[int, int], None] | None
+    true: list[Stream] = field(default_factory=list)
+    drifted: list[Stream] = field(default_factory=list)
+
+    def run(self, windows: Int32[np.ndarray, "windows context"]) -> None:
+        """Round the embedding, block after block, and the head."""
+        self.true = [self.network.embed(window) for window in windows]
+        self.drifted = self._embedded(windows)
+        for block in range(self.network.shape.blocks):
+            self._round_block(block)
+        self._round_head()
+
+    def _embedded(self, windows: Int32[np.ndarray, "windows context"]) -> list[Stream]:
+        """The second stream before the first block."""
+        found = self._of_name(TOKEN_EMBEDDING)
+        if found is None:
+            return list(self.true)
+        tensor, wanted = found
+        if tensor not in self.spool:
+            self.spool.keep(tensor, self.make(tensor, wanted))
+        stored = self.spool.mapped(tensor, wanted)
+
+        def rows_of(tokens: Int32[np.ndarray, " distinct"]) -> Float32[np.ndarray, "distinct width"]:
+            return raq_native.dequantize(wanted.name, np.ascontiguousarray(stored[tokens]), tensor.row_length)
+
+        return [self.network.embed(window, rows_of) for window in windows]
+
+    def _of_name(self, name: str) -> tuple[Tensor, QuantType] | None:
+        return next(((tensor, wanted) for tensor, wanted in self.types.items() if tensor.name == name), None)
+
+    def _round_block(self, block: int) -> None:
+        """Round the tensors of the next block, and pass both streams through it."""
+        weights = self.network.block_weights(block)
+        rounded = BlockWeights(block, dict(weights.values))
+        stages = self._stages(weights, [tensor for tensor in self.types if block_of(tensor.name) == block])
+        for entry, tensors in stages:
+            missing = [tensor for tensor in tensors if tensor not in self.spool]
+            drift = None if entry is None or not missing else self._drift(tensors, weights, rounded)
+            self._round(missing, drift)
+            rounded = self._with(rounded, tensors)
+        for window, (true, drifted) in enumerate(zip(self.true, self.drifted, strict=True)):
+            self.true[window] = self.network.block(true, weights, unwatched)
+            self.drifted[window] = self.network.block(drifted, rounded, unwatched)
+        if self.passed is not None:
+            self.passed(block + 1, self.network.shape.blocks)
+
+    def _stages(self, weights: BlockWeights, tensors: Sequence[Tensor]) -> Iterator[tuple[str | None, list[Tensor]]]:
+        """The tensors of a block by entry, in the order of their products; first those without drift, under None."""
+        entries = {tensor.name: self.gram.shared[tensor.name] for tensor in tensors if _has_drift(tensor, self.gram)}
+        yield None, [tensor for tensor in tensors if tensor.name not in entries]
+        order = _Order(entries)
+        self.network.block(self.true[0], weights, order.watch_of)
+        for entry in order.found:
+            yield entry, [tensor for tensor in tensors if entries.get(tensor.name) == entry]
+
+    def _drift(self, tensors: Sequence[Tensor], own: BlockWeights, rounded: BlockWeights) -> Drift:
+        """How the inputs of these tensors differ, with the tensors before them in the block rounded."""
+        names = {tensor.name for tensor in tensors}
+        counting = _Counting(tensors[0].row_length, len(self.true))
+        for window, (true, drifted) in enumerate(zip(self.true, self.drifted, strict=True)):
+            counting.add(window, self._inputs(names, true, own), self._inputs(names, drifted, rounded))
+        return counting.found()
+
+    def _inputs(self, names: AbstractSet[str], stream: Stream, weights: BlockWeights) -> Inputs:
+        """The inputs that tensors of a block share, for the stream before it."""
+        found: list[Inputs] = []
+
+        def watch_of(name: str, matrix: int, inputs: Array) -> Watch:
+            if name in names:
+                found.append(np.ascontiguousarray(inputs, np.float32))
+                raise _SeenError
+            return unwatched(name, matrix, inputs)
+
+        with suppress(_SeenError):
+            self.network.block(stream, weights, watch_of)
+        return found[0]
+
+    def _round(self, tensors: Sequence[Tensor], drift: Drift | None) -> None:
+        """Round tensors of one block with the same inputs, several at once."""
+        threads = self.rounding.threads or os.cpu_count() or 1
+        at_once = max(1, min(len(tensors), threads))
+        share = replace(self.rounding, threads=max(1, threads // at_once))
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(lambda tensor: self.spool.keep(tensor, self._rounded(tensor, share, drift)), tensors))
+
+    def _with(self, weights: BlockWeights, tensors: Sequence[Tensor]) -> BlockWeights:
+        """A block's weights with those of rounded tensors."""
+        values = dict(weights.values)
+        for tensor in tensors:
+            role, wanted = tensor.name.removeprefix(f"blk.{weights.block}."), self.types[tensor]
+            stored = np.concatenate(list(self.spool.read(tensor, wanted)))
+            restored = raq_native.dequantize(wanted.name, stored, tensor.row_length)
+            values[role] = restored.reshape(weights.values[role].shape)
+        return BlockWeights(weights.block, values)
+
+    def _rounded(self, tensor: Tensor, by: Rounding, drift: Drift | None) -> Iterator[Blocks]:
+        if drift is None:
+            yield from self.make(tensor, self.types[tensor])
+            return
+        rows = tensor.rows // tensor.matrices
+        places = sampled_rows(rows)
+        some = np.concatenate([self.model.weights(tensor, row, row + 1) for row in places.tolist()])
+        share = drift.share(some)
+        tested = drift.corrected(some, share)
+        with refusals_named(tensor, some, places.tolist()):
+            how = by.of_matrix(tensor, 0, self.types[tensor], lambda _places: tested)
+        whole = by.needs_all_rows(tensor)
+        for _, first, last in row_chunks(tensor, tensor.weights if whole else CHUNK_WEIGHTS):
+            weights = np.ascontiguousarray(self.model.weights(tensor, first, last))
+            with refusals_named(tensor, weights, range(first, last)):
+                yield how.blocks(drift.corrected(weights, share))
+
+    def _round_head(self) -> None:
+        """Round an output head of its own for the inputs that it gets from the second stream."""
+        found = self._of_name(OUTPUT)
+        if found is None or found[0] in self.spool or not _has_drift(found[0], self.gram):
+            return
+        counting = _Counting(found[0].row_length, len(self.true))
+        for window, streams in enumerate(zip(self.true, self.drifted, strict=True)):
+            counting.add(window, *map(self.network.head_inputs, streams))
+        self._round([found[0]], counting.found())
+
+
+def _has_drift(tensor: Tensor, gram: Gram) -> bool:
+    """Whether the drift of a tensor's inputs is counted: it is one matrix, and feedback knows its inputs."""
+    return tensor.matrices == 1 and tensor.name in gram.shared
+
+
+class _Counting:
+    """The drift of one entry's inputs, summed window by window."""
+
+    def __init__(self, length: int, windows: int) -> None:
+        self._sums = DriftSums.empty(column_blocks(length))
+        self._typical: float | None = None
+        self._kept = -(-HELD_OUT_INPUTS // len(range(HELD_OUT_EVERY - 1, windows, HELD_OUT_EVERY)))
+
+    def add(self, window: int, own: Inputs, other: Inputs) -> None:
+        """Count the inputs of a window in both streams, or hold some of them out."""
+        if self._typical is None:
+            self._typical = float(np.median(np.linalg.norm(own, axis=1)))
+        scales = input_scales(own, self._typical)
+        pair = [(each * scales).astype(np.float32) for each in (own, other)]
+        if window % HELD_OUT_EVERY == HELD_OUT_EVERY - 1:
+            places, shares = sample_places(pair[0], self._kept)
+            self._sums.hold_out(*(each[places] * shares for each in pair))
+        else:
+            self._sums.add(*pair)
+
+    def found(self) -> Drift:
+        """The drift so far."""
+        return self._sums.found()
