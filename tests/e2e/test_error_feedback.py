@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 
@@ -11,6 +10,7 @@ from raq_client.files.manifest import file_digest
 from raq_client.files.profile_file import load_profile
 from support.commands import client
 from support.engine_models import rewrite
+from support.gguf_files import Reader
 
 TYPES = ("--types", "Q3_K,Q4_K")
 """The same in all tests: errors with feedback are measured once, and come from the cache then."""
@@ -60,9 +60,9 @@ def test_run_writes_a_nearer_file_of_the_same_size(
     assert 0 < error < 0.2
     assert ratio < 0.9
     assert f"error feedback: {ratio:.3f} ± {error:.3f}" in fed.err
-    keys = gguf.GGUFReader(tmp_path / "fed.gguf").fields
+    keys = Reader(tmp_path / "fed.gguf").fields
     assert "raq.gram.sha256" in keys
-    assert "raq.gram.sha256" not in gguf.GGUFReader(tmp_path / "plain.gguf").fields
+    assert "raq.gram.sha256" not in Reader(tmp_path / "plain.gguf").fields
 
 
 def test_steps_alone_write_the_same_bytes(gram: Path, model_path: Path, imatrix_path: Path, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_steps_alone_write_the_same_bytes(gram: Path, model_path: Path, imatrix_
     assert client("profile", model_path, *using, *TYPES, "-o", profile).code == 0
     plan.write_text(client("solve", "-b", "4.2", "-p", profile, "--json").out, encoding="utf-8")
     assert client("quantize", model_path, "-a", plan, *using, "-o", alone, "--threads", 1).code == 0
-    one, other = (gguf.GGUFReader(path) for path in (together, alone))
+    one, other = (Reader(path) for path in (together, alone))
     for tensor, same in zip(one.tensors, other.tensors, strict=True):
         assert tensor.data.tobytes() == same.data.tobytes(), tensor.name
 

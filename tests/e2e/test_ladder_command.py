@@ -4,10 +4,10 @@ import hashlib
 import json
 from pathlib import Path
 
-import gguf
 import pytest
 
 from support.commands import client
+from support.gguf_files import Reader
 
 LADDER = {
     "first.toml": 'name = "first"\n[base]\nmixture = "Q2_K"\n',
@@ -44,9 +44,9 @@ def test_a_ladder_ends_where_nothing_is_gained(
     assert "file" not in fourth
     assert "the ladder ends here" in result.err
     for step in (first, second, third):
-        written = {t.name: t.tensor_type.name for t in gguf.GGUFReader(step["file"]).tensors}
+        written = {t.name: t.tensor_type.name for t in Reader(step["file"]).tensors}
         assert written == step["allocation"]
-        assert sum(int(t.n_bytes) for t in gguf.GGUFReader(step["file"]).tensors) == step["bytes"]
+        assert sum(int(t.n_bytes) for t in Reader(step["file"]).tensors) == step["bytes"]
     assert first["bytes"] + second["spent_bytes"] - second["freed_bytes"] == second["bytes"]
     manifest = json.loads((folder / "ladder.json").read_text())
     digests = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in manifest["outputs"]}

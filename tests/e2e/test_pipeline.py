@@ -4,13 +4,13 @@ import hashlib
 import json
 from pathlib import Path
 
-import gguf
 import pytest
 
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.recipes.overrides import read_overrides, resolve
 from support.commands import client
+from support.gguf_files import Reader
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_run_does_everything(tmp_path: Path, model_path: Path, imatrix_path: Pat
     assert plan["bytes"] <= plan["capacity_bytes"] == 2_786_720
     assert file["tensor_bytes"] == plan["bytes"]
     assert out.stat().st_size == file["tensor_bytes"] + file["padding_bytes"] + file["header_bytes"]
-    written = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(out).tensors}
+    written = {tensor.name: tensor.tensor_type.name for tensor in Reader(out).tensors}
     assert written == plan["allocation"]
     assert 0 < check["overall"]["kl"]["value"] < 0.02
     assert check["overall"]["top1_agreement"]["value"] > 0.9
@@ -73,7 +73,7 @@ def test_the_steps_alone_make_the_same_file(
 
 
 def tensor_bytes(path: Path) -> dict[str, bytes]:
-    return {tensor.name: tensor.data.tobytes() for tensor in gguf.GGUFReader(path).tensors}
+    return {tensor.name: tensor.data.tobytes() for tensor in Reader(path).tensors}
 
 
 def test_llama_cpp_lines_name_every_quantizable_tensor_once(profile_path: Path, model_path: Path) -> None:

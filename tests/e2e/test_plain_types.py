@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import gguf
 import pytest
 
 from support.commands import client
-from support.gguf_files import small_model
+from support.gguf_files import Reader, small_model
 
 TABLE = "blk.0.ffn_gate_tid2eid.weight"
 
@@ -29,7 +28,7 @@ def test_profile_solve_and_quantize(model: Path, tmp_path: Path) -> None:
     lines.write_text(written.out)
     for allocation in (plan, lines):
         assert client("quantize", model, "-a", allocation, "-o", out, "--force").code == 0
-        types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(out).tensors}
+        types = {tensor.name: tensor.tensor_type.name for tensor in Reader(out).tensors}
         assert types == solved.json["allocation"]
 
 

@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-import gguf
-
 from support.commands import client
+from support.gguf_files import Reader
 
 
 def test_a_run_becomes_a_folder_whose_card_says_what_was_measured(
@@ -31,5 +30,5 @@ def test_a_run_becomes_a_folder_whose_card_says_what_was_measured(
     again = tmp_path / "again.gguf"
     plan = folder / "tiny-5bpw.plan.json"
     assert client("quantize", model_path, "-a", plan, "-i", imatrix_path, "-o", again).code == 0
-    types = [{t.name: t.tensor_type for t in gguf.GGUFReader(path).tensors} for path in (model, again)]
+    types = [{t.name: t.tensor_type for t in Reader(path).tensors} for path in (model, again)]
     assert types[0] == types[1]

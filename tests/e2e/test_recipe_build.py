@@ -5,12 +5,12 @@ import shutil
 import time
 from pathlib import Path
 
-import gguf
 import pytest
 
 from raq_client.files.manifest import file_digest
 from support.builds import project, recipe
 from support.commands import Result, client
+from support.gguf_files import Reader
 
 RECIPE = "wiki-math-4M.recipe.toml"
 
@@ -35,7 +35,7 @@ def folder(tmp_path: Path, data: Path) -> Path:
 
 
 def _types(path: Path) -> dict[str, str]:
-    return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+    return {tensor.name: tensor.tensor_type.name for tensor in Reader(path).tensors}
 
 
 def _quick(folder: Path) -> Path:

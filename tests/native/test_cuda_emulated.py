@@ -59,7 +59,9 @@ def test_any_bytes_give_the_same_floats(machine: Machine, name: str) -> None:
 
 
 @pytest.mark.parametrize("eagerness", [0.0, 0.5, 0.95])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.exhaustive), pytest.param(2, marks=pytest.mark.exhaustive)]
+)
 def test_the_order_in_which_devices_get_on_does_not_matter(machine: Machine, seed: int, eagerness: float) -> None:
     weights, importance = ordinary(11 * 64 + 17, seed=seed)
     machine.reset(Device(memory=ONE_CHUNK), seed=seed, eagerness=eagerness)
@@ -120,7 +122,10 @@ def test_what_is_kept_serves_the_next_call(machine: Machine) -> None:
     assert after.calls - before.calls < 3 * 8 + 6  # copies, kernels and waits; no allocation
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "value",
+    [np.nan, pytest.param(np.inf, marks=pytest.mark.exhaustive), pytest.param(-np.inf, marks=pytest.mark.exhaustive)],
+)
 @pytest.mark.parametrize("places", [[(0, 0)], [(701, 1023)], [(311, 40), (312, 0)], [(650, 3), (80, 9)]])
 @pytest.mark.parametrize("devices", [1, 3])
 def test_the_first_weight_that_is_not_finite_is_named(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_native import (
@@ -14,6 +14,7 @@ from raq_native import (
     measure_rows,
     quantize,
 )
+from support.examples import examples
 from support.oracles.ggml import BY_NAME, row_bytes
 
 NAMES = [quant_type.name for quant_type in QUANT_TYPES]
@@ -60,7 +61,7 @@ def some_importance(seed: int, length: int = 512) -> np.ndarray | None:
 
 @pytest.mark.parametrize("name", NAMES)
 @given(kind=kinds, seed=seeds)
-@settings(max_examples=30)
+@examples(30)
 def test_bytes_depend_on_weights_and_importance_alone(name: str, kind: str, seed: int) -> None:
     weights, importance = some_weights(kind, seed), some_importance(seed)
     blocks = quantize(name, weights, importance, threads=1)
@@ -74,7 +75,7 @@ def test_bytes_depend_on_weights_and_importance_alone(name: str, kind: str, seed
 
 @pytest.mark.parametrize("name", NAMES)
 @given(seed=seeds)
-@settings(max_examples=5)
+@examples(5)
 def test_threads_change_nothing(name: str, seed: int) -> None:
     weights, importance = some_weights("tails", seed, rows=300), some_importance(seed)
     one, two = (quantize(name, weights, importance, threads=threads) for threads in (1, 2))
@@ -85,7 +86,7 @@ def test_threads_change_nothing(name: str, seed: int) -> None:
 
 
 @given(seed=seeds, kind=kinds, rows=st.integers(0, 9))
-@settings(max_examples=30)
+@examples(30)
 def test_each_row_is_measured_as_if_alone(seed: int, kind: str, rows: int) -> None:
     weights, importance = some_weights(kind, seed, rows=rows), some_importance(seed)
     sums = measure_rows(NAMES, weights, importance)

@@ -28,10 +28,11 @@ from raq_client.recipes.bases import base_recipe
 from raq_client.recipes.build_recipe import read_any_recipe
 from raq_client.sensitivity.published import read_published
 from raq_solver.errors import InvalidInput
+from support.examples import examples
 from support.gguf_files import write
 from support.paths import DATA
 
-MUTANTS: Final = 1_000
+MUTANTS: Final = examples(1_000).max_examples
 MANY_MUTANTS: Final = 15_000
 HOSTILE: Final = (
     b"[" * 3_000,

@@ -5,10 +5,11 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from raq_solver.backends import general
 from raq_solver.knapsack import Knapsack, Limits, Termination, lagrangian
+from support.examples import examples
 from support.oracles.brute_force import keeps, least_loss
 from support.strategies import knapsacks_with_side_rows
 
@@ -16,7 +17,7 @@ from support.strategies import knapsacks_with_side_rows
 ALIKE = 1e-8
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(knapsacks_with_side_rows())
 def test_equals_brute_force(knapsack: Knapsack) -> None:
     solution = general.solve(knapsack, Limits())
@@ -32,7 +33,7 @@ def test_equals_brute_force(knapsack: Knapsack) -> None:
     assert math.fsum(knapsack.losses[index, solution.picks]) == pytest.approx(best, rel=ALIKE, abs=ALIKE * scale)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(knapsacks_with_side_rows(most_rows=12, most_types=6))
 def test_the_prices_prove_a_bound(knapsack: Knapsack) -> None:
     solution = general.solve(knapsack, Limits())
@@ -44,7 +45,7 @@ def test_the_prices_prove_a_bound(knapsack: Knapsack) -> None:
     assert bound <= solution.bound * (1 + ALIKE) + 1e-9 * magnitude
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(knapsacks_with_side_rows(most_rows=12, most_types=6))
 def test_without_time_it_answers_at_once_and_claims_nothing_false(knapsack: Knapsack) -> None:
     start = time.perf_counter()

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raq_solver import (
@@ -23,6 +23,7 @@ from raq_solver import (
     verify,
 )
 from raq_solver.allocation import Allocation
+from support.examples import examples
 from support.oracles.every_allocation import feasible
 from support.strategies import problems
 
@@ -30,13 +31,13 @@ from support.strategies import problems
 ALIKE = 1e-8
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(problems(most_tensors=5))
 def test_solving_equals_trying_every_allocation(problem: Problem) -> None:
     check_against_every_allocation(problem)
 
 
-@settings(max_examples=80)
+@examples(80)
 @given(problems(most_tensors=4, side=True))
 def test_solving_with_side_constraints_equals_trying_every_allocation(problem: Problem) -> None:
     check_against_every_allocation(problem)
@@ -65,7 +66,7 @@ def test_a_larger_budget_is_never_worse(problem: Problem, more: int) -> None:
         assert larger.ledger.loss <= smaller.ledger.loss * (1 + 1e-11)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(problems(most_tensors=6))
 def test_a_frontier_is_its_points_solved_alone(problem: Problem) -> None:
     first = solve(problem)
@@ -85,7 +86,7 @@ def test_a_frontier_is_its_points_solved_alone(problem: Problem) -> None:
         types = dict(point.allocation.types)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(problems(most_tensors=5), st.floats(0.0, 2.0))
 def test_the_smallest_size_equals_trying_every_allocation(problem: Problem, factor: float) -> None:
     losses = sorted(loss for _, _, loss in feasible(problem))
@@ -101,7 +102,7 @@ def test_the_smallest_size_equals_trying_every_allocation(problem: Problem, fact
         assert found.ledger.size == found.bound_bytes == best
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(problems(most_tensors=4, most_types=3), st.data())
 def test_a_nested_ladder_equals_trying_every_pair(problem: Problem, data: st.DataObject) -> None:
     capacities = sorted(data.draw(st.lists(st.integers(5, 200), min_size=2, max_size=2, unique=True)))
@@ -130,7 +131,7 @@ def test_a_nested_ladder_equals_trying_every_pair(problem: Problem, data: st.Dat
     assert all(size(name, below) <= size(name, above) for name in row)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(problems(most_tensors=4))
 def test_an_audit_never_finds_a_worse_map_of_the_same_bytes(problem: Problem) -> None:
     for types, size, loss in list(feasible(problem))[:3]:
@@ -143,7 +144,7 @@ def test_an_audit_never_finds_a_worse_map_of_the_same_bytes(problem: Problem) ->
         assert changed == dict(found.best.allocation.types)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(problems(most_tensors=4, most_types=3))
 def test_a_tensors_alternatives_are_the_forced_optima(problem: Problem) -> None:
     everything = list(feasible(problem))
@@ -158,7 +159,7 @@ def test_a_tensors_alternatives_are_the_forced_optima(problem: Problem) -> None:
     assert all(rise >= -1e-12 * (1 + reasons.runner_up.loss) for rise in rises)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(problems(most_tensors=4, most_types=3, side=True))
 def test_dropping_a_constraint_never_costs(problem: Problem) -> None:
     assume(solve(problem).allocation is not None)
@@ -168,7 +169,7 @@ def test_dropping_a_constraint_never_costs(problem: Problem) -> None:
     assert costs.total >= max([0.0, *costs.by_source.values()]) - ALIKE * (1 + loss)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(problems(most_tensors=4, most_types=3, side=True))
 def test_a_conflict_is_minimal_and_the_nearest_capacity_is_the_least(problem: Problem) -> None:
     conflict = explain_conflict(problem)

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_solver.backends import mckp
 from raq_solver.knapsack import Knapsack, KnapsackSolution, Limits, Termination, lagrangian
+from support.examples import examples
 from support.oracles.brute_force import least_loss
 from support.oracles.dynamic import least_losses
 from support.strategies import knapsacks
@@ -25,7 +26,7 @@ def loss_of(knapsack: Knapsack, solution: KnapsackSolution) -> float:
     return math.fsum(knapsack.losses[np.arange(len(solution.picks)), solution.picks])
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(knapsacks())
 def test_equals_brute_force(knapsack: Knapsack) -> None:
     solution = mckp.solve(knapsack, Limits())
@@ -40,7 +41,7 @@ def test_equals_brute_force(knapsack: Knapsack) -> None:
         assert solution.bound == pytest.approx(best, rel=ALIKE, abs=0)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(knapsacks(most_rows=40, most_types=12))
 def test_equals_dynamic_programming(knapsack: Knapsack) -> None:
     solution = mckp.solve(knapsack, Limits())
@@ -52,7 +53,7 @@ def test_equals_dynamic_programming(knapsack: Knapsack) -> None:
         assert size_of(knapsack, solution) <= knapsack.capacity
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(knapsacks(most_rows=30, most_types=8, feasible=True), st.data())
 def test_capacities_of_one_table_do_not_touch_each_other(knapsack: Knapsack, data: st.DataObject) -> None:
     least = knapsack.least_size()
@@ -73,7 +74,7 @@ def test_the_multiplier_proves_a_bound(knapsack: Knapsack) -> None:
     assert lagrangian(knapsack, solution.multiplier) <= solution.bound + 1e-12 * magnitude
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(knapsacks(most_rows=30, most_types=8, feasible=True))
 def test_splitting_layers_changes_nothing(knapsack: Knapsack) -> None:
     whole = mckp.solve(knapsack, Limits())
@@ -85,7 +86,7 @@ def test_splitting_layers_changes_nothing(knapsack: Knapsack) -> None:
     assert size_of(knapsack, split) <= knapsack.capacity
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(knapsacks(most_rows=30, most_types=8, feasible=True))
 def test_without_time_there_is_a_solution_and_a_bound(knapsack: Knapsack) -> None:
     stopped = mckp.solve(knapsack, Limits(seconds=0.0))

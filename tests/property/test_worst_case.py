@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from raq_proto import convert
 from raq_proto.errors import UnknownProfile
@@ -26,6 +26,7 @@ from raq_solver import (
 )
 from raq_solver.make_problem import predicted_losses
 from raq_solver.questions.worst_case import Domains, WorstCase
+from support.examples import examples
 from support.instances import made
 from support.oracles.every_allocation import feasible
 from support.services import profile
@@ -35,7 +36,7 @@ ALIKE = 1e-8
 """Own bests with side constraints come from HiGHS, which works to about nine digits."""
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(domains())
 def test_equals_brute_force(question: Domains) -> None:
     found = solve_worst_case(question)
@@ -55,7 +56,7 @@ def test_equals_brute_force(question: Domains) -> None:
     assert found.bound == found.worst
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(domains(most_tensors=12, most_types=6))
 def test_verifies_and_the_certificate_proves_a_bound(question: Domains) -> None:
     found = solve_worst_case(question)
@@ -68,7 +69,7 @@ def test_verifies_and_the_certificate_proves_a_bound(question: Domains) -> None:
     assert sum(domain.weight for domain in found.domains) == pytest.approx(1)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(domains())
 def test_no_ratio_is_below_one_and_nats_count_as_they_are(question: Domains) -> None:
     found = solve_worst_case(question)
@@ -79,7 +80,7 @@ def test_no_ratio_is_below_one_and_nats_count_as_they_are(question: Domains) -> 
         assert found.worst == max(domain.ledger.loss for domain in found.domains if domain.ledger is not None)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(domains())
 def test_one_domain_alone_is_the_plain_problem(question: Domains) -> None:
     alone = replace(question, tables=question.tables[:1], measure=WorstCaseMeasure.NATS)
@@ -90,7 +91,7 @@ def test_one_domain_alone_is_the_plain_problem(question: Domains) -> None:
         assert found.worst == pytest.approx(plain.ledger.loss, rel=ALIKE, abs=1e-300)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(domains(most_tensors=12, most_types=6))
 def test_without_time_nothing_false_is_claimed(question: Domains) -> None:
     stopped, proven = solve_worst_case(question, Limits(0.0)), solve_worst_case(question)
@@ -158,7 +159,7 @@ def perturbed(tensors: int, types: int, count: int) -> Domains:
     return Domains(tuple(tables), instance.at(40).capacity)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(domains())
 def test_questions_and_answers_come_through_the_wire(question: Domains) -> None:
     back = convert.domains_from_proto(convert.domains_to_proto(question))

@@ -5,7 +5,7 @@ from typing import Final
 
 import gguf
 
-from support.engine_models import MODEL, rewrite
+from support.engine_models import rewrite, value
 
 CHATML: Final = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
@@ -135,9 +135,7 @@ SPECIAL: Final = ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_he
 
 def with_template(target: Path, template: str | None) -> Path:
     """Write the model with this template; the last tokens of its vocabulary become control tokens of chats."""
-    fields = gguf.GGUFReader(MODEL).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    kinds = fields["tokenizer.ggml.token_type"].contents()
+    tokens, kinds = value("tokenizer.ggml.tokens"), value("tokenizer.ggml.token_type")
     tokens[-len(SPECIAL) :] = SPECIAL
     kinds[-len(SPECIAL) :] = [int(gguf.TokenType.CONTROL)] * len(SPECIAL)
     metadata = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}

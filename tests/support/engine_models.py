@@ -1,8 +1,10 @@
 """Models for tests of the engine and what stands on it: the committed one, and files made from it by gguf-py."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import gguf
 import numpy as np
@@ -11,6 +13,19 @@ from support.paths import DATA
 
 MODEL = DATA / "wiki-math-4M-f16.gguf"
 TEXT = (DATA / "gsm8k.evaluation.txt").read_text()
+
+
+@cache
+def _committed() -> tuple[gguf.GGUFReader, Mapping[str, Any]]:
+    """The committed model as gguf-py reads it, with the values of its fields."""
+    reader = gguf.GGUFReader(MODEL)
+    return reader, {name: field.contents() for name, field in reader.fields.items()}
+
+
+def value(name: str) -> Any:
+    """A value of the committed model's metadata; of an array a list of its own."""
+    found = _committed()[1][name]
+    return list(found) if isinstance(found, list) else found
 
 
 def rewrite(
@@ -24,14 +39,14 @@ def rewrite(
     `change` turns each tensor into the tensors that stand for it, `metadata` replaces or adds values, `quant_type`
     quantizes every F16 matrix.
     """
-    reader = gguf.GGUFReader(MODEL)
+    reader, values = _committed()
     writer = gguf.GGUFWriter(target, "llama")
     for name, field in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture" or name in metadata:
             continue
-        _add_value(writer, name, field.contents(), field)
-    for name, value in metadata.items():
-        _add_value(writer, name, value, reader.fields.get(name))
+        _add_value(writer, name, values[name], field)
+    for name, given in metadata.items():
+        _add_value(writer, name, given, reader.fields.get(name))
     for tensor in reader.tensors:
         for name, data in change(tensor.name, np.array(tensor.data)).items():
             if quant_type is not None and data.dtype == np.float16:
@@ -46,15 +61,15 @@ def rewrite(
     return target
 
 
-def _add_value(writer: gguf.GGUFWriter, name: str, value: object, like: gguf.ReaderField | None) -> None:
-    if like is None and isinstance(value, str):
-        writer.add_string(name, value)
+def _add_value(writer: gguf.GGUFWriter, name: str, given: object, like: gguf.ReaderField | None) -> None:
+    if like is None and isinstance(given, str):
+        writer.add_string(name, given)
     elif like is None:
-        assert isinstance(value, int)
-        writer.add_uint32(name, value)
+        assert isinstance(given, int)
+        writer.add_uint32(name, given)
     else:
         item_type = like.types[-1] if like.types[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(name, value, like.types[0], sub_type=item_type)
+        writer.add_key_value(name, given, like.types[0], sub_type=item_type)
 
 
 def write_quantized(target: Path, quant_type: gguf.GGMLQuantizationType) -> Path:
@@ -64,11 +79,10 @@ def write_quantized(target: Path, quant_type: gguf.GGMLQuantizationType) -> Path
 
 def write_smaller_vocabulary(target: Path) -> Path:
     """The model with only the first 4000 rows of its vocabulary."""
-    reader = gguf.GGUFReader(MODEL)
     metadata = {
-        "tokenizer.ggml.tokens": reader.fields["tokenizer.ggml.tokens"].contents()[:4000],
-        "tokenizer.ggml.token_type": reader.fields["tokenizer.ggml.token_type"].contents()[:4000],
-        "tokenizer.ggml.merges": reader.fields["tokenizer.ggml.merges"].contents()[:3000],
+        "tokenizer.ggml.tokens": value("tokenizer.ggml.tokens")[:4000],
+        "tokenizer.ggml.token_type": value("tokenizer.ggml.token_type")[:4000],
+        "tokenizer.ggml.merges": value("tokenizer.ggml.merges")[:3000],
         "llama.vocab_size": 4000,
     }
     both = {"output.weight", "token_embd.weight"}

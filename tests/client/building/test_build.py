@@ -7,7 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 
@@ -28,6 +27,7 @@ from raq_solver.errors import InvalidInput
 from raq_solver.profile import Profile
 from raq_solver.quant_types import quant_type
 from support.builds import built, project, read, small_importance
+from support.gguf_files import Reader
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def _types(path: Path) -> dict[str, str]:
     """The types in a file, read by gguf-py."""
-    return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+    return {tensor.name: tensor.tensor_type.name for tensor in Reader(path).tensors}
 
 
 def _resolved(recipe: BuildRecipe, store: Path, *, makes: bool = True) -> Resolved:
@@ -49,7 +49,7 @@ def test_what_is_shown_is_what_a_build_writes(folder: Path, tmp_path: Path) -> N
     shown = _resolved(recipe, tmp_path / "store")
     found = built(recipe, tmp_path / "store")
     assert _types(recipe.output.file) == dict(shown.allocation.types)
-    assert set(shown.allocation.types) == {tensor.name for tensor in gguf.GGUFReader(folder / "small.gguf").tensors}
+    assert set(shown.allocation.types) == {tensor.name for tensor in Reader(folder / "small.gguf").tensors}
     assert recipe.output.file.stat().st_size == shown.file_bytes == found.written.size
     assert file_digest(recipe.output.file) == found.written.sha256
     assert shown.ledger.size <= shown.ledger.capacity

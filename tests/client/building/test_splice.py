@@ -13,7 +13,7 @@ from raq_client.models.model_file import ModelFile, open_model
 from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
-from support.gguf_files import small_model, write
+from support.gguf_files import Reader, small_model, write
 
 
 def _quantized(source: Path, out: Path, quant_type: str) -> Path:
@@ -35,7 +35,7 @@ def files(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 def _data(path: Path) -> dict[str, tuple[str, bytes]]:
     """Types and bytes, read by gguf-py."""
-    return {t.name: (t.tensor_type.name, t.data.tobytes()) for t in gguf.GGUFReader(path).tensors}
+    return {t.name: (t.tensor_type.name, t.data.tobytes()) for t in Reader(path).tensors}
 
 
 def test_tensors_are_the_donors_bytes_and_the_rest_the_bases(files: tuple[Path, Path, Path], tmp_path: Path) -> None:

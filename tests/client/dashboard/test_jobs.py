@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.dashboard.jobs import CANCELLED, DONE, QUEUED, RUNNING, Jobs
+from support.examples import examples
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def jobs(tmp_path: Path) -> Jobs:
     return Jobs(tmp_path / "jobs.sqlite")
 
 
-@settings(max_examples=8)
+@examples(8)
 @given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([-1, 1])), max_size=12))
 def test_moving_swaps_neighbours_and_loses_nobody(
     tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[int, int]]

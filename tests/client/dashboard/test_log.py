@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.dashboard.log import JobLog
+from support.examples import examples
 
 LINES = st.lists(
     st.one_of(
@@ -28,7 +29,7 @@ LINES = st.lists(
 )
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(LINES, st.lists(st.integers(1, 40), min_size=1, max_size=5))
 def test_however_a_log_is_cut_it_says_the_same(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str], cuts: list[int]

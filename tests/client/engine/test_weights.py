@@ -7,6 +7,7 @@ import pytest
 
 from raq_client import engine
 from support.engine_models import MODEL, TEXT, rewrite, write_mixture, write_quantized, write_tied
+from support.gguf_files import Reader
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def _logits(model: engine.Engine) -> np.ndarray:
 
 
 def test_weights_are_those_of_the_file(model: engine.Engine) -> None:
-    in_file = {tensor.name: tensor for tensor in gguf.GGUFReader(MODEL).tensors}
+    in_file = {tensor.name: tensor for tensor in Reader(MODEL).tensors}
     matrices = {name for name, tensor in in_file.items() if tensor.tensor_type == gguf.GGMLQuantizationType.F16}
     weights = model.weights()
     assert set(weights) == matrices

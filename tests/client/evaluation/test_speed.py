@@ -3,14 +3,13 @@
 import time
 from pathlib import Path
 
-import gguf
 import pytest
 
 from raq_client.evaluation.speed import measure_speeds, write_mixture_of_size
 from raq_client.models.model_file import open_model
 from raq_solver.errors import InvalidInput
 from support.commands import client
-from support.gguf_files import MODEL_4M
+from support.gguf_files import MODEL_4M, Reader
 from support.paths import DATA
 
 
@@ -30,7 +29,7 @@ def test_the_mixture_is_the_one_of_the_nearest_size(tmp_path: Path) -> None:
     model = open_model(MODEL_4M)
     for wanted, name in ((0, "Q2_K"), (2_871_000, "Q4_K_M"), (10**9, "Q8_0")):
         path = write_mixture_of_size(model, wanted, tmp_path)
-        size = sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(path).tensors)
+        size = sum(int(tensor.n_bytes) for tensor in Reader(path).tensors)
         assert path.stem == name
         assert size == client("base", name, MODEL_4M, "--json").json["bytes"]
 

@@ -19,7 +19,7 @@ from raq_client.models.writer import Blocks, planned_files, write_model
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
-from support.gguf_files import MODEL_4M, small_model, split_model
+from support.gguf_files import MODEL_4M, Reader, small_model, split_model
 
 SMALL = 140_000
 """Bytes for each file that the small model needs several of."""
@@ -73,7 +73,7 @@ def test_gguf_py_reads_the_files(tmp_path: Path) -> None:
     assert all(path.stat().st_size <= SMALL for path in paths)
     names = []
     for number, path in enumerate(paths):
-        reader = gguf.GGUFReader(path)
+        reader = Reader(path)
         keys = {key: field.contents() for key, field in reader.fields.items() if key.startswith("split.")}
         expected = {"split.no": number, "split.count": len(paths), "split.tensors.count": len(source.tensors)}
         assert keys == expected
@@ -104,9 +104,7 @@ def test_shards_of_others_are_kept(tmp_path: Path) -> None:
     kept = copied(open_model(there[1]), tmp_path / "out.gguf", Split())
     assert [path.name for path in kept] == [path.name.replace("big", "out") for path in there]
     for path, other in zip(kept, there, strict=True):
-        assert [each.name for each in gguf.GGUFReader(path).tensors] == [
-            each.name for each in gguf.GGUFReader(other).tensors
-        ]
+        assert [each.name for each in Reader(path).tensors] == [each.name for each in Reader(other).tensors]
 
 
 def test_the_digests_are_those_of_the_files(tmp_path: Path) -> None:
@@ -202,5 +200,5 @@ def test_metadata_that_fill_the_first_file_leave_it_without_tensors(tmp_path: Pa
         metadata={"test.long": long},
         split=Split(largest + 1000),
     )
-    assert not gguf.GGUFReader(written.path).tensors
+    assert not Reader(written.path).tensors
     assert [each.name for each in open_model(written.path).tensors] == [each.name for each in source.tensors]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import Float64
 
@@ -18,6 +18,7 @@ from raq_client.reports.predicted import beside_measured_dict, beside_measured_t
 from raq_solver.profile import FisherLevels, FisherLosses, Profile
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
+from support.examples import examples
 
 TEXTS = ("math", "code", "math", "code", "prose", "math", "code")
 numbers = st.floats(1e-6, 1e6)
@@ -45,7 +46,7 @@ def predicted(profile: Profile, loss: str | None = None) -> PredictedKl | None:
     return predicted_kl(spec, dict(zip(names, ("Q8_0", "Q4_K", "Q4_K"), strict=True)))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.lists(numbers, min_size=len(TEXTS), max_size=len(TEXTS)), st.lists(numbers, min_size=7, max_size=7), numbers)
 def test_laws_of_the_interval(windows: list[float], weights: list[float], scale: float) -> None:
     levels, kl = levels_of(TEXTS, weights), np.array(windows)
@@ -144,7 +145,7 @@ def estimate(value: float, error: float = 0.0) -> Estimate:
     return Estimate(value, math.nan, error)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.floats(1e-3, 1), st.floats(1.01, 3), st.floats(0.05, 20), st.floats(0, 0.5), st.floats(0.1, 10))
 def test_laws_of_the_place(value: float, width: float, ratio: float, error: float, scale: float) -> None:
     expected = PredictedKl(value, value / width, value * width, {})

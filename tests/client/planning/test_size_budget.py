@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import gguf
 import pytest
 
 from raq_client.models.model_file import open_model
@@ -12,7 +11,7 @@ from raq_client.planning.size_budget import parse_size_budget
 from raq_solver.budget import BitsPerWeight, TotalBytes
 from raq_solver.errors import InvalidInput
 from support.commands import client
-from support.gguf_files import small_model
+from support.gguf_files import Reader, small_model
 
 
 def test_what_else_the_file_holds_is_subtracted_once() -> None:
@@ -43,7 +42,7 @@ def test_the_written_file_is_not_larger_than_the_budget(
     most = {"3MB": 3_000_000, "2.8M": int(2.8 * 2**20)}[budget]
     assert 0.98 * most < out.stat().st_size <= most
     assert f"note: of {most:,} bytes of the file, up to " in result.err
-    assert len(gguf.GGUFReader(out).tensors) == 39
+    assert len(Reader(out).tensors) == 39
 
 
 def test_a_saved_profile_knows_what_else_its_files_hold(model_path: Path, tmp_path: Path) -> None:

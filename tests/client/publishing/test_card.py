@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import gguf
 import pytest
 import yaml
 
@@ -11,6 +10,7 @@ from raq_client.publishing.card import About, base_model_of, card
 from raq_client.publishing.picture import marks_of
 from raq_client.publishing.release import read_release
 from raq_solver.errors import InvalidInput
+from support.gguf_files import Reader
 from support.releases import PUBLISHER, Made, check
 
 ABOUT = About("org/tiny", repo="me/tiny-GGUF", license="apache-2.0")
@@ -22,7 +22,7 @@ def test_the_row_holds_what_was_measured(make: Made) -> None:
     row = next(line for line in text.splitlines() if line.startswith("| `tiny-4.5bpw.gguf`"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     model = path.with_name("tiny-4.5bpw.gguf")
-    tensors = gguf.GGUFReader(model).tensors
+    tensors = Reader(model).tensors
     bits = 8 * sum(int(t.n_bytes) for t in tensors) / sum(int(t.n_elements) for t in tensors)
     assert cells[1:] == [
         f"{model.stat().st_size / 1000:.3g} kB",

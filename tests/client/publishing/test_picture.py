@@ -3,12 +3,13 @@
 import math
 from xml.etree import ElementTree as ET
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.publishing.picture import FRAME, Box, Mark, draw, place
 from raq_client.publishing.picture import _linear as linear
 from raq_client.publishing.picture import _logarithmic as logarithmic
+from support.examples import examples
 
 MARKS = st.lists(
     st.builds(
@@ -24,7 +25,7 @@ MARKS = st.lists(
 )
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(MARKS)
 def test_labels_never_overlap(marks: list[Mark]) -> None:
     across = linear([mark.bits for mark in marks])
@@ -37,7 +38,7 @@ def test_labels_never_overlap(marks: list[Mark]) -> None:
         assert not any(label.meets(other) for other in (*labels[:index], *points))
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(MARKS)
 def test_every_mark_is_drawn_in_the_frame(marks: list[Mark]) -> None:
     root = ET.fromstring(draw(marks))
@@ -50,7 +51,7 @@ def test_every_mark_is_drawn_in_the_frame(marks: list[Mark]) -> None:
         assert FRAME.y <= float(circle.attrib["cy"]) <= FRAME.y + FRAME.height
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(MARKS)
 def test_axes_have_ticks_and_keep_the_order(marks: list[Mark]) -> None:
     for axis, values in (

@@ -18,7 +18,7 @@ from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_client.quantizing.rounding import Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
-from support.gguf_files import small_model
+from support.gguf_files import Reader, small_model
 
 
 def test_errors_are_those_of_the_written_file(tmp_path: Path, model_path: Path, imatrix_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_errors_are_those_of_the_written_file(tmp_path: Path, model_path: Path, 
     profile = measure_profile(model, importance, chosen_types(("Q3_K",)))
     types = {t.name: "Q3_K" if is_quantizable(t) else t.source_type.name for t in model.tensors}
     quantize_model(Quantization(model, Allocation(types), tmp_path / "out.gguf", Rounding(importance)))
-    written = {tensor.name: tensor for tensor in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
+    written = {tensor.name: tensor for tensor in Reader(tmp_path / "out.gguf").tensors}
     column = [q.name for q in profile.quant_types].index("Q3_K")
     for row in (0, 3, 9):
         tensor = profile.tensors[row]

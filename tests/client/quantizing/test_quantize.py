@@ -22,7 +22,7 @@ from raq_solver.allocation import Allocation
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
-from support.gguf_files import MODEL_4M, small_model, split_model, write
+from support.gguf_files import MODEL_4M, Reader, small_model, split_model, write
 from support.paths import DATA
 
 IMATRIX = DATA / "wiki-math-4M.gsm8k.imatrix.gguf"
@@ -45,7 +45,7 @@ def test_every_tensor_holds_what_the_kernels_make_of_it(tmp_path: Path) -> None:
     model, importance = open_model(MODEL_4M), read_importance(IMATRIX)
     allocation = _allocation(model, attn_q="Q4_K", attn_k="Q8_0", ffn="Q3_K", token_embd="Q6_K", output="Q5_K")
     written = quantize_model(Quantization(model, allocation, tmp_path / "out.gguf", Rounding(importance, threads=2)))
-    reader = gguf.GGUFReader(written.path)
+    reader = Reader(written.path)
     for tensor, other in zip(model.tensors, reader.tensors, strict=True):
         assert other.tensor_type.name == allocation.types[tensor.name]
         rows = importance.rows(tensor)

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.evaluation.in_memory import Trial
@@ -25,6 +25,7 @@ from raq_client.solver_client.local import LocalSolver
 from raq_solver.knapsack import Termination
 from raq_solver.quant_types import QuantType
 from raq_solver.solve import NO_LIMITS
+from support.examples import examples
 
 
 class Formula:
@@ -57,7 +58,7 @@ def plan_for(spec: ProblemSpec, most: float) -> Plan:
 
 
 def test_the_limit_is_met_closely_whatever_the_scale(spec: ProblemSpec) -> None:
-    @settings(max_examples=40, deadline=None)
+    @examples(40)
     @given(st.floats(0.2, 20), st.floats(0.7, 1.4), st.floats(0.001, 0.05))
     def law(factor: float, power: float, most: float) -> None:  # without `spec`, which is too long to report
         check_limit(spec, factor, power, most)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raq_client.importance.imatrix import Entry, Importance
@@ -19,6 +19,7 @@ from raq_solver.errors import InvalidInput
 from raq_solver.profile import Profile
 from raq_solver.quant_types import quant_type
 from raq_solver.tensors import Tensor
+from support.examples import examples
 from support.published_shapes import tensors_of
 
 TYPES = ("Q2_K", "Q4_K", "Q6_K", "Q8_0")
@@ -49,7 +50,7 @@ def asked(problem: Problem, question: Question, evidence: Evidence | None = None
 Kinds = st.sampled_from([UnitKind.BLOCK, UnitKind.TENSOR, UnitKind.ROLE])
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.integers(0, 1000), Kinds, st.sampled_from([None, "Q6_K", "Q8_0"]), st.integers(1, 4))
 def test_bytes_and_losses_are_those_of_the_table_and_the_optimum_is_no_worse(
     seed: int, kind: UnitKind, target: str | None, most: int
