@@ -77,21 +77,28 @@ def test_a_sweep_never_gets_worse_with_more_bytes(measured: Path, tmp_path: Path
     assert [int(row["bytes"]) for row in rows] == [point["bytes"] for point in points]
 
 
-def test_better_worse_and_the_same(model_path: Path, tmp_path: Path, text: Path) -> None:
-    small, large = tmp_path / "small.gguf", tmp_path / "large.gguf"
-    for budget, out in (("3.2", small), ("6", large)):
+@pytest.fixture(scope="module")
+def files(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The model quantized to few bits and to many."""
+    folder = tmp_path_factory.mktemp("files")
+    found = folder / "small.gguf", folder / "large.gguf"
+    for budget, out in zip(("3.2", "6"), found, strict=True):
         assert client("run", model_path, "-b", budget, "-o", out).code == 0
-    result = client("compare", small, large, large, "-m", model_path, "-t", text, "--context", "128", "--json")
+    return found
+
+
+def test_better_worse_and_the_same(model_path: Path, files: tuple[Path, Path], text: Path) -> None:
+    small, large = files
+    how = ("-m", model_path, "-t", text, "--context", "128", "--windows", "6")
+    result = client("compare", small, large, large, *how, "--json")
     assert result.code == 0, result.err
     assert [step["verdict"] for step in result.json] == ["better", "no difference beyond noise"]
-    back = client("compare", large, small, "-m", model_path, "-t", text, "--context", "128")
+    back = client("compare", large, small, *how)
     assert "worse" in back.out
 
 
-def test_long_windows_show_the_divergence_by_position(model_path: Path, tmp_path: Path, text: Path) -> None:
-    quantized = tmp_path / "q.gguf"
-    assert client("run", model_path, "-b", "4.5", "-o", quantized).code == 0
-    arguments = ("check", quantized, "-m", model_path, "-t", text, "--windows", "2")
+def test_long_windows_show_the_divergence_by_position(model_path: Path, files: tuple[Path, Path], text: Path) -> None:
+    arguments = ("check", files[0], "-m", model_path, "-t", text, "--windows", "2")
     long = client(*arguments, "--context", "600")
     assert long.code == 0, long.err
     assert "KL at positions 300–" in long.out
@@ -102,7 +109,8 @@ def test_long_windows_show_the_divergence_by_position(model_path: Path, tmp_path
 
 def test_importance_is_collected(model_path: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "i.gguf"
-    arguments = ("imatrix", "collect", model_path, "-t", data / "gsm8k.calibration.txt", "--windows", "4")
+    usual = ("imatrix", "collect", model_path, "-t", data / "gsm8k.calibration.txt")
+    arguments = (*usual, "--windows", "4", "--context", "128")
     assert client(*arguments, "--fisher", "1", "-o", out, "--json").json["entries"] == 28
     assert client("solve", "-b", "5", "-m", model_path, "-i", out, "--types", "Q8_0,Q4_0").code == 0
     shown = client("imatrix", "show", out, "--json").json

@@ -94,7 +94,7 @@ class Dashboard:
             job = self.job(number)
             if job["state"] in states:
                 return job
-            time.sleep(0.05)
+            time.sleep(0.15)
         raise AssertionError(f"job {number} is {job}")
 
     def stop(self) -> int:

@@ -40,10 +40,13 @@ def shown_commands() -> list[tuple[str, ...]]:
     return [tuple(shlex.split(line, comments=True)) for line in lines if line.strip()]
 
 
-def run_tutorial(model: Path, folder: Path) -> Iterator[Ran]:
-    """Run every command in a folder, with a hub that has this model under the tutorial's name."""
+def run_tutorial(model: Path, folder: Path, text_bytes: int | None = None) -> Iterator[Ran]:
+    """Run every command in a folder, with a hub that has this model under the tutorial's name.
+
+    `text_bytes` are taken of each text, None: all.
+    """
     for name, text in TEXTS.items():
-        (folder / name).write_bytes(text.read_bytes())
+        (folder / name).write_bytes(text.read_bytes()[:text_bytes])
     with running_hub() as hub:
         hub.repos[REPOSITORY] = Repo({f"{REPOSITORY.partition('/')[2]}-F16.gguf": model.read_bytes()})
         own = {

@@ -15,7 +15,7 @@ from support.dashboards import SECONDS, Dashboard, model_folder, running, start
 from support.paths import DATA
 
 MODEL, TEXT = "wiki-math-4M-f16.gguf", "held-out.txt"
-LONG = {"model": MODEL, "text": [TEXT], "fisher": "9", "output": "long.imatrix.gguf"}
+LONG = {"model": MODEL, "text": [TEXT], "fisher": "4", "output": "long.imatrix.gguf"}
 """A job of some seconds."""
 LONGER = LONG | {"text": ["long.txt"], "fisher": "30"}
 """A job that takes longer than any test that ends it."""
