@@ -7,6 +7,7 @@ Rules
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -124,11 +125,14 @@ def quantize_model(
         made = blocks_of(model, tensor, chosen, rounding)
         return made if keep is None or chosen == tensor.source_type else keep(tensor, chosen, rounding, made)
 
+    folder = unfinished_folder(wanted.files[0].path)
     made_by: AbstractContextManager[Make]
     if rounding.sequential:
         assert keep is None, "tensors that were kept were rounded apart from others"
         make = partial(blocks_of, model, rounding=rounding)
-        made_by = sequentially_rounded(model, wanted.types, rounding, make, _unfinished(wanted), passed)
+        made_by = nullcontext(
+            sequentially_rounded(model, wanted.types, rounding, make, folder / _unfinished_key(wanted), passed)
+        )
     elif keep is None:
         made_by = rounded_ahead(wanted.types, rounding, partial(blocks_of, model))
     else:  # what is kept may not have to be made at all
@@ -146,19 +150,29 @@ def quantize_model(
             progress=progress,
         )
     rounding.device.release()
+    if rounding.sequential:
+        shutil.rmtree(folder, ignore_errors=True)
     return written
 
 
-def _unfinished(wanted: Quantization) -> Path:
-    """The folder for rounded tensors of an unfinished sequential pass; another for everything they depend on."""
+def unfinished_folder(output: Path) -> Path:
+    """The folder beside an output for the rounded tensors of an unfinished sequential pass.
+
+    >>> unfinished_folder(Path("models/m.gguf")).name
+    'm.gguf.rounded'
+    """
+    return output.with_name(f"{output.name}.rounded")
+
+
+def _unfinished_key(wanted: Quantization) -> str:
+    """A digest of everything that the rounded tensors of a sequential pass depend on."""
     rounding, model = wanted.rounding, wanted.model
     state = hashlib.sha256(f"{_SEQUENTIAL} {model.fingerprint()} {kernels_digest()} {rounding.effort}".encode())
     if rounding.importance is not None:
         state.update(f"{rounding.importance.digest()} {rounding.importance.fisher_digest()}".encode())
-    first = wanted.files[0]
     for file in wanted.files:  # headers have the types, and the digest of the Gram statistics
         state.update(file.header)
-    return first.path.with_name(f"{first.path.name}.rounded") / state.hexdigest()[:32]
+    return state.hexdigest()[:32]
 
 
 def resolved_types(model: ModelFile, allocation: Allocation, importance: Importance | None) -> dict[Tensor, QuantType]:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -70,7 +70,6 @@ def check_sequential(model: ModelFile, gram: Gram | None) -> None:
     check_library()
 
 
-@contextmanager
 def sequentially_rounded(
     model: ModelFile,
     types: Mapping[Tensor, QuantType],
@@ -78,11 +77,11 @@ def sequentially_rounded(
     make: Make,
     folder: Path,
     passed: Callable[[int, int], None] | None = None,
-) -> Iterator[Make]:
+) -> Make:
     """A function for the blocks of each tensor, after all blocks of the model were rounded one after the other.
 
-    What is kept until then lies in `folder`, which is removed when everything is written. `passed` is called with the
-    number of blocks that are done, and that of all. Raises InvalidInput as `check_sequential`, and if a
+    What is kept until then lies in `folder`, from where an interrupted pass goes on; who calls removes it. `passed` is
+    called with the number of blocks that are done, and that of all. Raises InvalidInput as `check_sequential`, and if a
     weight is not finite or the disk is full.
     """
     compensation = rounding.compensation
@@ -94,8 +93,7 @@ def sequentially_rounded(
     spool = Spool(folder)
     network = Network(model, shape_of(model), gram.context)
     _Pass(network, model, changed, rounding, gram, make, spool, passed).run(spread(gram.sequences, SEQUENCES))
-    yield lambda tensor, wanted: spool.read(tensor, wanted) if tensor in spool else make(tensor, wanted)
-    spool.remove()
+    return lambda tensor, wanted: spool.read(tensor, wanted) if tensor in spool else make(tensor, wanted)
 
 
 class _SeenError(Exception):

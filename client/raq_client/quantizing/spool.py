@@ -1,7 +1,6 @@
 """Rounded tensors kept in files until all of a model are written."""
 
 import hashlib
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -43,10 +42,6 @@ class Spool:
         step = max(1, CHUNK_WEIGHTS // tensor.row_length)
         for first in range(0, len(rows), step):
             yield np.ascontiguousarray(rows[first : first + step])
-
-    def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, tensor: Tensor) -> Path:
         return self._folder / hashlib.sha256(tensor.name.encode()).hexdigest()[:32]
