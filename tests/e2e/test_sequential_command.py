@@ -1,0 +1,94 @@
+"""Blocks rounded one after the other, from the command line and from Python: nearer files, and clear refusals."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import raq
+from support.commands import client
+from support.gguf_files import Reader
+
+ALL_Q3 = "token_embd.weight=Q5_K\nblk\\..*=Q3_K\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sequential")
+
+
+@pytest.fixture(scope="module")
+def gram(data: Path, model_path: Path, folder: Path) -> Path:
+    text, path = folder / "calibration.txt", folder / "4m.gram"
+    text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:40000], encoding="utf-8")
+    result = client(
+        *("imatrix", "collect", model_path, "-t", text, "-o", folder / "4m.imatrix.gguf", "--gram", path),
+        *("--context", 128, "--windows", 64, "--fisher", 8, "--threads", 1),
+    )
+    assert result.code == 0, result.err
+    return path
+
+
+@pytest.fixture(scope="module")
+def plan(folder: Path) -> Path:
+    path = folder / "types.txt"
+    path.write_text(ALL_Q3, encoding="utf-8")
+    return path
+
+
+def _kl(data: Path, folder: Path, model_path: Path, file: Path) -> float:
+    text = folder / "held-out.txt"
+    text.write_text((data / "gsm8k.evaluation.txt").read_text(encoding="utf-8")[:6000], encoding="utf-8")
+    result = client("check", file, "-m", model_path, "-t", text, "--json")
+    assert result.code == 0, result.err
+    return float(result.json["overall"]["kl"]["value"])
+
+
+def test_a_sequential_file_of_the_same_size_is_nearer(
+    data: Path, folder: Path, model_path: Path, imatrix_path: Path, gram: Path, plan: Path
+) -> None:
+    one, other = folder / "apart.gguf", folder / "in-turn.gguf"
+    common = ("quantize", model_path, "-a", plan, "-i", imatrix_path, "--gram", gram)
+    assert client(*common, "-o", one).code == 0
+    result = client(*common, "-o", other, "--sequential")
+    assert result.code == 0, result.err
+    assert one.stat().st_size == pytest.approx(other.stat().st_size, abs=64)  # a key more
+    assert _kl(data, folder, model_path, other) < 0.95 * _kl(data, folder, model_path, one)
+    assert "raq.sequential.windows" in Reader(other).fields
+    assert not list(folder.glob("*.rounded"))
+
+
+def test_run_and_python_write_the_same_tensors(folder: Path, model_path: Path, imatrix_path: Path, gram: Path) -> None:
+    one, other = folder / "run.gguf", folder / "python.gguf"
+    common = ("--types", "Q3_K,Q4_K", "-i", imatrix_path, "--gram", gram, "--threads", 1)
+    result = client("run", model_path, "-b", "4.2", *common, "-o", one, "--sequential")
+    assert result.code == 0, result.err
+    model = raq.open(model_path, imatrix=imatrix_path, gram=gram, types=["Q3_K", "Q4_K"], threads=1)
+    model.plan("4.2").quantize(other, sequential=True)
+    for tensor, same in zip(Reader(one).tensors, Reader(other).tensors, strict=True):
+        assert tensor.data.tobytes() == same.data.tobytes(), tensor.name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--sequential",), "needs Gram statistics"),
+        (("--sequential", "--gram", "GRAM", "--index", "0", "--of", "2"), "on one machine"),
+        (("--sequential", "--gram", "GRAM", "--prune-layers", "1"), "prune it first"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(
+    folder: Path, model_path: Path, imatrix_path: Path, gram: Path, plan: Path, options: Sequence[str], message: str
+) -> None:
+    given = [str(gram) if each == "GRAM" else each for each in options]
+    output = folder / "refused.gguf"
+    result = client("quantize", model_path, "-a", plan, "-i", imatrix_path, *given, "-o", output)
+    assert result.code == 2
+    assert message in result.err
+    assert not output.exists()
+
+
+def test_run_refuses_to_plan_only(model_path: Path, gram: Path) -> None:
+    result = client("run", model_path, "-b", "4.2", "--gram", gram, "--sequential", "--plan-only")
+    assert result.code == 2
+    assert "--plan-only writes none" in result.err
