@@ -110,19 +110,19 @@ def _expected_squares(network: Network, model: ModelFile, name: str) -> Fisher:
     [
         ("llama", "blk.0.attn_k.weight", None),
         ("gemma2", "blk.1.attn_v.weight", None),
-        ("granite", "blk.1.attn_k.weight", None),
+        pytest.param("granite", "blk.1.attn_k.weight", None, marks=pytest.mark.exhaustive),
         ("qwen35", "blk.0.ssm_beta.weight", None),
-        ("qwen35", "blk.0.ssm_alpha.weight", None),
+        pytest.param("qwen35", "blk.0.ssm_alpha.weight", None, marks=pytest.mark.exhaustive),
         ("qwen3moe", "blk.1.ffn_down_exps.weight", 1),
     ],
 )
 @pytest.mark.usefixtures("every_label")
 def test_sums_are_what_moving_every_weight_gives(case: str, name: str, matrix: int | None, tmp_path: Path) -> None:
-    """For some rows and some columns, each of which takes all of its weights."""
+    """For a row and a column, each of which takes all of its weights."""
     model = _small(CASES[case], tmp_path)
     network = _network(model)
     logits, weights = _logits_with(network, name, matrix)
-    rows, columns = (np.arange(size)[3::7][:2] for size in weights.shape)
+    rows, columns = (np.arange(size)[3::7][:1] for size in weights.shape)
     wanted = np.zeros(weights.shape, bool)
     wanted[rows] = wanted[:, columns] = True
     expected = _by_definition(logits, weights, wanted)

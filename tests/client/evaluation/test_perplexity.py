@@ -31,7 +31,7 @@ def q4_0(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(q4_0: Path) -> CheckReport:
-    return check(MODEL, q4_0, [SHORT], threads=2)
+    return check(MODEL, q4_0, [SHORT], threads=1)
 
 
 def test_a_model_against_itself() -> None:
@@ -44,7 +44,7 @@ def test_a_model_against_itself() -> None:
 
 def test_perplexity_is_that_of_the_tokens(report: CheckReport) -> None:
     """Recomputed from the engine's logits with nothing but the definition."""
-    with engine.load(MODEL, threads=2) as model:
+    with engine.load(MODEL, threads=1) as model:
         tokens = model.tokenize(SHORT.content)
         windows = tokens[: len(tokens) // 512 * 512].reshape(-1, 512)
         losses = []
@@ -57,7 +57,7 @@ def test_perplexity_is_that_of_the_tokens(report: CheckReport) -> None:
 
 
 def test_more_bits_are_nearer_the_original(report: CheckReport, q8_0: Path) -> None:
-    better = check(MODEL, q8_0, [SHORT], threads=2).overall
+    better = check(MODEL, q8_0, [SHORT], threads=1).overall
     worse = report.overall
     assert 0 < better.kl.value < worse.kl.value / 20
     assert better.top1_agreement.value > worse.top1_agreement.value
@@ -84,7 +84,7 @@ def test_figures_of_one_report_agree_with_each_other(report: CheckReport) -> Non
 def test_texts_and_domains_are_reported_apart_and_together(q4_0: Path) -> None:
     texts = [Text("a", TEXT[:2000], "maths"), Text("b", TEXT[2000:6000], "maths"), Text("c", TEXT[6000:8000])]
     calls: list[tuple[int, int]] = []
-    found = check(MODEL, q4_0, texts, context=128, threads=2, progress=lambda done, of: calls.append((done, of)))
+    found = check(MODEL, q4_0, texts, context=128, threads=1, progress=lambda done, of: calls.append((done, of)))
     counts = {name: summary.windows for name, summary in found.texts.items()}
     assert found.overall.windows == sum(counts.values())
     assert list(found.domains) == ["maths"]
@@ -95,7 +95,7 @@ def test_texts_and_domains_are_reported_apart_and_together(q4_0: Path) -> None:
 
 
 def test_a_window_longer_than_the_training_context_is_a_warning_not_an_error() -> None:
-    found = check(MODEL, MODEL, [Text("long", TEXT)], context=640, windows=2, threads=2)
+    found = check(MODEL, MODEL, [Text("long", TEXT)], context=640, windows=2, threads=1)
     assert "was trained for a context of 512 tokens" in found.warnings[0]
 
 
@@ -110,11 +110,11 @@ def test_a_model_with_a_weight_that_is_not_finite_ends_the_check_and_is_named(tm
     named = rf"nan\.gguf: .* weight 5 of row 0 of {tensor} is nan; get or make the file again"
     for models in ((MODEL, path), (path, MODEL)):
         with pytest.raises(NotFiniteError, match=named):
-            check(*models, [SHORT], context=128, windows=3, threads=2)
+            check(*models, [SHORT], context=128, windows=3, threads=1)
 
 
 def test_engines_can_be_reused(q4_0: Path) -> None:
-    with engine.load(MODEL, context=64, threads=2) as base, engine.load(q4_0, context=64, threads=2) as other:
+    with engine.load(MODEL, context=64, threads=1) as base, engine.load(q4_0, context=64, threads=1) as other:
         first = measure(base, other, [SHORT], context=64, windows=4)
         second = measure(base, other, [SHORT], context=64, windows=4)
     np.testing.assert_array_equal(first.scores().kl, second.scores().kl)
@@ -170,6 +170,6 @@ def test_perplexity_equals_that_of_llama_perplexity(
 ) -> None:
     content = Text(text, (shared_data / "text" / text).read_text())
     models = [shared_data / "models" / f"wiki-math-{size}-f16.gguf" for size in ("4M", "18M")]
-    scores = measure(models[0], models[1], [content], windows=60, threads=2).scores()
+    scores = measure(models[0], models[1], [content], windows=60, threads=1).scores()
     found = [estimate_exp_mean(losses) for losses in (scores.baseline_nll, scores.candidate_nll)]
     assert tuple((round(ppl.value, 2), round(ppl.token_error, 2)) for ppl in found) == expected

@@ -55,7 +55,7 @@ def test_both_models_and_texts_against_llama_imatrix(
     """
     text = Text(file, (shared_data / "text" / file).read_text())
     model = shared_data / "models" / f"wiki-math-{size}-f16.gguf"
-    found = collect(model, [text], windows=100, sums="float32", threads=2)
+    found = collect(model, [text], windows=100, sums="float32", threads=1)
     witness = read_importance(shared_data / "imatrix" / f"wiki-math-{size}.{domain}.imatrix.gguf")
     differences = _differences(found, witness)
     assert differences.max() < tolerance
@@ -86,7 +86,7 @@ def test_inputs_are_summed_beside_their_squares() -> None:
 
 def test_experts_count_the_tokens_sent_to_them(tmp_path: Path) -> None:
     path = write_mixture(tmp_path / "mixture.gguf", experts=4, used=2)
-    found = collect(path, [Text("text", TEXT[:8000])], context=128, windows=6, threads=2).entries
+    found = collect(path, [Text("text", TEXT[:8000])], context=128, windows=6, threads=1).entries
     tokens = 6 * 128
     for layer in range(4):
         router = found[f"blk.{layer}.ffn_gate_inp.weight"]
@@ -117,7 +117,7 @@ def test_stacks_of_matrices_share_one_count() -> None:
 
 def test_an_interrupted_collection_goes_on_where_it_was_saved() -> None:
     texts = [Text("a", TEXT[:6000]), Text("b", TEXT[6000:11000])]
-    whole = collect(MODEL, texts, context=64, threads=2)
+    whole = collect(MODEL, texts, context=64, threads=1)
     saved: list[Importance] = []
 
     def stop(done: int, _total: int) -> None:
@@ -125,11 +125,11 @@ def test_an_interrupted_collection_goes_on_where_it_was_saved() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect(MODEL, texts, context=64, threads=2, save=saved.append, progress=stop)
+        collect(MODEL, texts, context=64, threads=1, save=saved.append, progress=stop)
     assert [each.chunk_count for each in saved] == [50, 53], "what was counted until then is saved too"
     steps: list[tuple[int, int]] = []
     resumed = collect(
-        MODEL, texts, context=64, threads=2, resume=saved[-1], progress=lambda done, of: steps.append((done, of))
+        MODEL, texts, context=64, threads=1, resume=saved[-1], progress=lambda done, of: steps.append((done, of))
     )
     assert _differences(resumed, whole).max() < 1e-6
     assert (resumed.chunk_count, resumed.datasets) == (whole.chunk_count, ("a", "b"))
@@ -138,7 +138,7 @@ def test_an_interrupted_collection_goes_on_where_it_was_saved() -> None:
 
 def test_the_output_head_is_counted_on_request() -> None:
     texts = [Text("a", TEXT[:2000])]
-    with engine.load(MODEL, context=64, threads=2) as model:
+    with engine.load(MODEL, context=64, threads=1) as model:
         without = collect(model, texts)
         with_it = collect(model, texts, output_head=True)
     assert set(with_it.entries) - set(without.entries) == {"output.weight"}
@@ -148,7 +148,7 @@ def test_the_output_head_is_counted_on_request() -> None:
 def test_a_signal_amid_a_window_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes while libllama runs, and Python would raise it as soon as that returns, before the window is noted."""
     texts = [Text("a", TEXT[:2000])]
-    whole = collect(MODEL, texts, context=64, threads=2)
+    whole = collect(MODEL, texts, context=64, threads=1)
     saved: list[Importance] = []
     counted = Tally.add
 
@@ -160,15 +160,15 @@ def test_a_signal_amid_a_window_loses_nothing(monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(Tally, "add", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            collect(MODEL, texts, context=64, threads=2, save=saved.append)
+            collect(MODEL, texts, context=64, threads=1, save=saved.append)
     assert [each.chunk_count for each in saved] == [5]
-    resumed = collect(MODEL, texts, context=64, threads=2, resume=saved[0])
+    resumed = collect(MODEL, texts, context=64, threads=1, resume=saved[0])
     assert _differences(resumed, whole).max() < 1e-6
 
 
 def test_the_head_of_a_tied_model_is_its_embedding(tmp_path: Path) -> None:
     texts = [Text("a", TEXT[:2000])]
-    with engine.load(write_tied(tmp_path / "tied.gguf"), context=64, threads=2) as model:
+    with engine.load(write_tied(tmp_path / "tied.gguf"), context=64, threads=1) as model:
         without, with_it = collect(model, texts), collect(model, texts, output_head=True)
     assert set(with_it.entries) - set(without.entries) == {"token_embd.weight"}
     head = with_it.entries["token_embd.weight"]

@@ -30,7 +30,7 @@ from support.paths import DATA
 
 def _bench() -> TrialSetup:
     importance = read_importance(DATA / "wiki-math-4M.gsm8k.imatrix.gguf")
-    return TrialSetup(open_model(MODEL), MODEL, importance, [Text("text", TEXT)], windows=4, context=128, threads=2)
+    return TrialSetup(open_model(MODEL), MODEL, importance, [Text("text", TEXT)], windows=2, context=128, threads=2)
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +110,12 @@ def test_a_profile_takes_the_sensitivities_over(measured: tuple[Sensitivities, P
     column = {tensor.name: row for row, tensor in enumerate(filled.tensors)}
     assert filled.sensitivities[column["output.weight"]] == found.fit.values[found.tensors.index("output.weight")]
     assert math.isnan(filled.sensitivities[column["output_norm.weight"]])
-    assert "30 evaluations at Q4_K, 4 windows of 128 tokens" in filled.provenance["sensitivity"]
+    assert "30 evaluations at Q4_K, 2 windows of 128 tokens" in filled.provenance["sensitivity"]
 
 
 def test_a_trial_in_memory_equals_a_check_of_the_file(tmp_path: Path) -> None:
     """But for the activations, which the kernels of quantized files round to 8 bits: a few percent of the KL."""
-    text = Text("text", TEXT[:8000])
+    text = Text("text", TEXT[:4000])
     bench = replace(_bench(), texts=[text], windows=1000)
     names = [t.name for t in bench.model.tensors if t.source_type.name == "F16"]
     with Trial(bench) as model:
