@@ -121,8 +121,9 @@ def test_files_are_merged_by_weight(gram: Path, imatrix_path: Path, tmp_path: Pa
 
 
 def test_statistics_of_another_model_and_other_files_are_refused(
-    gram: Path, imatrix_path: Path, model_path: Path, tmp_path: Path
+    gram: Path, imatrix_path: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("raq_client.cli.run._texts", lambda *_: pytest.fail("the texts are read before"))
     other = rewrite(tmp_path / "other.gguf", lambda name, data: {name: data * data.dtype.type(1.5)})
     refused = client("run", other, "-b", "4.0", *TYPES, "--gram", gram, "-o", tmp_path / "x.gguf")
     assert refused.code == 2
