@@ -100,6 +100,10 @@ bench-real *arguments:
 bench-compensation *arguments:
     {{python}} tests/bench/bench_compensation.py {{arguments}}
 
+# What rounding blocks one after the other is worth: MODEL --imatrix FILE --gram FILE --judged FOLDER.
+bench-sequential *arguments:
+    {{python}} tests/bench/bench_sequential.py {{arguments}}
+
 # Predicted losses against measured KL divergence: MODEL --imatrix FILE [--gram FILE] --own FOLDER --others FOLDER.
 bench-predictions *arguments:
     {{python}} tests/bench/bench_predictions.py {{arguments}}

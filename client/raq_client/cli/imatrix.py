@@ -216,9 +216,8 @@ def _merge_grams(files: list[str], grams: list[bool], output: Path, *, force: bo
 
     named = [named_file(text) for text in files]
     others = [path for (path, _), gram in zip(named, grams, strict=True) if not gram]
-    raise_faults(
-        [Fault(str(path), "is an importance file; it can't be merged with Gram statistics") for path in others]
-    )
+    what = "has no Gram statistics; it can't be merged with Gram statistics"
+    raise_faults([Fault(str(path), what if path.exists() else "no such file") for path in others])
     merged = merge_grams([(read_gram(path), weight) for path, weight in named])
     write_gram(merged, output, force=force)
     say(f"{output}: {len(merged.shared)} tensors, {merged.windows} windows")
