@@ -81,7 +81,7 @@ def sensitivity(
     """Measure how much each tensor moves the output.
 
     Writes a profile with a sensitivity for every tensor, for solve, sweep and run. This is for architectures of which
-    imatrix collect has no Fisher information: that predicts as well or better, from one pass instead of many.
+    imatrix collect has no Fisher information: without experts that is as good or better, from one pass instead of many.
 
     The model is loaded once; tensors are perturbed and restored in memory, and the KL divergence over a little text is
     measured each time. With fewer runs than tensors, groups are perturbed together and the rest is estimated: from each
