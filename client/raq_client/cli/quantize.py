@@ -99,12 +99,11 @@ def quantize(
     settings = read_settings(Path.cwd())
     metadata, split, on_machines = key_overrides(override_kv or ()), splitting.split(), machines.check()
     layers = None if prune_layers is None else parse_layers(prune_layers)
-    _refuse(allocation, measure, sequential=sequential, changed=bool(metadata or layers or split))
+    _refuse(
+        allocation, measure, sequential=sequential, on_machines=on_machines, changed=bool(metadata or layers or split)
+    )
     check_written(called, {"output": splitting.likely(output)}, force=force, also=settings.files())
     inputs = replace(machines.read_by(measure.inputs_of(model, settings)), sequential=sequential)
-    if sequential and on_machines:
-        what = "rounds blocks one after the other, on one machine; leave out --index, --of, --merge and --cluster"
-        raise InvalidInput(Fault("--sequential", what))
     if layers and inputs.gram is not None:
         # They are of the inputs of all layers, and an allocation of --gram was solved for these.
         what = "Gram statistics are of the whole model; prune it first, then collect them and solve for the shorter one"
@@ -156,8 +155,13 @@ def _note_requantized(chosen: "Mapping[Tensor, QuantType]", source: "ModelFile")
         say(f"note: {note}")
 
 
-def _refuse(allocation: Path | None, measure: CarryOutOptions, *, sequential: bool, changed: bool) -> None:
-    """Raise InvalidInput if there is nothing to do, or something that has no meaning without an allocation."""
+def _refuse(
+    allocation: Path | None, measure: CarryOutOptions, *, sequential: bool, on_machines: bool, changed: bool
+) -> None:
+    """Raise InvalidInput if there is nothing to do, or something that has no meaning so."""
+    if sequential and on_machines:
+        what = "rounds blocks one after the other, on one machine; leave out --index, --of, --merge and --cluster"
+        raise InvalidInput(Fault("--sequential", what))
     if allocation is not None:
         return
     if not changed:

@@ -81,11 +81,9 @@ def run(
     Example: raq-client run model-f16.gguf --budget 5.0 -i imatrix.gguf -t held-out.txt -o model-5bpw.gguf
     """
     settings = read_settings(Path.cwd())
-    target = _target(output, plan_only=plan_only)
+    target = _target(output, plan_only=plan_only, sequential=sequential)
     early = None if target is None else splitting.likely(target)
     check_written(called, {"output": early}, {"manifest": manifest, "plot": plot}, force=force, also=settings.files())
-    if sequential and plan_only:
-        raise InvalidInput(Fault("--sequential", "is how a file is written, and --plan-only writes none"))
     inputs = replace(measure.inputs_of(model, settings), sequential=sequential)
     _ = inputs.rounding
     texts, tried_on = _texts(inputs, checks, settings, trial)
@@ -239,9 +237,11 @@ def _keep_manifest(
     write_manifest(make_manifest(sys.argv, read, outputs, {"origins": origins} | result), path)
 
 
-def _target(output: Path | None, *, plan_only: bool) -> Path | None:
-    """The file to write, or None with `plan_only`. Raises InvalidInput if neither is given."""
+def _target(output: Path | None, *, plan_only: bool, sequential: bool) -> Path | None:
+    """The file to write, or None with `plan_only`. Raises InvalidInput if neither is given, or how to write nothing."""
     if plan_only:
+        if sequential:
+            raise InvalidInput(Fault("--sequential", "is how a file is written, and --plan-only writes none"))
         return None
     if output is None:
         raise InvalidInput(Fault("", "nowhere to write: give --output FILE, or --plan-only"))
