@@ -95,6 +95,9 @@ def collect(
     outputs, in as many windows as --fisher. They take 2 bytes for each pair of columns and of rows, and `--gram` of
     other commands rounds tensors with them (docs/compensation.md).
 
+    Without --text the text is raq's own: mathematics, reasoning, tool calls, code and prose. Better is text like what
+    the model will be used for.
+
     Texts are plain text, or .jsonl files of chats and completions, reasoning and tool calls included. Chats are
     rendered by the model's own chat template, if it has one, and tokenized with special tokens, as the runtime does;
     so is a text of `imatrix render` with --parse-special. The state is saved every 50 windows to
@@ -119,7 +122,7 @@ def collect(
     check_written(called, {"output": output, "gram": gram}, partials, force=force, also=settings.files())
     fisher = _asked(fisher, path, output)
     asked = GramOptions(windows, fisher, parse_size(gram_memory))
-    texts = read_texts_for(path, text or [], special=parse_special, library=libllama)
+    texts = read_texts_for(path, text, special=parse_special, library=libllama) if text else _own_texts()
     if estimate:
         with loading.loaded(path, context=context, threads=threads, library=libllama) as loaded:
             print_estimate(estimated(loaded, texts, asked, gram=gram, head=output_head), output, as_json=as_json)
@@ -173,6 +176,13 @@ def _in_parts(job: "CollectJob", machines: MachineOptions, *, force: bool, as_js
         write_importance(found, job.output, force=force)
         journal.remove()
         _show(found, job.output, as_json=as_json)
+
+
+def _own_texts() -> "list[Text]":
+    from raq_client.importance.default_texts import KINDS, default_texts
+
+    say(f"note: no --text was given: collecting from raq's own ({', '.join(KINDS)}); text of your own use is better")
+    return default_texts()
 
 
 @contextmanager
