@@ -13,6 +13,7 @@
 #include <random>
 #include <string>
 
+#include "both_sides.hpp"
 #include "quantizer.hpp"
 #include "refine.hpp"
 
@@ -120,6 +121,27 @@ void feed_errors_forward(const raq::QuantType& type, const Case& given, Random& 
     if (!std::isfinite(restored[i])) fail(std::string(type.name) + " fed forward what is not finite");
 }
 
+// Between rows too, of three groups, by two threads. What is fed to a row may be beyond the range of float: then the row is
+// named.
+void feed_errors_to_rows(const raq::QuantType& type, Random& random, int kind, bool any) {
+  const Case given(random, 35, 256 + type.weights_per_block, kind, 0);
+  const raq::Options options{raq::Effort::fast, 2};
+  const std::int64_t bytes = given.rows * type.row_bytes(given.length), count = given.rows * given.length;
+  const std::unique_ptr<float[]> factor = hard_factor(random, given.length, any),
+                                 row_factor = hard_factor(random, given.rows, any);
+  const std::unique_ptr<std::uint8_t[]> blocks(new std::uint8_t[bytes]);
+  const std::unique_ptr<float[]> restored(new float[count]);
+  try {
+    raq::quantize_on_both_sides(type, given.view(), factor.get(), row_factor.get(), options, blocks.get());
+  } catch (const raq::NonFiniteWeight& error) {
+    if (error.row < raq::feedback_rows) fail(std::string(type.name) + " names a row that gets no errors");
+    return;
+  }
+  raq::dequantize(type, blocks.get(), given.rows, given.length, options, restored.get());
+  for (std::int64_t i = 0; i < count; ++i)
+    if (!std::isfinite(restored[i])) fail(std::string(type.name) + " fed to rows what is not finite");
+}
+
 // Any finite numbers beside a diagonal over twenty powers of ten: no matrix that inputs have.
 std::unique_ptr<float[]> hard_metric(Random& random, std::int64_t size) {
   std::unique_ptr<float[]> metric(new float[size * size]);
@@ -187,6 +209,8 @@ int main(int count, char** arguments) {
             feed_errors_forward(type, given, random, importance == 1);
           if (importance == 0 && type.weights_per_block > 1) choose_again(type, given, random);
         }
+      for (int kind = 0; type.weights_per_block > 1 && kind < weight_kinds; ++kind)
+        feed_errors_to_rows(type, random, kind, kind % 2 == 0);
       for (int rows = 1; rows <= 4; ++rows) read_any_bytes(type, random, rows, length);
       refuse_nan(type, Case(random, 3, length, 6, 4), random);
     }

@@ -75,6 +75,42 @@ def test_threads_and_instruction_sets_change_no_byte(quant_type: str) -> None:
             np.testing.assert_array_equal(found, expected)
 
 
+def _in_order(quant_type: str, weights: np.ndarray, factor: np.ndarray, of_rows: np.ndarray) -> np.ndarray:
+    """The blocks, group by group in float32: from a weight products are subtracted in the order of rows."""
+    left, parts = weights.copy(), []
+    for first in range(0, len(left), GROUP):
+        group, later = left[first : first + GROUP], slice(first + GROUP, None)
+        parts.append(quantize_with_feedback(quant_type, group.copy(), factor))
+        error = group - dequantize(quant_type, parts[-1], left.shape[1])
+        for k in range(len(group)):
+            for i in range(k):
+                error[k] -= of_rows[first + i, first + k] * error[i]
+            error[k] /= of_rows[first + k, first + k]
+        for k in range(len(group)):
+            left[later] -= of_rows[first + k, later, None] * error[k]
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 800), (16, 544), (17, 288), (70, 32), (50, 544)])
+def test_spans_of_columns_and_threads_on_groups_change_no_byte(rows: int, columns: int) -> None:
+    weights = (np.random.default_rng(rows).standard_t(5, (rows, columns)) * 0.02).astype(np.float32)
+    factor, of_rows = feedback_factor(_gram(columns, 3), 0.05), feedback_factor(_gram(rows, 4), 0.1)
+    expected = _in_order("Q4_0", weights, factor, of_rows)
+    for name in instruction_sets():
+        for threads in (1, 2, 5):
+            found = quantize_with_feedback("Q4_0", weights, factor, of_rows, threads=threads, instruction_set=name)
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_first_weight_that_is_not_finite_is_named(threads: int) -> None:
+    weights = np.tile(WEIGHTS, (2, 3))
+    weights[50, 5] = weights[21, 700] = weights[22, 3] = weights[60, 0] = np.nan
+    factor, of_rows = np.eye(768, dtype=np.float32), np.eye(80, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"weight \[21, 700\] is NaN or infinite"):
+        quantize_with_feedback("Q4_0", weights, factor, of_rows, threads=threads)
+
+
 def test_a_row_length_that_fills_no_vector() -> None:
     odd = np.ascontiguousarray(WEIGHTS[:, :32][:33])
     factor, rows = feedback_factor(_gram(32, 3), 0.1), feedback_factor(_gram(33, 4), 0.1)

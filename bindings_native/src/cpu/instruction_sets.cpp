@@ -70,4 +70,13 @@ const FactorKernels& factor_kernels(InstructionSet set) {
   return factor_kernels_baseline();
 }
 
+const GroupKernels& group_kernels(InstructionSet set) {
+  set = available(set);
+#if defined(RAQ_X86)
+  if (set == InstructionSet::v3) return group_kernels_v3();
+  if (set == InstructionSet::v4) return group_kernels_v4();
+#endif
+  return group_kernels_baseline();
+}
+
 }  // namespace raq

@@ -8,6 +8,7 @@
 #include "common/tiles.hpp"
 #include "cpu/factor.hpp"
 #include "cpu/feedback.hpp"
+#include "cpu/groups.hpp"
 #include "cpu/multiply.hpp"
 #include "cpu/refinement.hpp"
 #include "formats/all.hpp"
@@ -17,14 +18,18 @@ namespace {
 
 constexpr std::int32_t infinity = 0x7f800000;  // its bits; those of NaN are larger
 
-std::int64_t first_non_finite(const float* weights, std::int64_t count) {
+bool none_but_finite(const float* numbers, std::int64_t count) {
   std::int32_t found = 0;
   for (std::int64_t i = 0; i < count; ++i) {
     std::int32_t bits;
-    __builtin_memcpy(&bits, weights + i, sizeof bits);
+    __builtin_memcpy(&bits, numbers + i, sizeof bits);
     found |= (bits & infinity) == infinity;
   }
-  if (found == 0) return all_finite;
+  return found == 0;
+}
+
+std::int64_t first_non_finite(const float* weights, std::int64_t count) {
+  if (none_but_finite(weights, count)) return all_finite;
   for (std::int64_t i = 0;; ++i)
     if (!__builtin_isfinite(weights[i])) return i;
 }
@@ -113,15 +118,31 @@ std::int64_t quantize_with_feedback(Rows rows, const float* factor, Effort effor
 }
 
 template <class Format>
+void round_span(const GroupSpan& of) {
+  Span<Format, group_tiles>{reinterpret_cast<Float*>(of.weights),
+                            reinterpret_cast<Float*>(of.errors),
+                            reinterpret_cast<Float*>(of.restored),
+                            of.importance,
+                            of.corner,
+                            of.rows,
+                            of.blocks,
+                            of.row_bytes,
+                            of.columns,
+                            of.effort}
+      .round();
+}
+
+template <class Format>
 void refine(const RefinedRows& rows, std::uint8_t* blocks) {
   Refinement<Format>(rows, blocks).run();
 }
 
 template <class Format>
 constexpr Kernels kernels_of() {
-  Kernels kernels{quantize<Format>, measure<Format>, dequantize<Format>, nullptr, nullptr};
+  Kernels kernels{quantize<Format>, measure<Format>, dequantize<Format>, nullptr, nullptr, nullptr};
   if constexpr (CodePerWeight<Format> || CodePerGroup<Format>) {
     kernels.quantize_with_feedback = quantize_with_feedback<Format>;
+    kernels.round_span = round_span<Format>;
     kernels.refine = refine<Format>;
   }
   return kernels;
@@ -146,5 +167,18 @@ const raq::FactorKernels& raq::RAQ_JOIN(factor_kernels_, RAQ_LEVEL)() {
   using namespace RAQ_LEVEL::factoring;
   static constexpr FactorKernels steps{finish_rows, update_rows, invert_rows,
                                        RAQ_LEVEL::multiplying::multiply};
+  return steps;
+}
+
+const raq::GroupKernels& raq::RAQ_JOIN(group_kernels_, RAQ_LEVEL)() {
+  using namespace RAQ_LEVEL::grouping;
+  static constexpr GroupKernels steps{RAQ_LEVEL::none_but_finite,
+                                      load,
+                                      pack,
+                                      RAQ_LEVEL::pack_corner,
+                                      add<false>,
+                                      add<true>,
+                                      substitute,
+                                      change};
   return steps;
 }

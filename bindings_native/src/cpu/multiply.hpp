@@ -24,11 +24,11 @@ RAQ_INLINE void add_terms(const Product& of, std::int64_t row, std::int64_t colu
         sum[i][v] = splat(0.0f);
       else
         memcpy(&sum[i][v], out + i * of.columns + v * lanes, sizeof(Float));
-  const float* a = of.a + row * of.a_stride + first;
+  const float* a = of.a + row * of.depth + first;
   for (std::int64_t k = 0; k < count; ++k)
 #pragma GCC unroll 8
     for (int i = 0; i < rows_here; ++i) {
-      const float times = a[i * of.a_stride + k];
+      const float times = a[i * of.depth + k];
 #pragma GCC unroll 2
       for (int v = 0; v < vectors; ++v) sum[i][v] += times * strip[k * vectors + v];
     }

@@ -73,8 +73,8 @@ void quantize_with_feedback(const QuantType& type, const Rows& rows, const float
   const Effort effort = effort_for({nullptr, importance.data(), 0, columns}, options.effort);
   const int threads = threads_of(options);
   const FeedbackGroups groups(rows.count, threads);
-  const std::int64_t floats = groups.rows_each * (feedback::span + columns) +
-                              feedback::span * (feedback::corner_stride + feedback::strip);
+  const std::int64_t floats =
+      groups.rows_each * (feedback::span + columns) + feedback::corner + feedback::span * feedback::near;
   for_each_chunk(groups.count, threads, [&](std::int64_t group) {
     const std::int64_t first = group * groups.rows_each;
     const Rows some{rows.weights + first * columns, importance.data(),

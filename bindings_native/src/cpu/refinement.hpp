@@ -7,10 +7,12 @@
 // over their columns is lower.
 //
 // Lanes are rows, as in feedback.hpp. Changes are few: one row after the other, and only columns with a change reach the
-// gradient of later ones.
+// gradient of later ones: at once in their panel, together with others of the panel or the span beyond it, in the order of
+// columns.
 #pragma once
 
 #include "common/feedback_blocks.hpp"
+#include "cpu/groups.hpp"
 #include "cpu/kernels.hpp"
 #include "formats/all.hpp"
 
@@ -19,9 +21,9 @@ namespace raq::RAQ_LEVEL {
 template <class Format>
 class Refinement {
   static constexpr int K = Format::weights, sub_block = Format::sub_block, step = Chosen<Format>::step;
-  static constexpr int tiles = refine::rows / lanes;
-  static constexpr int panel = 32;  // columns that are transposed together
-  static_assert(refine::rows % lanes == 0 && K % panel == 0);
+  static constexpr int tiles = group_tiles;
+  static constexpr int panel = 32, span = 256;  // columns whose changes reach later ones together
+  static_assert(K % panel == 0 && span % K == 0);
 
  public:
   Refinement(const RefinedRows& rows, std::uint8_t* blocks)
@@ -29,18 +31,16 @@ class Refinement {
         blocks_(blocks),
         length_(static_cast<int>(rows.length)),
         row_bytes_(rows.length / K * Format::bytes) {
-    gradient_ = reinterpret_cast<Float*>(rows.scratch);
-    values_ = gradient_ + rows.length * tiles;
+    gradient_ = reinterpret_cast<Float*>(rows.gradient);
+    values_ = reinterpret_cast<Float*>(rows.values);
     for (int t = 0; t < tiles; ++t)
       for (int i = 0; i < lanes; ++i) {
         const int row = t * lanes + i;
-        lane(of_row_[t], i) = 1.0f / rows.of_rows[row * refine::rows + row];
+        lane(of_row_[t], i) = 1.0f / rows.of_rows[row * groups::rows + row];
       }
   }
 
   void run() {
-    load(rows_.gradient, gradient_);
-    load(rows_.values, values_);
     for (int start = 0; start < length_; start += K) refine_block(start);
   }
 
@@ -52,21 +52,16 @@ class Refinement {
   Float* gradient_;      // [column][tile]
   Float* values_;        // [column][tile]
   Float of_row_[tiles];  // 1 / M_ii
+  // The columns of the span that have changed so far: what is to be added to the gradient, times a row of H.
+  struct Told {
+    const float* gram;
+    Float error[tiles];
+  } told_[span];
+  int told_count_ = 0, told_panel_ = 0;  // those from `told_panel_` on are of this panel
 
   int rows_in(int tile) const {
     const std::int64_t left = rows_.count - tile * lanes;
     return static_cast<int>(left < 0 ? 0 : left < lanes ? left : lanes);
-  }
-
-  void load(const float* from, Float* to) const {
-    for (int t = 0; t < tiles; ++t)
-      for (int k = 0; k < length_; k += panel) {
-        const float* source[lanes];
-        for (int i = 0; i < lanes; ++i) source[i] = from + (t * std::int64_t{lanes} + i) * length_ + k;
-        Float turned[panel];
-        turn<panel>(source, rows_in(t), turned);
-        for (int i = 0; i < panel; ++i) to[(k + i) * std::int64_t{tiles} + t] = turned[i];
-      }
   }
 
   RAQ_NOINLINE void refine_block(int start) {
@@ -85,6 +80,7 @@ class Refinement {
       for (int t = 0; t < tiles; ++t) shared[t] = block[t].sub_block(column / sub_block);
       for (int place = column; place < column + sub_block; place += step)
         changed |= refine_columns(start + place, place, tile.importance, shared, block);
+      if ((column + sub_block) % panel == 0) end_panel(start + column + sub_block);
     }
     if (!changed) return;
     for (int t = 0; t < tiles; ++t) {
@@ -149,7 +145,7 @@ class Refinement {
     if (most == 0) return false;
     Float* const gradient = gradient_ + column * std::int64_t{tiles};
     Float* const values = values_ + column * std::int64_t{tiles};
-    const float* const of_row = rows_.of_rows + row * refine::rows;
+    const float* const of_row = rows_.of_rows + row * groups::rows;
     float cost = 0;
     for (int k = 0; k < step; ++k) {
       products[k] = 0;
@@ -175,7 +171,7 @@ class Refinement {
     return found;
   }
 
-  // The gradient of later columns, in all rows of the group.
+  // The gradient of later columns, in all rows of the group; now for those of the panel.
   RAQ_INLINE void tell_later(int column, const Float (*change)[tiles]) {
     for (int j = 0; j < step; ++j) {
       Float error[tiles];
@@ -185,12 +181,48 @@ class Refinement {
         const float d = reinterpret_cast<const float*>(&change[j][row / lanes])[row % lanes];
         if (d == 0) continue;
         any = true;
-        for (int t = 0; t < tiles; ++t) error[t] += d * rows_of(rows_.of_rows + row * refine::rows, t);
+        for (int t = 0; t < tiles; ++t) error[t] += d * rows_of(rows_.of_rows + row * groups::rows, t);
       }
       if (!any) continue;
-      const float* const gram = rows_.gram + (column + j) * std::int64_t{length_};
-      for (int k = column + step; k < length_; ++k)
-        for (int t = 0; t < tiles; ++t) gradient_[k * std::int64_t{tiles} + t] += error[t] * gram[k];
+      Told& told = told_[told_count_++];
+      told.gram = rows_.gram + (column + j) * std::int64_t{length_};
+      for (int t = 0; t < tiles; ++t) told.error[t] = error[t];
+      for (int k = column + step; k < (column / panel + 1) * panel; ++k)
+        for (int t = 0; t < tiles; ++t) gradient_[k * std::int64_t{tiles} + t] += error[t] * told.gram[k];
+    }
+  }
+
+  // The changes of a panel reach the rest of its span, those of a span all later columns.
+  RAQ_INLINE void end_panel(int end) {
+    if (end % span != 0) {
+      const int last = (end / span + 1) * span;
+      tell(told_panel_, end, last < length_ ? last : length_);
+    } else {
+      tell(0, end, length_);
+      told_count_ = 0;
+    }
+    told_panel_ = told_count_;
+  }
+
+  RAQ_NOINLINE void tell(int first, int from, int to) {
+    constexpr int wide = RAQ_LANES == 4 ? 2 : 4;
+    if (first == told_count_) return;
+    for (int k = from; k < to; k += wide) {
+      Float sum[wide][tiles];
+      Float* const place = gradient_ + k * std::int64_t{tiles};
+#pragma GCC unroll 4
+      for (int i = 0; i < wide; ++i)
+#pragma GCC unroll 4
+        for (int t = 0; t < tiles; ++t) sum[i][t] = place[i * tiles + t];
+      for (int j = first; j < told_count_; ++j)
+#pragma GCC unroll 4
+        for (int i = 0; i < wide; ++i)
+#pragma GCC unroll 4
+          for (int t = 0; t < tiles; ++t) sum[i][t] += told_[j].error[t] * told_[j].gram[k + i];
+#pragma GCC unroll 4
+      for (int i = 0; i < wide; ++i)
+#pragma GCC unroll 4
+        for (int t = 0; t < tiles; ++t) place[i * tiles + t] = sum[i][t];
     }
   }
 };
