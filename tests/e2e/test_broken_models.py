@@ -67,7 +67,7 @@ def test_a_gate_has_to_be_passed(model_path: Path, text: Path, capsys: pytest.Ca
     report = check(model_path, model_path, [Text("text", text.read_text())], context=64, windows=2)
     nothing = replace(report.overall, kl=Estimate(math.nan, math.nan, math.nan))
     with pytest.raises(typer.Exit) as end:
-        _tell(replace(report, overall=nothing), 100.0, as_json=True)
+        _tell(replace(report, overall=nothing), 100.0, (), None, as_json=True)
     assert end.value.exit_code == EXIT_NOT_PASSED
     assert "mean KL divergence nan is not at most 100.0" in capsys.readouterr().err
 

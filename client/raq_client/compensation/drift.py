@@ -68,8 +68,8 @@ def correction(
 ) -> Float32[np.ndarray, "width width"]:
     """P = D (H' + λI)⁻¹ for H' and D of some columns: corrected weights are W + W P.
 
-    >>> correction(np.diag([4, 2]).astype(np.float32), np.diag([2, 0]).astype(np.float32)).round(3).tolist()
-    [[0.465, 0.0], [0.0, 0.0]]
+    >>> correction(np.diag([19, 1]).astype(np.float32), np.diag([5, 0]).astype(np.float32)).tolist()
+    [[0.25, 0.0], [0.0, 0.0]]
     """
     damping = CORRECTION_DAMPING * float(np.mean(np.diagonal(gram), dtype=np.float64))
     damped: Float64[np.ndarray, "width width"] = gram.astype(np.float64)

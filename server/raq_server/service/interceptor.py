@@ -148,8 +148,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             await context.abort(grpc.StatusCode.INTERNAL, what, _with_id((), call))
         finally:
             self._metrics.running.dec()
+            seconds = time.perf_counter() - start
+            self._metrics.calls.labels(call.method.rpartition("/")[2], code).observe(seconds)
             # After the answer is sent: writing the log's line would delay it.
-            asyncio.get_running_loop().call_soon(self._finished, call, code, time.perf_counter() - start)
+            asyncio.get_running_loop().call_soon(_write_line, call, code, seconds)
             set_attributes(
                 {"rpc.response.status_code": code, "raq.request_id": call.request_id, "raq.client": call.client}
             )
@@ -176,16 +178,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if not self._running[client]:
                 del self._running[client]
 
-    def _finished(self, call: Call, code: str, seconds: float) -> None:
-        self._metrics.calls.labels(call.method.rpartition("/")[2], code).observe(seconds)
-        fields = {
-            "method": call.method,
-            "code": code,
-            "request": call.request_id,
-            "client": call.client,
-            "milliseconds": round(1000 * seconds, 2),
-        }
-        LOG.info("call", extra={"fields": fields | call.notes})
+
+def _write_line(call: Call, code: str, seconds: float) -> None:
+    fields = {
+        "method": call.method,
+        "code": code,
+        "request": call.request_id,
+        "client": call.client,
+        "milliseconds": round(1000 * seconds, 2),
+    }
+    LOG.info("call", extra={"fields": fields | call.notes})
 
 
 class _Messages:
