@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 LARGE = 10_000
 """Files of at least this many bytes are stored apart and served by redirect, as large files are."""
@@ -190,11 +193,34 @@ def running_hub(handler: type[_Handler] = _Handler) -> Iterator[Hub]:
         ]
         for thread in threads:
             thread.start()
-        yield hub
-        for server in (front, back):
-            server.shutdown()
-        for thread in threads:
-            thread.join()
+        try:
+            yield hub
+        finally:  # threads that still serve would keep the process from ending
+            for server in (front, back):
+                server.shutdown()
+            for thread in threads:
+                thread.join()
+
+
+@contextmanager
+def hub_in_use(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that the hub's library takes for the real one in this process, with its cache in a folder."""
+    from huggingface_hub import close_session, constants
+
+    from raq_client.hub.download import find
+
+    with running_hub() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.address)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "no-token"))
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        find.cache_clear()
+        try:
+            yield running
+        finally:
+            find.cache_clear()
+            close_session()
 
 
 class Writable(_Handler):

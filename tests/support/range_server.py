@@ -81,6 +81,8 @@ def range_server() -> Iterator[Files]:
         files.address = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield files
-        server.shutdown()
-        thread.join()
+        try:
+            yield files
+        finally:  # a thread that still serves would keep the process from ending
+            server.shutdown()
+            thread.join()

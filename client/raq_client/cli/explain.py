@@ -97,7 +97,7 @@ def audit(
 
     Example: raq-client audit downloaded-Q4_K_M.gguf model-f16.gguf --imatrix imatrix.gguf
     """
-    from raq_client.models.model_file import is_gguf, open_model
+    from raq_client.models.read_table import names_gguf, read_table
     from raq_client.recipes.allocation_file import read_allocation
     from raq_client.reports.explain import audit_report
     from raq_client.reports.plan_json import audit_dict
@@ -110,8 +110,8 @@ def audit(
     with followed() as progress:
         spec = pipeline.pose(inputs, posed.request(settings, None), needs_budget=False, progress=progress, notes=say)
     assert spec.profile is not None, "a model is audited"
-    if candidate.suffix == ".gguf" or is_gguf(candidate):
-        tensors = open_model(candidate, header_only=True).tensors
+    if names_gguf(candidate):
+        tensors = read_table(candidate).tensors
         allocation = Allocation({tensor.name: tensor.source_type.name for tensor in tensors})
     else:
         architecture = spec.profile.provenance.get("architecture", "")

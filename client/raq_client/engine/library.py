@@ -9,6 +9,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ from raq_solver.errors import Fault, InvalidInput
 ENVIRONMENT_VARIABLE = "RAQ_LIBLLAMA"
 KNOWN_RELEASES = "0.4 to 0.6"  # tried: 0.4.1-dev (b11063) and 0.6.0-dev (b11549); 0.2.0-dev (b10566) is refused
 LOG_LINES_KEPT = 200
+_LACKED = {
+    "libgomp.so.1": "install it: apt-get install libgomp1, or dnf install libgomp",
+    "libstdc++.so.6": "install it: apt-get install libstdc++6, or dnf install libstdc++",
+}
+"""Libraries that libllama in the package xllamacpp takes from the system, and how to get them."""
 LOG_LEVEL_ERROR = 4  # ggml.h: GGML_LOG_LEVEL_ERROR
 LOG_LEVEL_CONTINUED = 5  # ggml.h: GGML_LOG_LEVEL_CONT, continues the previous line
 
@@ -139,13 +145,21 @@ def open_library(library: Path | str | None = None) -> Library:
     return _open(find_library(library).resolve())
 
 
+def _not_opened(error: OSError) -> str:
+    """What to say when the loader refuses a library: which other one it lacks, and how to get that."""
+    if missing := re.match(r"(\S+\.so[.\d]*): cannot open shared object file: No such file", str(error)):
+        way_out = _LACKED.get(missing[1], "install the package of your system that has it")
+        return f"needs the library {missing[1]}, which this system lacks; {way_out}"
+    return f"cannot be opened as a shared library: {error}"
+
+
 @functools.cache
 def _open(path: Path) -> Library:
     try:
         with _patient_threads():
             calls = ctypes.CDLL(str(path))
     except OSError as error:
-        raise InvalidInput(Fault(str(path), f"cannot be opened as a shared library: {error}")) from error
+        raise InvalidInput(Fault(str(path), _not_opened(error))) from error
     _declare(calls, path)
     version = _version(calls)
     _verify(calls, path, version)

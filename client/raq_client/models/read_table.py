@@ -28,6 +28,11 @@ _UNQUANTIZED: Final = CATALOGUE["BF16"]
 _UNTOUCHED: Final = CATALOGUE["F32"]
 
 
+def names_gguf(path: Path) -> bool:
+    """Whether a path or name means a GGUF model, and not an allocation, a recipe or a table."""
+    return is_model_name(str(path)) or path.suffix == ".gguf" or is_gguf(path)
+
+
 def read_table(path: Path | str, architecture: str = "") -> ModelTable:
     """Read a table in the format given by the file extension; an http(s) address must be that of a GGUF file.
 
@@ -45,7 +50,7 @@ def read_table(path: Path | str, architecture: str = "") -> ModelTable:
         with damage_named(path, "a folder of safetensors files"):
             return read_safetensors_table(path)
     check_readable(path)
-    if path.suffix == ".gguf" or is_gguf(path):
+    if names_gguf(path):
         return table_of(open_model(path, header_only=True))
     readers: dict[str, Callable[[str, str], Iterable[Tensor]]] = {".csv": _read_csv, ".map": _read_map}
     if path.suffix not in readers:

@@ -6,8 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from raq_client.models.file_types import file_type
-from raq_client.models.model_file import is_gguf, open_model
 from raq_client.models.quantizable import is_quantizable
+from raq_client.models.read_table import names_gguf, read_table
 from raq_client.models.table import ModelTable
 from raq_client.recipes.allocation_file import read_allocation
 from raq_client.recipes.diff import freed_and_spent
@@ -92,7 +92,7 @@ def types_in(path: Path, table: ModelTable) -> Types:
 
     Raises InvalidInput with every tensor that differs in name or shape, or can't have its type.
     """
-    if path.suffix == ".gguf" or is_gguf(path):
+    if names_gguf(path):
         return _types_of_file(path, table)
     given = read_allocation(path, table.tensors, table.architecture).types
     chosen = {
@@ -109,7 +109,7 @@ def types_in(path: Path, table: ModelTable) -> Types:
 
 
 def _types_of_file(path: Path, table: ModelTable) -> Types:
-    found = {tensor.name: tensor for tensor in open_model(path, header_only=True).tensors}
+    found = {tensor.name: tensor for tensor in read_table(path).tensors}
     faults = [
         Fault(tensor.name, f"not in {path} with the same shape")
         for tensor in table.tensors

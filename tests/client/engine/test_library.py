@@ -7,7 +7,7 @@ import pytest
 
 from raq_client import engine
 from raq_client.engine.layout import CONTEXT_PARAMS, MODEL_PARAMS, OpaqueParams, unexpected_fields, write_field
-from raq_client.engine.library import Log, open_library
+from raq_client.engine.library import Log, _not_opened, open_library
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL
 
@@ -40,6 +40,18 @@ def test_a_file_that_is_no_libllama_is_refused(tmp_path: Path) -> None:
     shutil.copy(_ctypes.__file__, other)
     with pytest.raises(InvalidInput, match="is not a libllama that raq can use: it lacks llama_backend_init"):
         open_library(other)
+
+
+def test_a_library_that_the_system_lacks_is_named_with_the_way_out(tmp_path: Path) -> None:
+    program = Path(_ctypes.__file__).read_bytes()
+    for needed, package in (("libgomp.so.1", "apt-get install libgomp1"), ("libother.so.1", "install the package")):
+        error = OSError(f"{needed}: cannot open shared object file: No such file or directory")
+        assert package in _not_opened(error)
+    assert b"libffi.so" in program
+    copy = tmp_path / "copy.so"
+    copy.write_bytes(program.replace(b"libffi.so", b"libffj.so"))  # the loader itself says that this one is missing
+    with pytest.raises(InvalidInput, match=r"needs the library libffj\.so\S*, which this system lacks; install"):
+        open_library(copy)
 
 
 @pytest.mark.parametrize("layout", [MODEL_PARAMS, CONTEXT_PARAMS], ids=["model", "context"])
