@@ -186,7 +186,12 @@ def perturbing(setup: TrialSetup, **options: Any) -> Stage:
 
 def without_feedback(inputs: ModelInputs) -> tuple[str, ...]:
     """What stages of rounding leave out."""
-    return () if inputs.gram is None else ("error feedback (--gram) takes more time, which is not estimated",)
+    if inputs.gram is None:
+        return ()
+    what = (
+        "error feedback (--gram), block after block (--sequential)," if inputs.sequential else "error feedback (--gram)"
+    )
+    return (f"{what} takes more time, which is not estimated",)
 
 
 def _quantizable(model: ModelFile) -> list[Tensor]:
