@@ -99,7 +99,11 @@ class _Handler(BaseHTTPRequestHandler):
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             if (repo := self.readable(found[1], found[2] or "main")) is not None:
                 self.send_json(
-                    {"id": found[1], "sha": repo.sha, "siblings": [{"rfilename": name} for name in repo.files]}
+                    {
+                        "id": found[1],
+                        "sha": repo.sha,
+                        "siblings": [{"rfilename": name, "size": len(data)} for name, data in repo.files.items()],
+                    }
                 )
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             if (repo := self.readable(found[1], found[2])) is not None:

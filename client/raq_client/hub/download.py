@@ -5,6 +5,7 @@ Everything is read at one commit: the revision is resolved once, and files are a
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -26,7 +27,7 @@ from huggingface_hub.utils import logging as hub_logging
 from platformdirs import user_cache_path
 
 from raq_client.files.cache_file import CacheFile
-from raq_client.hub.faults import OFFLINE, endpoint, hub_faults
+from raq_client.hub.faults import MAKE_ROOM, NO_ROOM, OFFLINE, endpoint, hub_faults, named_as
 from raq_client.hub.names import HubName, chosen_files
 from raq_solver.errors import Fault, InvalidInput
 
@@ -109,10 +110,12 @@ def download(found: Found, check: Callable[[Path, Sequence[str]], None] = lambda
     files. Raises InvalidInput with what went wrong.
     """
     with hub_faults(str(found)):
+        _check_room(found)
         first = [file for file in found.files if not file.endswith(".safetensors")] if found.folder else []
         paths = [_downloaded(found, file) for file in first]
         if paths:
-            check(paths[0].parent, found.files)
+            with named_as(str(found.name), paths[0].parent):
+                check(paths[0].parent, found.files)
         paths += [_downloaded(found, file) for file in found.files if file not in first]
         _verify(found, paths)
         return paths[0].parent if found.folder else paths[0]
@@ -138,6 +141,20 @@ def _cached(name: HubName) -> tuple[str, list[str]]:
                 files = [file.file_path.relative_to(revision.snapshot_path).as_posix() for file in revision.files]
                 return revision.commit_hash, files
     raise InvalidInput(Fault(str(name), OFFLINE))
+
+
+def _check_room(found: Found) -> None:
+    """Raise InvalidInput if the disk of the hub's cache has no room for the files that are not there yet."""
+    missing = {file for file in found.files if kept_copy(found, file) is None}
+    if not missing or constants.is_offline_mode():
+        return
+    info = HfApi(endpoint=endpoint()).model_info(found.name.repo, revision=found.sha, files_metadata=True)
+    cache = Path(constants.HF_HUB_CACHE)
+    needed = sum(each.size or 0 for each in info.siblings or () if each.rfilename in missing)
+    free = shutil.disk_usage(next(each for each in (cache, *cache.parents) if each.exists())).free
+    if needed > free:
+        what = f"{NO_ROOM}: {needed:,} bytes are needed, {free:,} are free; {MAKE_ROOM}"
+        raise InvalidInput(Fault(str(found.name), what))
 
 
 def _downloaded(found: Found, file: str) -> Path:

@@ -2,18 +2,22 @@
 
 import errno
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
-from httpx2 import HTTPError
+from httpx2 import HTTPError, ReadError, RemoteProtocolError
 from huggingface_hub import errors
 
 from raq_solver.errors import Fault, InvalidInput
 
 _AGAIN: Final = "the same command goes on with what is there already"
 OFFLINE: Final = "is not in the hub's cache, and HF_HUB_OFFLINE forbids to ask for it; unset it once to download it"
+NO_ROOM: Final = "no room on the disk of the hub's cache"
+MAKE_ROOM: Final = "free some, or set HF_HOME to a folder on another disk"
 _SENTENCES: Final = (
     (errors.OfflineModeIsEnabled, OFFLINE),
     (errors.LocalEntryNotFoundError, OFFLINE),
@@ -42,11 +46,24 @@ _SENTENCES: Final = (
 def hub_faults(where: str) -> Iterator[None]:
     """Turn every error of the hub's library into one InvalidInput that names `where`."""
     try:
-        yield
+        with warnings.catch_warnings():  # said as an error, if the disk is full in the end
+            warnings.filterwarnings("ignore", "Not enough free disk space", UserWarning)
+            yield
     except InvalidInput:
         raise
     except (HTTPError, errors.HFValidationError, errors.FileMetadataError, OSError, ValueError, RuntimeError) as error:
         raise InvalidInput(Fault(where, _sentence(error))) from error
+
+
+@contextmanager
+def named_as(name: str, folder: Path) -> Iterator[None]:
+    """Let errors about a folder of the hub's cache, or about a file of it, name the model."""
+    try:
+        yield
+    except InvalidInput as error:
+        wheres = [name if Path(each.where) == folder else f"{name}: {Path(each.where).name}" for each in error.faults]
+        faults = [Fault(where, each.what) for where, each in zip(wheres, error.faults, strict=True)]
+        raise InvalidInput(*faults) from error
 
 
 def _sentence(error: Exception) -> str:
@@ -58,6 +75,8 @@ def _sentence(error: Exception) -> str:
         return known
     if isinstance(cause, errors.HfHubHTTPError):
         return _answered(_status(cause))
+    if isinstance(cause, RemoteProtocolError | ReadError):
+        return f"the connection was cut ({cause}); {_AGAIN}"
     if isinstance(cause, HTTPError):
         reason = str(cause) or type(cause).__name__
         return f"the hub can't be reached ({reason}); check the network, and HF_ENDPOINT if it is set; {_AGAIN}"
@@ -67,7 +86,7 @@ def _sentence(error: Exception) -> str:
 def _of_machine(cause: BaseException) -> str:
     """What to say of an error of the file system, and of everything else."""
     if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return "no room on the disk of the hub's cache; free some, or set HF_HOME to a folder on another disk"
+        return f"{NO_ROOM}; {MAKE_ROOM}"
     if isinstance(cause, OSError) and "Consistency check" in str(cause):
         return f"the download was cut off; run it again, {_AGAIN}"
     return _first_line(cause)

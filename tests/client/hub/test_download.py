@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,6 +139,13 @@ def test_a_cut_download_resumes_where_it_was_cut(hub: Hub, repo: Repo, monkeypat
     assert ranges[1] != "bytes=0-"
 
 
+def test_a_download_that_is_cut_every_time_says_so(hub: Hub, repo: Repo) -> None:
+    hub.cut = lambda path: 100 if path.startswith("/store") else None
+    assert "the connection was cut" in sentence(NAME)
+    hub.cut = lambda _path: None
+    assert local_model(NAME).read_bytes() == DATA
+
+
 def test_damaged_bytes_are_refused_and_removed(hub: Hub, repo: Repo, tmp_path: Path) -> None:
     hub.damage = True
     assert "arrived damaged" in sentence(NAME)
@@ -198,6 +206,11 @@ def test_a_full_disk_is_said_and_the_command_can_be_run_again(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _folder: usage(free=len(DATA) - 1))
+        needed = f"{len(DATA):,} bytes are needed, {len(DATA) - 1:,} are free"
+        assert f"no room on the disk of the hub's cache: {needed}; free some, or set HF_HOME" in sentence(NAME)
+    assert not [one for one in hub.sent("/store/") if one[0] == "GET"]
+    with monkeypatch.context() as patched:
         patched.setattr(file_download, "http_get", full)
         assert "no room on the disk of the hub's cache; free some, or set HF_HOME" in sentence(NAME)
     assert local_model(NAME).read_bytes() == DATA
@@ -213,7 +226,7 @@ def test_a_repository_that_lacks_a_shard_is_refused_before_any_download(hub: Hub
     folder = DATA_FOLDER / "conversion" / "qwen3"
     safe = {path.name: path.read_bytes() for path in folder.iterdir()}
     hub.repos["org/safe"] = Repo({name: data for name, data in safe.items() if "00002-of" not in name})
-    assert "model-00002-of-00002.safetensors: holds tensors of the index" in sentence("hf:org/safe")
+    assert "hf:org/safe: model-00002-of-00002.safetensors: holds tensors of the index" in sentence("hf:org/safe")
     assert not hub.sent("00001-of")
 
 
@@ -223,8 +236,15 @@ def test_an_architecture_that_is_not_converted_is_refused_before_its_weights(hub
     for changed in ({"model_type": "mamba2"}, {"quantization_config": {"quant_method": "gptq"}}):
         config = json.dumps(json.loads(files["config.json"]) | changed).encode()
         hub.repos["org/other"] = Repo(files | {"config.json": config})
-        assert "convert_hf_to_gguf.py" in sentence("hf:org/other")
+        said = sentence("hf:org/other")
+        assert said.startswith("hf:org/other: ")
+        assert "convert_hf_to_gguf.py" in said
     assert not hub.sent("model.safetensors")
+
+
+def usage(free: int) -> SimpleNamespace:
+    """What shutil.disk_usage answers of a disk with that many bytes free."""
+    return SimpleNamespace(total=2**40, used=2**40 - free, free=free)
 
 
 def sentence(name: str) -> str:
