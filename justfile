@@ -70,6 +70,10 @@ wheels folder="build/wheels":
 wheel-arm folder="build/wheel-arm":
     .ci/wheel-arm {{python}} {{folder}}
 
+# The server's container image, built by buildah and run; needs root and Debian's buildah and mmdebstrap (.ci/container).
+container folder="build/container" *options:
+    .ci/container {{python}} {{folder}} {{options}}
+
 # The kernels compiled for 64-bit ARM write the same bytes, under emulation; needs a cross compiler and qemu-user.
 check-arm folder:
     .ci/arm {{python}} {{folder}}
