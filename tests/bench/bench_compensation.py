@@ -60,6 +60,11 @@ class Bench:
         return np.asarray(found, np.float64).reshape(len(self.texts), -1).mean(axis=1)
 
 
+def judged_texts(folder: Path, longest: int = LONGEST_TEXT) -> list[Text]:
+    """The beginnings of the texts of a folder, named by their files."""
+    return [Text(path.stem, path.read_text(encoding="utf-8")[:longest]) for path in sorted(folder.glob("*.txt"))]
+
+
 def spread(engine: Engine, texts: Sequence[Text], each: int) -> np.ndarray:
     """`each` windows of every text, evenly spread."""
     cut = cut_windows(engine, texts, None)
@@ -124,10 +129,7 @@ def main() -> None:
     header("Error feedback at equal bytes")
     model, importance = open_model(arguments.model), read_importance(arguments.imatrix)
     gram = read_gram(arguments.gram).check_against(model.fingerprint(), model.tensors)
-    texts = [
-        Text(path.stem, path.read_text(encoding="utf-8")[:LONGEST_TEXT])
-        for path in sorted(arguments.judged.glob("*.txt"))
-    ]
+    texts = judged_texts(arguments.judged)
     setup = TrialSetup(model, model.path, importance, texts, compensation=Compensation(gram))
     started = time.monotonic()
     with loaded(model.path, editable=True) as engine:

@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_compensation import LONGEST_TEXT, row, spread
+from bench_compensation import LONGEST_TEXT, judged_texts, row, spread
 from platformdirs import user_cache_path
 
 from raq_client.compensation.compensate import Compensation
@@ -96,10 +96,7 @@ def main() -> None:
     arguments = parser.parse_args()
     header("Calibration by kind of text, at equal bytes")
     model = open_model(arguments.model)
-    texts = [
-        Text(path.stem, path.read_text(encoding="utf-8")[: 4 * LONGEST_TEXT])
-        for path in sorted(arguments.judged.glob("*.txt"))
-    ]
+    texts = judged_texts(arguments.judged, 4 * LONGEST_TEXT)
     with loaded(model.path, editable=True) as engine:
         recorded = RecordedLogits(engine, spread(engine, texts, arguments.windows))
         found = {

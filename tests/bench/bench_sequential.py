@@ -18,20 +18,20 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_compensation import LONGEST_TEXT, row, spread
+from bench_compensation import judged_texts, row, spread
 
 import raq_native
 from raq_client.compensation.compensate import Compensation
 from raq_client.compensation.gram_file import read_gram
 from raq_client.engine.loading import loaded
-from raq_client.engine.windows import Text
 from raq_client.evaluation.in_memory import RecordedLogits
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.quantizable import is_quantizable
+from raq_client.models.writer import Blocks
 from raq_client.quantizing.quantize import blocks_of
 from raq_client.quantizing.rounding import Rounding
-from raq_client.quantizing.sequential import Make, sequentially_rounded
+from raq_client.quantizing.sequential import sequentially_rounded
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensor_names import block_of
 from raq_solver.tensors import Tensor
@@ -41,7 +41,7 @@ INSTEAD = CATALOGUE["Q4_0"]
 """For rows that are no multiple of a type's block."""
 
 
-def rounded(types: dict[Tensor, QuantType], make: Make) -> dict[str, np.ndarray]:
+def rounded(types: dict[Tensor, QuantType], make: Blocks) -> dict[str, np.ndarray]:
     """The weights that the blocks of each tensor stand for, [matrices, rows, columns]."""
     found = {}
     for tensor, wanted in types.items():
@@ -72,8 +72,7 @@ def main() -> None:
     model = open_model(arguments.model)
     gram = read_gram(arguments.gram).check_against(model.fingerprint(), model.tensors)
     rounding = Rounding(read_importance(arguments.imatrix), Compensation(gram))
-    paths = sorted(arguments.judged.glob("*.txt"))
-    texts = [Text(path.stem, path.read_text(encoding="utf-8")[:LONGEST_TEXT]) for path in paths]
+    texts = judged_texts(arguments.judged)
     started = time.monotonic()
     with loaded(model.path, editable=True) as engine:
         recorded, weights = RecordedLogits(engine, spread(engine, texts, arguments.windows)), engine.weights()

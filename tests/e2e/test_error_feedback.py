@@ -1,11 +1,13 @@
 """Error feedback from the command line: Gram statistics collected, and used by every command that rounds."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from raq_client.compensation.gram_file import read_gram, write_gram
 from raq_client.files.manifest import file_digest
 from raq_client.files.profile_file import load_profile
 from support.commands import client
@@ -115,6 +117,12 @@ def test_files_are_merged_by_weight(gram: Path, imatrix_path: Path, tmp_path: Pa
     result = client("imatrix", "merge", f"{gram}:2", f"{gram}:1", "-o", tmp_path / "both.gram")
     assert result.code == 0, result.err
     assert "16 windows" in result.err
+    assert "are added up" not in result.err
+    shorter = tmp_path / "shorter.gram"
+    write_gram(replace(read_gram(gram), context=64, sequences=None, known_digest=""), shorter)
+    result = client("imatrix", "merge", gram, shorter, "-o", tmp_path / "lengths.gram")
+    assert result.code == 0, result.err
+    assert "note: windows of 64 and 512 tokens are added up" in result.err
     mixed = client("imatrix", "merge", gram, imatrix_path, "-o", tmp_path / "mixed.gram")
     assert mixed.code == 2
     assert "can't be merged with Gram statistics" in mixed.err

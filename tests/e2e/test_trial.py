@@ -1,5 +1,6 @@
 """`run` tries its plan against others before it writes, and says so."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,21 @@ def test_a_limit_on_the_loss_is_met_by_measuring(model_path: Path, fisher_path: 
     refused = client(*given, "--worst-case")
     assert refused.code == 2
     assert "can't be used together with --worst-case" in refused.err
+
+
+def test_what_is_measured_is_told_beside_the_interval(model_path: Path, data: Path, text: Path, tmp_path: Path) -> None:
+    importance = tmp_path / "m.imatrix.gguf"
+    few = ("--windows", 8, "--context", 64, "--fisher", 8, "--threads", 1)
+    calibration = data / "gsm8k.calibration.txt"
+    assert client("imatrix", "collect", model_path, "-t", calibration, "-o", importance, *few).code == 0
+    given = ("run", model_path, "-b", "5.0", "-i", importance, "-t", text, "--plan-only", "--types", "Q4_K,Q5_K")
+    result = client(*given)
+    assert result.code == 0, result.err
+    line = r"^predicted 0\.\d+ to 0\.\d+, measured 0\.\d+ ± 0\.\d+: (within|below|above) the"
+    assert re.search(line, result.out, re.MULTILINE), result.out
+    told = client(*given, "--json").json["trial"]["predicted"]
+    assert told["low"] < told["kl"] < told["high"]
+    assert told["place"] in {"within", "below", "above"}
 
 
 def test_a_limit_below_all_is_refused(model_path: Path, fisher_path: Path, text: Path) -> None:

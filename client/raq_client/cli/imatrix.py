@@ -213,13 +213,17 @@ def _merge_grams(files: list[str], grams: list[bool], output: Path, *, force: bo
     from raq_client.compensation.gram import merge_grams
     from raq_client.compensation.gram_file import read_gram, write_gram
     from raq_client.importance.domains import named_file
+    from raq_client.importance.imatrix import mixed_lengths
 
     named = [named_file(text) for text in files]
     others = [path for (path, _), gram in zip(named, grams, strict=True) if not gram]
     what = "has no Gram statistics; it can't be merged with Gram statistics"
     raise_faults([Fault(str(path), what if path.exists() else "no such file") for path in others])
-    merged = merge_grams([(read_gram(path), weight) for path, weight in named])
+    parts = [(read_gram(path), weight) for path, weight in named]
+    merged = merge_grams(parts)
     write_gram(merged, output, force=force)
+    for remark in mixed_lengths([part.context for part, _ in parts]):
+        say(f"note: {remark}")
     say(f"{output}: {len(merged.shared)} tensors, {merged.windows} windows")
 
 

@@ -81,17 +81,17 @@ def unpack(packed: Float32[np.ndarray, " packed"], width: int) -> Float32[np.nda
     return square
 
 
-Rows = TypeVar("Rows", bound=np.ndarray)
+_Array = TypeVar("_Array", bound=np.ndarray)
 
 
-def spread(rows: Rows, count: int) -> Rows:
+def spread(rows: _Array, count: int) -> _Array:
     """At most `count` rows, evenly spread.
 
     >>> spread(np.arange(5), 2).tolist()
     [1, 3]
     """
     count = min(count, len(rows))
-    chosen: Rows = rows[((np.arange(count) + 0.5) * len(rows) / max(1, count)).astype(int)]
+    chosen: _Array = rows[((np.arange(count) + 0.5) * len(rows) / max(1, count)).astype(int)]
     return chosen
 
 

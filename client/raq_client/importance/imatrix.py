@@ -204,6 +204,20 @@ def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Seq
     return Coverage(missing, extra, MappingProxyType({name: count for name, count in silent.items() if count}))
 
 
+def mixed_lengths(lengths: Sequence[int]) -> list[str]:
+    """A remark on statistics of windows of these lengths that are added up; none if all are alike.
+
+    >>> mixed_lengths([512, 512]), mixed_lengths([512, 64])[0][:41]
+    ([], 'windows of 64 and 512 tokens are added up')
+    """
+    different = sorted(set(lengths))
+    if len(different) < 2:
+        return []
+    found = f"windows of {' and '.join(map(str, different))} tokens are added up"
+    why = "in shorter ones tokens have less text before them, so that this is not what one run over all texts gives"
+    return [f"{found}: {why}"]
+
+
 def merge(parts: Sequence[Importance]) -> Importance:
     """The sum of several importances, as if they had been collected in one run; a remark says if windows differ.
 
@@ -234,12 +248,7 @@ def merge(parts: Sequence[Importance]) -> Importance:
     weighted = [(part, float(part.fisher_windows)) for part in having]
     fisher = _fisher_of(weighted) if having else {}
     remarks = [] if len(having) in {0, len(parts)} else [f"Fisher information is of {_titles(having)} alone"]
-    lengths = sorted({part.chunk_size for part in parts})
-    if len(lengths) > 1:
-        remarks.append(
-            f"windows of {' and '.join(map(str, lengths))} tokens are added up: in shorter ones tokens have less text "
-            "before them, so that this is not what one run over all texts gives"
-        )
+    remarks += mixed_lengths([part.chunk_size for part in parts])
     remarks += [remark for part in parts for remark in part.remarks]
     return Importance(
         entries,

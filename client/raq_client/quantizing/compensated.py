@@ -16,9 +16,8 @@ from raq_client.files.cache_file import CacheFile
 from raq_client.models.model_file import ModelFile
 from raq_client.models.table import GRAM_DIGEST
 from raq_client.quantizing.measure import Progress, kernels_digest
-from raq_client.quantizing.quantize import rows_of
 from raq_client.quantizing.refusals import refusals_named
-from raq_client.quantizing.rounding import Rounding, sampled_rows
+from raq_client.quantizing.rounding import Rounding, rows_of, sampled_rows
 from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor

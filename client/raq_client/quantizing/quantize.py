@@ -27,12 +27,12 @@ from raq_client.models.gguf_header import Value
 from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks, to_weights
 from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.models.split import Split
-from raq_client.models.writer import PlannedFile, Progress, WrittenModel, planned_files, write_model
+from raq_client.models.writer import Blocks, PlannedFile, Progress, WrittenModel, planned_files, write_model
 from raq_client.quantizing.ahead import rounded_ahead
 from raq_client.quantizing.measure import kernels_digest
 from raq_client.quantizing.refusals import refusals_named
-from raq_client.quantizing.rounding import MatrixRounding, ReadRows, Rounding
-from raq_client.quantizing.sequential import SEQUENCES, Make, sequentially_rounded
+from raq_client.quantizing.rounding import MatrixRounding, Rounding, rows_of
+from raq_client.quantizing.sequential import sequences_of, sequentially_rounded
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.quant_types import QuantType, quant_type
@@ -86,9 +86,10 @@ class Quantization:
         """The metadata that is added to the model's."""
         keys = quantization_metadata(self.types, self.rounding.importance) | dict(self.metadata)
         if self.rounding.compensation is not None:
-            keys["raq.gram.sha256"] = self.rounding.compensation.gram.digest()
-        if self.rounding.sequential:
-            keys["raq.sequential.windows"] = SEQUENCES
+            gram = self.rounding.compensation.gram
+            keys["raq.gram.sha256"] = gram.digest()
+            if self.rounding.sequential:
+                keys["raq.sequential.windows"] = len(sequences_of(gram))
         return keys
 
     @cached_property
@@ -125,11 +126,10 @@ def quantize_model(
         made = blocks_of(model, tensor, chosen, rounding)
         return made if keep is None or chosen == tensor.source_type else keep(tensor, chosen, rounding, made)
 
-    folder = unfinished_folder(wanted.files[0].path)
-    made_by: AbstractContextManager[Make]
+    made_by: AbstractContextManager[Blocks]
     if rounding.sequential:
         assert keep is None, "tensors that were kept were rounded apart from others"
-        make = partial(blocks_of, model, rounding=rounding)
+        make, folder = partial(blocks_of, model, rounding=rounding), _unfinished_folder(wanted)
         made_by = nullcontext(
             sequentially_rounded(model, wanted.types, rounding, make, folder / _unfinished_key(wanted), passed)
         )
@@ -151,16 +151,13 @@ def quantize_model(
         )
     rounding.device.release()
     if rounding.sequential:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(_unfinished_folder(wanted), ignore_errors=True)
     return written
 
 
-def unfinished_folder(output: Path) -> Path:
-    """The folder beside an output for the rounded tensors of an unfinished sequential pass.
-
-    >>> unfinished_folder(Path("models/m.gguf")).name
-    'm.gguf.rounded'
-    """
+def _unfinished_folder(wanted: Quantization) -> Path:
+    """The folder beside an output for the rounded tensors of an unfinished sequential pass."""
+    output = wanted.files[0].path
     return output.with_name(f"{output.name}.rounded")
 
 
@@ -276,12 +273,6 @@ def _quantized(
                 by, at = rounding.of_matrix(tensor, matrix, wanted, rows_of(model, tensor, matrix)), matrix
             blocks = by.blocks(weights)
         yield blocks[some.start - read.start : some.stop - read.start]
-
-
-def rows_of(model: ModelFile, tensor: Tensor, matrix: int) -> ReadRows:
-    """A function that reads some rows of one matrix of a tensor, by their places in it."""
-    first = matrix * (tensor.rows // tensor.matrices)
-    return lambda places: np.concatenate([model.weights(tensor, row, row + 1) for row in (first + places).tolist()])
 
 
 def _type_faults(model: ModelFile, tensor: Tensor, wanted: QuantType, importance: Importance | None) -> list[Fault]:

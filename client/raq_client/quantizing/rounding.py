@@ -14,6 +14,7 @@ import raq_native
 from raq_client.compensation.compensate import TESTED_ROWS, Compensation, Effort, MatrixFactor
 from raq_client.compensation.row_feedback import RowFactor
 from raq_client.importance.imatrix import Importance
+from raq_client.models.model_file import ModelFile
 from raq_client.quantizing.devices import CPU, Device
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
@@ -123,3 +124,9 @@ def sampled_rows(rows: int) -> Int64[np.ndarray, " places"]:
     """
     count = min(rows, TESTED_ROWS)
     return ((2 * np.arange(count) + 1) * rows // (2 * count)).astype(np.int64)
+
+
+def rows_of(model: ModelFile, tensor: Tensor, matrix: int) -> ReadRows:
+    """A function that reads some rows of one matrix of a tensor, by their places in it."""
+    first = matrix * (tensor.rows // tensor.matrices)
+    return lambda places: np.concatenate([model.weights(tensor, row, row + 1) for row in (first + places).tolist()])

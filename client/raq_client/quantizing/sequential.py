@@ -33,8 +33,9 @@ from raq_client.curvature.layers import Array, Watch
 from raq_client.curvature.network import BlockWeights, Network, unwatched
 from raq_client.curvature.shapes import shape_of
 from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks
+from raq_client.models.writer import Blocks
 from raq_client.quantizing.refusals import refusals_named
-from raq_client.quantizing.rounding import Rounding, sampled_rows
+from raq_client.quantizing.rounding import Rounding, rows_of, sampled_rows
 from raq_client.quantizing.spool import Spool
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.quant_types import QuantType
@@ -47,9 +48,7 @@ IN_TURN: Final = "rounding blocks in turn"
 """The stage of the work, for progress."""
 
 Stream = Float32[np.ndarray, "tokens width"]
-Blocks = UInt8[np.ndarray, "rows size"]
-Make = Callable[[Tensor, QuantType], Iterator[Blocks]]
-"""Rounds a tensor apart from others, a chunk at a time."""
+Chunk = UInt8[np.ndarray, "rows size"]
 
 
 def check_sequential(model: ModelFile, gram: Gram | None) -> None:
@@ -70,15 +69,23 @@ def check_sequential(model: ModelFile, gram: Gram | None) -> None:
     check_library()
 
 
+def sequences_of(gram: Gram) -> Int32[np.ndarray, "windows context"]:
+    """The windows that pass through the model: at most `SEQUENCES` of those that the statistics are of."""
+    assert gram.sequences is not None, "check_sequential has seen them"
+    return spread(gram.sequences, SEQUENCES)
+
+
 def sequentially_rounded(
     model: ModelFile,
     types: Mapping[Tensor, QuantType],
     rounding: Rounding,
-    make: Make,
+    make: Blocks,
     folder: Path,
     passed: Callable[[int, int], None] | None = None,
-) -> Make:
+) -> Blocks:
     """A function for the blocks of each tensor, after all blocks of the model were rounded one after the other.
+
+    `make` rounds a tensor apart from others.
 
     What is kept until then lies in `folder`, from where an interrupted pass goes on; who calls removes it. `passed` is
     called with the number of blocks that are done, and that of all. Raises InvalidInput as `check_sequential`, and if a
@@ -87,12 +94,11 @@ def sequentially_rounded(
     compensation = rounding.compensation
     gram = None if compensation is None else compensation.gram
     check_sequential(model, gram)
-    assert gram is not None
-    assert gram.sequences is not None
+    assert gram is not None, "it has been checked"
     changed = {tensor: wanted for tensor, wanted in types.items() if wanted != tensor.source_type}
     spool = Spool(folder)
     network = Network(model, shape_of(model), gram.context)
-    _Pass(network, model, changed, rounding, gram, make, spool, passed).run(spread(gram.sequences, SEQUENCES))
+    _Pass(network, model, changed, rounding, gram, make, spool, passed).run(sequences_of(gram))
     return lambda tensor, wanted: spool.read(tensor, wanted) if tensor in spool else make(tensor, wanted)
 
 
@@ -122,7 +128,7 @@ class _Pass:
     types: Mapping[Tensor, QuantType]
     rounding: Rounding
     gram: Gram
-    make: Make
+    make: Blocks
     spool: Spool
     passed: Callable[[int, int], None] | None
     true: list[Stream] = field(default_factory=list)
@@ -219,13 +225,12 @@ class _Pass:
             values[role] = restored.reshape(weights.values[role].shape)
         return BlockWeights(weights.block, values)
 
-    def _rounded(self, tensor: Tensor, by: Rounding, drift: Drift | None) -> Iterator[Blocks]:
+    def _rounded(self, tensor: Tensor, by: Rounding, drift: Drift | None) -> Iterator[Chunk]:
         if drift is None:
             yield from self.make(tensor, self.types[tensor])
             return
-        rows = tensor.rows // tensor.matrices
-        places = sampled_rows(rows)
-        some = np.concatenate([self.model.weights(tensor, row, row + 1) for row in places.tolist()])
+        places = sampled_rows(tensor.rows)
+        some = rows_of(self.model, tensor, 0)(places)
         share = drift.share(some)
         tested = drift.corrected(some, share)
         with refusals_named(tensor, some, places.tolist()):

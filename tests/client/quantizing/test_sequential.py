@@ -22,7 +22,7 @@ from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.quantizing.quantize import blocks_of
 from raq_client.quantizing.rounding import Rounding
-from raq_client.quantizing.sequential import check_sequential, sequentially_rounded
+from raq_client.quantizing.sequential import check_sequential, sequences_of, sequentially_rounded
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensor_names import OUTPUT, block_of
@@ -194,3 +194,10 @@ def test_what_is_missing_is_said(model: ModelFile, gram: Gram) -> None:
         with pytest.raises(InvalidInput, match=message):
             check_sequential(model, given)
     check_sequential(model, gram)
+
+
+def test_at_most_64_windows_pass_through_spread_over_all(gram: Gram) -> None:
+    assert gram.sequences is not None
+    few, many = (replace(gram, sequences=each) for each in (gram.sequences[:8], np.repeat(gram.sequences, 2, axis=0)))
+    assert np.array_equal(sequences_of(few), gram.sequences[:8])
+    assert np.array_equal(sequences_of(many), gram.sequences)
