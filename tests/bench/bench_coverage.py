@@ -28,8 +28,9 @@ from platformdirs import user_cache_path
 
 from raq_client.compensation.compensate import Compensation
 from raq_client.compensation.gram_file import read_gram
-from raq_client.curvature.fisher import FisherSums, add_windows, network_for
+from raq_client.curvature.fisher import FisherSums
 from raq_client.curvature.information import Fisher, joined
+from raq_client.curvature.passes import add_windows, network_for
 from raq_client.engine.loading import loaded
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.evaluation.in_memory import Trial, TrialSetup

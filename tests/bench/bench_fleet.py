@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from raq_client import engine
-from raq_client.curvature.fisher import FisherSums, network_for, passes
+from raq_client.curvature.fisher import FisherSums
+from raq_client.curvature.passes import network_for, passes
 from raq_client.models.model_file import open_model
 from raq_client.models.quantizable import is_quantizable
 from raq_client.models.type_choice import chosen_types

@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from raq_client.cli import collect_gram
+from raq_client.compensation.gram import output_entry
+from raq_client.compensation.gram_file import read_gram
+from raq_client.compensation.outputs import OutputsCollection
 from raq_client.curvature.fisher import collect_fisher
+from raq_client.engine import Engine
 from raq_client.importance import collect_fisher as fisher_windows
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_file import read_importance, write_importance
@@ -160,6 +165,47 @@ def test_an_interrupted_pass_back_goes_on(
     for name, found in first.fisher.items():
         np.testing.assert_allclose(second.fisher[name].rows, found.rows, rtol=1e-5)
         np.testing.assert_allclose(second.fisher[name].columns, found.columns, rtol=1e-5)
+
+
+def test_gram_statistics_come_from_the_same_passes(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importance and Fisher information do not depend on it, also after an interrupt in the passes back."""
+    alone, out, gram = tmp_path / "alone.gguf", tmp_path / "i.gguf", tmp_path / "i.gram"
+    arguments = ("--windows", 10, "--fisher", 10)
+    assert _collected(tiny, data, *arguments, "-o", alone).code == 0
+    both = (*arguments, "-o", out, "--gram", gram)
+    ran = list[int]()
+    observed = Engine.observe_products
+
+    def counting(self: Engine, windows: np.ndarray, *rest: Any) -> Any:
+        ran.append(len(windows))
+        return observed(self, windows, *rest)
+
+    def saved_once(self: OutputsCollection, windows: int) -> None:
+        OutputsCollection.reached(self, windows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "observe_products", counting)
+        patched.setattr(
+            collect_gram, "OutputsCollection", type("Stopped", (OutputsCollection,), {"reached": saved_once})
+        )
+        assert _collected(tiny, data, *both).code == 130
+    assert ran == [1, 10]  # one window shows the shapes
+    assert {path.name for path in tmp_path.iterdir()} == {"alone.gguf", "i.partial.gguf", "i.partial.gram"}
+    result = _collected(tiny, data, *both)
+    assert result.err.count("going on from") == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"alone.gguf", "i.gguf", "i.gram"}
+    one, other = read_importance(alone), read_importance(out)
+    assert one.digest() == other.digest()
+    assert one.fisher_digest() == other.fisher_digest()
+    found = read_gram(gram)
+    assert not found.unfinished
+    assert {found.entries[output_entry(name)].windows for name in found.outputs} == {10}
+    few = _collected(tiny, data, "--windows", 10, "--fisher", 4, "-o", tmp_path / "few.gguf", "--gram", gram, "--force")
+    assert few.code == 2
+    assert "--fisher: 4 windows are too few for --gram" in few.err
 
 
 def test_an_unknown_architecture_has_no_fisher_information(data: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`raq-client imatrix collect`: importance, measured by running calibration text through a model."""
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -24,8 +25,10 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from raq_client.cli.collect_gram import Gathering, GramOptions
     from raq_client.engine import Engine
     from raq_client.engine.windows import Text
+    from raq_client.importance.collect import Counting
     from raq_client.importance.imatrix import Importance
     from raq_client.units.collecting import CollectJob
 
@@ -91,7 +94,7 @@ def collect(
     some windows Fisher information is collected too: how much the model's output moves with each weight, of which
     raq's default losses are made. Such a window takes several times as long.
 
-    With --gram the text is run once more for Gram statistics: how the inputs of a tensor vary together, and its
+    With --gram Gram statistics are collected in the same passes: how the inputs of a tensor vary together, and its
     outputs, in as many windows as --fisher. They take 2 bytes for each pair of columns and of rows, and `--gram` of
     other commands rounds tensors with them (docs/compensation.md).
 
@@ -106,9 +109,9 @@ def collect(
 
     Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
     """
-    from raq_client.cli.collect_gram import GramOptions, estimated, partial_gram, write_gathered
-    from raq_client.cli.estimate import print_estimate
+    from raq_client.cli.collect_gram import Gathering, GramOptions, partial_gram, print_estimated
     from raq_client.engine import loading
+    from raq_client.importance.collect import Counting
     from raq_client.importance.imatrix_file import write_importance
     from raq_client.planning.memory_budget import parse_size
     from raq_client.prompts.texts import read_texts_for
@@ -120,12 +123,12 @@ def collect(
     partial = output.with_name(f"{output.stem}.partial.gguf")
     partials = {"partial": partial, "partial gram": None if gram is None else partial_gram(gram)}
     check_written(called, {"output": output, "gram": gram}, partials, force=force, also=settings.files())
-    fisher = _asked(fisher, path, output)
+    fisher = _asked(fisher, path, output, gram=gram is not None)
     asked = GramOptions(windows, fisher, parse_size(gram_memory))
     texts = read_texts_for(path, text, special=parse_special, library=libllama) if text else _own_texts()
+    opened = loading.loaded(path, context=context, threads=threads, library=libllama)
     if estimate:
-        with loading.loaded(path, context=context, threads=threads, library=libllama) as loaded:
-            print_estimate(estimated(loaded, texts, asked, gram=gram, head=output_head), output, as_json=as_json)
+        print_estimated(opened, texts, asked, output, gram=gram, head=output_head, as_json=as_json)
         return
     if on_machines:
         sent = CollectJob(path, tuple(texts), output, context, windows, output_head, fisher, threads, libllama)
@@ -133,19 +136,23 @@ def collect(
         return
     marks = _marks(path, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
     resume = _resumed(partial, marks)
-
-    def save(importance: "Importance") -> None:
-        write_importance(replace(importance, datasets=marks), partial, force=True)
-
-    with _kept_when_ended(partial), loading.loaded(path, context=context, threads=threads, library=libllama) as loaded:
-        found = _counted(loaded, texts, windows, sums, resume, save, head=output_head)
-        if fisher != 0:
-            found = _with_fisher(found, resume, loaded, texts, windows, fisher, save)
-        if gram is not None:
-            write_gathered(loaded, texts, gram, asked, force=force)
+    save = functools.partial(_save, partial, marks)
+    with _kept_when_ended(partial), opened as loaded:
+        counting = Counting(loaded, texts, windows, output_head, sums.value, resume, save)
+        gathering = None if gram is None else Gathering(loaded, texts, gram, asked)
+        found = _with_fisher(_counted(counting, gathering), resume, loaded, texts, asked, save, gathering)
+        if gathering is not None:
+            gathering.write(force=force)
     write_importance(found, output, force=force)
     partial.unlink(missing_ok=True)
     _show(found, output, as_json=as_json)
+
+
+def _save(partial: Path, marks: tuple[str, ...], importance: "Importance") -> None:
+    """Write the state so far into `partial`."""
+    from raq_client.importance.imatrix_file import write_importance
+
+    write_importance(replace(importance, datasets=marks), partial, force=True)
 
 
 def _check_work(machines: MachineOptions, gram: Path | None, sums: Sums) -> bool:
@@ -196,8 +203,9 @@ def _kept_when_ended(partial: Path) -> Iterator[None]:
         raise
 
 
-def _asked(windows: int | None, model: Path, output: Path) -> int | None:
+def _asked(windows: int | None, model: Path, output: Path, *, gram: bool) -> int | None:
     """The windows that Fisher information is asked of. Raises InvalidInput at once where that many can't be had."""
+    from raq_client.compensation.sums import HELD_OUT_EVERY
     from raq_client.curvature.shapes import shape_of
     from raq_client.models.model_file import open_model
 
@@ -207,32 +215,20 @@ def _asked(windows: int | None, model: Path, output: Path) -> int | None:
         return 0
     if windows:
         shape_of(open_model(model))
+        if gram and windows < HELD_OUT_EVERY:
+            what = f"{windows} windows are too few for --gram, which holds one in {HELD_OUT_EVERY} out"
+            raise InvalidInput(Fault("--fisher", f"{what}; give {HELD_OUT_EVERY} or more, or 0 for none"))
     return windows
 
 
-def _counted(
-    loaded: "Engine",
-    texts: "list[Text]",
-    windows: int | None,
-    sums: Sums,
-    resume: "Importance | None",
-    save: "Callable[[Importance], None]",
-    *,
-    head: bool,
-) -> "Importance":
-    from raq_client.importance.collect import collect as count
-
+def _counted(counting: "Counting", gathering: "Gathering | None") -> "Importance":
+    """The importance; the inputs of Gram statistics are summed in the same passes."""
+    if gathering is not None:
+        gathering.sum_inputs(counting)
+    if counting.done == len(counting.windows):
+        return counting.finish()
     with progress_bar("collecting") as report:
-        return count(
-            loaded,
-            texts,
-            windows=windows,
-            output_head=head,
-            sums=sums.value,
-            resume=resume,
-            save=save,
-            progress=report,
-        )
+        return counting.finish(report)
 
 
 def _show(found: "Importance", output: Path, *, as_json: bool) -> None:
@@ -258,28 +254,34 @@ def _with_fisher(
     resume: "Importance | None",
     loaded: "Engine",
     texts: "list[Text]",
-    limit: int | None,
-    windows: int | None,
+    asked: "GramOptions",
     save: "Callable[[Importance], None]",
+    gathering: "Gathering | None",
 ) -> "Importance":
-    """The importance with Fisher information; where nobody asked for it by number, without, if it can't be had."""
-    from raq_client.importance.collect_fisher import DEFAULT_FISHER_WINDOWS, add_fisher
+    """The importance with Fisher information; where nobody asked for it by number, without, if it can't be had.
+
+    Gram statistics of outputs are collected in the same passes.
+    """
+    if not asked.count:
+        return found
+    from raq_client.importance.collect_fisher import add_fisher
     from raq_client.models.model_file import open_model
 
     if resume is not None:
         found = replace(found, fisher=resume.fisher, fisher_windows=resume.fisher_windows, windows=resume.windows)
     save(found)  # all that was counted, should this be interrupted
-    count = DEFAULT_FISHER_WINDOWS if windows is None else windows
+    beside = () if gathering is None else gathering.outputs()
+    add = functools.partial(add_fisher, limit=asked.windows, save=save, beside=beside)
     try:
-        with progress_bar("Fisher information") as report:
-            return add_fisher(
-                found, open_model(loaded.path), loaded, texts, count, limit=limit, save=save, progress=report
-            )
+        with progress_bar("Fisher information" + (" and outputs" if beside else "")) as report:
+            return add(found, open_model(loaded.path), loaded, texts, asked.count, progress=report)
     except InvalidInput as error:
-        if windows is not None:
+        if asked.backward is not None:
             raise
         for fault in error.faults:
             say(f"note: no Fisher information: {fault}")
+        if gathering is not None and beside:
+            gathering.without_outputs(error)
         return replace(found, fisher={}, fisher_windows=0)
 
 

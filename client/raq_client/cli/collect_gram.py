@@ -1,19 +1,26 @@
-"""Gram statistics of `raq-client imatrix collect --gram`, with the state of an interrupted run."""
+"""Gram statistics of `raq-client imatrix collect --gram`, with the state of an interrupted run.
+
+They need no passes of their own: inputs are summed while importance is counted, outputs while Fisher information is.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raq_client.cli.console import say
+from raq_client.cli.estimate import print_estimate
 from raq_client.cli.progress import progress_bar
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import Gram
 from raq_client.compensation.gram_file import read_gram, write_gram
-from raq_client.compensation.outputs import add_outputs
+from raq_client.compensation.outputs import OutputsCollection
+from raq_client.curvature.passes import Collection
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.estimates.estimate import Estimate, Stage
-from raq_client.estimates.stages import collecting, collecting_fisher, collecting_gram, collecting_outputs
+from raq_client.estimates.stages import collecting, collecting_fisher, collecting_outputs, collecting_with_gram
+from raq_client.importance.collect import Counting
 from raq_client.importance.collect_fisher import DEFAULT_FISHER_WINDOWS, chosen_windows
 from raq_client.models.model_file import open_model
 from raq_solver.errors import Fault, InvalidInput
@@ -32,83 +39,124 @@ class GramOptions:
     backward: int | None
     memory: int
 
+    @property
+    def count(self) -> int:
+        """Windows to pass back, as many as the texts have at most."""
+        return DEFAULT_FISHER_WINDOWS if self.backward is None else self.backward
 
-def write_gathered(engine: Engine, texts: Sequence[Text], output: Path, asked: GramOptions, *, force: bool) -> None:
-    """Write what `gathered` finds; the state of an interrupted run is then removed."""
-    write_gram(gathered(engine, texts, output, asked), output, force=force)
-    partial_gram(output).unlink(missing_ok=True)
 
+class Gathering:
+    """Gram statistics for `output` as they are collected, continued from an interrupted run if there is one."""
 
-def gathered(engine: Engine, texts: Sequence[Text], output: Path, asked: GramOptions) -> Gram:
-    """Gram statistics for `output`, continued from an interrupted run if there is one.
+    def __init__(self, engine: Engine, texts: Sequence[Text], output: Path, asked: GramOptions) -> None:
+        self._engine, self._texts, self._asked = engine, texts, asked
+        self._output, self._partial = output, partial_gram(output)
+        self._model = open_model(engine.path)
+        self._inputs: Gram | None = None
+        self._outputs: OutputsCollection | None = None
 
-    Raises InvalidInput if that was of another model or other texts.
-    """
-    partial = partial_gram(output)
-    resume = None
-    if partial.exists():
-        resume = read_gram(partial)
-        if not resume.unfinished:
-            raise InvalidInput(Fault(str(partial), "is no state of an interrupted run; remove it"))
-        say(f"going on from {partial}")
+    def sum_inputs(self, counting: Counting) -> None:
+        """Run the texts through the model, sum what tensors are multiplied with, and count importance beside it.
 
-    def save(gram: Gram) -> Gram:
-        write_gram(gram, partial, force=True)
-        return read_gram(partial)
+        Raises InvalidInput if the interrupted run was of another model or other texts, and as `collect_gram` does.
+        """
+        resume = None
+        if self._partial.exists():
+            resume = read_gram(self._partial)
+            if not resume.unfinished:
+                raise InvalidInput(Fault(str(self._partial), "is no state of an interrupted run; remove it"))
+            say(f"going on from {self._partial}")
+        with progress_bar("collecting") as report:
+            found = collect_gram(
+                self._engine,
+                self._model,
+                self._texts,
+                windows=self._asked.windows,
+                memory=self._asked.memory,
+                resume=resume,
+                save=self._save,
+                progress=report,
+                beside=counting,
+            )
+        # All that was counted, should this be interrupted; from now on it is read from the file that this writes.
+        self._inputs = replace(found, source=self._save(replace(found, unfinished=True)).source)
 
-    model = open_model(engine.path)
-    with progress_bar("Gram statistics") as report:
-        found = collect_gram(
-            engine,
-            model,
-            texts,
-            windows=asked.windows,
-            memory=asked.memory,
-            resume=resume,
-            save=save,
-            progress=report,
-        )
-    if asked.backward == 0:
-        return found
-    # All that was counted, should this be interrupted; from now on it is read from the file that this writes.
-    found = replace(found, source=save(replace(found, unfinished=True)).source)
-    count = DEFAULT_FISHER_WINDOWS if asked.backward is None else asked.backward
-    chosen = chosen_windows(cut_windows(engine, texts, asked.windows), count)
-    try:
-        with progress_bar("outputs") as report:
-            return add_outputs(found, model, engine, chosen, memory=asked.memory, save=save, progress=report)
-    except InvalidInput as error:
-        if asked.backward is not None:
-            raise
+    def outputs(self) -> Sequence[Collection]:
+        """What is to be collected of outputs in the passes back; nothing, with a note, where it can't be had."""
+        assert self._inputs is not None, "inputs are summed first"
+        cut = cut_windows(self._engine, self._texts, self._asked.windows)
+        count, memory = len(chosen_windows(cut, self._asked.count)), self._asked.memory
+        try:
+            self._outputs = OutputsCollection(self._inputs, self._model, count, memory=memory, save=self._save)
+        except InvalidInput as error:
+            self.without_outputs(error)
+            return ()
+        return (self._outputs,)
+
+    def without_outputs(self, error: InvalidInput) -> None:
+        """Go on without statistics of outputs, if they were not asked for by number; else raise the error."""
+        if self._asked.backward is not None:
+            raise error
+        self._outputs = None
         for fault in error.faults:
             say(f"note: no statistics of outputs, errors are fed forward between columns only: {fault}")
-        return found
+
+    def write(self, *, force: bool) -> None:
+        """Write what was collected; the state of an interrupted run is removed."""
+        found = self._inputs if self._outputs is None else self._outputs.gram
+        assert found is not None, "inputs are summed first"
+        write_gram(found, self._output, force=force)
+        self._partial.unlink(missing_ok=True)
+
+    def _save(self, gram: Gram) -> Gram:
+        write_gram(gram, self._partial, force=True)
+        return read_gram(self._partial)
 
 
-def estimated(engine: Engine, texts: Sequence[Text], asked: GramOptions, *, gram: Path | None, head: bool) -> Estimate:
+def print_estimated(
+    opened: AbstractContextManager[Engine],
+    texts: Sequence[Text],
+    asked: GramOptions,
+    output: Path,
+    *,
+    gram: Path | None,
+    head: bool,
+    as_json: bool,
+) -> None:
+    """Print what a collection takes. Raises InvalidInput as `_estimated` does."""
+    with opened as engine:
+        print_estimate(_estimated(engine, texts, asked, gram=gram, head=head), output, as_json=as_json)
+
+
+def _estimated(engine: Engine, texts: Sequence[Text], asked: GramOptions, *, gram: Path | None, head: bool) -> Estimate:
     """The estimate of a collection: importance, Fisher information, and Gram statistics where there is a file of them.
 
     Raises InvalidInput where what is asked for by number can't be had.
     """
     model, left_out = open_model(engine.path), list[str]()
-    count = DEFAULT_FISHER_WINDOWS if asked.backward is None else asked.backward
-    found = [collecting(engine, texts, model, windows=asked.windows, output_head=head)]
+    first = (
+        collecting(engine, texts, model, windows=asked.windows, output_head=head)
+        if gram is None
+        else collecting_with_gram(engine, texts, model, asked.windows, asked.memory, output_head=head)
+    )
+    found = [first]
 
-    def add(stages: Callable[[], Iterable[Stage]], what: str) -> None:
+    def add(stages: Callable[[], Iterable[Stage]], what: str) -> bool:
         try:
             found.extend(stages())
         except InvalidInput as error:
             if asked.backward is not None:
                 raise
             left_out.extend(f"no {what}: {fault}" for fault in error.faults)
+            return False
+        return True
 
-    if count:
-        add(lambda: [collecting_fisher(engine, texts, model, count, asked.windows)], "Fisher information")
-    if gram is not None:
-        found.append(collecting_gram(engine, texts, model, asked.windows, asked.memory))
-        if count:
-            add(
-                lambda: [collecting_outputs(engine, texts, model, count, asked.windows, asked.memory)],
-                "statistics of outputs",
-            )
+    if asked.count and not (
+        gram is not None
+        and add(
+            lambda: [collecting_outputs(engine, texts, model, asked.count, asked.windows, asked.memory)],
+            "statistics of outputs",
+        )
+    ):
+        add(lambda: [collecting_fisher(engine, texts, model, asked.count, asked.windows)], "Fisher information")
     return Estimate(tuple(found), tuple(left_out))

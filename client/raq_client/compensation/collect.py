@@ -20,14 +20,14 @@ from raq_client.compensation.gram import (
     InMemory,
     MatrixGram,
     column_blocks,
-    interleaved,
     output_entry,
     spread,
 )
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, check_library
 from raq_client.engine import Engine, NotFiniteError, Product
-from raq_client.engine.windows import Progress, Text, cut_windows
-from raq_client.importance.collect import LEAST_TOKENS, SAVE_EVERY, rows_by_matrix
+from raq_client.engine.interrupts import deferred_interrupts
+from raq_client.engine.windows import Progress, Text
+from raq_client.importance.collect import LEAST_TOKENS, SAVE_EVERY, Counting, all_windows, rows_by_matrix
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput
@@ -55,8 +55,12 @@ def collect_gram(
     resume: Gram | None = None,
     save: Callable[[Gram], Gram] | None = None,
     progress: Progress | None = None,
+    beside: Counting | None = None,
 ) -> Gram:
     """Run `texts` through the model, at most `windows` windows of each, and sum x xᵀ of the inputs of every product.
+
+    `beside` is importance on the same windows, counted in the same passes where it can be: what it then lacks, its
+    `finish` counts.
 
     `memory` bounds the bytes of the sums; the entry of one tensor is always summed at once. Every 50 windows `save` is
     called with the state so far, and returns it as it was stored, so that it need not be kept in memory; passing it as
@@ -66,12 +70,7 @@ def collect_gram(
     input is not finite, or if SciPy is not installed.
     """
     check_library()
-    if not texts:
-        raise InvalidInput(Fault("text", "there is none to collect from; name at least one text file"))
-    if engine.context < LEAST_TOKENS:
-        what = f"must be at least {LEAST_TOKENS} tokens, not {engine.context}: shorter inputs are not counted"
-        raise InvalidInput(Fault("context", what))
-    cut = interleaved(cut_windows(engine, texts, windows))
+    cut = all_windows(engine, texts, windows)
     if len(cut) < HELD_OUT_EVERY:
         what = f"{len(cut)} windows, at least {HELD_OUT_EVERY} are needed, of which one is held out; give longer texts"
         raise InvalidInput(Fault("text", what))
@@ -93,18 +92,21 @@ def collect_gram(
     )
     if resume is not None and not _continues(resume, empty):
         raise InvalidInput(Fault(resume.where, "was begun with another model, other texts or windows; remove it"))
-    found = _Run(engine, cut, empty).collect(_grouped(shapes, memory, resume), resume, save, progress)
+    try:
+        found = _Run(engine, cut, empty, beside).collect(_grouped(shapes, memory, resume), resume, save, progress)
+    except (KeyboardInterrupt, SystemExit):
+        if beside is not None:
+            beside.keep()
+        raise
     return replace(found, shared=shared)
 
 
 def _continues(resume: Gram, empty: Gram) -> bool:
-    """Whether a state is of the same model, texts and windows."""
-    return (resume.model, resume.texts, resume.windows, resume.context) == (
-        empty.model,
-        empty.texts,
-        empty.windows,
-        empty.context,
-    )
+    """Whether a state is of the same model, texts and windows, in the same order."""
+    of = [(gram.model, gram.texts, gram.windows, gram.context) for gram in (resume, empty)]
+    if of[0] != of[1] or resume.sequences is None or empty.sequences is None:
+        return False
+    return np.array_equal(resume.sequences, empty.sequences)
 
 
 def _with(state: Gram, now: Mapping[str, Sequence[MatrixGram]], windows: int) -> Gram:
@@ -175,11 +177,12 @@ def _grouped(shapes: Mapping[str, _Shape], memory: int, resume: Gram | None) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """A collection: the model, the windows, and the empty statistics to fill."""
+    """A collection: the model, the windows, the empty statistics to fill, and the importance counted beside them."""
 
     engine: Engine
     windows: Int32[np.ndarray, "windows context"]
     empty: Gram
+    beside: Counting | None
 
     def collect(
         self,
@@ -234,9 +237,40 @@ class _Run:
         def found() -> dict[str, list[MatrixGram]]:
             return {name: [each.found() for each in parts] for name, parts in sums.items()}
 
-        for done in self.engine.observe_products(self.windows[first:], group.__contains__, visit, LEAST_TOKENS):
-            at = first + done
+        for at in self._run(first, group, visit):
             yield at, found
+
+    def _run(self, first: int, group: Collection[str], visit: Callable[[Product], None]) -> Iterator[int]:
+        """Run the windows from `first` on, visit the products of these weights, and count importance if it can be here.
+
+        Yields the number of windows done.
+        """
+        beside = self.beside
+        if beside is None or not first <= beside.done < len(self.windows):
+            for done in self.engine.observe_products(self.windows[first:], group.__contains__, visit, LEAST_TOKENS):
+                yield first + done
+            return
+        counting, at = beside, first
+
+        def wanted(name: str) -> bool:
+            return name in group or counting.wanted(name)
+
+        def visit_both(product: Product) -> None:
+            if at == counting.done and counting.wanted(product.name):
+                counting.visit(product)
+            if product.name in group:
+                visit(product)
+
+        steps = self.engine.observe_products(self.windows[first:], wanted, visit_both, LEAST_TOKENS)
+        for _ in self.windows[first:]:
+            with deferred_interrupts():  # a window is counted whole or not at all
+                next(steps)
+                at += 1
+                counting.done = max(counting.done, at)
+            if at == counting.done:
+                counting.keep_now_and_then()
+            yield at
+        next(steps, None)  # frees its context
 
 
 def _scaled(product: Product, typical: float) -> Product:

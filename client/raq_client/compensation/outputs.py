@@ -15,8 +15,8 @@ from jaxtyping import Int32
 
 from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, output_entry, spread
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums
-from raq_client.curvature.fisher import GradientSums, network_for, passes
 from raq_client.curvature.layers import Array, Watch
+from raq_client.curvature.passes import Collection, GradientSums, network_for, pass_back
 from raq_client.engine import Engine
 from raq_client.engine.windows import Progress
 from raq_client.models.model_file import ModelFile
@@ -31,6 +31,46 @@ WIDTHS: Final = (2048, 1024, 512, 256)
 _F32_BYTES: Final = 4
 
 
+class OutputsCollection(Collection):
+    """The statistics of outputs of every tensor of the blocks, collected from `windows` windows; `gram` has them.
+
+    `memory` bounds the bytes of the sums, by the width of their blocks. Some windows at a time `save` is called with
+    the state so far, and returns it as it was stored; what `gram` already has of outputs is continued.
+
+    Raises InvalidInput if there are fewer than 8 windows, or not enough memory.
+    """
+
+    def __init__(
+        self,
+        gram: Gram,
+        model: ModelFile,
+        windows: int,
+        *,
+        memory: int,
+        save: Callable[[Gram], Gram] | None = None,
+    ) -> None:
+        if windows < HELD_OUT_EVERY:
+            what = f"{windows} windows to pass back; at least {HELD_OUT_EVERY} are needed, of which one is held out"
+            raise InvalidInput(Fault("outputs", what))
+        tensors = [t for t in model.tensors if block_of(t.name) >= 0 and is_quantizable(t, model.architecture)]
+        # What is continued keeps the width that it was begun with.
+        widths = [gram.entries[output_entry(name)].widest for name in gram.outputs]
+        self.gram, self._windows, self._save = gram, windows, save
+        self._growing = OutputSums(tensors, widths[0] if widths else _width(tensors, memory), windows)
+        begun = _windows_done(gram)
+        if begun:
+            self._growing.continue_from(gram)
+        super().__init__(self._growing, begun)
+
+    def reached(self, windows: int) -> None:
+        """Save the state, or end with the last of the windows."""
+        if windows == self._windows:
+            self.gram = _with(self.gram, self._growing, windows)
+        elif self._save is not None:
+            stored = self._save(replace(_with(self.gram, self._growing, windows), unfinished=True))
+            self.gram = replace(self.gram, source=stored.source)  # the file that it was read from has been replaced
+
+
 def add_outputs(
     gram: Gram,
     model: ModelFile,
@@ -41,30 +81,15 @@ def add_outputs(
     save: Callable[[Gram], Gram] | None = None,
     progress: Progress | None = None,
 ) -> Gram:
-    """The statistics with those of the outputs of every tensor of the blocks, from these windows.
+    """The statistics with those of the outputs of every tensor of the blocks, from passes over these windows.
 
-    `memory` bounds the bytes of the sums, by the width of their blocks. Some windows at a time `save` is called with
-    the state so far, and returns it as it was stored; what `gram` already has of outputs is continued.
-
-    Raises InvalidInput if there are fewer than 8 windows, the architecture is not supported, the computed logits differ
-    from libllama's, or there is not enough memory.
+    Arguments are those of `OutputsCollection`. Raises InvalidInput as it does, if the architecture is not supported or
+    if the computed logits differ from libllama's.
     """
-    if len(windows) < HELD_OUT_EVERY:
-        what = f"{len(windows)} windows to pass back; at least {HELD_OUT_EVERY} are needed, of which one is held out"
-        raise InvalidInput(Fault("outputs", what))
-    tensors = [t for t in model.tensors if block_of(t.name) >= 0 and is_quantizable(t, model.architecture)]
-    begun = _windows_done(gram)
-    network, windows = network_for(model, engine, windows, begun=begun > 0)
-    # What is continued keeps the width that it was begun with.
-    widths = [gram.entries[output_entry(name)].widest for name in gram.outputs]
-    sums = OutputSums(tensors, widths[0] if widths else _width(tensors, memory), len(windows))
-    if begun:
-        sums.continue_from(gram)
-    for done in passes(network, windows, sums, first=begun, progress=progress):
-        if save is not None and done < len(windows):
-            stored = save(replace(_with(gram, sums, done), unfinished=True))
-            gram = replace(gram, source=stored.source)  # the file that it was read from has been replaced
-    return _with(gram, sums, len(windows)) if begun < len(windows) else gram
+    collection = OutputsCollection(gram, model, len(windows), memory=memory, save=save)
+    network, windows = network_for(model, engine, windows, begun=collection.begun > 0)
+    pass_back(network, windows, [collection], progress=progress)
+    return collection.gram
 
 
 def _windows_done(gram: Gram) -> int:

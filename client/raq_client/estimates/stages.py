@@ -11,15 +11,16 @@ from typing import Any, Final
 
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import WIDEST, Gram, InMemory, column_blocks
-from raq_client.compensation.outputs import WIDTHS, add_outputs
+from raq_client.compensation.outputs import WIDTHS, OutputsCollection
 from raq_client.compensation.sums import HELD_OUT_INPUTS
+from raq_client.curvature.fisher import collect_fisher
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.estimates.estimate import Stage, peak_memory
-from raq_client.estimates.pace import Pace, pace_between, pace_of
+from raq_client.estimates.pace import Pace, Report, pace_between, pace_of
 from raq_client.evaluation.in_memory import TrialSetup
 from raq_client.evaluation.perplexity import measure
-from raq_client.importance.collect import collect
+from raq_client.importance.collect import Counting, collect
 from raq_client.importance.collect_fisher import add_fisher, chosen_windows
 from raq_client.importance.fused import same_input
 from raq_client.importance.imatrix import Importance
@@ -37,8 +38,6 @@ SAMPLE: Final = 1 << 17
 """Weights of a tensor that are rounded to learn how long its types take."""
 FISHER_SAMPLE: Final = (1, 3)
 """Windows that are passed back to learn how long one takes: reports on the way count blocks, forward and back."""
-OUTPUTS_SAMPLE: Final = (8, 10)
-"""The same for statistics of outputs, of which fewer than 8 windows are refused."""
 _F32: Final = 4
 
 
@@ -51,8 +50,7 @@ def checking(original: Path, candidate: Path, texts: Sequence[Text], **options: 
 def collecting(engine: Engine, texts: Sequence[Text], model: ModelFile, **options: Any) -> Stage:
     """Collecting importance; `options` as for `importance.collect.collect`."""
     pace = pace_of(lambda report: collect(engine, texts, progress=report, **options))
-    size = sum(2 * _F32 * tensor.row_length * tensor.matrices for tensor in _quantizable(model))
-    return Stage("importance", pace.seconds, peak_memory(), size, _windows(pace))
+    return Stage("importance", pace.seconds, peak_memory(), _importance_size(model), _windows(pace))
 
 
 def collecting_fisher(engine: Engine, texts: Sequence[Text], model: ModelFile, count: int, limit: int | None) -> Stage:
@@ -61,36 +59,51 @@ def collecting_fisher(engine: Engine, texts: Sequence[Text], model: ModelFile, c
     pace = pace_between(
         lambda some: add_fisher(Importance({}), model, engine, texts, some, limit=limit), few, more, count
     )
-    size = sum(_F32 * (tensor.row_length * tensor.matrices + tensor.rows) for tensor in _quantizable(model))
-    return Stage("Fisher information", pace.seconds, peak_memory(), size, _windows(pace))
+    return Stage("Fisher information", pace.seconds, peak_memory(), _fisher_size(model), _windows(pace))
 
 
-def collecting_gram(engine: Engine, texts: Sequence[Text], model: ModelFile, limit: int | None, memory: int) -> Stage:
-    """Collecting Gram statistics of inputs within `memory` bytes, in as many passes over the text as that takes."""
-    pace = pace_of(lambda report: collect_gram(engine, model, texts, windows=limit, memory=memory, progress=report))
-    size = gram_size(model, outputs=False)
-    return Stage("Gram statistics", pace.seconds, peak_memory() + min(size, memory), size, _windows(pace))
+def collecting_with_gram(
+    engine: Engine, texts: Sequence[Text], model: ModelFile, limit: int | None, memory: int, *, output_head: bool
+) -> Stage:
+    """Collecting importance, and in the same passes Gram statistics of inputs within `memory` bytes."""
+
+    def work(report: Report) -> None:
+        beside = Counting(engine, texts, limit, output_head)
+        collect_gram(engine, model, texts, windows=limit, memory=memory, progress=report, beside=beside)
+
+    pace, size = pace_of(work), gram_size(model, outputs=False)
+    disk = size + _importance_size(model)
+    name = "importance and Gram statistics"
+    return Stage(name, pace.seconds, peak_memory() + min(size, memory), disk, _windows(pace))
 
 
 def collecting_outputs(
     engine: Engine, texts: Sequence[Text], model: ModelFile, count: int, limit: int | None, memory: int
 ) -> Stage:
-    """Collecting Gram statistics of outputs from `count` windows. Raises InvalidInput where they can't be had."""
+    """Collecting Fisher information and Gram statistics of outputs in passes over `count` windows.
+
+    Raises InvalidInput where they can't be had.
+    """
     windows = chosen_windows(cut_windows(engine, texts, limit), count)
-    few, more = OUTPUTS_SAMPLE
+    empty = Gram({}, {}, InMemory({}), (), len(windows), engine.context, model.fingerprint(), unfinished=True)
 
     def some(number: int) -> None:
-        empty = Gram({}, {}, InMemory({}), (), number, engine.context, model.fingerprint(), unfinished=True)
-        add_outputs(empty, model, engine, windows[:number], memory=memory)
+        outputs = OutputsCollection(empty, model, len(windows), memory=memory)
+        collect_fisher(model, engine, windows[:number], beside=[outputs])
 
-    if len(windows) <= more:  # the work itself is no longer than the sample
-        began = time.perf_counter()
-        some(len(windows))
-        pace = Pace(time.perf_counter() - began, 0.0, len(windows))
-    else:
-        pace = pace_between(some, few, more, len(windows))
+    few, more = FISHER_SAMPLE
+    pace = pace_between(some, few, more, len(windows))
     size = gram_size(model, outputs=True) - gram_size(model, outputs=False)
-    return Stage("Gram statistics, outputs", pace.seconds, peak_memory() + min(size, memory), size, _windows(pace))
+    name, memory_bytes = "Fisher information and outputs", peak_memory() + min(size, memory)
+    return Stage(name, pace.seconds, memory_bytes, size + _fisher_size(model), _windows(pace))
+
+
+def _importance_size(model: ModelFile) -> int:
+    return sum(2 * _F32 * tensor.row_length * tensor.matrices for tensor in _quantizable(model))
+
+
+def _fisher_size(model: ModelFile) -> int:
+    return sum(_F32 * (tensor.row_length * tensor.matrices + tensor.rows) for tensor in _quantizable(model))
 
 
 def gram_size(model: ModelFile, *, outputs: bool) -> int:

@@ -143,54 +143,92 @@ def collect(
     Raises InvalidInput if there is no text or one is shorter than two windows, if the model can't be loaded, if
     `resume` has another window length or more windows than the texts, or if an input is not finite.
     """
+    if isinstance(model, Engine):
+        return Counting(model, texts, windows, output_head, sums, resume, save).finish(progress)
+    with loaded(model, context=context, threads=threads, library=library) as opened:
+        return Counting(opened, texts, windows, output_head, sums, resume, save).finish(progress)
+
+
+class Counting:
+    """Importance as it is counted, on windows that pass through `model` here or for another purpose.
+
+    Arguments are those of `collect`, and it raises what `collect` raises. `done` windows are counted so far.
+    """
+
+    def __init__(
+        self,
+        model: Engine,
+        texts: Sequence[Text],
+        limit: int | None = None,
+        output_head: bool = False,  # noqa: FBT001, FBT002 - collect's own
+        sums: Sums = "float64",
+        resume: Importance | None = None,
+        save: Callable[[Importance], None] | None = None,
+    ) -> None:
+        self.windows = all_windows(model, texts, limit)
+        self.done = _windows_before(resume, model.context, len(self.windows))
+        self._model, self._output_head, self._save = model, output_head, save
+        self._texts, self._tally = tuple(text.name for text in texts), Tally(resume, sums)
+
+    def wanted(self, name: str) -> bool:
+        """Whether the products of this weight are counted."""
+        return is_counted(name, output_head=self._output_head)
+
+    def visit(self, product: Product) -> None:
+        """Count a product of the window `done`; whoever has run the whole window raises that number."""
+        count_product(self._model, product, self._tally)
+
+    def keep(self) -> None:
+        """Save what is counted so far."""
+        if self._save is not None:
+            self._save(self._importance())
+
+    def keep_now_and_then(self) -> None:
+        """Save it after every 50 windows; to be called after each window."""
+        if self.done % SAVE_EVERY == 0:
+            self._tally.end_group()
+            self.keep()
+
+    def finish(self, progress: Progress | None = None) -> Importance:
+        """Count the windows that are left. Every 50 windows, and on an interrupt, the state is saved."""
+        if self.done < len(self.windows):
+            try:
+                self._count(progress)
+            except (KeyboardInterrupt, SystemExit):
+                self.keep()
+                raise
+        found = self._importance()
+        require_entries(found, self._model.path)
+        return found
+
+    def _count(self, progress: Progress | None) -> None:
+        left = self.windows[self.done :]
+        steps = count_windows(self._model, left, self._tally, output_head=self._output_head)
+        for _ in left:
+            with deferred_interrupts():  # a window is counted whole or not at all
+                next(steps)
+                self.done += 1
+            if progress is not None:
+                progress(self.done, len(self.windows))
+            self.keep_now_and_then()
+        next(steps, None)  # frees its context
+
+    def _importance(self) -> Importance:
+        source = f"collected from {self._model.path.name}"
+        return Importance(self._tally.entries(), self._texts, self.done, self._model.context, source)
+
+
+def all_windows(model: Engine, texts: Sequence[Text], limit: int | None) -> Int32[np.ndarray, "windows context"]:
+    """The windows of all texts, one after the other, at most `limit` of each.
+
+    Raises InvalidInput if there is no text or one is shorter than two windows, or if windows are too short to count.
+    """
     if not texts:
         raise InvalidInput(Fault("text", "there is none to collect from; name at least one text file"))
-    if isinstance(model, Engine):
-        return _collect(model, texts, windows, output_head, Tally(resume, sums), resume, save, progress)
-    with loaded(model, context=context, threads=threads, library=library) as opened:
-        return _collect(opened, texts, windows, output_head, Tally(resume, sums), resume, save, progress)
-
-
-def _collect(
-    model: Engine,
-    texts: Sequence[Text],
-    limit: int | None,
-    output_head: bool,  # noqa: FBT001 - collect's own
-    tally: Tally,
-    resume: Importance | None,
-    save: Callable[[Importance], None] | None,
-    progress: Progress | None,
-) -> Importance:
     if model.context < LEAST_TOKENS:
         what = f"must be at least {LEAST_TOKENS} tokens, not {model.context}: shorter inputs are not counted"
         raise InvalidInput(Fault("context", what))
-    cut = np.concatenate(cut_windows(model, texts, limit))
-    before = _windows_before(resume, model.context, len(cut))
-
-    def importance(done: int) -> Importance:
-        datasets = tuple(text.name for text in texts)
-        return Importance(tally.entries(), datasets, done, model.context, f"collected from {model.path.name}")
-
-    steps = count_windows(model, cut[before:], tally, output_head=output_head)
-    done = 0
-    try:
-        while before + done < len(cut):
-            with deferred_interrupts():  # a window is counted whole or not at all
-                done = next(steps)
-            if progress is not None:
-                progress(before + done, len(cut))
-            if (before + done) % SAVE_EVERY == 0:
-                tally.end_group()
-                if save is not None:
-                    save(importance(before + done))
-    except (KeyboardInterrupt, SystemExit):
-        if save is not None and (before + done) % SAVE_EVERY:
-            save(importance(before + done))
-        raise
-    next(steps, None)  # frees its context
-    found = importance(len(cut))
-    require_entries(found, model.path)
-    return found
+    return np.concatenate(cut_windows(model, texts, limit))
 
 
 def require_entries(found: Importance, model: Path) -> None:
@@ -221,17 +259,25 @@ def count_windows(
 
     Raises InvalidInput if libllama fails, or if an input is not finite.
     """
+    return model.observe_products(
+        windows,
+        lambda name: is_counted(name, output_head=output_head),
+        lambda product: count_product(model, product, tally),
+        LEAST_TOKENS,
+    )
 
-    def wanted(name: str) -> bool:
-        # A model without a head of its own multiplies with its embedding instead; looking rows up is no product.
-        return name.startswith("blk.") or (output_head and name in {OUTPUT, TOKEN_EMBEDDING})
 
-    def count(product: Product) -> None:
-        if not np.isfinite(product.inputs).all():
-            raise NotFiniteError(Fault(str(model.path), f"what {product.name} is multiplied with is not finite"))
-        tally.add(product)
+def is_counted(name: str, *, output_head: bool) -> bool:
+    """Whether importance has an entry of a weight with this name."""
+    # A model without a head of its own multiplies with its embedding instead; looking rows up is no product.
+    return name.startswith("blk.") or (output_head and name in {OUTPUT, TOKEN_EMBEDDING})
 
-    return model.observe_products(windows, wanted, count, LEAST_TOKENS)
+
+def count_product(model: Engine, product: Product, tally: Tally) -> None:
+    """Add a product's inputs to `tally`. Raises InvalidInput if one is not finite."""
+    if not np.isfinite(product.inputs).all():
+        raise NotFiniteError(Fault(str(model.path), f"what {product.name} is multiplied with is not finite"))
+    tally.add(product)
 
 
 def _windows_before(resume: Importance | None, context: int, windows: int) -> int:

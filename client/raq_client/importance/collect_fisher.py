@@ -10,6 +10,7 @@ from jaxtyping import Int32
 
 from raq_client.curvature.fisher import collect_fisher
 from raq_client.curvature.information import Fisher, InformedWindow
+from raq_client.curvature.passes import Collection
 from raq_client.engine import Engine
 from raq_client.engine.windows import Progress, Text, cut_windows
 from raq_client.importance.imatrix import Importance
@@ -29,10 +30,12 @@ def add_fisher(
     limit: int | None = None,
     save: Callable[[Importance], None] | None = None,
     progress: Progress | None = None,
+    beside: Sequence[Collection] = (),
 ) -> Importance:
     """The importance with Fisher information of `count` windows, chosen among the first `limit` of each text.
 
-    Continues from the Fisher information that `importance` already has. Raises InvalidInput if the architecture is not
+    Continues from the Fisher information that `importance` already has. `beside` is collected from the same passes.
+    Raises InvalidInput if the architecture is not
     supported, the computed logits differ from libllama's, or a text is too short.
     """
     cut = cut_windows(engine, texts, limit)
@@ -45,6 +48,7 @@ def add_fisher(
         start=start,
         save=None if save is None else lambda fisher, done: save(with_fisher(importance, fisher, informed[:done])),
         progress=progress,
+        beside=beside,
     )
     return with_fisher(importance, found, informed)
 

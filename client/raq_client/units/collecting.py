@@ -16,9 +16,10 @@ from typing import ClassVar, Final
 import numpy as np
 from jaxtyping import Int32
 
-from raq_client.curvature.fisher import FisherSums, network_for, passes, windows_at_once
+from raq_client.curvature.fisher import FisherSums
 from raq_client.curvature.information import Fisher, InformedWindow, joined
 from raq_client.curvature.network import Network
+from raq_client.curvature.passes import network_for, passes, windows_at_once
 from raq_client.curvature.shapes import shape_of
 from raq_client.engine import DEFAULT_CONTEXT, Engine
 from raq_client.engine.loading import loaded

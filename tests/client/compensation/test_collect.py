@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from raq_client import engine
-from raq_client.compensation.collect import HELD_OUT_EVERY, HELD_OUT_INPUTS, collect_gram, interleaved
+from raq_client.compensation.collect import HELD_OUT_EVERY, HELD_OUT_INPUTS, collect_gram
 from raq_client.compensation.gram import Gram
 from raq_client.compensation.gram_file import read_gram, write_gram
 from raq_client.engine import Engine, Product
-from raq_client.engine.windows import Text, cut_windows
+from raq_client.engine.windows import Progress, Text, cut_windows
+from raq_client.importance.collect import Counting, collect
+from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import open_model
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT, write_mixture
@@ -50,7 +52,7 @@ def _inputs(loaded: Engine, name: str, windows: np.ndarray) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", ["blk.0.attn_k.weight", "blk.1.ffn_down.weight", "output.weight"])
 def test_a_matrix_is_the_mean_of_products_of_scaled_inputs(loaded: Engine, gram: Gram, name: str) -> None:
-    windows = interleaved(cut_windows(loaded, TEXTS, 8))
+    windows = np.concatenate(cut_windows(loaded, TEXTS, 8))
     inputs = _inputs(loaded, name, windows)
     held_out = [each for place, each in enumerate(inputs) if place % HELD_OUT_EVERY == HELD_OUT_EVERY - 1]
     counted = np.concatenate(
@@ -154,3 +156,46 @@ def test_too_little_text_is_refused(loaded: Engine) -> None:
         collect_gram(loaded, open_model(MODEL), [])
     with pytest.raises(InvalidInput, match="windows, at least 8"):
         collect_gram(loaded, open_model(MODEL), TEXTS, windows=2)
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 8 << 20])
+def test_importance_is_counted_in_the_same_passes(loaded: Engine, gram: Gram, memory: int) -> None:
+    alone, beside = collect(loaded, TEXTS, windows=8, output_head=True), Counting(loaded, TEXTS, 8, output_head=True)
+    _same(collect_gram(loaded, open_model(MODEL), TEXTS, windows=8, memory=memory, beside=beside), gram)
+    assert beside.done == len(beside.windows)
+    assert beside.finish().digest() == alone.digest()
+
+
+def test_both_go_on_after_an_interrupt(
+    loaded: Engine, gram: Gram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importance is saved at the window that was interrupted, Gram statistics every five."""
+    for module in ("compensation", "importance"):
+        monkeypatch.setattr(f"raq_client.{module}.collect.SAVE_EVERY", 5)
+    whole, state = collect(loaded, TEXTS, windows=8), tmp_path / "state.gram"
+    kept: list[Importance] = []
+
+    def save(found: Gram) -> Gram:
+        write_gram(found, state, force=True)
+        return read_gram(state)
+
+    def interrupt(done: int, _total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    def collected(progress: Progress | None, resume: Gram | None, begun: Importance | None) -> tuple[Gram, Counting]:
+        beside = Counting(loaded, TEXTS, 8, resume=begun, save=kept.append)
+        given = {"windows": 8, "save": save, "resume": resume, "progress": progress}
+        return collect_gram(loaded, open_model(MODEL), TEXTS, beside=beside, **given), beside
+
+    with pytest.raises(KeyboardInterrupt):
+        collected(interrupt, None, None)
+    assert (kept[-1].chunk_count, read_gram(state).entries[gram.shared["blk.0.attn_k.weight"]].windows) == (8, 5)
+    found, beside = collected(None, read_gram(state), kept[-1])
+    _same(found, gram)
+    # Importance that is behind is not counted in the last part alone: it has all windows, in passes of its own.
+    _, late = collected(None, read_gram(state), None)
+    for finished in (beside.finish(), late.finish()):
+        assert finished.chunk_count == whole.chunk_count == 16
+        for name, entry in whole.entries.items():
+            np.testing.assert_allclose(finished.entries[name].sums, entry.sums, rtol=1e-6)

@@ -7,10 +7,12 @@ import pytest
 from raq_client import engine
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import Gram, output_entry
-from raq_client.compensation.outputs import OutputSums, add_outputs
+from raq_client.compensation.outputs import OutputsCollection, OutputSums, add_outputs
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS
-from raq_client.curvature.fisher import FisherSums, add_windows, network_for
+from raq_client.curvature.fisher import FisherSums, collect_fisher
+from raq_client.curvature.information import Fisher
 from raq_client.curvature.layers import Watch
+from raq_client.curvature.passes import add_windows, network_for
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.estimates.stages import gram_size
@@ -133,3 +135,21 @@ def test_the_estimated_size_is_that_of_the_entries(model: ModelFile, inputs: Gra
         entries = found.entries.values()
         values = sum(len(e.tokens) * (sum(b.packed for b in e.blocks) + HELD_OUT_INPUTS * e.length) for e in entries)
         assert gram_size(model, outputs=outputs) == 4 * values
+
+
+def test_fisher_information_comes_from_the_same_passes(
+    loaded: Engine, model: ModelFile, inputs: Gram, gram: Gram, windows: np.ndarray
+) -> None:
+    """Also where one of them was begun before: it leaves out what it has counted."""
+    alone = collect_fisher(model, loaded, windows)
+    begun: list[tuple[dict[str, Fisher], int]] = []
+    collect_fisher(model, loaded, windows[:4], save=lambda found, done: begun.append((dict(found), done)))
+    for start in (({}, 0), begun[0]):
+        outputs = OutputsCollection(inputs, model, len(windows), memory=1 << 30)
+        found = collect_fisher(model, loaded, windows, start=start, beside=[outputs])
+        for name, fisher in alone.items():
+            np.testing.assert_array_equal(found[name].rows, fisher.rows)
+            np.testing.assert_array_equal(found[name].levels, fisher.levels)
+        for name in gram.outputs:
+            one, other = (each.source.matrix(output_entry(name), 0) for each in (gram, outputs.gram))
+            np.testing.assert_array_equal(one.blocks[0], other.blocks[0])

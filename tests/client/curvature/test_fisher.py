@@ -10,10 +10,11 @@ from scipy.special import softmax
 from scipy.stats import chisquare
 
 from raq_client import engine
-from raq_client.curvature import fisher
-from raq_client.curvature.fisher import FisherSums, add_windows, collect_fisher
+from raq_client.curvature import fisher, passes
+from raq_client.curvature.fisher import FisherSums, collect_fisher
 from raq_client.curvature.information import Fisher
 from raq_client.curvature.network import BlockWeights, Network, capped, unwatched
+from raq_client.curvature.passes import add_windows
 from raq_client.curvature.shapes import shape_of
 from raq_client.engine.windows import Text
 from raq_client.importance.collect_fisher import add_fisher, chosen_windows
@@ -95,7 +96,7 @@ def every_label(monkeypatch: pytest.MonkeyPatch) -> None:
         gradient[token, label] -= 1
         return gradient * np.sqrt(shares[token, label]), shares
 
-    monkeypatch.setattr(fisher, "_label_gradient", one_label)
+    monkeypatch.setattr(passes, "_label_gradient", one_label)
 
 
 def _expected_squares(network: Network, model: ModelFile, name: str) -> Fisher:
@@ -159,12 +160,12 @@ def test_labels_are_drawn_as_the_model_says() -> None:
     logits = np.tile(np.array([2.0, 0.0, -1.0, 1.0], np.float32), (500, 1))
     counts = np.zeros(4)
     for number in range(20):
-        gradient, shares = fisher._label_gradient(logits, number)
+        gradient, shares = passes._label_gradient(logits, number)
         np.testing.assert_allclose(shares, softmax(logits, axis=1), rtol=1e-5)
         drawn = np.isclose(shares - gradient, 1.0, atol=1e-5)
         np.testing.assert_allclose(shares - gradient, drawn, atol=1e-5)
         assert (drawn.sum(axis=1) == 1).all()
-        np.testing.assert_array_equal(fisher._label_gradient(logits, number)[0], gradient)
+        np.testing.assert_array_equal(passes._label_gradient(logits, number)[0], gradient)
         counts += drawn.sum(axis=0)
     assert chisquare(counts, counts.sum() * shares[0].astype(float) / shares[0].astype(float).sum()).pvalue > 1e-3
 
@@ -292,7 +293,7 @@ def test_in_two_parts_as_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         whole = collect_fisher(model, loaded, windows, progress=lambda *step: steps.append(step))
         assert steps == sorted(steps)
         assert steps[-1] == (5, 5)
-        monkeypatch.setattr(fisher, "KEPT_BYTES", 2 * 4 * 16 * 64 * 3)  # two windows at a time
+        monkeypatch.setattr(passes, "KEPT_BYTES", 2 * 4 * 16 * 64 * 3)  # two windows at a time
         saved: list[tuple[dict[str, Fisher], int]] = []
         again = collect_fisher(model, loaded, windows, save=lambda found, done: saved.append((dict(found), done)))
         assert [done for _, done in saved] == [2, 4, 5]

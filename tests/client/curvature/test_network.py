@@ -10,8 +10,8 @@ import pytest
 from scipy.special import log_softmax
 
 from raq_client import engine
-from raq_client.curvature.fisher import require_agreement
 from raq_client.curvature.network import Network
+from raq_client.curvature.passes import require_agreement
 from raq_client.curvature.shapes import ARCHITECTURES, Shape, shape_of
 from raq_client.engine import Engine, scored_positions
 from raq_client.models.model_file import open_model
