@@ -52,26 +52,29 @@ def read_allocation(path: Path, tensors: Sequence[Tensor], architecture: str = "
 
 
 def left_out(path: Path, tensors: Sequence[Tensor], architecture: str = "") -> str | None:
-    """A note if patterns of a file match nothing, or if quantizable tensors are in none of its lines; else None."""
+    """A note if lines of a file match nothing, or what is never quantized, or leave quantizable tensors out; else None.
+
+    A line that gives norms and the like the type that they have says nothing wrong.
+    """
     text = read_text(path, "an allocation")
     names = [tensor.name for tensor in tensors if is_quantizable(tensor, architecture)]
+    said = []
     if text.lstrip().startswith("{"):
-        idle, given = [], set(_solved(text, path).allocation)
+        given = set(_solved(text, path).allocation)
     else:
         overrides = _lines(text, path)
-        idle = [str(each) for each in overrides if not any(map(each.matches, names))]
         given = set(resolve(overrides, names))
+        kept = {tensor.name: tensor.source_type for tensor in tensors if tensor.name not in names}
+        unused = [each for each in overrides if not any(map(each.matches, names))]
+        idle = [str(each) for each in unused if not any(map(each.matches, kept))]
+        refused = [str(each) for each in unused if any(each.quant_type != kept[n] for n in kept if each.matches(n))]
+        said += [f"no tensor matches {_some(idle)} in {path}"] if idle else []
+        said += [f"what matches {_some(refused)} in {path} is never quantized"] if refused else []
     left = [name for name in names if name not in given]
-    said = (
-        [f"{_some(idle)} in {path} match no tensor" if len(idle) > 1 else f"{idle[0]} in {path} matches no tensor"]
-        if idle
-        else []
-    )
-    said += (
-        [f"{len(left)} of {len(names)} tensors are in none of its lines and keep their types ({_some(left)})"]
-        if left
-        else []
-    )
+    if left:
+        said.append(
+            f"{len(left)} of {len(names)} tensors are in none of its lines and keep their types ({_some(left)})"
+        )
     return "; ".join(said) or None
 
 

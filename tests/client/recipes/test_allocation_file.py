@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from raq_client.recipes.allocation_file import origin_notes, read_allocation
+from raq_client.models.model_file import open_model
+from raq_client.recipes.allocation_file import left_out, origin_notes, read_allocation
 from raq_solver.errors import InvalidInput
+from support.gguf_files import MODEL_4M
 
 
 def _plan(folder: Path, **keys: str) -> Path:
@@ -36,6 +38,28 @@ def test_a_plan_for_another_model_or_other_feedback_is_said(
 def test_lines_of_overrides_do_not_tell(tmp_path: Path) -> None:
     (tmp_path / "types.txt").write_text("ffn_down=q6_k\n", encoding="utf-8")
     assert origin_notes(tmp_path / "types.txt", "m", "g") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("norm=F32\nweight=Q4_K\n", None),  # all types of a file, as other programs list them
+        (
+            "attn=Q4_K\nffn=Q8_0\nembd=F16\noutput\\.weight=F16\nnorm=Q4_K\n",
+            "what matches norm=Q4_K in {path} is never",
+        ),
+        ("weight=Q4_K\nxx=Q4_K\nyy=F16\n", "no tensor matches xx=Q4_K, yy=F16 in {path}"),
+        ("attn=Q4_K\n", "are in none of its lines and keep their types"),
+    ],
+)
+def test_lines_without_an_effect_are_said(tmp_path: Path, lines: str, expected: str | None) -> None:
+    (tmp_path / "types.txt").write_text(lines, encoding="utf-8")
+    note = left_out(tmp_path / "types.txt", open_model(MODEL_4M).tensors)
+    if expected is None:
+        assert note is None
+    else:
+        assert note is not None
+        assert expected.format(path=tmp_path / "types.txt") in note
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, "some text, not a plan\n" * 1_000, "\0" * 5_000])
