@@ -29,7 +29,7 @@ from raq_client.evaluation.in_memory import RecordedLogits, Trial, TrialSetup
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.file_types import file_type
 from raq_client.models.model_file import open_model
-from raq_client.models.quantizable import is_quantizable
+from raq_client.models.quantizable import fitting_type, is_quantizable
 from raq_client.models.table import table_of
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.compensated import compensated_profile
@@ -42,6 +42,7 @@ from raq_solver.loss_models import default_loss_model
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensor_names import block_of
+from raq_solver.tensors import Tensor
 from support.machine import header
 
 LONGEST_TEXT = 60_000
@@ -79,16 +80,20 @@ def row(label: str, values: Sequence[object]) -> None:
     print(f"| {label} | " + " | ".join(str(each) for each in values) + " |", flush=True)
 
 
-def by_type(bench: Bench, names: Sequence[str], types: Sequence[str]) -> Iterator[float]:
-    """A row for each type: the ratio with feedback to plain, by text."""
+def by_type(bench: Bench, tensors: Sequence[Tensor], types: Sequence[str]) -> Iterator[float]:
+    """A row for each type, or its substitute where rows do not divide: KL divergence with feedback over plain, by text."""
     row("type", [*(text.name for text in bench.texts), "geometric mean", "plain KL"])
     row("---", ["---"] * (len(bench.texts) + 2))
     for name in types:
-        chosen = dict.fromkeys(names, CATALOGUE[name])
+        fitting = {tensor: fitting_type(CATALOGUE[name], tensor.row_length) for tensor in tensors}
+        chosen = {tensor.name: each for tensor, each in fitting.items() if each is not None}
+        fits = sum(tensor.weights for tensor, each in fitting.items() if each == CATALOGUE[name])
+        share = fits / sum(tensor.weights for tensor in tensors)
         plain, fed = (bench.kl(chosen, compensated=each) for each in (False, True))
         ratios = fed / plain
         mean = float(np.exp(np.log(ratios).mean()))
-        row(name, [*(f"{each:.3f}" for each in ratios), f"**{mean:.3f}**", f"{plain.mean():.5f}"])
+        label = name if share == 1 else f"{name} ({share:.0%} of the weights)"
+        row(label, [*(f"{each:.3f}" for each in ratios), f"**{mean:.3f}**", f"{plain.mean():.5f}"])
         yield mean
 
 
@@ -136,10 +141,9 @@ def main() -> None:
         recorded = RecordedLogits(engine, spread(engine, texts, arguments.windows))
         bench = Bench(Trial(setup, (engine, recorded)), texts)
         if arguments.types:
-            quantizable = [t.name for t in model.tensors if is_quantizable(t, model.architecture)]
-            means = list(
-                by_type(bench, [name for name in quantizable if block_of(name) >= 0], arguments.types.split(","))
-            )
+            quantizable = [t for t in model.tensors if is_quantizable(t, model.architecture)]
+            tensors = [tensor for tensor in quantizable if block_of(tensor.name) >= 0]
+            means = list(by_type(bench, tensors, arguments.types.split(",")))
             print(f"\nGeometric mean over the types: {np.exp(np.log(means).mean()):.3f}\n")
         if arguments.mixtures:
             cache = user_cache_path("raq") / "measurements"
