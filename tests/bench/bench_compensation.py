@@ -81,7 +81,7 @@ def row(label: str, values: Sequence[object]) -> None:
 
 
 def by_type(bench: Bench, tensors: Sequence[Tensor], types: Sequence[str]) -> Iterator[float]:
-    """A row for each type, or its substitute where rows do not divide: KL divergence with feedback over plain, by text."""
+    """A row for each type, or its substitute where rows do not divide: KL divergence over plain, by text."""
     row("type", [*(text.name for text in bench.texts), "geometric mean", "plain KL"])
     row("---", ["---"] * (len(bench.texts) + 2))
     for name in types:
