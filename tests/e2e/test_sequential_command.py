@@ -92,3 +92,31 @@ def test_run_refuses_to_plan_only(model_path: Path, gram: Path) -> None:
     result = client("run", model_path, "-b", "4.2", "--gram", gram, "--sequential", "--plan-only")
     assert result.code == 2
     assert "--plan-only writes none" in result.err
+
+
+def test_the_steps_of_a_ladder_are_rounded_in_turn(
+    data: Path, folder: Path, model_path: Path, imatrix_path: Path, gram: Path
+) -> None:
+    common = (
+        "ladder",
+        model_path,
+        "-b",
+        "4.2",
+        "-i",
+        imatrix_path,
+        "--gram",
+        gram,
+        "--types",
+        "Q3_K,Q4_K",
+        "--sequential",
+    )
+    refused = client(*common)
+    assert refused.code == 2
+    assert "--sequential: is how files are written: give --folder" in refused.err
+    text = folder / "short.txt"
+    text.write_text((data / "gsm8k.evaluation.txt").read_text(encoding="utf-8")[:6000], encoding="utf-8")
+    result = client(*common, "-t", text, "--windows", 2, "-o", folder / "ladder")
+    assert result.code == 0, result.err
+    (step,) = (folder / "ladder").glob("*.gguf")
+    assert Reader(step).fields["raq.sequential.windows"].contents() == 64
+    assert not list((folder / "ladder").glob("*.rounded"))

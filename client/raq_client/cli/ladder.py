@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -46,6 +47,7 @@ def ladder(
     ] = None,
     *,
     measure: MeasureOptions,
+    sequential: options.Sequential = False,
     posed: ProblemOptions,
     checks: CheckOptions,
     nested: Annotated[
@@ -102,8 +104,10 @@ def ladder(
         raise InvalidInput(Fault("", "which ladder? Give either a --recipe or a --budget for each step"))
     if recipe and nested:
         raise InvalidInput(Fault("--nested", "is for budgets; a recipe defines its own steps"))
+    if sequential and folder is None:
+        raise InvalidInput(Fault("--sequential", "is how files are written: give --folder"))
     named = model or str(project_model(None, settings))
-    inputs = measure.inputs_of(Path(named), settings)
+    inputs = replace(measure.inputs_of(Path(named), settings), sequential=sequential)
     rungs = (
         recipe_rungs(read_recipe(recipe), read_table(named))
         if recipe
@@ -219,7 +223,7 @@ def _solved(
 
 
 def _climbed(rungs: "tuple[Rung, ...]", setup: "LadderSetup", *, climb_all: bool) -> "list[StepResult]":
-    """Quantize and measure rungs until one gains nothing, with two progress bars for each."""
+    """Quantize and measure rungs until one gains nothing, with two or three progress bars for each."""
     from raq_client.refinement.ladder import climb
 
     found: list[StepResult] = []
@@ -228,7 +232,7 @@ def _climbed(rungs: "tuple[Rung, ...]", setup: "LadderSetup", *, climb_all: bool
         def bar(verb: str) -> "Callable[[Rung], Callable[[int, int], None]]":
             return lambda rung: bars.enter_context(progress_bar(f"{verb} {rung.name}"[:22]))
 
-        for one in climb(rungs, setup, bar("writing"), bar("checking")):
+        for one in climb(rungs, setup, bar("writing"), bar("checking"), bar("rounding")):
             found.append(one)
             bars.close()
             if not one.gains and not climb_all:

@@ -161,11 +161,13 @@ def climb(
     setup: LadderSetup,
     writing: Callable[[Rung], Progress] | None = None,
     measuring: Callable[[Rung], Progress] | None = None,
+    in_turn: Callable[[Rung], Progress] | None = None,
 ) -> Iterator[StepResult]:
     """Quantize and measure one rung after the other; a generator, so the caller decides how many.
 
-    The verdicts of all rungs together hold with 95 % confidence. `writing` and `measuring` return a progress callback
-    for a rung. Raises InvalidInput before any work if a file exists without `force`.
+    The verdicts of all rungs together hold with 95 % confidence. `writing`, `measuring` and, where blocks are rounded
+    one after the other, `in_turn` return a progress callback for a rung. Raises InvalidInput before any work if a file
+    exists without `force`.
     """
     found = [setup.path(rung) for rung in rungs if setup.path(rung).exists() and not setup.force]
     raise_faults([Fault(str(path), "exists; give --force to replace it") for path in found])
@@ -173,15 +175,16 @@ def climb(
     before: Measurement | None = None
     with setup.loaded as original:
         for rung in rungs:
-            path = _written(rung, setup, None if writing is None else writing(rung))
+            passed = in_turn(rung) if in_turn is not None and setup.rounding.sequential else None
+            path = _written(rung, setup, None if writing is None else writing(rung), passed)
             measured = setup.measured(original, path, None if measuring is None else measuring(rung))
             step = None if before is None else compare(before, measured, confidence=confidence)
             yield StepResult(rung, path, summarize(measured.scores(), setup.context), step)
             before = measured
 
 
-def _written(rung: Rung, setup: LadderSetup, progress: Progress | None) -> Path:
+def _written(rung: Rung, setup: LadderSetup, progress: Progress | None, passed: Progress | None) -> Path:
     path, metadata = setup.path(rung), {"raq.ladder": rung.name}
     wanted = Quantization(setup.model, rung.allocation, path, setup.rounding, metadata=metadata)
-    quantize_model(wanted, force=setup.force, progress=added_up(progress, rung.size))
+    quantize_model(wanted, force=setup.force, progress=added_up(progress, rung.size), passed=passed)
     return path
