@@ -62,9 +62,9 @@ cuda-build folder:
     cmake --build {{folder}} --target _raq_native --parallel
     {{python}} .ci/cuda_import.py {{folder}}
 
-# A wheel for this machine's architecture, installed without a compiler and run; needs auditwheel and patchelf.
-wheels folder="build/wheels":
-    .ci/wheels {{python}} {{folder}}
+# A wheel for this machine, run without a compiler by PYTHON and the further Pythons named; needs auditwheel and patchelf.
+wheels folder="build/wheels" *others:
+    .ci/wheels {{python}} {{folder}} {{others}}
 
 # The wheel for Linux on 64-bit ARM, cross-compiled into a folder and tried under emulation; needs Debian (.ci/wheel-arm).
 wheel-arm folder="build/wheel-arm":
