@@ -95,12 +95,10 @@ def test_a_plans_windows_are_its_losses_by_the_levels_of_its_tensors() -> None:
     found = predicted(profile)
     assert found is not None
     problem = build_problem(Request(budget="8"), profile).problem
-    losses = [
-        problem.table.losses[row, problem.table.column_of[name]] for row, name in enumerate(("Q8_0", "Q4_K", "Q4_K"))
-    ]
-    windows = np.array(
-        [sum(loss * level for loss, level in zip(losses, column, strict=True)) for column in levels.levels.T]
+    losses = np.array(
+        [problem.table.losses[row, problem.table.column_of[name]] for row, name in enumerate(("Q8_0", "Q4_K", "Q4_K"))]
     )
+    windows = losses @ levels.levels
     assert found.value == pytest.approx(sum(losses), rel=1e-12)
     assert found == from_windows(windows, levels)
     assert predicted(profile, "fisher") == found
