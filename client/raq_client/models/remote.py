@@ -207,6 +207,7 @@ def _first_bytes(url: str, count: int, headers: Mapping[str, str], where: str) -
             data: bytes = response.read(count)
             return data
     except urllib.error.HTTPError as error:
-        raise InvalidInput(Fault(where, f"can't be read: {answer_of(error)}")) from error
+        with error:
+            raise InvalidInput(Fault(where, f"can't be read: {answer_of(error)}")) from error
     except (OSError, HTTPException) as error:
         raise InvalidInput(Fault(where, f"can't be read: {getattr(error, 'reason', error)}")) from error
