@@ -156,15 +156,11 @@ def _save(partial: Path, marks: tuple[str, ...], importance: "Importance") -> No
 
 
 def _check_work(machines: MachineOptions, gram: Path | None, sums: Sums) -> bool:
-    """Whether this is work for several machines. Raises InvalidInput for what can't be divided or needs an extra."""
-    from raq_client.compensation.sums import check_library
-
+    """Whether this is work for several machines. Raises InvalidInput for what can't be divided."""
     given = {
         "--gram": (gram is not None, "can't be collected in parts; run the command for it on one machine"),
         "--sums": (sums is Sums.FLOAT32, "float32 adds every row to all before, which can't be divided"),
     }
-    if gram is not None:
-        check_library()
     wanted = machines.check()
     raise_faults([Fault(name, what) for name, (on, what) in given.items() if on and wanted])
     return wanted

@@ -18,7 +18,6 @@ from raq_solver.errors import InvalidInput
 
 _EXTRAS: Final = {
     "cluster": "ray",
-    "feedback": "scipy",
     "hub": "huggingface_hub",
     "plot": "matplotlib",
     "remote": "grpcio",

@@ -23,7 +23,7 @@ from raq_client.compensation.gram import (
     output_entry,
     spread,
 )
-from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, check_library
+from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums
 from raq_client.engine import Engine, NotFiniteError, Product
 from raq_client.engine.interrupts import deferred_interrupts
 from raq_client.engine.windows import Progress, Text
@@ -66,10 +66,9 @@ def collect_gram(
     called with the state so far, and returns it as it was stored, so that it need not be kept in memory; passing it as
     `resume` with the same texts continues from there.
 
-    Raises InvalidInput if there is no text or one is shorter than two windows, if the context is too short, if an
-    input is not finite, or if SciPy is not installed.
+    Raises InvalidInput if there is no text or one is shorter than two windows, if the context is too short, or if
+    an input is not finite.
     """
-    check_library()
     cut = all_windows(engine, texts, windows)
     if len(cut) < HELD_OUT_EVERY:
         what = f"{len(cut)} windows, at least {HELD_OUT_EVERY} are needed, of which one is held out; give longer texts"

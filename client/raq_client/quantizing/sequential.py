@@ -28,7 +28,7 @@ import raq_native
 from raq_client.compensation.collect import input_scales, sample_places
 from raq_client.compensation.drift import Drift, DriftSums, Inputs
 from raq_client.compensation.gram import Gram, column_blocks, spread
-from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, check_library
+from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS
 from raq_client.curvature.layers import Array, Watch
 from raq_client.curvature.network import BlockWeights, Network, unwatched
 from raq_client.curvature.shapes import shape_of
@@ -66,7 +66,6 @@ def check_sequential(model: ModelFile, gram: Gram | None) -> None:
     shape_of(model)
     if embedding is None or int(gram.sequences.max()) >= embedding.rows:
         raise InvalidInput(Fault(gram.where, f"has tokens that {model.path} does not have: the file is damaged"))
-    check_library()
 
 
 def sequences_of(gram: Gram) -> Int32[np.ndarray, "windows context"]:
