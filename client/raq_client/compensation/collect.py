@@ -236,10 +236,10 @@ class _Run:
         def found() -> dict[str, list[MatrixGram]]:
             return {name: [each.found() for each in parts] for name, parts in sums.items()}
 
-        for at in self._run(first, group, visit):
+        for at in self._passed(first, group, visit):
             yield at, found
 
-    def _run(self, first: int, group: Collection[str], visit: Callable[[Product], None]) -> Iterator[int]:
+    def _passed(self, first: int, group: Collection[str], visit: Callable[[Product], None]) -> Iterator[int]:
         """Run the windows from `first` on, visit the products of these weights, and count importance if it can be here.
 
         Yields the number of windows done.

@@ -179,8 +179,8 @@ class Counting:
         count_product(self._model, product, self._tally)
 
     def keep(self) -> None:
-        """Save what is counted so far."""
-        if self._save is not None:
+        """Save what is counted so far, if anything is."""
+        if self._save is not None and self.done:
             self._save(self._importance())
 
     def keep_now_and_then(self) -> None:

@@ -166,6 +166,17 @@ def test_a_signal_amid_a_window_loses_nothing(monkeypatch: pytest.MonkeyPatch) -
     assert _differences(resumed, whole).max() < 1e-6
 
 
+def test_a_signal_before_the_first_window_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_self: Tally, _product: Product) -> None:
+        raise KeyboardInterrupt
+
+    saved: list[Importance] = []
+    monkeypatch.setattr(Tally, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        collect(MODEL, [Text("a", TEXT[:2000])], context=64, threads=1, save=saved.append)
+    assert saved == []
+
+
 def test_the_head_of_a_tied_model_is_its_embedding(tmp_path: Path) -> None:
     texts = [Text("a", TEXT[:2000])]
     with engine.load(write_tied(tmp_path / "tied.gguf"), context=64, threads=1) as model:
