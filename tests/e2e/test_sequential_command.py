@@ -17,16 +17,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sequential")
 
 
-@pytest.fixture(scope="module")
-def gram(data: Path, model_path: Path, folder: Path) -> Path:
-    text, path = folder / "calibration.txt", folder / "4m.gram"
-    text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:40000], encoding="utf-8")
+def _collected(data: Path, model_path: Path, path: Path, windows: int) -> Path:
+    text = path.with_suffix(".txt")
+    text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[: 625 * windows], encoding="utf-8")
     result = client(
-        *("imatrix", "collect", model_path, "-t", text, "-o", folder / "4m.imatrix.gguf", "--gram", path),
-        *("--context", 128, "--windows", 64, "--fisher", 8, "--threads", 1),
+        *("imatrix", "collect", model_path, "-t", text, "-o", path.with_suffix(".imatrix.gguf"), "--gram", path),
+        *("--context", 128, "--windows", windows, "--fisher", 8, "--threads", 1),
     )
     assert result.code == 0, result.err
     return path
+
+
+@pytest.fixture(scope="module")
+def gram(data: Path, model_path: Path, folder: Path) -> Path:
+    return _collected(data, model_path, folder / "4m.gram", 64)
+
+
+@pytest.fixture(scope="module")
+def short_gram(data: Path, model_path: Path, folder: Path) -> Path:
+    """Statistics whose few windows pass in a moment, where it does not matter how near the file is."""
+    return _collected(data, model_path, folder / "short.gram", 16)
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +68,14 @@ def test_a_sequential_file_of_the_same_size_is_nearer(
     assert not list(folder.glob("*.rounded"))
 
 
-def test_run_and_python_write_the_same_tensors(folder: Path, model_path: Path, imatrix_path: Path, gram: Path) -> None:
+def test_run_and_python_write_the_same_tensors(
+    folder: Path, model_path: Path, imatrix_path: Path, short_gram: Path
+) -> None:
     one, other = folder / "run.gguf", folder / "python.gguf"
-    common = ("--types", "Q3_K,Q4_K", "-i", imatrix_path, "--gram", gram, "--threads", 1)
+    common = ("--types", "Q3_K,Q4_K", "-i", imatrix_path, "--gram", short_gram, "--threads", 1)
     result = client("run", model_path, "-b", "4.2", *common, "-o", one, "--sequential")
     assert result.code == 0, result.err
-    model = raq.open(model_path, imatrix=imatrix_path, gram=gram, types=["Q3_K", "Q4_K"], threads=1)
+    model = raq.open(model_path, imatrix=imatrix_path, gram=short_gram, types=["Q3_K", "Q4_K"], threads=1)
     model.plan("4.2").quantize(other, sequential=True)
     for tensor, same in zip(Reader(one).tensors, Reader(other).tensors, strict=True):
         assert tensor.data.tobytes() == same.data.tobytes(), tensor.name
@@ -95,7 +107,7 @@ def test_run_refuses_to_plan_only(model_path: Path, gram: Path) -> None:
 
 
 def test_the_steps_of_a_ladder_are_rounded_in_turn(
-    data: Path, folder: Path, model_path: Path, imatrix_path: Path, gram: Path
+    data: Path, folder: Path, model_path: Path, imatrix_path: Path, short_gram: Path
 ) -> None:
     common = (
         "ladder",
@@ -105,7 +117,7 @@ def test_the_steps_of_a_ladder_are_rounded_in_turn(
         "-i",
         imatrix_path,
         "--gram",
-        gram,
+        short_gram,
         "--types",
         "Q3_K,Q4_K",
         "--sequential",
@@ -113,10 +125,10 @@ def test_the_steps_of_a_ladder_are_rounded_in_turn(
     refused = client(*common)
     assert refused.code == 2
     assert "--sequential: is how files are written: give --folder" in refused.err
-    text = folder / "short.txt"
+    text = folder / "ladder.txt"
     text.write_text((data / "gsm8k.evaluation.txt").read_text(encoding="utf-8")[:6000], encoding="utf-8")
     result = client(*common, "-t", text, "--windows", 2, "-o", folder / "ladder")
     assert result.code == 0, result.err
     (step,) = (folder / "ladder").glob("*.gguf")
-    assert Reader(step).fields["raq.sequential.windows"].contents() == 64
+    assert Reader(step).fields["raq.sequential.windows"].contents() == 16
     assert not list((folder / "ladder").glob("*.rounded"))
