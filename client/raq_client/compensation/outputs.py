@@ -11,14 +11,11 @@ from dataclasses import replace
 from typing import Final
 
 import numpy as np
-from jaxtyping import Int32
 
 from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks, output_entry, spread
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums
 from raq_client.curvature.layers import Array, Watch
-from raq_client.curvature.passes import Collection, GradientSums, network_for, pass_back
-from raq_client.engine import Engine
-from raq_client.engine.windows import Progress
+from raq_client.curvature.passes import Collection, GradientSums
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput
@@ -69,27 +66,6 @@ class OutputsCollection(Collection):
         elif self._save is not None:
             stored = self._save(replace(_with(self.gram, self._growing, windows), unfinished=True))
             self.gram = replace(self.gram, source=stored.source)  # the file that it was read from has been replaced
-
-
-def add_outputs(
-    gram: Gram,
-    model: ModelFile,
-    engine: Engine,
-    windows: Int32[np.ndarray, "windows context"],
-    *,
-    memory: int,
-    save: Callable[[Gram], Gram] | None = None,
-    progress: Progress | None = None,
-) -> Gram:
-    """The statistics with those of the outputs of every tensor of the blocks, from passes over these windows.
-
-    Arguments are those of `OutputsCollection`. Raises InvalidInput as it does, if the architecture is not supported or
-    if the computed logits differ from libllama's.
-    """
-    collection = OutputsCollection(gram, model, len(windows), memory=memory, save=save)
-    network, windows = network_for(model, engine, windows, begun=collection.begun > 0)
-    pass_back(network, windows, [collection], progress=progress)
-    return collection.gram
 
 
 def _windows_done(gram: Gram) -> int:

@@ -7,7 +7,7 @@ import pytest
 from raq_client import engine
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import Gram, output_entry
-from raq_client.compensation.outputs import OutputsCollection, OutputSums, add_outputs
+from raq_client.compensation.outputs import OutputsCollection, OutputSums
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS
 from raq_client.curvature.fisher import FisherSums, collect_fisher
 from raq_client.curvature.information import Fisher
@@ -19,6 +19,7 @@ from raq_client.estimates.stages import gram_size
 from raq_client.models.model_file import ModelFile, open_model
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT
+from support.outputs import add_outputs
 
 CONTEXT = 64
 NAME = "blk.1.attn_k.weight"

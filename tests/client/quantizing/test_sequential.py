@@ -13,7 +13,6 @@ from raq_client import engine
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.compensate import Compensation
 from raq_client.compensation.gram import Gram
-from raq_client.compensation.outputs import add_outputs
 from raq_client.curvature.layers import Array, Watch
 from raq_client.curvature.network import BlockWeights, Network, unwatched
 from raq_client.curvature.shapes import shape_of
@@ -28,6 +27,7 @@ from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensor_names import OUTPUT, block_of
 from raq_solver.tensors import Tensor
 from support.engine_models import MODEL, TEXT
+from support.outputs import add_outputs
 
 CONTEXT = 64
 Values = dict[str, np.ndarray]

@@ -1,0 +1,27 @@
+"""Gram statistics of outputs, collected alone."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from raq_client.compensation.gram import Gram
+from raq_client.compensation.outputs import OutputsCollection
+from raq_client.curvature.passes import network_for, pass_back
+from raq_client.engine import Engine
+from raq_client.models.model_file import ModelFile
+
+
+def add_outputs(
+    gram: Gram,
+    model: ModelFile,
+    engine: Engine,
+    windows: np.ndarray,
+    *,
+    memory: int,
+    save: Callable[[Gram], Gram] | None = None,
+) -> Gram:
+    """The statistics with those of outputs from passes over these windows; arguments are those of the collection."""
+    collection = OutputsCollection(gram, model, len(windows), memory=memory, save=save)
+    network, windows = network_for(model, engine, windows, begun=collection.begun > 0)
+    pass_back(network, windows, [collection])
+    return collection.gram
