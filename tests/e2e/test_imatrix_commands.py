@@ -218,6 +218,22 @@ def test_an_unknown_architecture_has_no_fisher_information(data: Path, tmp_path:
     assert "note: no Fisher information" in result.err
     assert not read_importance(tmp_path / "i.gguf").fisher
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.gguf", "i.gguf"}
+    gram = tmp_path / "i.gram"
+    both = _collected(model, data, "--windows", 8, "-o", tmp_path / "i.gguf", "--force", "--gram", gram)
+    assert both.code == 0, both.err
+    assert "note: no Fisher information" in both.err
+    assert "note: no statistics of outputs, errors are fed forward between columns only" in both.err
+    assert not read_gram(gram).outputs
+
+
+def test_texts_too_short_for_gram_statistics_are_refused(tiny: Path, data: Path, tmp_path: Path) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text((data / "gsm8k.calibration.txt").read_text(encoding="utf-8")[:3500], encoding="utf-8")
+    arguments = ("imatrix", "collect", tiny, "-t", text, "--context", 512, "-o", tmp_path / "i.gguf")
+    refused = client(*arguments, "--gram", tmp_path / "i.gram")
+    assert refused.code == 2
+    assert "windows, at least 8 are needed" in refused.err
+    assert client(*arguments).code == 0
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 They need no passes of their own: inputs are summed while importance is counted, outputs while Fisher information is.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,9 +141,9 @@ def _estimated(engine: Engine, texts: Sequence[Text], asked: GramOptions, *, gra
     )
     found = [first]
 
-    def add(stages: Callable[[], Iterable[Stage]], what: str) -> bool:
+    def add(stage: Callable[[], Stage], what: str) -> bool:
         try:
-            found.extend(stages())
+            found.append(stage())
         except InvalidInput as error:
             if asked.backward is not None:
                 raise
@@ -151,12 +151,11 @@ def _estimated(engine: Engine, texts: Sequence[Text], asked: GramOptions, *, gra
             return False
         return True
 
-    if asked.count and not (
-        gram is not None
-        and add(
-            lambda: [collecting_outputs(engine, texts, model, asked.count, asked.windows, asked.memory)],
-            "statistics of outputs",
+    back = model, asked.count, asked.windows
+    if asked.count:
+        together = gram is not None and add(
+            lambda: collecting_outputs(engine, texts, *back, asked.memory), "statistics of outputs"
         )
-    ):
-        add(lambda: [collecting_fisher(engine, texts, model, asked.count, asked.windows)], "Fisher information")
+        if not together:
+            add(lambda: collecting_fisher(engine, texts, *back), "Fisher information")
     return Estimate(tuple(found), tuple(left_out))
