@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from raq_client.units.collecting import CollectJob
 
 
+SUMS_PANEL = "Sums"
+TEXT_PANEL = "Windows of text"
+
+
 class Sums(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
     """The type in which sums are kept while they grow."""
 
@@ -48,12 +52,29 @@ def collect(
     output: options.Output,
     text: options.Texts = None,
     context: Annotated[
-        int, typer.Option("--context", min=16, rich_help_panel=options.CHECK_PANEL, help="Tokens of a window.")
+        int, typer.Option("--context", min=16, rich_help_panel=TEXT_PANEL, help="Tokens of a window.")
     ] = 512,
-    windows: options.Windows = None,
-    output_head: Annotated[bool, typer.Option("--process-output", help="Collect for the output head too.")] = False,
+    windows: Annotated[
+        int | None,
+        typer.Option(
+            "--windows",
+            min=2,
+            rich_help_panel=TEXT_PANEL,
+            help="At most this many windows of each text.",
+            show_default=False,
+        ),
+    ] = None,
+    output_head: Annotated[
+        bool,
+        typer.Option("--process-output", rich_help_panel=SUMS_PANEL, help="Collect for the output head too."),
+    ] = False,
     sums: Annotated[
-        Sums, typer.Option("--sums", help="Type of the sums; float32 has the rounding errors of llama-imatrix.")
+        Sums,
+        typer.Option(
+            "--sums",
+            rich_help_panel=SUMS_PANEL,
+            help="Type of the sums; float32 has the rounding errors of llama-imatrix.",
+        ),
     ] = Sums.FLOAT64,
     fisher: Annotated[
         int | None,
@@ -76,7 +97,12 @@ def collect(
     ] = None,
     gram_memory: Annotated[
         str,
-        typer.Option("--gram-memory", metavar="SIZE", help="Memory for Gram statistics; with less, more passes."),
+        typer.Option(
+            "--gram-memory",
+            metavar="SIZE",
+            rich_help_panel=options.MACHINE_PANEL,
+            help="Memory for Gram statistics; with less, more passes.",
+        ),
     ] = "4GiB",
     parse_special: Annotated[
         bool, typer.Option("--parse-special", help="Special tokens spelled out in the texts are those tokens.")
@@ -92,22 +118,28 @@ def collect(
 
     Importance is what llama-imatrix collects, value for value: the mean squared inputs of every tensor, per expert. For
     some windows Fisher information is collected too: how much the model's output moves with each weight, of which
-    raq's default losses are made. Such a window takes several times as long.
+    raq's default losses are made. Such a window takes several times as long. Run an interrupted command again, and it
+    goes on where it stopped.
+
+    Texts are plain text, or .jsonl files of chats and completions, which the model's own chat template renders. Without
+    --text the text is raq's own: mathematics, reasoning, tool calls, code and prose. Better is text like what the model
+    will be used for.
+
+    Details:
 
     With --gram Gram statistics are collected in the same passes: how the inputs of a tensor vary together, and its
     outputs, in as many windows as --fisher. They take 2 bytes for each pair of columns and of rows, and `--gram` of
     other commands rounds tensors with them (docs/compensation.md).
 
-    Without --text the text is raq's own: mathematics, reasoning, tool calls, code and prose. Better is text like what
-    the model will be used for.
+    Chats, reasoning and tool calls included, are tokenized with special tokens, as the runtime does; so is a text of
+    `imatrix render` with --parse-special. The state is saved every 50 windows to OUTPUT.partial.gguf. An output that
+    ends in .dat has the older format.
 
-    Texts are plain text, or .jsonl files of chats and completions, reasoning and tool calls included. Chats are
-    rendered by the model's own chat template, if it has one, and tokenized with special tokens, as the runtime does;
-    so is a text of `imatrix render` with --parse-special. The state is saved every 50 windows to
-    OUTPUT.partial.gguf; run an interrupted command again, and it goes on from there. An output that ends in .dat has
-    the older format.
+    Examples:
 
-    Example: raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf
+    raq-client imatrix collect model-f16.gguf -o model.imatrix.gguf
+
+    raq-client imatrix collect model-f16.gguf --text reasoning.txt -o reasoning.imatrix.gguf --gram reasoning.gram
     """
     from raq_client.cli.collect_gram import Gathering, GramOptions, partial_gram, print_estimated
     from raq_client.engine import loading

@@ -105,14 +105,23 @@ class SourceOptions(MeasureOptions):
     """The source of a plan's data: a model or saved profiles."""
 
     model: options.OptionalModel = None
-    model_option: options.Model = None
+    model_option: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            "-m",
+            rich_help_panel=options.INPUTS_PANEL,
+            help="The same as MODEL, as an option.",
+            show_default=False,
+        ),
+    ] = None
     profile: Annotated[
         list[Path] | None,
         typer.Option(
             "--profile",
             "-p",
             metavar="FILE",
-            help="A saved profile, instead of a model; with --worst-case one for each domain.",
+            help="A saved profile, instead of a model.",
             show_default=False,
         ),
     ] = None

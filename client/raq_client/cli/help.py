@@ -4,6 +4,7 @@ Every paragraph is wrapped once, for the width of the terminal. Imports little, 
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from textwrap import wrap
@@ -25,12 +26,18 @@ ONE_SCREEN: Final = 40
 """Lines of a help text above which a command's panels of options are only named; --help-all explains them."""
 WIDEST: Final = 100
 """Columns beyond which lines would be hard to read."""
+SHORT_EXAMPLES: Final = 3
+"""Most examples of a help text that would not fit on a screen; --help-all has the others."""
+COMMON: Final = frozenset({"Arguments", "Options"})
+"""Panels that every help text explains."""
 NAMES_WIDTH: Final = 26
 """Most columns of the names of options and commands; what is said of longer ones begins on a line of its own."""
 
 
 _TIED: Final = "\u00a0"
 """A blank that no line is broken at, while lines are being made."""
+_VALUE: Final = re.compile(r"( --?[a-z][a-z-]*) (?=[^->])")
+"""An option of an example before its value."""
 
 
 def program() -> str:
@@ -75,27 +82,50 @@ def group_help(name: str, path: Sequence[str]) -> str | None:
 def command_help(called: str, command: Reference, *, everything: bool = False) -> str:
     """Help of a command that was called by the words `called`: usage, description, arguments, options.
 
-    Panels of options are only named, with their options if there is room, where not all fits on one screen; unless
-    `everything` is wanted.
+    Where not all fits on one screen, and `everything` is not wanted: without the paragraphs behind `Details:`, with
+    some of the examples, and with panels of options only named, with their options if there is room.
     """
-    description, _, examples = command.text.partition("Example")
-    head = [
-        *_usage(" ".join([called, "[OPTIONS]", *command.positions])),
-        "",
-        *_paragraphs(description),
-        *_examples(examples),
-    ]
-    panels = {name: [(each.shown, _said(each)) for each in rows] for name, rows in command.panels.items()}
-    common = {name: rows for name, rows in panels.items() if name in {"Arguments", "Options"}}
-    full = head + [line for name, rows in panels.items() for line in ("", _heading(name), *_definitions(rows))]
-    if everything or len(full) <= ONE_SCREEN or common == panels:
+    full = _form(called, command)
+    if everything or len(full) <= ONE_SCREEN:
         return "\n".join(full) + "\n"
-    lines = head + [line for name, rows in common.items() for line in ("", _heading(name), *_definitions(rows))]
-    lines += ["", _heading("More options, explained by --help-all")]
-    rest = {name: rows for name, rows in panels.items() if name not in common}
-    named = _definitions([(name, ", ".join(_long(row[0]) for row in rows)) for name, rows in rest.items()])
-    briefly = ["  " + line for line in wrap(", ".join(rest), width() - 2)]
-    return "\n".join(lines + (named if len(lines) + len(named) <= ONE_SCREEN else briefly)) + "\n"
+    fewer = range(SHORT_EXAMPLES, 0, -1)
+    forms = (_form(called, command, examples, options=options) for examples in fewer for options in (True, False))
+    form: list[str] = []
+    for form in forms:
+        if len(form) <= ONE_SCREEN:
+            break
+    return "\n".join(form) + "\n"
+
+
+def _form(called: str, command: Reference, examples: int | None = None, *, options: bool = True) -> list[str]:
+    """The lines of all of a command's help; or, given how many examples, of its short form.
+
+    In the short form, options beside the common ones are named by their panels, and by themselves if `options`.
+    """
+    text, _, shown = command.text.partition("Example")
+    text, _, details = text.partition("Details:")
+    panels = {name: [(each.shown, _said(each)) for each in rows] for name, rows in command.panels.items()}
+    rest = {name: rows for name, rows in panels.items() if examples is not None and name not in COMMON}
+    lines = [*_usage(" ".join([called, "[OPTIONS]", *command.positions])), "", *_paragraphs(text)]
+    if examples is None and details:
+        lines += ["", _heading("Details"), *_paragraphs(details)]
+    some, cut = _examples(shown, examples)
+    lines += some
+    for name in (name for name in panels if name not in rest):
+        lines += ["", _heading(name), *_definitions(panels[name])]
+    left_out = {"options": rest, "details": examples is not None and details, "examples": cut}
+    more = f"More {_listed([what for what, there in left_out.items() if there])}, explained by --help-all"
+    if rest:
+        lines += ["", _heading(more)]
+        named = _definitions([(name, ", ".join(_long(row[0]) for row in rows)) for name, rows in rest.items()])
+        return lines + (named if options else ["  " + line for line in wrap(", ".join(rest), width() - 2)])
+    return lines + (["", more + "."] if any(left_out.values()) else [])
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them: `options, details and examples`."""
+    *others, last = words or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _said(parameter: Parameter) -> str:
@@ -133,21 +163,37 @@ def _paragraphs(text: str) -> list[str]:
     return lines[1:]
 
 
-def _examples(text: str) -> list[str]:
-    """The examples of a docstring, `: COMMAND` or `s:` and commands in paragraphs, ready to be copied."""
+def _examples(text: str, most: int | None) -> tuple[list[str], bool]:
+    """The examples of a docstring, `: COMMAND` or `s:` and commands in paragraphs, ready to be copied.
+
+    No more than `most` of them; and whether there are more.
+    """
     commands = [" ".join(each.split()) for each in text.removeprefix("s").removeprefix(":").split("\n\n")]
+    found = [each for each in commands if each]
+    kept = found[:most]
     lines = []
-    for each in filter(None, commands):
-        indented = wrap(each, width() - 4, break_on_hyphens=False, break_long_words=False)
+    for each in kept:
+        tied = _VALUE.sub(rf"\1{_TIED}", each)
+        indented = wrap(tied, width() - 4, break_on_hyphens=False, break_long_words=False)
+        indented = [line.replace(_TIED, " ") for line in indented]
         lines += ["  " + indented[0], *("    " + line for line in indented[1:])]
         lines[-len(indented) : -1] = [line + " \\" for line in lines[-len(indented) : -1]]
-    return ["", _heading("Examples" if text.startswith("s") else "Example"), *lines] if lines else []
+    heading = "Example" if len(kept) == 1 else "Examples"
+    return ["", _heading(heading), *lines] if lines else [], len(kept) < len(found)
 
 
 def _definitions(rows: Iterable[tuple[str, str]], names: int | None = None) -> list[str]:
-    """Names and what is said of them, in two columns."""
+    """Names and what is said of them, in two columns: names take `names` columns, or else what needs fewest lines."""
     rows = list(rows)
-    widest = min(names or max(len(name) for name, _ in rows), NAMES_WIDTH, width() // 2)
+    most = min(NAMES_WIDTH, width() // 2)
+    if names is None:
+        fitting = sorted({len(name) for name, _ in rows if len(name) <= most}, reverse=True) or [most]
+        return min((_columns(rows, widest) for widest in fitting), key=len)
+    return _columns(rows, min(names, most))
+
+
+def _columns(rows: Sequence[tuple[str, str]], widest: int) -> list[str]:
+    """Names and what is said of them, in a column of this width and one beside it; longer names on their own lines."""
     indent = " " * (2 + widest + 2)
     lines = []
     for name, text in rows:

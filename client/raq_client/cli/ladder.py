@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from raq_client.refinement.landmarks import MeasuredMixture
 
 MANIFEST: Final = "ladder.json"
+REPORTS_PANEL: Final = "Reports"
 
 
 @spread
@@ -51,7 +52,7 @@ def ladder(
     posed: ProblemOptions,
     checks: CheckOptions,
     nested: Annotated[
-        bool, typer.Option("--nested", help="Budgets: no tensor gets fewer bytes than in the step before.")
+        bool, typer.Option("--nested", help="No tensor gets fewer bytes than in the step before.")
     ] = False,
     climb_all: Annotated[bool, typer.Option("--all", help="Continue after a step that gains nothing.")] = False,
     against: Annotated[
@@ -59,7 +60,8 @@ def ladder(
         typer.Option(
             "--against",
             metavar="MIXTURE",
-            help="Measure llama.cpp's mixture (as Q4_K_M) too; 'nearest': that nearest in size to each step.",
+            rich_help_panel=REPORTS_PANEL,
+            help="Measure llama.cpp's mixture (as Q4_K_M) too; 'nearest': that nearest each step's size.",
             show_default=False,
         ),
     ] = None,
@@ -68,7 +70,8 @@ def ladder(
         typer.Option(
             "--card",
             metavar="ORG/NAME",
-            help="Write the model card of the steps too; ORG/NAME is the repository that is quantized.",
+            rich_help_panel=REPORTS_PANEL,
+            help="Write the steps' model card too; ORG/NAME: the repository that is quantized.",
             show_default=False,
         ),
     ] = None,
@@ -77,11 +80,9 @@ def ladder(
 ) -> None:
     """Quantize several steps and check each against the last.
 
-    Stops at the first step that gains nothing.
-
     The steps are those of a recipe (and of the recipes it extends), or the optimum of each budget. Without --folder
-    they are only shown. A step gains if its KL divergence is significantly lower than that of the previous step (paired
-    bootstrap; all verdicts together with 95 % confidence).
+    they are only shown. Stops at the first step that gains nothing: whose KL divergence is not significantly lower than
+    that of the previous step (paired bootstrap, 95 % confidence of all verdicts together).
 
     Examples:
 

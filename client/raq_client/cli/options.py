@@ -39,7 +39,7 @@ Imatrix = Annotated[
         "--imatrix",
         "-i",
         metavar="FILE[:WEIGHT]",
-        help="Importance file of llama-imatrix (GGUF or .dat); several are added up, or blended by weights.",
+        help="Importance file, GGUF or .dat; several are added up, or blended by weights.",
         show_default=False,
     ),
 ]
@@ -125,6 +125,7 @@ GeneralPart = Annotated[
     ),
 ]
 MACHINE_PANEL = "Machine"
+INPUTS_PANEL = "Other inputs"
 CHECK_PANEL = "Check"
 DOMAINS_PANEL = "Several domains"
 Threads = Annotated[

@@ -22,6 +22,7 @@ Experts = Annotated[
         "--experts",
         min=0,
         metavar="COUNT",
+        rich_help_panel=options.INPUTS_PANEL,
         help="Experts of each block, for importance files of the older format, which do not state it.",
         show_default=False,
     ),

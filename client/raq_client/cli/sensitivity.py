@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from raq_solver.profile import Profile
 
 
+RUNS_PANEL = "Runs"
+
+
 class Design(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
     """The order of perturbations; see `raq_client.sensitivity.design.planned_groups`."""
 
@@ -50,7 +53,7 @@ def sensitivity(
     text: options.Texts = None,
     measure: MeasureOptions,
     evaluations: Annotated[
-        int | None, typer.Option("--evaluations", min=1, help="Most runs of the model; default: one per tensor.")
+        int | None, typer.Option("--evaluations", min=1, help="Most runs; default: one per tensor.")
     ] = None,
     measure_for: Annotated[
         str | None,
@@ -62,16 +65,39 @@ def sensitivity(
         ),
     ] = None,
     design: Annotated[
-        Design, typer.Option("--design", help="Order of perturbations: adaptive, single, by role, or random groups.")
+        Design,
+        typer.Option(
+            "--design",
+            rich_help_panel=RUNS_PANEL,
+            help="Order of perturbations: adaptive, single, by role, or random groups.",
+        ),
     ] = Design.ADAPTIVE,
-    budget: options.Budget = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            "-b",
+            metavar="BUDGET",
+            rich_help_panel=RUNS_PANEL,
+            help="Size of the allocations that are to be good, as for solve; default: usual sizes.",
+            show_default=False,
+        ),
+    ] = None,
     at_once: Annotated[
-        int, typer.Option("--at-once", min=1, help="Tensors to choose at a time, for several machines to evaluate.")
+        int,
+        typer.Option(
+            "--at-once",
+            min=1,
+            rich_help_panel=RUNS_PANEL,
+            help="Tensors to choose at a time, for several machines to evaluate.",
+        ),
     ] = 1,
     posed: ProblemOptions,
     machines: MachineOptions,
-    windows: Annotated[int, typer.Option("--windows", min=2, help="Windows of text in each run.")] = 16,
-    probe: Annotated[str, typer.Option("--probe", help="Quant type of the perturbation.")] = "Q3_K",
+    windows: Annotated[int, typer.Option("--windows", min=2, help="Windows of each run.")] = 16,
+    probe: Annotated[
+        str, typer.Option("--probe", rich_help_panel=RUNS_PANEL, help="Quant type of the perturbation.")
+    ] = "Q3_K",
     context: options.Context = 512,
     libllama: options.Library = None,
     estimate: options.EstimateOnly = False,
@@ -82,14 +108,17 @@ def sensitivity(
 
     Writes a profile with a sensitivity for every tensor, for solve, sweep and run. This is for architectures of which
     imatrix collect has no Fisher information: without experts that is as good or better, from one pass instead of many.
+    The text should be like the model's use, but not that on which the result is checked. An interrupted measurement
+    goes on where it stopped.
+
+    Details:
 
     The model is loaded once; tensors are perturbed and restored in memory, and the KL divergence over a little text is
     measured each time. With fewer runs than tensors, groups are perturbed together and the rest is estimated: from each
     tensor's share of the residual stream if there is importance, else from its role and depth in models measured by
     Thireus, GGUF Tool Suite and its contributors. Each further run goes to the tensor that improves allocations of the
     wanted sizes (--budget; default: usual ones) most. With --measure-for runs go on until the time is over, and as many
-    runs give the same profile on any machine. An interrupted measurement continues where it stopped. Use text
-    that is similar to the model's use, but not the text on which the result is checked.
+    runs give the same profile on any machine.
 
     Example: raq-client sensitivity model-f16.gguf -i imatrix.gguf -t calibration.txt -o model.profile.json
     """

@@ -27,21 +27,32 @@ from raq_solver.errors import Fault, InvalidInput
 def solve(
     called: typer.Context,
     *,
-    source: SourceOptions,
     budget: options.Budget = None,
     max_loss: options.MaxLoss = None,
+    source: SourceOptions,
     posed: ProblemOptions,
     output_format: Annotated[Format, typer.Option("--format", help="How to print the allocation.")] = Format.TABLE,
     as_json: options.Json = False,
     problem: Annotated[
         Path | None,
         typer.Option(
-            "--problem", metavar="FILE", help="A plain problem (.npz or .json) instead of a model.", show_default=False
+            "--problem",
+            metavar="FILE",
+            rich_help_panel=options.INPUTS_PANEL,
+            help="A plain problem (.npz or .json) instead of a model.",
+            show_default=False,
         ),
     ] = None,
     capacity: Annotated[
         int | None,
-        typer.Option("--capacity-bytes", min=0, metavar="BYTES", help="Its capacity.", show_default=False),
+        typer.Option(
+            "--capacity-bytes",
+            min=0,
+            metavar="BYTES",
+            rich_help_panel=options.INPUTS_PANEL,
+            help="Its capacity.",
+            show_default=False,
+        ),
     ] = None,
     worst: WorstCaseOptions,
     plot: options.MovesPlot = None,
@@ -59,11 +70,9 @@ def solve(
 
     raq-client solve model-f16.gguf -b 4.2GiB -i imatrix.gguf --pin 'output.weight=Q6_K' --floor 'blk.0.*=Q4_K'
 
-    raq-client solve -b 5.7 --format llama.cpp > types.txt
+    raq-client solve -p model.profile.json --max-loss 0.01 --format llama.cpp > types.txt
 
     raq-client solve model-f16.gguf -i r.gguf --base Q4_K_M --moves ratio --domain r.gguf --general wiki.gguf
-
-    raq-client solve -p model.profile.json --max-loss 0.01
 
     raq-client solve --problem table.npz --capacity-bytes 5000000000 --json
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from raq_client.suggestions.suggest import Suggestion
 
 
+UNITS_PANEL = "Units"
+
+
 class By(str, Enum):  # noqa: UP042  # Typer shows the values of a str enum
     """How units are ranked."""
 
@@ -50,14 +53,13 @@ class What(str, Enum):  # noqa: UP042
 @spread
 def suggest(
     *,
-    source: SourceOptions,
     budget: options.Budget = None,
+    source: SourceOptions,
     by: Annotated[
         By,
         typer.Option(
             "--by",
-            help="Rank by predicted loss saved per byte, by activations (energy, contrast, trace), or by measured "
-            "sensitivity.",
+            help="Rank by loss saved per byte, by activations (three ways), or by measured sensitivity.",
         ),
     ] = By.PRICE,
     unit: Annotated[What, typer.Option("--unit", help="What is raised as a whole.")] = What.BLOCK,
@@ -67,7 +69,7 @@ def suggest(
         typer.Option(
             "--to",
             metavar="TYPE",
-            help="Type to raise to; else each tensor gets the larger type that saves most loss per byte.",
+            help="Type to raise to; else what saves most loss per byte.",
             show_default=False,
         ),
     ] = None,
@@ -76,6 +78,7 @@ def suggest(
         typer.Option(
             "--family",
             metavar="PATTERN",
+            rich_help_panel=UNITS_PANEL,
             help="Raise only these tensors of the units; may be repeated.",
             show_default=False,
         ),
@@ -91,19 +94,22 @@ def suggest(
 ) -> None:
     """Suggest which blocks, tensors or experts to raise.
 
-    Shows what each raise costs in bytes and saves in predicted loss, and beside them the best allocation of the same
-    size. They start from the best allocation of --budget, or from a --base. energy and trace rank by the importance of
-    --domain (else --imatrix), contrast by how it differs from --general; several files of each give 95 % intervals.
-    With --presets, shows the smallest sizes for three limits on the predicted KL divergence, and the memory that they
-    take with --vram-context.
+    Shows what each raise costs in bytes and saves in predicted loss, beside the best allocation of the same size.
+    Raises start from the best allocation of --budget, or from a --base.
+
+    Details:
+
+    --by energy and trace rank by the importance of --domain (else --imatrix), contrast by how it differs from
+    --general; several files of each give 95 % intervals. --presets shows the smallest sizes for three limits on the
+    predicted KL divergence, and the memory that they take with --vram-context.
 
     Examples:
 
     raq-client suggest model-f16.gguf -i imatrix.gguf -b 4.5
 
-    raq-client suggest model-f16.gguf -i imatrix.gguf --presets --vram-context 32k
+    raq-client suggest -p model.profile.json --base Q4_K_M --unit tensor --toml
 
-    raq-client suggest -p model.profile.json --base Q4_K_M --unit tensor --top 10 --toml
+    raq-client suggest model-f16.gguf -i imatrix.gguf --presets --vram-context 32k
 
     raq-client suggest moe-f16.gguf --base Q2_K --unit experts --to Q4_K --by contrast --domain a.gguf --general b.gguf
     """

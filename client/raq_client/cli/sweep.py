@@ -34,7 +34,6 @@ LINES_SHOWN = 40
 def sweep(
     called: typer.Context,
     *,
-    source: SourceOptions,
     first: Annotated[
         str | None,
         typer.Option("--from", metavar="BUDGET", help="Smallest budget, as for solve.", show_default=False),
@@ -43,7 +42,6 @@ def sweep(
         str | None, typer.Option("--to", metavar="BUDGET", help="Largest budget.", show_default=False)
     ] = None,
     points: Annotated[int, typer.Option("--points", min=1, help="Budgets to solve, evenly spaced.")] = 50,
-    posed: ProblemOptions,
     ladder: Annotated[
         str | None,
         typer.Option(
@@ -53,6 +51,8 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    source: SourceOptions,
+    posed: ProblemOptions,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the frontier as CSV.")] = False,
     plot: Annotated[
         Path | None,
@@ -65,9 +65,8 @@ def sweep(
 ) -> None:
     """Solve a range of budgets: the frontier of size and loss.
 
-    Prints size, loss, proof and the price of the next byte for each budget; the knee is marked.
-
-    Budgets above the memory that --vram leaves for weights are left out.
+    Prints size, loss, proof and the price of the next byte for each budget; the knee is marked. Budgets above the
+    memory that --vram leaves for weights are left out.
 
     Examples:
 

@@ -10,13 +10,15 @@ import typer
 from typer.main import get_command
 
 from raq_client.cli import reference
+from raq_client.cli.commands import COMMANDS
 from raq_client.cli.describe import described
-from raq_client.cli.help import ONE_SCREEN, command_help
-from raq_client.cli.reference import reference_of, written
+from raq_client.cli.help import ONE_SCREEN, command_help, group_help
+from raq_client.cli.reference import paths, reference_of, written
 from raq_client.cli.root import LazyCommand, references
 from support.commands import client
 
 PANEL = {"rich_help_panel": "Of experts"}
+EVERY_PATH = [*((each.name,) for each in COMMANDS if each.parts), *(path for path, _ in paths())]
 SECRET = "Of no use to most. " + "It is hard to say what for in a few words. " * 4
 
 
@@ -61,8 +63,8 @@ def test_all_of_a_help() -> None:
         "once, so that no line of it holds a single word.",
         "",
         "Examples:",
-        "  raq-client paint cottage --coats 3 --colour blue --gloss 0.5 --secret \\",
-        "    something-long --coats 4",
+        "  raq-client paint cottage --coats 3 --colour blue --gloss 0.5 \\",
+        "    --secret something-long --coats 4",
         "  raq-client paint castle",
         "",
         "Arguments:",
@@ -100,6 +102,61 @@ def test_what_does_not_fit_on_a_screen_is_named_only(
     assert short.splitlines()[-2:] == ["More options, explained by --help-all:", named]
     assert "Of no use to most" in full
     assert len(full.splitlines()) > ONE_SCREEN
+
+
+def test_the_short_form_leaves_details_and_examples_to_help_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [f"raq-client paint house-{number}" for number in range(1, 8)]
+    parts = ["Paint a house.", *["More of it."] * 7, "Details:", "Paint dries.", "Examples:", *examples]
+    monkeypatch.setattr(paint, "__doc__", "\n\n".join(parts))
+    short, full = shown(80), shown(80, everything=True)
+    assert all(example in full for example in examples)
+    assert "\nDetails:\nPaint dries.\n" in full
+    assert [example for example in examples if example in short] == examples[:3]
+    assert "Paint dries" not in short
+    assert "\nMore options, details and examples, explained by --help-all:\n  Of experts  --secret" in short
+
+
+def test_examples_give_way_to_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [f"raq-client paint house-{number}" for number in range(1, 4)]
+    parts = ["Paint a house.", *["More of it."] * 10, "Examples:", *examples]
+    monkeypatch.setattr(paint, "__doc__", "\n\n".join(parts))
+    short = shown(80)
+    assert len(short.splitlines()) <= ONE_SCREEN
+    assert 0 < sum(example in short for example in examples) < 3
+    assert "--gloss" in short
+
+
+def test_a_short_form_without_more_options_says_what_shows_the_rest() -> None:
+    def dry(*, hours: Annotated[int, typer.Option("--hours", help="How long.")] = 1) -> None:
+        pass
+
+    dry.__doc__ = "\n\n".join(["Dry.", "Details:", *["It takes long."] * 20])
+    short = shown(80, dry)
+    assert short.splitlines()[-1] == "More details, explained by --help-all."
+    assert "It takes long" not in short
+
+
+@pytest.mark.parametrize("words", [[], *(list(path) for path in EVERY_PATH)], ids=" ".join)
+def test_every_help_fits_on_a_screen(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    command = reference_of(words)
+    called = " ".join(["raq-client", *words])
+    text = group_help("raq-client", words) if command is None else command_help(called, command)
+    assert text is not None
+    assert text.count("\n") <= ONE_SCREEN
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_every_option_is_explained_or_of_a_named_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in (reference_of(path) for path, _ in paths()):
+        assert command is not None
+        short, full = (command_help("it", command, everything=everything) for everything in (False, True))
+        for panel, rows in command.panels.items():
+            assert " ".join(panel.split()) in " ".join(short.split())
+            assert all(each.shown in full for each in rows)
+            if panel in {"Arguments", "Options"}:
+                assert all(each.shown in short for each in rows)
 
 
 def test_the_table_of_help_and_completion_is_that_of_the_commands() -> None:
