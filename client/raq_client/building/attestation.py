@@ -93,7 +93,7 @@ def statement(manifest: BuildManifest, path: Path) -> dict[str, Any]:
                 "internalParameters": {
                     "allocation": manifest.allocation,
                     "importance": None if manifest.importance is None else manifest.importance.model_dump(),
-                    "quantizer": manifest.quantizer.model_dump(),
+                    "quantizer": manifest.quantizer.model_dump(exclude_none=True),
                 },
                 "resolvedDependencies": [
                     _described(name, digest, manifest.origins.get(name)) for name, digest in manifest.inputs.items()

@@ -1,5 +1,6 @@
 """Build a recipe: quantize, check and document its file. Every stage goes on where an earlier run ended."""
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from raq_client.benchmarks.paired import Paired
 from raq_client.building.benchmarks import compared_on, recipe_tasks
 from raq_client.building.inputs import Prepared, input_files, prepare
 from raq_client.building.resolve import Resolved, check_solvable, resolve
-from raq_client.building.units import MADE_HERE, BuildUnits, difference, has_parts, made_together
+from raq_client.building.units import MADE_HERE, BuildUnits, check_parts, difference, has_parts, made_together
 from raq_client.building.workshop import Workshop, digests_of
 from raq_client.files.lock import output_lock
 from raq_client.files.output_checks import check_output
@@ -22,7 +23,8 @@ from raq_client.progress import Notes, Progress, bytes_stage, silent, stage
 from raq_client.prompts.texts import read_texts_for
 from raq_client.quantizing.devices import CPU, Device
 from raq_client.quantizing.effort import quantizing_work
-from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.quantize import quantize_model, unfinished_folder
+from raq_client.quantizing.sequential import IN_TURN
 from raq_client.quantizing.tensor_store import KeptTensors
 from raq_client.recipes.build_recipe import BuildRecipe
 from raq_client.recipes.runtimes import runtime_faults
@@ -113,6 +115,8 @@ def build(
     recipe and inputs, and if another build is writing the file.
     """
     watch, target = Stopwatch(), recipe.output.file
+    if units is not None:
+        check_parts(recipe)
     check_targets(recipe, force=how.force)
     check_solvable(recipe, solver)
     tasks = recipe_tasks(recipe)
@@ -153,6 +157,7 @@ def build_part(
     InvalidInput as `build` does, and if the parts that are there are of another recipe, of other inputs, or of another
     build of raq.
     """
+    check_parts(recipe)
     check_targets(recipe, force=how.force)
     check_solvable(recipe, solver)
     recipe_tasks(recipe)
@@ -205,15 +210,20 @@ def write_resolved(
     *,
     progress: Progress | None = None,
 ) -> WrittenModel:
-    """Write the file of a resolved recipe to `target`, replacing what is there."""
-    inputs = resolved.prepared.inputs
-    rounding = replace(inputs.rounding, threads=how.threads, device=how.device)
-    wanted = Quantization(inputs.model, resolved.allocation, target, rounding, metadata=resolved.metadata)
+    """Write the file of a resolved recipe to `target`, replacing what is there.
+
+    Without `kept` every tensor is rounded again, also those of an interrupted build.
+    """
+    wanted = resolved.quantization(target)
+    wanted = replace(wanted, rounding=replace(wanted.rounding, threads=how.threads, device=how.device))
+    if kept is None:
+        shutil.rmtree(unfinished_folder(wanted), ignore_errors=True)
     return quantize_model(
         wanted,
         keep=kept,
         force=True,
         progress=bytes_stage(progress, "quantizing", resolved.ledger.size, quantizing_work(wanted.types)),
+        passed=stage(progress, IN_TURN),
     )
 
 

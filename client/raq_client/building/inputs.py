@@ -122,13 +122,15 @@ def prepare(
     """Read and hash all inputs, and collect importance if the recipe asks for it; unless `makes`, only kept is used.
 
     `digests` are those of the inputs, if they have just been hashed. With `units` importance is collected in units.
-    Raises InvalidInput with every input that can't be read and for benchmarks that have drifted from their lock,
-    NotMadeError for a model that has not been downloaded and for importance that has not been collected.
+    Raises InvalidInput with every input that can't be read, for benchmarks that have drifted from their lock and for
+    Gram statistics that are not of the model or lack what rounding in turn needs; NotMadeError for a model that has not
+    been downloaded and for importance that has not been collected.
     """
     if not makes and not is_here(model_path(recipe)):
         raise NotMadeError(Fault(str(recipe.model), "is not downloaded yet"))
     digests = digests_of(input_files(recipe)) if digests is None else digests
     corpus = recipe_corpus(recipe)
+    _check_feedback(recipe)
     collecting = _Collecting(recipe, corpus, digests, units, threads, progress, notes)
     known, files = _importance(collecting, workshop, makes=makes)
     inputs = BuildInputs(
@@ -144,8 +146,15 @@ def prepare(
         workshop=workshop,
         makes=makes,
         units=units,
+        sequential=recipe.sequential,
     )
     return Prepared(recipe, inputs, digests, corpus)
+
+
+def _check_feedback(recipe: BuildRecipe) -> None:
+    """Raise InvalidInput, before anything is collected or measured, if blocks can't be rounded as the recipe says."""
+    if recipe.gram is not None:
+        _ = ModelInputs(path=recipe.model, gram=recipe.gram, sequential=recipe.sequential).rounding
 
 
 def model_path(recipe: BuildRecipe) -> Path:

@@ -13,6 +13,7 @@ from raq_client.files.manifest import host, versions
 from raq_client.files.user_files import read_user_file
 from raq_client.hub.names import origin_of
 from raq_client.models.sources import pinned
+from raq_client.quantizing.arithmetic import arithmetic_digest
 from raq_client.quantizing.measure import kernels_digest
 from raq_client.recipes.build_recipe import BuildRecipe
 
@@ -38,13 +39,17 @@ class OutputRecord(BaseModel):
 
 
 class QuantizerRecord(BaseModel):
-    """What quantized: raq's version, a digest of its kernels, and the effort."""
+    """What quantized: raq's version, a digest of its kernels, and the effort.
+
+    `arithmetic` is a digest of what NumPy and its BLAS compute, where the bytes depend on it: blocks rounded in turn.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     raq: str
     kernels: str
     effort: str
+    arithmetic: str | None = None
 
 
 class BuildManifest(BaseModel):
@@ -63,6 +68,12 @@ class BuildManifest(BaseModel):
     quantizer: QuantizerRecord
     allocation: dict[str, str]
     outputs: dict[str, OutputRecord]
+
+
+def quantizer(recipe: BuildRecipe) -> QuantizerRecord:
+    """What quantizes a recipe's file in this process."""
+    arithmetic = arithmetic_digest() if recipe.sequential else None
+    return QuantizerRecord(raq=versions()["raq"], kernels=kernels_digest(), effort=recipe.effort, arithmetic=arithmetic)
 
 
 def read_build_manifest(path: Path) -> BuildManifest:
@@ -86,7 +97,7 @@ def build_manifest(built: Built, command: Sequence[str], check: Mapping[str, Any
         "inputs": {_relative(path, folder): digest for path, digest in prepared.digests.items()},
         "origins": _origins(prepared, model, folder),
         "importance": _importance(prepared),
-        "quantizer": {"raq": versions()["raq"], "kernels": kernels_digest(), "effort": recipe.effort},
+        "quantizer": quantizer(recipe).model_dump(exclude_none=True),
         "auto": rules_data(resolved),
         "plan": _plan(built),
         "allocation": dict(resolved.allocation.types),

@@ -4,31 +4,39 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from raq_client.building.build import HowToBuild, write_resolved
 from raq_client.building.inputs import Prepared, prepare
-from raq_client.building.manifest import BuildManifest, read_build_manifest
+from raq_client.building.manifest import BuildManifest, quantizer, read_build_manifest
 from raq_client.building.resolve import Resolved, resolve
 from raq_client.building.workshop import Workshop, digests_of
-from raq_client.files.manifest import versions
 from raq_client.files.output_checks import check_output
 from raq_client.hub.names import origin_of
 from raq_client.models.model_file import open_model
 from raq_client.progress import Notes, Progress, silent
-from raq_client.quantizing.measure import kernels_digest
 from raq_client.quantizing.tensor_store import KeptTensors
 from raq_client.solver_client.protocol import SolverClient
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
+_OTHER_ARITHMETIC: Final = (
+    "blocks were rounded one after the other, with other arithmetic than here (NumPy, its BLAS, their threads or the "
+    "processor), which gives other bytes; repeat it where these are as they were (docs/compensation.md)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One thing that a manifest states and a replay made again."""
+    """One thing that a manifest states and a replay made again.
+
+    With `depends` it may differ although nothing was changed: it says on what else the thing depends.
+    """
 
     what: str
     recorded: str
     found: str
+    depends: str = ""
 
     @property
     def equal(self) -> bool:
@@ -46,6 +54,19 @@ class Replayed:
     def equal(self) -> bool:
         """Whether everything is the same."""
         return all(one.equal for one in self.compared)
+
+    @property
+    def disproved(self) -> bool:
+        """Whether something differs that depends on nothing but the inputs and raq."""
+        return any(not one.equal and not one.depends for one in self.compared)
+
+    @property
+    def why_not(self) -> str:
+        """What to say of a replay that is not equal: that it disproves the build, or that it can't tell."""
+        if self.disproved:
+            return "the build could not be repeated: what differs is marked"
+        depends = dict.fromkeys(one.depends for one in self.compared if not one.equal)
+        return f"nothing can be said of the build from here: {'; '.join(depends)}"
 
 
 def replay(
@@ -115,8 +136,9 @@ def _written(
     written = write_resolved(recorded, target, how, kept, progress=progress)
     if len(manifest.outputs) != 1:
         raise InvalidInput(Fault("outputs", f"{len(manifest.outputs)} files in the manifest; a build writes one"))
+    depends = _OTHER_ARITHMETIC if _is_of_other_arithmetic(manifest) else ""
     for name, record in manifest.outputs.items():
-        yield Comparison(f"{name}: SHA-256", record.sha256, written.sha256)
+        yield Comparison(f"{name}: SHA-256", record.sha256, written.sha256, depends)
         yield Comparison(f"{name}: bytes", f"{record.bytes:,}", f"{written.size:,}")
 
 
@@ -142,8 +164,15 @@ def _types(manifest: BuildManifest, resolved: Resolved) -> Iterator[Comparison]:
 
 def _other_tools(manifest: BuildManifest) -> Iterator[str]:
     """Notes on tools that differ from those of the build."""
-    now = {"raq": versions()["raq"], "kernels": kernels_digest()}
-    for name, found in now.items():
-        recorded = getattr(manifest.quantizer, name)
+    now = quantizer(manifest.recipe)
+    for name in ("raq", "kernels"):
+        recorded, found = getattr(manifest.quantizer, name), getattr(now, name)
         if recorded != found:
             yield f"note: the build used {name} {recorded}, here it is {found}"
+    if _is_of_other_arithmetic(manifest):
+        yield f"note: {_OTHER_ARITHMETIC}"
+
+
+def _is_of_other_arithmetic(manifest: BuildManifest) -> bool:
+    """Whether the bytes of a build depend on arithmetic that is another one here."""
+    return manifest.quantizer.arithmetic != quantizer(manifest.recipe).arithmetic

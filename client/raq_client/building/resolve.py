@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from raq_client import pipeline
 from raq_client.building.inputs import Prepared
@@ -15,7 +16,7 @@ from raq_client.planning.plan import Plan, solve_plan
 from raq_client.planning.request import BaseSpec, Request
 from raq_client.planning.settings_request import request_of
 from raq_client.progress import Notes, Progress, silent
-from raq_client.quantizing.quantize import STALE, quantization_metadata, resolved_types
+from raq_client.quantizing.quantize import STALE, Quantization, resolved_types
 from raq_client.recipes.build_recipe import AutoRule, BuildRecipe
 from raq_client.recipes.patterns import matching
 from raq_client.solver_client.local import LocalSolver
@@ -91,14 +92,16 @@ class Resolved:
         """The metadata that a build adds to that of `quantize_model`."""
         return {"raq.recipe": self.recipe.name}
 
+    def quantization(self, target: Path) -> Quantization:
+        """Writing the recipe's file to `target`."""
+        inputs = self.prepared.inputs
+        return Quantization(inputs.model, self.allocation, target, inputs.rounding, metadata=self.metadata)
+
     @property
     def file_bytes(self) -> int:
         """The exact size of the file that a build writes."""
-        inputs, types = self.prepared.inputs, self.types
-        keys = quantization_metadata(types, inputs.importance) | self.metadata
-        if inputs.compensation is not None:
-            keys["raq.gram.sha256"] = inputs.compensation.gram.digest()
-        return file_size(inputs.model, {tensor.name: chosen for tensor, chosen in types.items()}, keys, STALE)
+        wanted = self.quantization(self.recipe.output.file)
+        return file_size(wanted.model, wanted.types_by_name, wanted.keys, STALE)
 
 
 def recipe_request(recipe: BuildRecipe) -> Request:

@@ -22,6 +22,7 @@ from raq_client.models.gguf_header import Value
 from raq_client.models.model_file import ModelFile, open_model, row_chunks
 from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.models.writer import Progress, WrittenModel, write_model
+from raq_client.quantizing.quantize import IN_TURN_WINDOWS
 from raq_client.quantizing.refusals import refusals_named
 from raq_client.recipes.patterns import matching
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -58,11 +59,16 @@ class _Taken:
 
 @dataclass(frozen=True, eq=False)
 class Spliced:
-    """A spliced file. `taken` are tensors by donor; `lossy` those that were quantized from quantized weights."""
+    """A spliced file. `taken` are tensors by donor; `lossy` those that were quantized from quantized weights.
+
+    `in_turn` are the files, of base and donors, whose blocks were rounded one after the other: each tensor takes back
+    what the tensors before it did there.
+    """
 
     written: WrittenModel
     taken: Mapping[Path, tuple[str, ...]]
     lossy: tuple[str, ...]
+    in_turn: tuple[Path, ...]
 
 
 def parse_take(text: str) -> Take:
@@ -114,7 +120,8 @@ def splice(
     keys = _metadata(model, taken, donors, lossy)
     written = write_model(output, model, types, blocks, metadata=keys, force=force, progress=progress)
     by_donor = {path: tuple(n for n, one in taken.items() if one.number == i) for i, path in enumerate(donors)}
-    return Spliced(written, by_donor, lossy)
+    in_turn = tuple(path for path, one in {base: model, **donors}.items() if one.value(IN_TURN_WINDOWS) is not None)
+    return Spliced(written, by_donor, lossy, in_turn)
 
 
 def _strangers(model: ModelFile, path: Path, donor: ModelFile) -> Iterator[Fault]:

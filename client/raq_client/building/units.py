@@ -124,6 +124,13 @@ class BuildUnits:
         return lines
 
 
+def check_parts(recipe: BuildRecipe) -> None:
+    """Raise InvalidInput if a recipe can't be built in parts."""
+    if recipe.sequential:
+        what = "rounds blocks one after the other (sequential), on one machine"
+        raise InvalidInput(Fault(recipe.name, f"{what}; leave out --index, --of, --merge and --cluster"))
+
+
 def has_parts(output: Path) -> bool:
     """Whether parts of a build lie beside its output."""
     return (work_folder(output) / _RECORD).is_file()

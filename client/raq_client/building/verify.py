@@ -24,6 +24,7 @@ from raq_client.models.table import table_of
 from raq_client.models.type_choice import AUTO, chosen_types
 from raq_client.planning.build_problem import build_problem, resolve_base, types_in
 from raq_client.quantizing.quantize import resolved_types
+from raq_client.quantizing.sequential import sequences_of
 from raq_client.recipes.build_recipe import BuildRecipe
 from raq_client.recipes.patterns import matching
 from raq_client.recipes.runtimes import runtime_faults
@@ -69,7 +70,7 @@ def verify_recipe(recipe: BuildRecipe, workshop: Workshop, solver: SolverClient)
         return tuple(found)
     try:
         prepared = _prepared(recipe, workshop, digests)
-        found += [*_importance(prepared, model), *_pins(prepared, model)]
+        found += [*_importance(prepared, model), *_feedback(prepared), *_pins(prepared, model)]
         if any(one.level is Level.FAIL for one in found):
             return tuple(found)
         problem = _sizes_only(prepared, model)
@@ -160,6 +161,16 @@ def _importance(prepared: Prepared, model: ModelFile) -> Iterator[Finding]:
         yield Finding("importance", Level.WARN, f"{what}: they get the mean of the others")
 
 
+def _feedback(prepared: Prepared) -> Iterator[Finding]:
+    """The Gram statistics, which `prepare` has found to be of this model and to have what the recipe needs."""
+    compensation = prepared.inputs.compensation
+    if compensation is not None:
+        gram = compensation.gram
+        known = f"{gram.windows:,} windows of {', '.join(gram.texts)}"
+        in_turn = f"; blocks one after the other, {len(sequences_of(gram))} windows pass through"
+        yield Finding("error feedback", Level.OK, known + (in_turn if prepared.recipe.sequential else ""))
+
+
 def _sizes_only(prepared: Prepared, model: ModelFile) -> Problem:
     """The recipe's problem with exact sizes and no losses, which tells what fits without measuring anything."""
     inputs, request = prepared.inputs, recipe_request(prepared.recipe)
@@ -234,9 +245,14 @@ def _runtime(recipe: BuildRecipe, model: ModelFile, resolved: Resolved | None) -
 
 
 def _disk(recipe: BuildRecipe, problem: Problem, model: ModelFile, resolved: Resolved | None) -> Iterator[Finding]:
-    """The file stands on the disk once: its partial file becomes the file itself."""
+    """The file stands on the disk once: its partial file becomes the file itself.
+
+    Tensors that are rounded one block after the other lie beside it until all are there.
+    """
     header = sum(shard.stat().st_size for shard in model.shards) - sum(tensor.size for tensor in model.tensors)
     needed = problem.capacity_bytes + max(0, header) if resolved is None else resolved.file_bytes
+    if recipe.sequential:
+        needed *= 2
     folder = recipe.output.file.parent
     free = shutil.disk_usage(folder).free
     text = f"{'at most ' if resolved is None else ''}{needed:,} bytes are needed, {free:,} are free in {folder}"

@@ -87,6 +87,7 @@ def build(
     from raq_client.building.build import HowToBuild, build_part
     from raq_client.building.build import build as carry_out
     from raq_client.building.manifest import build_manifest
+    from raq_client.building.units import check_parts
     from raq_client.files.manifest import write_manifest
     from raq_client.quantizing.devices import chosen_device
     from raq_client.recipes.build_recipe import read_build_recipe
@@ -96,7 +97,8 @@ def build(
     found = read_build_recipe(recipe)
     if output is not None:
         found = found.written_to(output)
-    machines.check()
+    if machines.check():
+        check_parts(found)
     wanted = machines.part()
     how = HowToBuild(workshop_in(store), threads, chosen_device(device, say), force=force, reuse=not no_reuse)
     with (
@@ -196,7 +198,7 @@ def replay(
     else:
         OUT.print(replay_table(found.compared))
     if not found.equal:
-        fail(f"{manifest}: the build could not be repeated: what differs is marked")
+        fail(f"{manifest}: {found.why_not}")
         raise typer.Exit(EXIT_NOT_PASSED)
 
 

@@ -51,4 +51,8 @@ def splice(
         say(f"tensors from {path}: {len(names)}")
     if found.lossy:
         say(f"note: marked as lossy, since quantized from quantized weights: {', '.join(found.lossy)}")
+    for path in found.in_turn:
+        say(
+            f"note: {path} was rounded one block after the other: its tensors take back the errors of those before them"
+        )
     say(f"{output}: {found.written.size:,} bytes, SHA-256 {found.written.sha256}")

@@ -29,10 +29,13 @@ from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.models.split import Split
 from raq_client.models.writer import Blocks, PlannedFile, Progress, WrittenModel, planned_files, write_model
 from raq_client.quantizing.ahead import rounded_ahead
+from raq_client.quantizing.arithmetic import arithmetic_digest
+from raq_client.quantizing.kept_in_turn import SEQUENTIAL, keys_in_turn
 from raq_client.quantizing.measure import kernels_digest
 from raq_client.quantizing.refusals import refusals_named
 from raq_client.quantizing.rounding import MatrixRounding, Rounding, rows_of
 from raq_client.quantizing.sequential import sequences_of, sequentially_rounded
+from raq_client.quantizing.tensor_store import KeptTensors
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.quant_types import QuantType, quant_type
@@ -41,14 +44,8 @@ from raq_solver.tensors import Tensor
 CUDA_CHUNK_WEIGHTS: Final = 64 * 2**20
 """Weights per chunk on CUDA devices: 256 MiB, so that they need not wait for each other or for the next call."""
 
-Keep = Callable[
-    [Tensor, QuantType, Rounding, Iterator[UInt8[np.ndarray, "rows size"]]], Iterator[UInt8[np.ndarray, "rows size"]]
-]
-"""Called with a tensor, its new type, how it is rounded, and its blocks, which are made when they are read; returns
-blocks with the same bytes."""
-
-_SEQUENTIAL: Final = "sequential 1"
-"""Changed whenever the same inputs give other blocks: an interrupted pass then begins again."""
+IN_TURN_WINDOWS: Final = "raq.sequential.windows"
+"""Metadata key of files whose blocks were rounded one after the other: the windows that passed through the model."""
 STALE: Final = ("quantize.imatrix.", "raq.")
 """Beginnings of metadata keys that tell how a file was quantized; a file made from it has its own."""
 _PLAIN: Final = ("F32", "F16", "BF16")
@@ -89,7 +86,7 @@ class Quantization:
             gram = self.rounding.compensation.gram
             keys["raq.gram.sha256"] = gram.digest()
             if self.rounding.sequential:
-                keys["raq.sequential.windows"] = len(sequences_of(gram))
+                keys[IN_TURN_WINDOWS] = len(sequences_of(gram))
         return keys
 
     @cached_property
@@ -106,19 +103,21 @@ class Quantization:
 def quantize_model(
     wanted: Quantization,
     *,
-    keep: Keep | None = None,
+    keep: KeptTensors | None = None,
     force: bool = False,
     progress: Progress = lambda _name, _size: None,
     passed: Callable[[int, int], None] | None = None,
 ) -> WrittenModel:
     """Write a quantized model; its files appear complete or not at all.
 
-    `keep` may return a tensor's blocks from an earlier build (`tensor_store`). `passed` is called with what is done of
+    `keep` has tensors of earlier builds, and gets those of this one. `passed` is called with what is done of
     sequential rounding, which comes before anything is written. Raises InvalidInput with every tensor that can't have
     its type, as `write_model` does, and if blocks can't be rounded one after the other but shall be.
     """
     model, rounding = wanted.model, wanted.rounding
     types = wanted.types_by_name
+    if keep is not None and rounding.sequential:
+        keep = keep.under(keys_in_turn(model, wanted.types, rounding))
     if rounding.importance is not None:
         check_against(rounding.importance, model.tensors, ())
 
@@ -128,11 +127,8 @@ def quantize_model(
 
     made_by: AbstractContextManager[Blocks]
     if rounding.sequential:
-        assert keep is None, "tensors that were kept were rounded apart from others"
-        make, folder = partial(blocks_of, model, rounding=rounding), _unfinished_folder(wanted)
-        made_by = nullcontext(
-            sequentially_rounded(model, wanted.types, rounding, make, folder / _unfinished_key(wanted), passed)
-        )
+        folder = unfinished_folder(wanted) / _unfinished_key(wanted)
+        made_by = nullcontext(sequentially_rounded(model, wanted.types, rounding, kept, folder, passed, keep))
     elif keep is None:
         made_by = rounded_ahead(wanted.types, rounding, partial(blocks_of, model))
     else:  # what is kept may not have to be made at all
@@ -151,11 +147,11 @@ def quantize_model(
         )
     rounding.device.release()
     if rounding.sequential:
-        shutil.rmtree(_unfinished_folder(wanted), ignore_errors=True)
+        shutil.rmtree(unfinished_folder(wanted), ignore_errors=True)
     return written
 
 
-def _unfinished_folder(wanted: Quantization) -> Path:
+def unfinished_folder(wanted: Quantization) -> Path:
     """The folder beside an output for the rounded tensors of an unfinished sequential pass."""
     output = wanted.files[0].path
     return output.with_name(f"{output.name}.rounded")
@@ -164,7 +160,8 @@ def _unfinished_folder(wanted: Quantization) -> Path:
 def _unfinished_key(wanted: Quantization) -> str:
     """A digest of everything that the rounded tensors of a sequential pass depend on."""
     rounding, model = wanted.rounding, wanted.model
-    state = hashlib.sha256(f"{_SEQUENTIAL} {model.fingerprint()} {kernels_digest()} {rounding.effort}".encode())
+    state = hashlib.sha256(f"{SEQUENTIAL} {model.fingerprint()} {kernels_digest()} {rounding.effort}".encode())
+    state.update(arithmetic_digest().encode())
     if rounding.importance is not None:
         state.update(f"{rounding.importance.digest()} {rounding.importance.fisher_digest()}".encode())
     for file in wanted.files:  # headers have the types, and the digest of the Gram statistics

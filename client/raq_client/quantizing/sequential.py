@@ -9,11 +9,11 @@ Rules
   its own comes last.
 - Experts are rounded by the Gram statistics as they are: which tokens reach them differs between the streams.
 - Rounded tensors are kept in files until all are written; an interrupted pass goes on with the first block that is not
-  complete.
+  complete. Tensors kept from earlier builds are taken for those that the pass would make: `kept_in_turn`.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -37,6 +37,7 @@ from raq_client.models.writer import Blocks
 from raq_client.quantizing.refusals import refusals_named
 from raq_client.quantizing.rounding import Rounding, rows_of, sampled_rows
 from raq_client.quantizing.spool import Spool
+from raq_client.quantizing.tensor_store import KeptTensors
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.quant_types import QuantType
 from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING, block_of
@@ -57,10 +58,12 @@ def check_sequential(model: ModelFile, gram: Gram | None) -> None:
         raise InvalidInput(Fault("--sequential", "needs Gram statistics: give --gram FILE, or gram in raq.toml"))
     if gram.sequences is None or not gram.outputs:
         lost = "the tokens of its windows" if gram.sequences is None else "statistics of outputs"
-        what = f"has not {lost}, which --sequential needs: collect it again (raq-client imatrix collect --gram)"
+        what = f"has not {lost}, which rounding blocks one after the other needs"
+        what = f"{what}; collect it again (raq-client imatrix collect --gram)"
         raise InvalidInput(Fault(gram.where, what))
     if len(gram.sequences) < HELD_OUT_EVERY:
-        what = f"has {len(gram.sequences)} windows, --sequential needs {HELD_OUT_EVERY}; collect it from longer texts"
+        what = f"has {len(gram.sequences)} windows, rounding blocks one after the other needs {HELD_OUT_EVERY}"
+        what = f"{what}; collect it from longer texts"
         raise InvalidInput(Fault(gram.where, what))
     embedding = next((tensor for tensor in model.tensors if tensor.name == TOKEN_EMBEDDING), None)
     shape_of(model)
@@ -81,10 +84,12 @@ def sequentially_rounded(
     make: Blocks,
     folder: Path,
     passed: Callable[[int, int], None] | None = None,
+    keep: KeptTensors | None = None,
 ) -> Blocks:
     """A function for the blocks of each tensor, after all blocks of the model were rounded one after the other.
 
-    `make` rounds a tensor apart from others.
+    `make` rounds a tensor apart from others. Tensors of earlier builds are read from `keep`, and those of this one kept
+    there: its keys must say all that they depend on (`kept_in_turn`).
 
     What is kept until then lies in `folder`, from where an interrupted pass goes on; who calls removes it. `passed` is
     called with the number of blocks that are done, and that of all. Raises InvalidInput as `check_sequential`, and if a
@@ -97,7 +102,7 @@ def sequentially_rounded(
     changed = {tensor: wanted for tensor, wanted in types.items() if wanted != tensor.source_type}
     spool = Spool(folder)
     network = Network(model, shape_of(model), gram.context)
-    _Pass(network, model, changed, rounding, gram, make, spool, passed).run(sequences_of(gram))
+    _Pass(network, model, changed, rounding, gram, make, spool, passed, keep).run(sequences_of(gram))
     return lambda tensor, wanted: spool.read(tensor, wanted) if tensor in spool else make(tensor, wanted)
 
 
@@ -130,16 +135,43 @@ class _Pass:
     make: Blocks
     spool: Spool
     passed: Callable[[int, int], None] | None
+    keep: KeptTensors | None
     true: list[Stream] = field(default_factory=list)
     drifted: list[Stream] = field(default_factory=list)
 
     def run(self, windows: Int32[np.ndarray, "windows context"]) -> None:
-        """Round the embedding, block after block, and the head."""
-        self.true = [self.network.embed(window) for window in windows]
-        self.drifted = self._embedded(windows)
-        for block in range(self.network.shape.blocks):
+        """Round the embedding, block after block, and the head, as far as anything is missing."""
+        last, blocks = self._last_missing(), self.network.shape.blocks
+        if last >= 0:
+            self.true = [self.network.embed(window) for window in windows]
+            self.drifted = self._embedded(windows)
+        for block in range(min(last + 1, blocks)):
             self._round_block(block)
-        self._round_head()
+        if last == blocks:
+            self._round_head()
+        elif self.passed is not None:
+            self.passed(blocks, blocks)
+
+    def _last_missing(self) -> int:
+        """The last block with a tensor that no interrupted pass has rounded and no earlier build has kept.
+
+        The number of blocks if the head is missing; -1 if nothing is.
+        """
+        blocks = self.network.shape.blocks
+        last = -1
+        for tensor, wanted in self.types.items():
+            is_head = tensor.name == OUTPUT and has_drift(tensor, self.gram)
+            if tensor in self.spool:
+                if self.keep is not None:
+                    self.keep.reused.append(tensor.name)
+            elif (kept := self._kept(tensor, wanted)) is not None:
+                self.spool.keep(tensor, kept)
+            elif is_head or block_of(tensor.name) < blocks:
+                last = max(last, blocks if is_head else block_of(tensor.name))
+        return last
+
+    def _kept(self, tensor: Tensor, wanted: QuantType) -> Iterator[Chunk] | None:
+        return None if self.keep is None else self.keep.read(tensor, wanted, self.rounding)
 
     def _embedded(self, windows: Int32[np.ndarray, "windows context"]) -> list[Stream]:
         """The second stream before the first block."""
@@ -177,7 +209,7 @@ class _Pass:
 
     def _stages(self, weights: BlockWeights, tensors: Sequence[Tensor]) -> Iterator[tuple[str | None, list[Tensor]]]:
         """The tensors of a block by entry, in the order of their products; first those without drift, under None."""
-        entries = {tensor.name: self.gram.shared[tensor.name] for tensor in tensors if _has_drift(tensor, self.gram)}
+        entries = {tensor.name: self.gram.shared[tensor.name] for tensor in tensors if has_drift(tensor, self.gram)}
         yield None, [tensor for tensor in tensors if tensor.name not in entries]
         order = _Order(entries)
         self.network.block(self.true[0], weights, order.watch_of)
@@ -214,6 +246,12 @@ class _Pass:
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(lambda tensor: self.spool.keep(tensor, self._rounded(tensor, share, drift)), tensors))
 
+    def _rounded(self, tensor: Tensor, by: Rounding, drift: Drift | None) -> Iterable[Chunk]:
+        if drift is None:
+            return self.make(tensor, self.types[tensor])
+        made = self._corrected(tensor, by, drift)
+        return made if self.keep is None else self.keep.keep(tensor, self.types[tensor], self.rounding, made)
+
     def _with(self, weights: BlockWeights, tensors: Sequence[Tensor]) -> BlockWeights:
         """A block's weights with those of rounded tensors."""
         values = dict(weights.values)
@@ -224,10 +262,7 @@ class _Pass:
             values[role] = restored.reshape(weights.values[role].shape)
         return BlockWeights(weights.block, values)
 
-    def _rounded(self, tensor: Tensor, by: Rounding, drift: Drift | None) -> Iterator[Chunk]:
-        if drift is None:
-            yield from self.make(tensor, self.types[tensor])
-            return
+    def _corrected(self, tensor: Tensor, by: Rounding, drift: Drift) -> Iterator[Chunk]:
         places = sampled_rows(tensor.rows)
         some = rows_of(self.model, tensor, 0)(places)
         share = drift.share(some)
@@ -243,7 +278,7 @@ class _Pass:
     def _round_head(self) -> None:
         """Round an output head of its own for the inputs that it gets from the second stream."""
         found = self._of_name(OUTPUT)
-        if found is None or found[0] in self.spool or not _has_drift(found[0], self.gram):
+        if found is None or found[0] in self.spool or not has_drift(found[0], self.gram):
             return
         counting = _Counting(found[0].row_length, len(self.true))
         for window, streams in enumerate(zip(self.true, self.drifted, strict=True)):
@@ -251,9 +286,12 @@ class _Pass:
         self._round([found[0]], counting.found())
 
 
-def _has_drift(tensor: Tensor, gram: Gram) -> bool:
-    """Whether the drift of a tensor's inputs is counted: it is one matrix, and feedback knows its inputs."""
-    return tensor.matrices == 1 and tensor.name in gram.shared
+def has_drift(tensor: Tensor, gram: Gram) -> bool:
+    """Whether the drift of a tensor's inputs is counted: it is one matrix, and feedback knows its inputs.
+
+    An embedding has no inputs: statistics under its name are those of the output head that it is tied to.
+    """
+    return tensor.matrices == 1 and tensor.name != TOKEN_EMBEDDING and tensor.name in gram.shared
 
 
 class _Counting:

@@ -11,11 +11,11 @@ Rules
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 import numpy as np
 from jaxtyping import UInt8
@@ -155,20 +155,39 @@ class TensorStore:
 class KeptTensors:
     """The tensors of a model in a store, in the form in which `quantize_model` asks for them.
 
-    `reused` and `quantized` are the names of the tensors of either kind so far.
+    `reused` and `quantized` are the names of the tensors of either kind so far. `keys` are those of tensors whose bytes
+    depend on more than `tensor_key` has.
     """
 
     store: TensorStore
     model: ModelFile
     reused: list[str] = field(default_factory=list)
     quantized: list[str] = field(default_factory=list)
+    keys: Mapping[Tensor, str] = field(default_factory=dict)
+
+    def under(self, keys: Mapping[Tensor, str]) -> Self:
+        """The same, with these keys; names are added to the same lists."""
+        return replace(self, keys=keys)
 
     def __call__(self, tensor: Tensor, wanted: QuantType, rounding: Rounding, made: Iterator[Chunk]) -> Iterator[Chunk]:
         """The rows of a tensor in a type: kept ones, or those that are `made`, which are then kept."""
-        key = tensor_key(self.model, tensor, wanted, rounding)
-        found = self.store.read(key, wanted.size(tensor.row_length))
-        (self.quantized if found is None else self.reused).append(tensor.name)
-        return self.store.keep(key, made) if found is None else found
+        found = self.read(tensor, wanted, rounding)
+        return self.keep(tensor, wanted, rounding, made) if found is None else found
+
+    def read(self, tensor: Tensor, wanted: QuantType, rounding: Rounding) -> Iterator[Chunk] | None:
+        """The rows of a tensor in a type, if they are kept."""
+        found = self.store.read(self._key(tensor, wanted, rounding), wanted.size(tensor.row_length))
+        if found is not None:
+            self.reused.append(tensor.name)
+        return found
+
+    def keep(self, tensor: Tensor, wanted: QuantType, rounding: Rounding, made: Iterator[Chunk]) -> Iterator[Chunk]:
+        """The rows of a tensor in a type as they are made; when all have passed, they are kept."""
+        self.quantized.append(tensor.name)
+        return self.store.keep(self._key(tensor, wanted, rounding), made)
+
+    def _key(self, tensor: Tensor, wanted: QuantType, rounding: Rounding) -> str:
+        return self.keys.get(tensor) or tensor_key(self.model, tensor, wanted, rounding)
 
 
 def tensor_key(model: ModelFile, tensor: Tensor, wanted: QuantType, rounding: Rounding) -> str:

@@ -156,6 +156,9 @@ class BuildRecipe(Settings):
         default="solver", description="solver: the best types within the budget; base: those of the base"
     )
     auto: tuple[AutoRule, ...] = Field(default=(), description="rules that raise tensors, resolved at the build")
+    sequential: bool = Field(
+        default=False, description="round blocks one after the other, each for the inputs before it; needs gram"
+    )
     effort: Literal["fast", "best"] = Field(default="fast", description="how hard to search for the best scales")
     runtime: Literal["llama.cpp", "ds4"] = Field(
         default="llama.cpp", description="the program that is to load the file"
@@ -177,6 +180,8 @@ class BuildRecipe(Settings):
             raise ValueError("model is missing: the model file to quantize")
         if self.profile is not None:
             raise ValueError("profile has no weights to build from: give model")
+        if self.sequential and self.gram is None:
+            raise ValueError("sequential rounds with error feedback: give gram, the file of Gram statistics")
         if self.importance is not None and self.imatrix:
             raise ValueError("importance collects what imatrix names: give one of them")
         if self.importance is not None and self.importance.benchmarks and self.benchmarks is None:

@@ -39,6 +39,7 @@ _EXAMPLES: Final = {
     "demote_below": "0.8",
     "promote_above": "1.1",
     "types_from": '"base"',
+    "sequential": "true",
     "effort": '"best"',
     "runtime": '"ds4"',
     "importance.texts": '["calibration.txt"]',

@@ -31,9 +31,15 @@ def resolved_report(resolved: Resolved, *, tensors: bool = False) -> RenderableT
     rows = [
         ("recipe", recipe.name + (f": {recipe.description}" if recipe.description else "")),
         ("model", str(recipe.model)),
-        ("writes", f"{recipe.output.file}, {resolved.file_bytes:,} bytes, as much disk"),
+        (
+            "writes",
+            f"{recipe.output.file}, {resolved.file_bytes:,} bytes, {'twice ' if recipe.sequential else ''}as much disk",
+        ),
         ("and", str(recipe.output.manifest_path) + (f", {recipe.card.file}" if recipe.card is not None else "")),
-        ("takes", f"about {duration(quantizing_seconds(resolved))} to quantize on {usable_cores()} cores"),
+        (
+            "takes",
+            f"about {duration(quantizing_seconds(resolved))} to quantize on {usable_cores()} cores{_feedback(recipe)}",
+        ),
         ("tensor data", f"{ledger.size:,} bytes" + ("" if bits is None else f", {bpw_text(bits)} bpw")),
         ("predicted loss", f"{ledger.loss:.6g} ({resolved.loss_source})"),
     ]
@@ -42,6 +48,14 @@ def resolved_report(resolved: Resolved, *, tensors: bool = False) -> RenderableT
         parts += ["", _rule_title(number, rule), _rule_table(rule)]
     table = _tensors_table(resolved) if tensors else types_table(ledger)
     return Group(*parts, "", table)
+
+
+def _feedback(recipe: BuildRecipe) -> str:
+    """What rounding does beside plain rounding, whose time is not in `quantizing_seconds`."""
+    if recipe.gram is None:
+        return ""
+    in_turn = ", one block after the other," if recipe.sequential else ""
+    return f"; error feedback by {recipe.gram.name}{in_turn} takes more"
 
 
 def quantizing_seconds(resolved: Resolved) -> float:
@@ -119,7 +133,7 @@ def changes_table(changes: Sequence[Change], one: str, other: str) -> Table:
 def replay_table(compared: Sequence[Comparison]) -> Table:
     """What a replay compared."""
     columns = (
-        Field("", read=lambda one: "same" if one.equal else "DIFFERS"),
+        Field("", read=lambda one: "same" if one.equal else "unknown" if one.depends else "DIFFERS"),
         Field("of", read=lambda one: one.what),
         Field("recorded", read=lambda one: one.recorded),
         Field("found", read=lambda one: "" if one.equal else one.found),
@@ -133,6 +147,7 @@ def spliced_dict(spliced: Spliced) -> dict[str, Any]:
         "file": plain(spliced.written),
         "taken": {str(path): list(names) for path, names in spliced.taken.items()},
         "lossy": list(spliced.lossy),
+        "in_turn": [str(path) for path in spliced.in_turn],
     }
 
 
