@@ -135,10 +135,10 @@ def _parts(inputs: "ModelInputs", output: Path) -> "Journal":
 def _print_estimate(inputs: "ModelInputs", output: Path, *, as_json: bool) -> None:
     from raq_client.cli.estimate import print_estimate
     from raq_client.estimates.estimate import Estimate
-    from raq_client.estimates.stages import measuring, without_feedback
+    from raq_client.estimates.rounding import measuring
 
     measured, _ = measuring(inputs)
-    print_estimate(Estimate((measured,), without_feedback(inputs)), output, as_json=as_json)
+    print_estimate(Estimate(measured), output, as_json=as_json)
 
 
 def _sampling(profile: "Profile") -> dict[str, Any] | None:

@@ -87,11 +87,10 @@ def quantize(
     """
     from raq_client.cli.estimate import print_estimate
     from raq_client.estimates.estimate import Estimate
-    from raq_client.estimates.stages import quantizing, without_feedback
+    from raq_client.estimates.rounding import quantizing
     from raq_client.models.key_overrides import key_overrides
     from raq_client.models.pruning import parse_layers
     from raq_client.quantizing.effort import quantizing_work
-    from raq_client.quantizing.measure import Method
     from raq_client.quantizing.quantize import planned_size, quantize_model
     from raq_client.quantizing.sequential import IN_TURN
     from raq_client.units.quantizing import QuantizeJob
@@ -117,9 +116,8 @@ def quantize(
         _merged(job, machines, force=force, as_json=as_json)
         return
     if estimate:
-        method = Method(inputs.effort, inputs.threads)
-        stage = quantizing(wanted.model, wanted.types, wanted.rounding.importance, method, size)
-        print_estimate(Estimate((stage,), without_feedback(inputs)), output, as_json=as_json)
+        stages = quantizing(wanted.model, wanted.types, wanted.rounding, size)
+        print_estimate(Estimate(stages), output, as_json=as_json)
         return
     in_turn = progress_bar(IN_TURN) if sequential else nullcontext()
     with in_turn as passed, size_bar("quantizing", size, quantizing_work(wanted.types)) as report:

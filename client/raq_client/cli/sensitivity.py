@@ -125,7 +125,8 @@ def sensitivity(
     from raq_client.cli.estimate import print_estimate
     from raq_client.engine.loading import evaluable
     from raq_client.estimates.estimate import Estimate
-    from raq_client.estimates.stages import measuring, perturbing
+    from raq_client.estimates.rounding import measuring
+    from raq_client.estimates.stages import perturbing
     from raq_client.files.profile_file import save_profile
     from raq_client.sensitivity.measure import Question
     from raq_client.units.journal import work_folder
@@ -147,7 +148,7 @@ def sensitivity(
         probing = perturbing(probes.setup, probe=question.probe, evaluations=evaluations, design=design.value)
         if seconds is not None and probing.seconds > seconds:
             probing = replace(probing, seconds=seconds, at_most=True)
-        print_estimate(Estimate((measuring(inputs)[0], probing)), output, as_json=as_json)
+        print_estimate(Estimate((*measuring(inputs)[0], probing)), output, as_json=as_json)
         return
     shared = SharedSensitivity(probes, question, request, work_folder(output))
     found = _shared(shared, machines, output, as_json=as_json) if on_machines else _measured(shared)

@@ -6,7 +6,8 @@ from typing import Any
 
 from raq_client.engine.windows import Text
 from raq_client.estimates.estimate import Estimate, Stage
-from raq_client.estimates.stages import checking, measuring, without_feedback
+from raq_client.estimates.rounding import measuring
+from raq_client.estimates.stages import checking
 from raq_client.models.table import table_of
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.planning.request import Request
@@ -28,18 +29,18 @@ def estimated_run(
     The types are not known before the errors are measured: writing takes what an average one of those offered takes,
     and the quantized model is assumed to be as fast as the original.
     """
-    errors, writing = measuring(inputs)
-    stages = [errors]
+    measured, writing = measuring(inputs)
+    stages = list(measured)
     check = None
     if texts and (writes or trial_seconds):
         check = checking(inputs.model.path, inputs.model.path, texts, threads=inputs.threads, **how)
     if trial_seconds and check is not None:
         stages.append(Stage("trying", trial_seconds, check.memory, by="--trial-minutes", at_most=True))
     if writes:
-        stages.append(replace(writing, disk=file_size(inputs, request)))
+        stages += [*writing[:-1], replace(writing[-1], disk=file_size(inputs, request))]
         if check is not None:
             stages.append(check)
-    return Estimate(tuple(stages), without_feedback(inputs))
+    return Estimate(tuple(stages))
 
 
 def file_size(inputs: ModelInputs, request: Request) -> int:

@@ -4,8 +4,7 @@ Nothing is written: what would be is cancelled before, or goes to a temporary fo
 """
 
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,16 +25,10 @@ from raq_client.importance.fused import same_input
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
-from raq_client.models.type_choice import AUTO, chosen_types
-from raq_client.planning.model_inputs import ModelInputs
-from raq_client.quantizing.measure import Method, measure_tensor, offered_types
 from raq_client.sensitivity.measure import measure_sensitivities
-from raq_solver.quant_types import QuantType
 from raq_solver.tensor_names import OUTPUT, block_of
 from raq_solver.tensors import Tensor
 
-SAMPLE: Final = 1 << 17
-"""Weights of a tensor that are rounded to learn how long its types take."""
 FISHER_SAMPLE: Final = (1, 3)
 """Windows that are passed back to learn how long one takes: reports on the way count blocks, forward and back."""
 _F32: Final = 4
@@ -130,64 +123,6 @@ def _statistics(length: int, widest: int) -> int:
     return _F32 * (triangles + HELD_OUT_INPUTS * length)
 
 
-class RoundingSeconds:
-    """Seconds that the kernels take to round tensors, from a sample of the largest tensor with the same types."""
-
-    def __init__(self, model: ModelFile, importance: Importance | None, method: Method) -> None:
-        self._model = model
-        self._importance = importance
-        self._method = method
-        self._per_weight: dict[tuple[str, ...], float] = {}
-
-    def of(self, wanted: Mapping[str, Sequence[QuantType]]) -> dict[str, float]:
-        """Seconds of each tensor at all of its types, by the tensor's name."""
-        largest_first = sorted(self._model.tensors, key=lambda tensor: -tensor.weights)
-        return {tensor.name: self._of(tensor, wanted[tensor.name]) for tensor in largest_first}
-
-    def _of(self, tensor: Tensor, types: Sequence[QuantType]) -> float:
-        searched = [each for each in types if each != tensor.source_type]
-        if not searched:
-            return 0.0
-        key = tuple(each.name for each in searched)
-        if key not in self._per_weight:
-            self._per_weight[key] = self._sampled(tensor, searched)
-        rows = tensor.rows if self._method.rows is None else min(tensor.rows, self._method.rows * tensor.matrices)
-        return self._per_weight[key] * rows * tensor.row_length
-
-    def _sampled(self, tensor: Tensor, types: Sequence[QuantType]) -> float:
-        rows = max(2, SAMPLE // (tensor.row_length * tensor.matrices))
-        method = Method(self._method.effort, self._method.threads, rows)
-        began = time.perf_counter()
-        measure_tensor(self._model, tensor, self._importance, types, method)
-        measured = min(tensor.rows, rows * tensor.matrices) * tensor.row_length
-        return (time.perf_counter() - began) / measured
-
-
-def measuring(inputs: ModelInputs) -> tuple[Stage, Stage]:
-    """Measuring the errors of a model, and writing a file whose types are not known yet: an average of those offered.
-
-    The second stage has no size.
-    """
-    model, importance = inputs.model, inputs.importance
-    offered = offered_types(model, importance, chosen_types(inputs.types or (AUTO,)))
-    seconds = RoundingSeconds(model, importance, Method(inputs.effort, inputs.threads, inputs.rows)).of(offered)
-    whole = RoundingSeconds(model, importance, Method(inputs.effort, inputs.threads)).of(offered)
-    writing = sum(each / max(1, len(offered[name]) - 1) for name, each in whole.items())
-    by = f"{SAMPLE:,} weights of the largest tensor for each choice of types"
-    memory = peak_memory()
-    return Stage("measuring errors", sum(seconds.values()), memory, by=by), Stage("quantizing", writing, memory, by=by)
-
-
-def quantizing(
-    model: ModelFile, chosen: Mapping[Tensor, QuantType], importance: Importance | None, method: Method, size: int
-) -> Stage:
-    """Writing a file of `size` bytes with these types."""
-    wanted = {tensor.name: (each,) for tensor, each in chosen.items()}
-    seconds = RoundingSeconds(model, importance, method).of(wanted)
-    by = f"{SAMPLE:,} weights of the largest tensor of each type"
-    return Stage("quantizing", sum(seconds.values()), peak_memory(), size, by)
-
-
 def perturbing(setup: TrialSetup, **options: Any) -> Stage:
     """Measuring sensitivities; `options` as for `sensitivity.measure.measure_sensitivities`."""
     with tempfile.TemporaryDirectory() as folder:
@@ -195,16 +130,6 @@ def perturbing(setup: TrialSetup, **options: Any) -> Stage:
             lambda report: measure_sensitivities(setup, cache=Path(folder), progress=report, **options), moment=0
         )
     return Stage("measuring sensitivity", pace.seconds, peak_memory(), by=f"{pace.units} runs, {pace.each:.3g} s each")
-
-
-def without_feedback(inputs: ModelInputs) -> tuple[str, ...]:
-    """What stages of rounding leave out."""
-    if inputs.gram is None:
-        return ()
-    what = (
-        "error feedback (--gram), block after block (--sequential)," if inputs.sequential else "error feedback (--gram)"
-    )
-    return (f"{what} takes more time, which is not estimated",)
 
 
 def _quantizable(model: ModelFile) -> list[Tensor]:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from raq_client.estimates.rounding import RoundingSeconds
 from raq_client.estimates.run import file_size
-from raq_client.estimates.stages import RoundingSeconds, gram_size
+from raq_client.estimates.stages import gram_size
 from raq_client.models.model_file import open_model
 from raq_client.planning.model_inputs import ModelInputs
 from raq_client.planning.request import Request
