@@ -20,7 +20,9 @@ from support.oracles.ggml import BY_NAME, row_bytes
 NAMES = [quant_type.name for quant_type in QUANT_TYPES]
 EXACT = {"F32", "F16", "BF16"}
 
-kinds = st.sampled_from(["gauss", "tails", "outlier", "constant", "positive", "huge", "tiny", "sparse", "zero"])
+kinds = st.sampled_from(
+    ["gauss", "tails", "outlier", "constant", "positive", "huge", "tiny", "sparse", "zero", "halves"]
+)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -45,6 +47,11 @@ def some_weights(kind: str, seed: int, rows: int = 3, length: int = 512) -> np.n
                 plain *= rng.random((rows, length)) < 0.02
             case "zero":
                 plain *= 0.0
+            case (
+                "halves"
+            ):  # halfway between values of IQ4_NL, and between codes, where a block begins with the lowest one
+                plain = rng.integers(-254, 227, (rows, length)) / 2
+                plain[:, ::32] = -127
         return plain.astype(np.float32)
 
 

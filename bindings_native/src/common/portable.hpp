@@ -24,6 +24,7 @@
 #define RAQ_HD __device__
 #define RAQ_INLINE __device__ __forceinline__
 #define RAQ_NOINLINE __device__ __noinline__
+#define RAQ_INLINED  // of a lambda
 // Loops over the weights of a block: unrolled whole, as by default, stacks grow and
 // registers spill (docs/native.md).
 #define RAQ_UNROLL _Pragma("unroll 8")
@@ -33,6 +34,7 @@
 #define RAQ_HD inline
 #define RAQ_INLINE inline __attribute__((always_inline))
 #define RAQ_NOINLINE __attribute__((noinline))
+#define RAQ_INLINED __attribute__((always_inline))
 #define RAQ_UNROLL
 #define RAQ_ROLLED
 #endif

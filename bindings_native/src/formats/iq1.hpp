@@ -18,8 +18,9 @@ namespace raq::RAQ_LEVEL {
 RAQ_INLINE Float delta_of(Int negative) {
   return select(negative == splat(1), splat(-0.125f), splat(0.125f));
 }
-RAQ_INLINE Float shifted_value(Float scale, Int code, Int negative, int k) {
-  return scale * (book_value<BookIq1>(code, k) + delta_of(negative));
+RAQ_INLINE void shifted_levels(Int code, Int negative, Float* levels) {
+  book_values<BookIq1>(code, levels);
+  for (int k = 0; k < 8; ++k) levels[k] += delta_of(negative);
 }
 
 // Error feedback; `per_group`, the sign of delta is chosen for every 8 weights.
@@ -42,8 +43,8 @@ struct ShiftedGroups {
       negative = select(gain[1] > gain[0], splat(1), splat(0));
     }
     search.build(x, h, delta_of(negative));
-    const Int code = found.codes[place / 8] = search.find(scale).code;
-    for (int k = 0; k < 8; ++k) levels[k] = book_value<BookIq1>(code, k) + delta_of(negative);
+    const Int code = found.codes[place / 8] = search.find(scale);
+    shifted_levels(code, negative, levels);
   }
 };
 
@@ -92,7 +93,8 @@ struct IQ1_S : ShiftedGroups<false> {
       const Int pair = block.get_pair(34 + 2 * (g / 4));
       const Int code = block.get(2 + g) | (((pair >> (3 * (g % 4))) & 7) << 8);
       const Float scale = scales(block, g / 4).scale;
-      for (int k = 0; k < 8; ++k) x[8 * g + k] = shifted_value(scale, code, pair >> 15, k);
+      shifted_levels(code, pair >> 15, x + 8 * g);
+      for (int k = 0; k < 8; ++k) x[8 * g + k] *= scale;
     }
   }
 };
@@ -131,7 +133,8 @@ struct IQ1_M : ShiftedGroups<true> {
     for (int g = 0; g < 32; ++g) {
       const Int high = (block.get(32 + g / 2) >> (4 * (g % 2))) & 15, code = block.get(g) | ((high & 7) << 8);
       const Float scale = scales(block, g / 2).scale;
-      for (int k = 0; k < 8; ++k) x[8 * g + k] = shifted_value(scale, code, high >> 3, k);
+      shifted_levels(code, high >> 3, x + 8 * g);
+      for (int k = 0; k < 8; ++k) x[8 * g + k] *= scale;
     }
   }
 };

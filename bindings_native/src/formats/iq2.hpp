@@ -74,6 +74,13 @@ RAQ_INLINE Float with_sign(Float value, Int signs, int k) {
   return select(((signs >> k) & 1) == splat(1), splat(0.0f) - value, value);
 }
 
+// Weights `first` and after it of the 8 that share `signs`: those of a vector.
+template <class Book>
+RAQ_INLINE void signed_values(Int code, Float scale, Int signs, int first, Float* x) {
+  book_values<Book>(code, x);
+  for (int k = 0; k < Book::length; ++k) x[k] = with_sign(scale * x[k], signs, first + k);
+}
+
 template <int Count>
 RAQ_INLINE void put_word(Bytes<Count>& block, int offset, Int word) {
   for (int i = 0; i < 4; ++i) block.put(offset + i, (word >> (8 * i)) & 0xff);
@@ -115,10 +122,10 @@ struct SignedGroups {
     for (int v = 0; v < group; v += Book::length) {
       GroupSearch<Book> search;
       search.build(sizes + v, h + v, splat(0.0f));
-      const Int code = search.find(scale).code;
+      const Int code = search.find(scale);
       found.codes[(place + v) / Book::length] = code;
-      for (int k = 0; k < Book::length; ++k)
-        levels[v + k] = with_sign(book_value<Book>(code, k), signs, v + k);
+      book_values<Book>(code, levels + v);
+      for (int k = 0; k < Book::length; ++k) levels[v + k] = with_sign(levels[v + k], signs, v + k);
     }
     Int& bits = found.signs[place / 8];
     bits = place % 8 == 0 ? signs : bits | (signs << (place % 8));
@@ -171,7 +178,7 @@ struct IQ2_XXS : SignedGroups<BookIq2Xxs, 8, true> {
       const Int word = get_word(block, 6 + 8 * (g / 4)), code = block.get(2 + 8 * (g / 4) + g % 4);
       const Int signs = signs_of_code((word >> (7 * (g % 4))) & 0x7f);
       const Float scale = scales(block, g / 4).scale;
-      for (int k = 0; k < 8; ++k) x[8 * g + k] = with_sign(scale * book_value<BookIq2Xxs>(code, k), signs, k);
+      signed_values<BookIq2Xxs>(code, scale, signs, 0, x + 8 * g);
     }
   }
 };
@@ -204,7 +211,7 @@ struct IQ2_XS : SignedGroups<BookIq2Xs, 8, true> {
     for (int g = 0; g < 32; ++g) {
       const Int pair = block.get_pair(2 + 2 * g), signs = signs_of_code(pair >> 9), code = pair & 0x1ff;
       const Float scale = scales(block, g / 2).scale;
-      for (int k = 0; k < 8; ++k) x[8 * g + k] = with_sign(scale * book_value<BookIq2Xs>(code, k), signs, k);
+      signed_values<BookIq2Xs>(code, scale, signs, 0, x + 8 * g);
     }
   }
 };
@@ -241,7 +248,7 @@ struct IQ2_S : SignedGroups<BookIq2S, 8, false> {
       const Int code = block.get(2 + g) | (((block.get(66 + g / 4) >> (2 * (g % 4))) & 3) << 8);
       const Int signs = block.get(34 + g);
       const Float scale = scales(block, g / 2).scale;
-      for (int k = 0; k < 8; ++k) x[8 * g + k] = with_sign(scale * book_value<BookIq2S>(code, k), signs, k);
+      signed_values<BookIq2S>(code, scale, signs, 0, x + 8 * g);
     }
   }
 };

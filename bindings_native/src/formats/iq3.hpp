@@ -55,8 +55,7 @@ struct IQ3_XXS : SignedGroups<BookIq3Xxs, 8, true> {
       const Int word = get_word(block, 66 + 4 * (g / 8)), code = block.get(2 + g);
       const Int signs = signs_of_code((word >> (7 * (g / 2 % 4))) & 0x7f);
       const Float scale = scales(block, g / 8).scale;
-      for (int k = 0; k < 4; ++k)
-        x[4 * g + k] = with_sign(scale * book_value<BookIq3Xxs>(code, k), signs, 4 * (g % 2) + k);
+      signed_values<BookIq3Xxs>(code, scale, signs, 4 * (g % 2), x + 4 * g);
     }
   }
 };
@@ -94,8 +93,7 @@ struct IQ3_S : SignedGroups<BookIq3S, 4, false> {
       const Int code = block.get(2 + g) | (((block.get(66 + g / 8) >> (g % 8)) & 1) << 8);
       const Int signs = block.get(74 + g / 2);
       const Float scale = scales(block, g / 8).scale;
-      for (int k = 0; k < 4; ++k)
-        x[4 * g + k] = with_sign(scale * book_value<BookIq3S>(code, k), signs, 4 * (g % 2) + k);
+      signed_values<BookIq3S>(code, scale, signs, 4 * (g % 2), x + 4 * g);
     }
   }
 };

@@ -13,7 +13,7 @@
 
 namespace raq::RAQ_LEVEL {
 
-struct UnevenValues {
+struct UnevenTable {
   static constexpr float low = -127;
   static constexpr int count = 16;
 
@@ -22,12 +22,77 @@ struct UnevenValues {
     constexpr float table[count] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     return table[code];
   }
-  RAQ_INLINE static Float round(Float position) {
-    Float found = splat(value(0));
+  RAQ_INLINE static constexpr float middle(int code) { return (value(code - 1) + value(code)) * 0.5f; }
+};
+
+#if RAQ_LANES == 16 && defined(__AVX512F__)
+// For each multiple of 8, at the last five bits of it, what a position nearest to it becomes: middles are further than
+// 8 from each other, so that there is at most one.
+struct UnevenNear {
+  float middle[2 * lanes], below[2 * lanes], above[2 * lanes];
+
+  constexpr UnevenNear() : middle{}, below{}, above{} {
+    for (int multiple = -16; multiple < 16; ++multiple) {
+      int code = 1;
+      while (code < UnevenTable::count - 1 && UnevenTable::middle(code) < 8.0f * multiple - 4.0f) ++code;
+      middle[multiple & 31] = UnevenTable::middle(code);
+      below[multiple & 31] = UnevenTable::value(code - 1);
+      above[multiple & 31] = UnevenTable::value(code);
+    }
+  }
+  RAQ_INLINE static Float look_up(const float* table, Int place) {
+    Float halves[2];
+    memcpy(halves, table, sizeof halves);
+    return __builtin_shuffle(halves[0], halves[1], place);
+  }
+
+  RAQ_INLINE Float round(Float position) const {
+    const Float within = clamp(position, UnevenTable::value(0), UnevenTable::value(UnevenTable::count - 1));
+    const Int place =
+        float_bits(within + 8.0f * 12582912.0f);  // as in `nearest`: the last bits of a multiple
+    return select(within > look_up(middle, place), look_up(above, place), look_up(below, place));
+  }
+};
+#elif RAQ_LANES == 8 && defined(__AVX2__)
+// A register holds the middles that a position is compared with when the first bits of its code are known.
+struct UnevenNear {
+  float middles[4][lanes], values[2][lanes];
+
+  constexpr UnevenNear() : middles{}, values{} {
+    for (int bits = 0; bits < 4; ++bits)
+      for (int known = 0; known < 1 << bits; ++known)
+        middles[bits][known] = UnevenTable::middle((2 * known + 1) << (3 - bits));
+    for (int code = 0; code < UnevenTable::count; ++code)
+      values[code % 2][code / 2] = UnevenTable::value(code);
+  }
+  RAQ_INLINE static Float look_up(const float* table, Int place) {
+    Float values;
+    memcpy(&values, table, sizeof values);
+    return __builtin_shuffle(values, place);
+  }
+
+  RAQ_INLINE Float round(Float position) const {
+    Int code = splat(0) - (position > splat(UnevenTable::middle(8)));
+    for (int bits = 1; bits < 3; ++bits) code = code + code - (position > look_up(middles[bits], code));
+    return select(position > look_up(middles[3], code), look_up(values[1], code), look_up(values[0], code));
+  }
+};
+#else
+struct UnevenNear {
+  RAQ_INLINE Float round(Float position) const {
+    Float found = splat(UnevenTable::value(0));
     RAQ_UNROLL
-    for (int code = 1; code < count; ++code)
-      found = select(position > splat(middle(code)), splat(value(code)), found);
+    for (int code = 1; code < UnevenTable::count; ++code)
+      found = select(position > splat(UnevenTable::middle(code)), splat(UnevenTable::value(code)), found);
     return found;
+  }
+};
+#endif
+
+struct UnevenValues : UnevenTable {
+  RAQ_INLINE static Float round(Float position) {
+    constexpr UnevenNear near{};
+    return near.round(position);
   }
   RAQ_INLINE static Int code_of(Float position) {
     Int code = splat(0);
@@ -39,9 +104,6 @@ struct UnevenValues {
     for (int i = 1; i < count; ++i) found = select(code == splat(i), splat(value(i)), found);
     return found;
   }
-
- private:
-  RAQ_INLINE static constexpr float middle(int code) { return (value(code - 1) + value(code)) * 0.5f; }
 };
 
 struct IQ4_NL {

@@ -93,9 +93,11 @@ struct CodebookSuperBlock {
     RAQ_ROLLED
     for (int g = 0; g < 256 / Book::length; ++g) {
       const Float scale = scales[g / groups], shift = shift_of(negative_shift[g]);
+      Float values[Book::length];
+      book_values<Book>(codes[g], values);
       for (int k = 0; k < Book::length; ++k) {
         const int place = g * Book::length + k;
-        const Float value = scale * (book_value<Book>(codes[g], k) + shift);
+        const Float value = scale * (values[k] + shift);
         const Float weighted = h[place] * value;
         cross += weighted * x[place];
         square += weighted * value;
@@ -108,6 +110,24 @@ struct CodebookSuperBlock {
     return select(negative == splat(1), splat(-shift_size), splat(shift_size));
   }
 
+  // The level nearest to a position, of two that are as near the lower one.
+  RAQ_INLINE static Float nearest_level(Float position) {
+    Float level = splat(Book::level(0));
+    int next = 1;
+    if constexpr (Book::odd_multiples > 0) {
+      constexpr float unit = Book::unit, to_even = 2.0f * 12582912.0f * unit;  // as in `nearest`
+      const Float within = clamp(position, unit, (2 * Book::odd_multiples - 1) * unit);
+      const Float even = (within + to_even) - to_even;
+      level = even + select(within > even, splat(unit), splat(-unit));
+      next = Book::odd_multiples;
+    }
+    RAQ_ROLLED
+    for (int i = next; i < Book::level_count; ++i)
+      level = select(position > splat(0.5f * (Book::level(i - 1) + Book::level(i))), splat(Book::level(i)),
+                     level);
+    return level;
+  }
+
   // Energy explained if every weight could take its nearest level, without a codebook: cheap, an upper bound,
   // and largest at nearly the same scale.
   RAQ_HD static Float relaxed_gain(const Float* x, const Float* h, Float scale, Float shift) {
@@ -115,13 +135,7 @@ struct CodebookSuperBlock {
     Float gain = splat(0.0f);
     RAQ_UNROLL
     for (int k = 0; k < Book::length; ++k) {
-      const Float position = x[k] * inverse - shift;
-      Float level = splat(Book::level(0));
-      RAQ_ROLLED
-      for (int i = 1; i < Book::level_count; ++i)
-        level = select(position > splat(0.5f * (Book::level(i - 1) + Book::level(i))), splat(Book::level(i)),
-                       level);
-      const Float value = scale * (level + shift);
+      const Float value = scale * (nearest_level(x[k] * inverse - shift) + shift);
       gain += (h[k] * value) * (x[k] + x[k] - value);
     }
     return gain;
@@ -203,31 +217,46 @@ struct CodebookSuperBlock {
     // 3 .. top - 2, so that both neighbours exist.
     const Float middle = Odd<s.scale_top - 4>::round(wanted * inverse_or_zero(step) - 2.0f) + 2.0f;
     GroupSearch<Book> group;
+    Halves found[groups][3];
     Float gain[3] = {splat(0.0f), splat(0.0f), splat(0.0f)};
     RAQ_ROLLED
     for (int g = 0; g < groups; ++g) {
       group.build(x + g * Book::length, h + g * Book::length, shift_of(negative_shift[j * groups + g]));
       RAQ_ROLLED
-      for (int c = 0; c < 3; ++c) gain[c] += group.gain(step * (middle + static_cast<float>(2 * c - 2)));
+      for (int c = 0; c < 3; ++c)
+        gain[c] += group.best(step * (middle + static_cast<float>(2 * c - 2)), found[g][c]);
     }
     Float best = gain[1];
-    scales[j] = middle;
+    Int chosen = splat(1);
     RAQ_ROLLED
     for (int c = 0; c < 3; c += 2) {
-      scales[j] = select(gain[c] > best, middle + static_cast<float>(2 * c - 2), scales[j]);
+      chosen = select(gain[c] > best, splat(c), chosen);
       best = larger(gain[c], best);
     }
-    // Sums are built again for each group: keeping those of all groups would take a
-    // stack many times as large.
+    scales[j] = middle + 2.0f * to_float(chosen - 1);
     RAQ_ROLLED
-    for (int g = 0; g < groups; ++g) {
-      const int place = j * groups + g;
-      group.build(x + g * Book::length, h + g * Book::length, shift_of(negative_shift[place]));
-      const BookChoice choice = group.find(step * scales[j]);
-      codes[place] = choice.code;
-      cross += scales[j] * choice.cross;
-      square += scales[j] * (scales[j] * choice.square);
+    for (int g = 0; g < groups; ++g)
+      take(j * groups + g, x + g * Book::length, h + g * Book::length, chosen, found[g], step * scales[j],
+           scales[j], group);
+  }
+
+  // The vector of a group at the scale that was chosen. Sums are built again: keeping those of all groups would
+  // take a stack many times as large.
+  RAQ_HD void take(int place, const Float* x, const Float* h, Int chosen, const Halves* found, Float scale,
+                   Float odd, GroupSearch<Book>& group) {
+    const Float shift = shift_of(negative_shift[place]);
+    Halves halves = found[1];
+    for (int c = 0; c < 3; c += 2) {
+      halves.first = select(chosen == splat(c), found[c].first, halves.first);
+      halves.partner = select(chosen == splat(c), found[c].partner, halves.partner);
     }
+    codes[place] = group.find_again(x, h, shift, scale, halves);
+    Float values[Book::length];
+    book_values<Book>(codes[place], values);
+    for (int k = 0; k < Book::length; ++k) values[k] += shift;
+    const VectorSums sums = vector_sums<Book::length>(x, h, values);
+    cross += odd * sums.cross;
+    square += odd * (odd * sums.square);
   }
 };
 
