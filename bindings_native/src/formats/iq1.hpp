@@ -32,18 +32,24 @@ struct ShiftedGroups {
   RAQ_HD static void choose(const Float* x, const Float* h, Float scale, int place, Vectors& found,
                             Float* levels) {
     GroupSearch<BookIq1> search;
-    Int& negative = found.signs[place / 8];
+    Int &negative = found.signs[place / 8], &code = found.codes[place / 8];
     if constexpr (per_group) {
+      Halves halves[2];
       Float gain[2];
       RAQ_ROLLED
       for (int n = 0; n < 2; ++n) {
         search.build(x, h, delta_of(splat(n)));
-        gain[n] = search.gain(scale);
+        gain[n] = search.best(scale, halves[n]);
       }
-      negative = select(gain[1] > gain[0], splat(1), splat(0));
+      const Mask lower = gain[1] > gain[0];
+      negative = select(lower, splat(1), splat(0));
+      halves[0].first = select(lower, halves[1].first, halves[0].first);
+      halves[0].partner = select(lower, halves[1].partner, halves[0].partner);
+      code = search.find_again(x, h, delta_of(negative), scale, halves[0]);
+    } else {
+      search.build(x, h, delta_of(negative));
+      code = search.find(scale);
     }
-    search.build(x, h, delta_of(negative));
-    const Int code = found.codes[place / 8] = search.find(scale);
     shifted_levels(code, negative, levels);
   }
 };
