@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import autograd.numpy as anp
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, Int64
 
 from raq_client.curvature.layers import (
     Angles,
@@ -38,8 +38,19 @@ WatchOf = Callable[[str, int, Array], Watch]
 [tokens, columns], which are in autograd's boxes where gradients are wanted."""
 
 
+Route = Callable[[Float32[np.ndarray, "tokens experts"], int], Int64[np.ndarray, "tokens used"]]
+"""Returns the experts of each token, given the router's shares of all experts and how many are used."""
 RowsOf = Callable[[Int32[np.ndarray, " distinct"]], Float32[np.ndarray, "distinct width"]]
 """Returns the rows of the embedding for these tokens."""
+
+
+def most_likely(shares: Float32[np.ndarray, "tokens experts"], used: int) -> Int64[np.ndarray, "tokens used"]:
+    """The experts with the largest shares, the model's own choice.
+
+    >>> most_likely(np.array([[0.2, 0.5, 0.3]], np.float32), 2).tolist()
+    [[1, 2]]
+    """
+    return np.argsort(-shares, axis=1, kind="stable")[:, :used]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +120,8 @@ class Network:
         """The output head's matrix and the gain of the norm before it."""
         return self._need(self.head), self._need("output_norm.weight").ravel()
 
-    def block(self, stream: Array, weights: BlockWeights, watch_of: WatchOf) -> Array:
-        """The residual stream after a block."""
+    def block(self, stream: Array, weights: BlockWeights, watch_of: WatchOf, route: Route = most_likely) -> Array:
+        """The residual stream after a block, whose tokens go to the experts that `route` chooses."""
         mixer = self._recurrent if weights.get("ssm_out.weight") is not None else self._attention
         # post_attention_norm has two meanings. With a norm at the feed-forward's output it normalizes attention's
         # output (gemma, olmo2); without one it normalizes the feed-forward's input (qwen35).
@@ -119,8 +130,11 @@ class Network:
         stream = self._added(stream, self._norm(mixed, weights, "post_attention_norm.weight") if after else mixed)
         x = self._norm(stream, weights, "ffn_norm.weight")
         x = x if after else self._norm(x, weights, "post_attention_norm.weight")
-        feed_forward = self._dense if weights.get("ffn_gate_inp.weight") is None else self._experts
-        return self._added(stream, self._norm(feed_forward(x, weights, watch_of), weights, "post_ffw_norm.weight"))
+        if weights.get("ffn_gate_inp.weight") is None:
+            y = self._dense(x, weights, watch_of)
+        else:
+            y = self._experts(x, weights, watch_of, route)
+        return self._added(stream, self._norm(y, weights, "post_ffw_norm.weight"))
 
     def final(self, stream: Array, gain: Float32[np.ndarray, " width"]) -> Array:
         """The input of the output head."""
@@ -222,11 +236,11 @@ class Network:
         active = gelu(gate) if self.shape.traits.activation == "gelu" else silu(gate)
         return multiply(active * up, f"ffn_down{suffix}")
 
-    def _experts(self, x: Array, weights: BlockWeights, watch_of: WatchOf) -> Array:
+    def _experts(self, x: Array, weights: BlockWeights, watch_of: WatchOf, route: Route) -> Array:
         """The weighted sum of each token's chosen experts, plus the shared expert if there is one."""
         used = self.shape.experts_used
         shares = softmax(anp.matmul(x, weights.need("ffn_gate_inp.weight").T))
-        chosen = np.argsort(-_value(shares), axis=1, kind="stable")[:, :used]
+        chosen = route(_value(shares), used)
         tokens = np.arange(self._tokens)[:, None]
         picked = shares[tokens, chosen]
         if self.shape.traits.normed_experts:

@@ -7,14 +7,14 @@ corrected for that, rounded with error feedback by the drifted inputs, and the s
 Rules
 - The second stream begins with the rounded embedding, so that the blocks take back its errors too. An output head of
   its own comes last.
-- Experts are rounded by the Gram statistics as they are: which tokens reach them differs between the streams.
+- Which tokens reach an expert differs between the streams: for pairs of its inputs, those of the second stream go where
+  they go in the first. The router and norms are not rounded, and stay as they are.
 - Rounded tensors are kept in files until all are written; an interrupted pass goes on with the first block that is not
   complete. Tensors kept from earlier builds are taken for those that the pass would make: `kept_in_turn`.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Float64, Int32, Int64, UInt8
 
 import raq_native
 from raq_client.compensation.collect import input_scales, sample_places
@@ -30,9 +30,9 @@ from raq_client.compensation.drift import Drift, DriftSums, Inputs
 from raq_client.compensation.gram import Gram, column_blocks, spread
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS
 from raq_client.curvature.layers import Array, Watch
-from raq_client.curvature.network import BlockWeights, Network, unwatched
+from raq_client.curvature.network import BlockWeights, Network, Route, most_likely, unwatched
 from raq_client.curvature.shapes import shape_of
-from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks
+from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile
 from raq_client.models.writer import Blocks
 from raq_client.quantizing.refusals import refusals_named
 from raq_client.quantizing.rounding import Rounding, rows_of, sampled_rows
@@ -45,6 +45,9 @@ from raq_solver.tensors import Tensor
 
 SEQUENCES: Final = 64
 """Windows that pass through the model."""
+EXPERT_BYTES: Final = 2 << 30
+"""Memory for what is known of the drift of experts' inputs, of which as many as fit are counted at once."""
+_DRIFT_BYTES: Final = 16  # for each pair of columns: float32 of two sums, a mean and the correction
 IN_TURN: Final = "rounding blocks in turn"
 """The stage of the work, for progress."""
 
@@ -198,8 +201,14 @@ class _Pass:
         stages = self._stages(weights, [tensor for tensor in self.types if block_of(tensor.name) == block])
         for entry, tensors in stages:
             missing = [tensor for tensor in tensors if tensor not in self.spool]
-            drift = None if entry is None or not missing else self._drift(tensors, weights, rounded)
-            self._round(missing, drift)
+            if entry is None:
+                self._round(missing, None)
+            elif missing and missing[0].matrices > 1:
+                for tensor in missing:
+                    drifts = self._drifts_of_experts(tensor, weights, rounded)
+                    self.spool.keep(tensor, self._rounded(tensor, self.rounding, drifts))
+            elif missing:
+                self._round(missing, self._drifts(missing, range(1), weights, rounded))
             rounded = self._with(rounded, tensors)
         for window, (true, drifted) in enumerate(zip(self.true, self.drifted, strict=True)):
             self.true[window] = self.network.block(true, weights, unwatched)
@@ -216,40 +225,60 @@ class _Pass:
         for entry in order.found:
             yield entry, [tensor for tensor in tensors if entries.get(tensor.name) == entry]
 
-    def _drift(self, tensors: Sequence[Tensor], own: BlockWeights, rounded: BlockWeights) -> Drift:
-        """How the inputs of these tensors differ, with the tensors before them in the block rounded."""
-        names = {tensor.name for tensor in tensors}
-        counting = _Counting(tensors[0].row_length, len(self.true))
-        for window, (true, drifted) in enumerate(zip(self.true, self.drifted, strict=True)):
-            counting.add(window, self._inputs(names, true, own), self._inputs(names, drifted, rounded))
-        return counting.found()
+    def _drifts_of_experts(self, tensor: Tensor, own: BlockWeights, rounded: BlockWeights) -> Iterator[Drift]:
+        """How the inputs of each matrix of a tensor differ, of as many at once as fit in `EXPERT_BYTES`."""
+        squares = sum(columns.square for columns in column_blocks(tensor.row_length))
+        at_once = max(1, EXPERT_BYTES // (_DRIFT_BYTES * squares))
+        for first in range(0, tensor.matrices, at_once):
+            group = range(first, min(first + at_once, tensor.matrices))
+            yield from self._drifts([tensor], group, own, rounded)
 
-    def _inputs(self, names: AbstractSet[str], stream: Stream, weights: BlockWeights) -> Inputs:
-        """The inputs that tensors of a block share, for the stream before it."""
-        found: list[Inputs] = []
+    def _drifts(
+        self, tensors: Sequence[Tensor], matrices: range, own: BlockWeights, rounded: BlockWeights
+    ) -> list[Drift]:
+        """How the inputs of these matrices of tensors differ, with the tensors before them in the block rounded."""
+        counting = {matrix: _Counting(tensors[0].row_length, len(self.true)) for matrix in matrices}
+        typical: float | None = None
+        for window, (true, drifted) in enumerate(zip(self.true, self.drifted, strict=True)):
+            routes = Routes()
+            inputs = self._inputs(tensors, true, own, routes.first)
+            others = self._inputs(tensors, drifted, rounded, routes.again)
+            typical = _typical(inputs.values()) if typical is None else typical
+            for matrix in inputs.keys() & counting.keys():
+                scales = routes.scales(matrix, inputs[matrix], len(true), typical)
+                counting[matrix].add(window, inputs[matrix], others[matrix], scales)
+        return [counting.pop(matrix).found() for matrix in matrices]
+
+    def _inputs(
+        self, tensors: Sequence[Tensor], stream: Stream, weights: BlockWeights, route: Route
+    ) -> dict[int, Inputs]:
+        """The inputs that tensors of a block share, by matrix, for the stream before it."""
+        names, matrices = {tensor.name for tensor in tensors}, tensors[0].matrices
+        found: dict[int, Inputs] = {}
 
         def watch_of(name: str, matrix: int, inputs: Array) -> Watch:
             if name in names:
-                found.append(np.ascontiguousarray(inputs, np.float32))
-                raise _SeenError
+                found[matrix] = np.ascontiguousarray(inputs, np.float32)
+                if len(found) == matrices:
+                    raise _SeenError
             return unwatched(name, matrix, inputs)
 
         with suppress(_SeenError):
-            self.network.block(stream, weights, watch_of)
-        return found[0]
+            self.network.block(stream, weights, watch_of, route)
+        return found
 
-    def _round(self, tensors: Sequence[Tensor], drift: Drift | None) -> None:
+    def _round(self, tensors: Sequence[Tensor], drifts: Sequence[Drift] | None) -> None:
         """Round tensors of one block with the same inputs, several at once."""
         threads = self.rounding.threads or os.cpu_count() or 1
         at_once = max(1, min(len(tensors), threads))
         share = replace(self.rounding, threads=max(1, threads // at_once))
         with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(lambda tensor: self.spool.keep(tensor, self._rounded(tensor, share, drift)), tensors))
+            list(pool.map(lambda tensor: self.spool.keep(tensor, self._rounded(tensor, share, drifts)), tensors))
 
-    def _rounded(self, tensor: Tensor, by: Rounding, drift: Drift | None) -> Iterable[Chunk]:
-        if drift is None:
+    def _rounded(self, tensor: Tensor, by: Rounding, drifts: Iterable[Drift] | None) -> Iterable[Chunk]:
+        if drifts is None:
             return self.make(tensor, self.types[tensor])
-        made = self._corrected(tensor, by, drift)
+        made = self._corrected(tensor, by, drifts)
         return made if self.keep is None else self.keep.keep(tensor, self.types[tensor], self.rounding, made)
 
     def _with(self, weights: BlockWeights, tensors: Sequence[Tensor]) -> BlockWeights:
@@ -262,15 +291,21 @@ class _Pass:
             values[role] = restored.reshape(weights.values[role].shape)
         return BlockWeights(weights.block, values)
 
-    def _corrected(self, tensor: Tensor, by: Rounding, drift: Drift) -> Iterator[Chunk]:
-        places = sampled_rows(tensor.rows)
-        some = rows_of(self.model, tensor, 0)(places)
+    def _corrected(self, tensor: Tensor, by: Rounding, drifts: Iterable[Drift]) -> Iterator[Chunk]:
+        for matrix, drift in enumerate(drifts):
+            yield from self._corrected_matrix(tensor, matrix, by, drift)
+
+    def _corrected_matrix(self, tensor: Tensor, matrix: int, by: Rounding, drift: Drift) -> Iterator[Chunk]:
+        rows = tensor.rows // tensor.matrices
+        places = sampled_rows(rows)
+        some = rows_of(self.model, tensor, matrix)(places)
         share = drift.share(some)
         tested = drift.corrected(some, share)
-        with refusals_named(tensor, some, places.tolist()):
-            how = by.of_matrix(tensor, 0, self.types[tensor], lambda _places: tested)
-        whole = by.needs_all_rows(tensor)
-        for _, first, last in row_chunks(tensor, tensor.weights if whole else CHUNK_WEIGHTS):
+        with refusals_named(tensor, some, (matrix * rows + places).tolist()):
+            how = by.of_matrix(tensor, matrix, self.types[tensor], lambda _places: tested)
+        step = rows if by.needs_all_rows(tensor) else max(1, CHUNK_WEIGHTS // tensor.row_length)
+        for first in range(matrix * rows, (matrix + 1) * rows, step):
+            last = min(first + step, (matrix + 1) * rows)
             weights = np.ascontiguousarray(self.model.weights(tensor, first, last))
             with refusals_named(tensor, weights, range(first, last)):
                 yield how.blocks(drift.corrected(weights, share))
@@ -280,33 +315,59 @@ class _Pass:
         found = self._of_name(OUTPUT)
         if found is None or found[0] in self.spool or not has_drift(found[0], self.gram):
             return
-        counting = _Counting(found[0].row_length, len(self.true))
-        for window, streams in enumerate(zip(self.true, self.drifted, strict=True)):
-            counting.add(window, *map(self.network.head_inputs, streams))
-        self._round([found[0]], counting.found())
+        own, other = ([self.network.head_inputs(each) for each in streams] for streams in (self.true, self.drifted))
+        counting, typical = _Counting(found[0].row_length, len(own)), _typical(own[:1])
+        for window, pair in enumerate(zip(own, other, strict=True)):
+            counting.add(window, *pair, input_scales(pair[0], typical))
+        self._round([found[0]], [counting.found()])
 
 
 def has_drift(tensor: Tensor, gram: Gram) -> bool:
-    """Whether the drift of a tensor's inputs is counted: it is one matrix, and feedback knows its inputs.
+    """Whether the drift of a tensor's inputs is counted: feedback has statistics of it, and it has inputs."""
+    return tensor.name != TOKEN_EMBEDDING and tensor.name in gram.shared
 
-    An embedding has no inputs: statistics under its name are those of the output head that it is tied to.
-    """
-    return tensor.matrices == 1 and tensor.name != TOKEN_EMBEDDING and tensor.name in gram.shared
+
+def _typical(inputs: Iterable[Inputs]) -> float:
+    """The usual length of inputs of one window."""
+    return float(np.median(np.concatenate([np.linalg.norm(each, axis=1) for each in inputs])))
+
+
+class Routes:
+    """Sends the tokens of a window in the second stream to the experts that they have in the first."""
+
+    def __init__(self) -> None:
+        self._chosen: Int64[np.ndarray, "tokens used"] | None = None
+
+    def first(self, shares: Float32[np.ndarray, "tokens experts"], used: int) -> Int64[np.ndarray, "tokens used"]:
+        """The model's own choice, which is kept."""
+        self._chosen = most_likely(shares, used)
+        return self._chosen
+
+    def again(self, _shares: Float32[np.ndarray, "tokens experts"], _used: int) -> Int64[np.ndarray, "tokens used"]:
+        """The choice of the first stream."""
+        assert self._chosen is not None, "the first stream passes first"
+        return self._chosen
+
+    def scales(self, matrix: int, inputs: Inputs, tokens: int, typical: float) -> Float64[np.ndarray, "inputs 1"]:
+        """What the inputs of a matrix, in a window of `tokens` tokens, are multiplied by: see `input_scales`."""
+        if self._chosen is None:
+            return input_scales(inputs, typical)
+        # The first of an expert's inputs is not that of the first token: each is scaled at its place in the window.
+        places = np.nonzero((self._chosen == matrix).any(axis=1))[0]
+        whole = np.zeros((tokens, inputs.shape[1]), np.float32)
+        whole[places] = inputs
+        return input_scales(whole, typical)[places]
 
 
 class _Counting:
-    """The drift of one entry's inputs, summed window by window."""
+    """The drift of the inputs of one matrix, summed window by window."""
 
     def __init__(self, length: int, windows: int) -> None:
         self._sums = DriftSums.empty(column_blocks(length))
-        self._typical: float | None = None
         self._kept = -(-HELD_OUT_INPUTS // len(range(HELD_OUT_EVERY - 1, windows, HELD_OUT_EVERY)))
 
-    def add(self, window: int, own: Inputs, other: Inputs) -> None:
-        """Count the inputs of a window in both streams, or hold some of them out."""
-        if self._typical is None:
-            self._typical = float(np.median(np.linalg.norm(own, axis=1)))
-        scales = input_scales(own, self._typical)
+    def add(self, window: int, own: Inputs, other: Inputs, scales: Float64[np.ndarray, "inputs 1"]) -> None:
+        """Count the inputs of a window in both streams, times `scales`, or hold some of them out."""
         pair = [(each * scales).astype(np.float32) for each in (own, other)]
         if window % HELD_OUT_EVERY == HELD_OUT_EVERY - 1:
             places, shares = sample_places(pair[0], self._kept)

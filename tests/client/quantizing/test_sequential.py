@@ -19,6 +19,7 @@ from raq_client.curvature.shapes import shape_of
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.quantizable import is_quantizable
+from raq_client.quantizing import sequential
 from raq_client.quantizing.quantize import blocks_of
 from raq_client.quantizing.rounding import Rounding
 from raq_client.quantizing.sequential import check_sequential, sequences_of, sequentially_rounded
@@ -26,7 +27,7 @@ from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE, QuantType
 from raq_solver.tensor_names import OUTPUT, block_of
 from raq_solver.tensors import Tensor
-from support.engine_models import MODEL, TEXT
+from support.engine_models import MODEL, TEXT, write_mixture
 from support.outputs import add_outputs
 
 CONTEXT = 64
@@ -82,11 +83,17 @@ def _distance(model: ModelFile, values: Values, windows: np.ndarray) -> float:
     network = Network(model, shape_of(model), windows.shape[1])
     changes = []
     for window in windows:
-        true, other = network.embed(window), network.embed(window, lambda ids: values["token_embd.weight"][ids])
+        embedding = values.get("token_embd.weight")
+        true = network.embed(window)
+        other = network.embed(window, None if embedding is None else embedding.__getitem__)
         for block in range(network.shape.blocks):
             own = network.block_weights(block)
             start = f"blk.{block}."
-            changed = {name.removeprefix(start): each for name, each in values.items() if name.startswith(start)}
+            changed = {
+                name.removeprefix(start): each.reshape(own.need(name.removeprefix(start)).shape)
+                for name, each in values.items()
+                if name.startswith(start)
+            }
             true = network.block(true, own, unwatched)
             other = network.block(other, BlockWeights(block, {**own.values, **changed}), unwatched)
         changes.append(np.square(network.head_inputs(true) - network.head_inputs(other)).mean())
@@ -159,7 +166,7 @@ def test_each_stage_sees_the_rounded_tensors_before_it(
     passes: list[tuple[str, bool]] = []
     block = Network.block
 
-    def watched(self: Network, stream: Array, weights: BlockWeights, watch_of: object) -> Array:
+    def watched(self: Network, stream: Array, weights: BlockWeights, watch_of: object, *more: object) -> Array:
         own = self.block_weights(weights.block)
 
         def watch(name: str, matrix: int, inputs: Array) -> Watch:
@@ -169,7 +176,7 @@ def test_each_stage_sees_the_rounded_tensors_before_it(
             )
             return watch_of(name, matrix, inputs)  # type: ignore[operator]
 
-        return block(self, stream, weights, watch)
+        return block(self, stream, weights, watch, *more)
 
     monkeypatch.setattr(Network, "block", watched)
     few = {tensor: wanted for tensor, wanted in types.items() if block_of(tensor.name) == 0}
@@ -201,3 +208,56 @@ def test_at_most_64_windows_pass_through_spread_over_all(gram: Gram) -> None:
     few, many = (replace(gram, sequences=each) for each in (gram.sequences[:8], np.repeat(gram.sequences, 2, axis=0)))
     assert np.array_equal(sequences_of(few), gram.sequences[:8])
     assert np.array_equal(sequences_of(many), gram.sequences)
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFile, Gram, np.ndarray]:
+    """A model with experts, its statistics, and windows that they have nothing of."""
+    path = write_mixture(tmp_path_factory.mktemp("experts") / "experts.gguf", experts=4, used=2)
+    with engine.load(path, context=CONTEXT, threads=1) as loaded:
+        model = open_model(path)
+        texts = [Text("one", TEXT[:80_000])]
+        gram = collect_gram(loaded, model, texts, windows=64)
+        windows = cut_windows(loaded, texts, None)[0]
+        return model, add_outputs(gram, model, loaded, windows[:8], memory=1 << 30), loaded.begun(windows[-8:])
+
+
+def test_experts_are_corrected_too(
+    experts: tuple[ModelFile, Gram, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, gram, others = experts
+    gram = replace(gram, sequences=gram.sequences[:24])
+    types = {t: CATALOGUE["Q2_K"] for t in model.tensors if "_exps" in t.name and block_of(t.name) < 2}
+    monkeypatch.setattr(sequential, "EXPERT_BYTES", 0)  # one expert at a time
+    found = _pass(model, types, gram, tmp_path / "rounded")
+    # Nothing else is rounded, so nothing else can take back what the experts before it have done.
+    apart = {t.name: _values(t, q, blocks_of(model, t, q, _rounding(gram))) for t, q in types.items()}
+    assert _distance(model, found, others) < 0.95 * _distance(model, apart, others)
+
+    monkeypatch.undo()
+    for name, values in _pass(model, types, gram, tmp_path / "again").items():
+        assert np.array_equal(values, found[name]), name
+
+
+def test_inputs_of_an_expert_are_paired_by_the_routes_of_the_model(
+    experts: tuple[ModelFile, Gram, np.ndarray],
+) -> None:
+    model, _, windows = experts
+    network = Network(model, shape_of(model), windows.shape[1])
+    weights = network.block_weights(0)
+    stream = network.embed(windows[0])
+    routes = sequential.Routes()
+    seen: dict[int, list[int]] = {}
+
+    def watch_of(name: str, matrix: int, inputs: Array) -> Watch:
+        seen.setdefault(matrix, []).append(len(inputs))
+        return unwatched(name, matrix, inputs)
+
+    network.block(stream, weights, watch_of, routes.first)
+    first, seen = dict(seen), {}
+    other = stream + np.random.default_rng(0).normal(0, stream.std(), stream.shape).astype(np.float32)
+    network.block(other, weights, watch_of)
+    assert seen != first  # left to itself the other stream goes elsewhere
+    seen = {}
+    network.block(other, weights, watch_of, routes.again)
+    assert seen == first
