@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt8
 
 import raq_native
 from raq_client.compensation.factor import Metric
-from raq_client.compensation.gram import Columns, Gram, MatrixGram, output_entry
+from raq_client.compensation.gram import Columns, Gram, MatrixGram, lookup_entry, output_entry
 from raq_client.compensation.row_feedback import RowBlock, RowFactor
 from raq_solver.tensors import Tensor
 
@@ -131,7 +131,8 @@ class Compensation:
         if entry is None:
             return None
         with self._making:
-            return _kept(self._kept, (entry, matrix), lambda: self._made(entry, matrix))
+            is_lookup = entry == lookup_entry(tensor.name)
+            return _kept(self._kept, (entry, matrix), lambda: self._made(entry, matrix, is_lookup=is_lookup))
 
     def rows(self, tensor: Tensor, matrix: int) -> RowFactor | None:
         """The factor of a matrix's outputs; None without statistics, with few tokens or where it does not help.
@@ -148,11 +149,13 @@ class Compensation:
                 lambda: RowFactor.of(self.gram.source.matrix(entry, matrix), LEAST_TOKENS_PER_COLUMN),
             )
 
-    def _made(self, entry: str, matrix: int) -> MatrixFactor | None:
+    def _made(self, entry: str, matrix: int, *, is_lookup: bool) -> MatrixFactor | None:
         known = self.gram.entries[entry]
         if known.tokens[matrix] < LEAST_TOKENS_PER_COLUMN * known.length:
             return None
         gram = self.gram.source.matrix(entry, matrix)
+        if is_lookup:  # gradients have no usual length
+            gram = gram.all_usual()
         parts = zip(gram.columns(), map(Metric.of, gram.blocks), strict=True)
         return MatrixFactor(gram, tuple(parts))
 

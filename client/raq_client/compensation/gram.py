@@ -4,6 +4,7 @@ Rules
 - An entry of inputs is the mean of x xᵀ. Inputs are scaled to unit length before they are counted, but for those that a
   model depends on (attention sinks, massive activations): see `collect`.
 - An entry of outputs is the mean of g gᵀ over the gradients g at the outputs of one tensor: see `outputs`.
+- The embedding is looked up, not multiplied: what it has instead of inputs are gradients at its rows (`lookup_entry`).
 - Weights multiplied with the same inputs (query, key and value; gate and up) share one entry of inputs.
 - A matrix wider than `WIDEST` is kept as blocks along its diagonal; columns of different blocks count as unrelated.
 - A part of the inputs is held out: a sample of them is kept as rows, on which compensation is tested per tensor.
@@ -11,7 +12,7 @@ Rules
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, Protocol, Self, TypeVar
 
@@ -127,6 +128,13 @@ class MatrixGram:
         """Number of columns."""
         return sum(len(block) for block in self.blocks)
 
+    def all_usual(self) -> Self:
+        """The same on a scale on which no held-out input is longer than 1, so that all of them count as usual."""
+        longest = float(np.square(self.held_out, dtype=np.float64).sum(axis=1).max(initial=0.0))
+        scale = np.float32(1 / longest if longest else 1)
+        blocks = tuple(block * scale for block in self.blocks)
+        return replace(self, blocks=blocks, held_out=self.held_out * np.sqrt(scale))
+
     def columns(self) -> Iterator[Columns]:
         """The column range of each block."""
         first = 0
@@ -190,6 +198,11 @@ class Entry:
 def output_entry(tensor: str) -> str:
     """The name of the entry with a tensor's outputs."""
     return f"{tensor}.outputs"
+
+
+def lookup_entry(tensor: str) -> str:
+    """The name of the entry with the gradients at the rows of an embedding."""
+    return f"{tensor}.lookup"
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_client.sensitivity.measure import measure_sensitivities
-from raq_solver.tensor_names import OUTPUT, block_of
+from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING, block_of
 from raq_solver.tensors import Tensor
 
 FISHER_SAMPLE: Final = (1, 3)
@@ -102,16 +102,18 @@ def _fisher_size(model: ModelFile) -> int:
 def gram_size(model: ModelFile, *, outputs: bool) -> int:
     """Bytes of the Gram statistics of a model: 2 for each pair of columns, once for tensors with the same input.
 
-    With `outputs` 2 for each pair of rows too.
+    With `outputs` 2 for each pair of rows too, and for each pair of columns of the embedding.
     """
     names = {tensor.name for tensor in model.tensors}
-    head = OUTPUT if OUTPUT in names else "token_embd.weight"
+    head = OUTPUT if OUTPUT in names else TOKEN_EMBEDDING
     inputs, found = dict[str, int](), 0
     for tensor in _quantizable(model):
         in_block = block_of(tensor.name) >= 0
         if in_block or tensor.name == head:
             entry = (*same_input(tensor.name), tensor.name)[0]
             inputs[entry] = tensor.matrices * _statistics(tensor.row_length, WIDEST)
+        if tensor.name == TOKEN_EMBEDDING and outputs:
+            found += _statistics(tensor.row_length, WIDEST)
         if in_block and outputs:
             found += tensor.matrices * _statistics(tensor.rows // tensor.matrices, WIDTHS[0])
     return sum(inputs.values()) + found

@@ -1,12 +1,15 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import raq_native
 from raq_client import engine
 from raq_client.compensation.collect import collect_gram
-from raq_client.compensation.gram import Gram, output_entry
+from raq_client.compensation.compensate import Compensation
+from raq_client.compensation.gram import Gram, InMemory, lookup_entry, output_entry
 from raq_client.compensation.outputs import OutputsCollection, OutputSums
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS
 from raq_client.curvature.fisher import FisherSums, collect_fisher
@@ -16,18 +19,23 @@ from raq_client.curvature.passes import add_windows, network_for
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.estimates.stages import gram_size
+from raq_client.evaluation.in_memory import RecordedLogits
 from raq_client.models.model_file import ModelFile, open_model
+from raq_client.quantizing.quantize import blocks_of
+from raq_client.quantizing.rounding import Rounding
 from raq_solver.errors import InvalidInput
-from support.engine_models import MODEL, TEXT
+from raq_solver.quant_types import CATALOGUE
+from support.engine_models import MODEL, TEXT, write_tied
 from support.outputs import add_outputs
 
 CONTEXT = 64
 NAME = "blk.1.attn_k.weight"
+EMBEDDING = "token_embd.weight"
 
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Engine]:
-    with engine.load(MODEL, context=CONTEXT, threads=1) as model:
+    with engine.load(MODEL, context=CONTEXT, threads=1, editable=True) as model:
         yield model
 
 
@@ -52,11 +60,19 @@ def gram(loaded: Engine, model: ModelFile, inputs: Gram, windows: np.ndarray) ->
 
 
 class _Recorded(FisherSums):
-    """Keeps the gradients at one product's outputs by window."""
+    """Keeps, by window, the gradients at one product's outputs and at the embedding's rows, and what the head has."""
 
     def __init__(self, model: ModelFile) -> None:
         super().__init__(model, CONTEXT)
         self.gradients: list[np.ndarray] = []
+        self.lookups: list[np.ndarray] = []
+        self.heads: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add_lookup(self, _name: str, _tokens: np.ndarray, gradient: np.ndarray) -> None:
+        self.lookups.append(np.array(gradient))
+
+    def add_head(self, _name: str, inputs: np.ndarray, shares: np.ndarray, _slope: np.ndarray | None) -> None:
+        self.heads.append((np.array(inputs), np.array(shares)))
 
     def watch_of(self, name: str, matrix: int, _inputs: np.ndarray) -> Watch:
         def watch(_inputs: np.ndarray, gradient: np.ndarray) -> None:
@@ -69,10 +85,7 @@ class _Recorded(FisherSums):
 def test_an_entry_is_the_mean_of_products_of_gradients(
     loaded: Engine, model: ModelFile, gram: Gram, windows: np.ndarray
 ) -> None:
-    network, begun = network_for(model, loaded, windows)
-    recorded = _Recorded(model)
-    for first in range(0, len(begun), 4):
-        add_windows(network, begun[first : first + 4], recorded, first=first)
+    recorded = _recorded(model, loaded, windows)
     held_out = HELD_OUT_EVERY - 1
     counted = np.concatenate([each for place, each in enumerate(recorded.gradients) if place != held_out])
     found = gram.source.matrix(output_entry(NAME), 0)
@@ -80,6 +93,62 @@ def test_an_entry_is_the_mean_of_products_of_gradients(
     scale = float(np.abs(found.blocks[0]).max())
     np.testing.assert_allclose(found.blocks[0], counted.T @ counted / len(counted), atol=1e-5 * scale)
     np.testing.assert_allclose(found.held_out, recorded.gradients[held_out], atol=1e-5)
+
+
+def _recorded(model: ModelFile, engine: Engine, windows: np.ndarray) -> _Recorded:
+    network, begun = network_for(model, engine, windows)
+    recorded = _Recorded(model)
+    for first in range(0, len(begun), 4):
+        add_windows(network, begun[first : first + 4], recorded, first=first)
+    return recorded
+
+
+def test_the_embedding_has_the_gradients_at_its_rows(
+    loaded: Engine, model: ModelFile, gram: Gram, windows: np.ndarray
+) -> None:
+    lookups = _recorded(model, loaded, windows).lookups
+    counted = np.concatenate([each for place, each in enumerate(lookups) if place != HELD_OUT_EVERY - 1])
+    assert gram.shared[EMBEDDING] == lookup_entry(EMBEDDING)
+    found = gram.source.matrix(lookup_entry(EMBEDDING), 0)
+    expected = counted.T @ counted / len(counted)
+    np.testing.assert_allclose(found.blocks[0], expected, atol=1e-5 * float(np.abs(expected).max()))
+    np.testing.assert_allclose(found.held_out, lookups[HELD_OUT_EVERY - 1], atol=1e-5)
+
+
+def test_an_embedding_that_is_the_head_has_its_inputs_too(windows: np.ndarray, tmp_path: Path) -> None:
+    path = write_tied(tmp_path / "tied.gguf")
+    model = open_model(path)
+    with engine.load(path, context=CONTEXT, threads=1) as loaded:
+        inputs = collect_gram(loaded, model, [Text("one", TEXT[:9000])], windows=8)
+        assert inputs.shared[EMBEDDING] == EMBEDDING
+        gram = add_outputs(inputs, model, loaded, windows, memory=1 << 30)
+        recorded = _recorded(model, loaded, windows)
+    # The KL divergence of logits z + dz is half the variance of dz under p; dz is what the inputs make of a change of
+    # the same kind in every row, so their products count by the sum of p (1 - p).
+    expected = np.zeros_like(gram.source.matrix(lookup_entry(EMBEDDING), 0).blocks[0])
+    for place, (gradient, (x, shares)) in enumerate(zip(recorded.lookups, recorded.heads, strict=True)):
+        if place != HELD_OUT_EVERY - 1:
+            variances = (shares * (1 - shares)).sum(axis=1)
+            expected += gradient.T @ gradient + np.einsum("t,ti,tj->ij", variances, x, x)
+    found = gram.source.matrix(lookup_entry(EMBEDDING), 0)
+    assert found.tokens == 2 * 8 * CONTEXT
+    np.testing.assert_allclose(found.blocks[0] * found.tokens, expected, atol=1e-5 * float(np.abs(expected).max()))
+    assert len(found.held_out) == 2 * CONTEXT
+
+
+def test_feedback_by_the_gradients_brings_the_model_nearer(
+    loaded: Engine, model: ModelFile, gram: Gram, windows: np.ndarray
+) -> None:
+    tensor, wanted = model.tensor(EMBEDDING), CATALOGUE["Q3_K"]
+    others = cut_windows(loaded, [Text("other", TEXT[20_000:40_000])], 12)[0]
+    recorded = RecordedLogits(loaded, others)
+    found = []
+    for rounding in (Rounding(None, Compensation(gram)), Rounding()):
+        stored = np.concatenate(list(blocks_of(model, tensor, wanted, rounding)))
+        values = {EMBEDDING: raq_native.dequantize(wanted.name, stored, tensor.row_length)[None]}
+        with loaded.weights().replaced(values, lambda name: model.stored(model.tensor(name))):
+            found.append(float(recorded.compare().kl.mean()))
+    assert found[0] < 0.8 * found[1]
 
 
 def test_every_matrix_of_the_blocks_has_outputs(model: ModelFile, gram: Gram) -> None:
@@ -109,16 +178,17 @@ def test_an_interrupted_collection_ends_with_the_same(
     begun = replace(states[-1], unfinished=False)
     # The width of its blocks stays: it is not chosen again, by less memory.
     again = add_outputs(begun, model, loaded, windows, memory=1000)
-    one, other = (each.source.matrix(output_entry(NAME), 0) for each in (gram, again))
-    np.testing.assert_allclose(one.blocks[0], other.blocks[0], rtol=1e-4, atol=1e-6 * np.abs(one.blocks[0]).max())
-    np.testing.assert_array_equal(one.held_out, other.held_out)
+    for entry in (output_entry(NAME), lookup_entry(EMBEDDING)):
+        one, other = (each.source.matrix(entry, 0) for each in (gram, again))
+        np.testing.assert_allclose(one.blocks[0], other.blocks[0], rtol=1e-4, atol=1e-6 * np.abs(one.blocks[0]).max())
+        np.testing.assert_array_equal(one.held_out, other.held_out)
 
 
 def test_memory_bounds_the_width_of_blocks(model: ModelFile) -> None:
     tensors = [tensor for tensor in model.tensors if tensor.name == "blk.0.ffn_up.weight"]
-    sums = OutputSums(tensors, 256, 8)
-    ((name, (matrix,)),) = sums.found()
-    assert name == "blk.0.ffn_up.weight"
+    sums = OutputSums(tensors, None, 256, 8)
+    empty = Gram({}, {}, InMemory({}), (), 8, CONTEXT, "")
+    matrix = sums.added_to(empty, 8).source.matrix(output_entry("blk.0.ffn_up.weight"), 0)
     assert [len(block) for block in matrix.blocks] == [256, 256]
 
 
