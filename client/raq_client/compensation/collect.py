@@ -20,7 +20,7 @@ from raq_client.compensation.gram import (
     InMemory,
     MatrixGram,
     column_blocks,
-    lookup_entry,
+    curvature_entry,
     output_entry,
     spread,
 )
@@ -32,7 +32,7 @@ from raq_client.importance.collect import LEAST_TOKENS, SAVE_EVERY, Counting, al
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.tensor_names import TOKEN_EMBEDDING
+from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING
 
 DEFAULT_MEMORY: Final = 4 << 30
 """Default bound on the memory of the sums, bytes."""
@@ -194,7 +194,9 @@ class _Run:
     ) -> Gram:
         state = self.empty
         if resume is not None:
-            outputs = {output_entry(name) for name in resume.outputs} | {lookup_entry(TOKEN_EMBEDDING)}
+            outputs = {output_entry(name) for name in resume.outputs} | set(
+                map(curvature_entry, (TOKEN_EMBEDDING, OUTPUT))
+            )
             kept = {n: e for n, e in resume.entries.items() if n in outputs or e.windows == resume.windows}
             state = replace(state, entries=kept, source=resume.source, outputs=resume.outputs)
         for number, group in enumerate(groups):

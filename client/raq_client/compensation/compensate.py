@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt8
 
 import raq_native
 from raq_client.compensation.factor import Metric
-from raq_client.compensation.gram import Columns, Gram, MatrixGram, lookup_entry, output_entry
+from raq_client.compensation.gram import Columns, Gram, MatrixGram, curvature_entry, output_entry
 from raq_client.compensation.row_feedback import RowBlock, RowFactor
 from raq_solver.tensors import Tensor
 
@@ -131,8 +131,8 @@ class Compensation:
         if entry is None:
             return None
         with self._making:
-            is_lookup = entry == lookup_entry(tensor.name)
-            return _kept(self._kept, (entry, matrix), lambda: self._made(entry, matrix, is_lookup=is_lookup))
+            of_loss = entry == curvature_entry(tensor.name)
+            return _kept(self._kept, (entry, matrix), lambda: self._made(entry, matrix, of_loss=of_loss))
 
     def rows(self, tensor: Tensor, matrix: int) -> RowFactor | None:
         """The factor of a matrix's outputs; None without statistics, with few tokens or where it does not help.
@@ -149,12 +149,12 @@ class Compensation:
                 lambda: RowFactor.of(self.gram.source.matrix(entry, matrix), LEAST_TOKENS_PER_COLUMN),
             )
 
-    def _made(self, entry: str, matrix: int, *, is_lookup: bool) -> MatrixFactor | None:
+    def _made(self, entry: str, matrix: int, *, of_loss: bool) -> MatrixFactor | None:
         known = self.gram.entries[entry]
         if known.tokens[matrix] < LEAST_TOKENS_PER_COLUMN * known.length:
             return None
         gram = self.gram.source.matrix(entry, matrix)
-        if is_lookup:  # gradients have no usual length
+        if of_loss:  # gradients have no usual length
             gram = gram.all_usual()
         parts = zip(gram.columns(), map(Metric.of, gram.blocks), strict=True)
         return MatrixFactor(gram, tuple(parts))

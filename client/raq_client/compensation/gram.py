@@ -4,7 +4,8 @@ Rules
 - An entry of inputs is the mean of x xᵀ. Inputs are scaled to unit length before they are counted, but for those that a
   model depends on (attention sinks, massive activations): see `collect`.
 - An entry of outputs is the mean of g gᵀ over the gradients g at the outputs of one tensor: see `outputs`.
-- The embedding is looked up, not multiplied: what it has instead of inputs are gradients at its rows (`lookup_entry`).
+- The rows of the embedding and of the output head are as many as the vocabulary. What a change of any row does to the
+  loss is an entry of its own, of curvature, which takes the place of inputs: see `outputs`.
 - Weights multiplied with the same inputs (query, key and value; gate and up) share one entry of inputs.
 - A matrix wider than `WIDEST` is kept as blocks along its diagonal; columns of different blocks count as unrelated.
 - A part of the inputs is held out: a sample of them is kept as rows, on which compensation is tested per tensor.
@@ -200,9 +201,9 @@ def output_entry(tensor: str) -> str:
     return f"{tensor}.outputs"
 
 
-def lookup_entry(tensor: str) -> str:
-    """The name of the entry with the gradients at the rows of an embedding."""
-    return f"{tensor}.lookup"
+def curvature_entry(tensor: str) -> str:
+    """The name of the entry with the curvature of the loss along the columns of an embedding or head."""
+    return f"{tensor}.curvature"
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,10 +5,11 @@ Theory. With G = Σ_t g_t x_tᵀ the gradient of a matrix W, the KL divergence o
 tr(M ΔW H ΔWᵀ) with M = E[g gᵀ] and H = E[x xᵀ] (K-FAC: Martens and Grosse, arXiv 1503.05671; for rounding: Tseng and
 others, arXiv 2505.22988). Rows whose outputs vary together can then take back each other's errors.
 
-The embedding has no inputs but the choice of a row: a change δ of a token's row changes the loss by gᵀ δ, with g the
-gradient at that row, so its columns can take back each other's errors by E[g gᵀ], the same for all rows. An embedding
-that is the output head too is changed in both uses: to the sum come x xᵀ over the head's inputs x, times the variance
-Σ p (1 - p) of the labels.
+The embedding and the output head have as many rows as the vocabulary, too many for M. A change δ of a row of the
+embedding changes the loss by gᵀ δ, with g the gradient at that row; one of a row of the head changes a logit by xᵀ δ,
+and the KL divergence by the square of that times half the variance of the label, p (1 - p). So their columns can take
+back each other's errors by E[g gᵀ] and E[Σ p (1 - p) x xᵀ], taken as the same for all rows; those of an embedding that
+is the head too by the sum of both.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from raq_client.compensation.gram import (
     Gram,
     InMemory,
     column_blocks,
-    lookup_entry,
+    curvature_entry,
     output_entry,
     spread,
 )
@@ -33,7 +34,7 @@ from raq_client.curvature.passes import Collection, GradientSums
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.tensor_names import TOKEN_EMBEDDING, block_of
+from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING, block_of
 from raq_solver.tensors import Tensor
 
 WIDTHS: Final = (2048, 1024, 512, 256)
@@ -43,7 +44,7 @@ _F32_BYTES: Final = 4
 
 
 class OutputsCollection(Collection):
-    """The statistics of outputs of every tensor of the blocks, and of the rows of the embedding; `gram` has them.
+    """The statistics of outputs of every tensor of the blocks, and of the embedding and the head; `gram` has them.
 
     They are of `windows` windows. `memory` bounds the bytes of the sums, by the width of their blocks. Some windows at
     a time `save` is called with the state so far, and returns it as it was stored; what `gram` already has of outputs
@@ -66,12 +67,12 @@ class OutputsCollection(Collection):
             raise InvalidInput(Fault("outputs", what))
         quantizable = [tensor for tensor in model.tensors if is_quantizable(tensor, model.architecture)]
         tensors = [tensor for tensor in quantizable if block_of(tensor.name) >= 0]
-        embedding = next((tensor for tensor in quantizable if tensor.name == TOKEN_EMBEDDING), None)
+        ends = [tensor for tensor in quantizable if tensor.name in (TOKEN_EMBEDDING, OUTPUT)]
         # What is continued keeps the width that it was begun with.
         widths = [gram.entries[output_entry(name)].widest for name in gram.outputs]
-        width = widths[0] if widths else _width(tensors, embedding, memory)
+        width = widths[0] if widths else _width(tensors, ends, memory)
         self.gram, self._windows, self._save = gram, windows, save
-        self._growing = OutputSums(tensors, embedding, width, windows)
+        self._growing = OutputSums(tensors, ends, width, windows)
         begun = _windows_done(gram)
         if begun:
             self._growing.continue_from(gram)
@@ -91,37 +92,31 @@ def _windows_done(gram: Gram) -> int:
     return min((gram.entries[output_entry(name)].windows for name in gram.outputs), default=0)
 
 
-def _width(tensors: Sequence[Tensor], embedding: Tensor | None, memory: int) -> int:
+def _width(tensors: Sequence[Tensor], ends: Sequence[Tensor], memory: int) -> int:
     """The widest blocks whose sums fit. Raises InvalidInput if none do."""
     for width in WIDTHS:
-        if _bytes(tensors, embedding, width) <= memory:
+        if _bytes(tensors, ends, width) <= memory:
             return width
-    needed = _bytes(tensors, embedding, WIDTHS[-1])
+    needed = _bytes(tensors, ends, WIDTHS[-1])
     what = f"statistics of outputs need {needed:,} bytes of memory, more than --gram-memory {memory:,}; give more"
     raise InvalidInput(Fault("outputs", what))
 
 
-def _bytes(tensors: Sequence[Tensor], embedding: Tensor | None, width: int) -> int:
+def _bytes(tensors: Sequence[Tensor], ends: Sequence[Tensor], width: int) -> int:
     """Memory of the sums with blocks of at most `width` rows."""
     squares = sum(t.matrices * sum(each.square for each in column_blocks(t.rows // t.matrices, width)) for t in tensors)
-    held_out = sum(tensor.rows for tensor in tensors)
-    if embedding is not None:
-        squares += sum(each.square for each in column_blocks(embedding.row_length))
-        held_out += embedding.row_length
+    squares += sum(each.square for tensor in ends for each in column_blocks(tensor.row_length))
+    held_out = sum(tensor.rows for tensor in tensors) + sum(tensor.row_length for tensor in ends)
     return _F32_BYTES * (squares + HELD_OUT_INPUTS * held_out)
 
 
 class OutputSums(GradientSums):
-    """The growing sums of the outputs of these tensors, and of the rows of the embedding, over `windows` windows.
+    """The growing sums of the outputs of these tensors, and the curvature of the `ends`, over `windows` windows."""
 
-    Not of the outputs of the head, which are as many as the vocabulary.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor], embedding: Tensor | None, width: int, windows: int) -> None:
+    def __init__(self, tensors: Sequence[Tensor], ends: Sequence[Tensor], width: int, windows: int) -> None:
         self._width = width
         self._sums = {tensor.name: _empty(tensor, width) for tensor in tensors}
-        self._embedding = "" if embedding is None else embedding.name
-        self._lookup = None if embedding is None else Sums.empty(column_blocks(embedding.row_length))
+        self._curvature = {tensor.name: Sums.empty(column_blocks(tensor.row_length)) for tensor in ends}
         self._window = 0
         self._kept = -(-HELD_OUT_INPUTS // len(range(HELD_OUT_EVERY - 1, windows, HELD_OUT_EVERY)))
 
@@ -130,24 +125,20 @@ class OutputSums(GradientSums):
         for name in gram.outputs:
             entry = output_entry(name)
             self._sums[name] = [Sums.of(gram.source.matrix(entry, each)) for each in range(len(self._sums[name]))]
-        lookup = lookup_entry(self._embedding)
-        if lookup in gram.entries:
-            self._lookup = Sums.of(gram.source.matrix(lookup, 0))
+        for name in self._curvature:
+            self._curvature[name] = Sums.of(gram.source.matrix(curvature_entry(name), 0))
 
     def added_to(self, gram: Gram, windows: int) -> Gram:
         """These statistics with the means so far, of this number of windows."""
         found = {output_entry(name): [each.found() for each in parts] for name, parts in self._sums.items()}
         entries = {name: Entry.of(parts, windows, self._width) for name, parts in found.items()}
-        shared = dict(gram.shared)
-        if self._lookup is not None:
-            lookup = lookup_entry(self._embedding)
-            found[lookup] = [self._lookup.found()]
-            entries[lookup] = Entry.of(found[lookup], windows)
-            shared[self._embedding] = lookup
+        for name, sums in self._curvature.items():
+            part = [sums.found()]
+            found[curvature_entry(name)], entries[curvature_entry(name)] = part, Entry.of(part, windows)
         return replace(
             gram,
             entries={**gram.entries, **entries},
-            shared=shared,
+            shared={**gram.shared, **{name: curvature_entry(name) for name in self._curvature}},
             source=InMemory(found, gram.source),
             outputs=frozenset(self._sums),
             known_digest="",
@@ -172,13 +163,12 @@ class OutputSums(GradientSums):
         shares: Float32[np.ndarray, "tokens vocabulary"],
         slope: Float32[np.ndarray, "tokens vocabulary"] | None,
     ) -> None:
-        """Add the inputs of the output head, if it is the embedding, as `lookup_entry` has them."""
-        if self._lookup is None or name != self._embedding:
-            return
-        variances = shares - shares * shares
-        if slope is not None:
-            variances *= slope * slope
-        self._count(name, self._lookup, np.asarray(inputs) * np.sqrt(variances.sum(axis=1, keepdims=True)))
+        """Add the inputs of the output head, times the standard deviation of the labels."""
+        if name in self._curvature:
+            variances = shares - shares * shares
+            if slope is not None:
+                variances *= slope * slope
+            self._count(name, self._curvature[name], inputs * np.sqrt(variances.sum(axis=1, keepdims=True)))
 
     def add_lookup(
         self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]
@@ -189,8 +179,8 @@ class OutputSums(GradientSums):
         KL divergence: 0.51 against 0.46 on the 4M model's own kinds of text at Q4_K, 0.45 against 0.47 at Q5_K.
         """
         del tokens
-        if self._lookup is not None and name == self._embedding:
-            self._count(name, self._lookup, gradient)
+        if name in self._curvature:
+            self._count(name, self._curvature[name], gradient)
 
     def _count(self, name: str, sums: Sums, gradient: np.ndarray) -> None:
         """Count what belongs to one window, or hold some of it out."""

@@ -102,7 +102,7 @@ def _fisher_size(model: ModelFile) -> int:
 def gram_size(model: ModelFile, *, outputs: bool) -> int:
     """Bytes of the Gram statistics of a model: 2 for each pair of columns, once for tensors with the same input.
 
-    With `outputs` 2 for each pair of rows too, and for each pair of columns of the embedding.
+    With `outputs` 2 for each pair of rows too, and for each pair of columns of embedding and head.
     """
     names = {tensor.name for tensor in model.tensors}
     head = OUTPUT if OUTPUT in names else TOKEN_EMBEDDING
@@ -112,7 +112,7 @@ def gram_size(model: ModelFile, *, outputs: bool) -> int:
         if in_block or tensor.name == head:
             entry = (*same_input(tensor.name), tensor.name)[0]
             inputs[entry] = tensor.matrices * _statistics(tensor.row_length, WIDEST)
-        if tensor.name == TOKEN_EMBEDDING and outputs:
+        if tensor.name in (TOKEN_EMBEDDING, OUTPUT) and outputs:
             found += _statistics(tensor.row_length, WIDEST)
         if in_block and outputs:
             found += tensor.matrices * _statistics(tensor.rows // tensor.matrices, WIDTHS[0])
