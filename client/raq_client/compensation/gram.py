@@ -131,10 +131,9 @@ class MatrixGram:
 
     def all_usual(self) -> Self:
         """The same on a scale on which no held-out input is longer than 1, so that all of them count as usual."""
-        longest = float(np.square(self.held_out, dtype=np.float64).sum(axis=1).max(initial=0.0))
-        scale = np.float32(1 / longest if longest else 1)
-        blocks = tuple(block * scale for block in self.blocks)
-        return replace(self, blocks=blocks, held_out=self.held_out * np.sqrt(scale))
+        longest = float(np.square(self.held_out, dtype=np.float64).sum(axis=1).max(initial=0.0)) or 1.0
+        blocks = tuple(block / np.float32(longest) for block in self.blocks)
+        return replace(self, blocks=blocks, held_out=self.held_out / np.float32(longest**0.5))
 
     def columns(self) -> Iterator[Columns]:
         """The column range of each block."""

@@ -58,8 +58,10 @@ def passing(
     reading = clock() - began
     whole, seen = _pass_seconds(network, stream, weights, of_block, gram, clock)
     add, solve = _drift_seconds(max((each.row_length for each in corrected), default=0), gram.context, clock)
-    lengths = {gram.shared[each.name]: each.row_length for each in corrected}
-    summed, solved = (sum(_powers(length, power) for length in lengths.values()) for power in (2, 3))
+    entries = {gram.shared[each.name]: each for each in corrected}.values()
+    used = network.shape.experts_used
+    summed = sum(_powers(each.row_length, 2) * (used if each.matrices > 1 else 1) for each in entries)
+    solved = sum(_powers(each.row_length, 3) * each.matrices for each in entries)
     products = sum(each.rows * _powers(each.row_length, 2) for each in corrected)
     # A window adds tokens x columns^2 products for the differences, and half of that for the inputs.
     seconds = len(windows) * (blocks * _STREAMS * (whole + seen) + add * summed)

@@ -2,7 +2,7 @@
 
 A tensor is corrected for the inputs that the rounded tensors before it give. So its bytes depend on the types and bytes
 of all of these, on every weight of the model and every token that passes through it, and on the arithmetic of the
-passes. Tensors that are rounded apart in the pass too (the embedding, experts) have the keys that they have anywhere.
+passes. Tensors that are rounded apart in the pass too (the embedding) have the keys that they have anywhere.
 
 Rules
 - A whole block counts as being before each of its tensors: so what changes in a block leaves nothing of it, or of later
