@@ -197,6 +197,25 @@ def test_merging_refuses_other_models_and_weights_that_are_none() -> None:
         merge_grams([(_gram(), 0.0), (_gram(), 1.0)])
     with pytest.raises(InvalidInput, match="other outputs"):
         merge_grams([(_gram(), None), (replace(_gram(), outputs=frozenset()), None)])
+    # One that was not passed back has no curvature either.
+    back = replace(_gram(), shared={"q": "q", "k": "up", "up": "up"})
+    with pytest.raises(InvalidInput, match="other outputs"):
+        merge_grams([(back, None), (replace(_gram(), outputs=frozenset()), None)])
+
+
+@given(st.floats(0.01, 1000), st.integers(0, 99))
+def test_on_a_scale_on_which_all_are_usual_the_unit_of_gradients_does_not_matter(unit: float, seed: int) -> None:
+    one = _matrix(8, seed)
+    other = replace(
+        one, blocks=tuple(b * np.float32(unit**2) for b in one.blocks), held_out=one.held_out * np.float32(unit)
+    )
+    one, other = one.all_usual(), other.all_usual()
+    np.testing.assert_allclose(one.blocks[0], other.blocks[0], rtol=1e-4)
+    np.testing.assert_allclose(one.held_out, other.held_out, rtol=1e-4)
+    assert np.linalg.norm(one.held_out, axis=1).max() == pytest.approx(1, rel=1e-5)
+    changes = np.random.default_rng(seed).standard_normal((3, 8)).astype(np.float32)
+    whole, usual = one.held_out_energies(changes)
+    assert whole == usual > 0
 
 
 def _sequences(windows: int, first: int) -> np.ndarray:
