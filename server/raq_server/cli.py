@@ -153,8 +153,11 @@ def clean(
 
     try:
         engine = engine_of(settings.database)
-        migrate(engine)
-        done = cleaned(engine, settings.keep_results_days, settings.keep_profiles_days, settings.store_limit_bytes)
+        try:
+            migrate(engine)
+            done = cleaned(engine, settings.keep_results_days, settings.keep_profiles_days, settings.store_limit_bytes)
+        finally:
+            engine.dispose()
     except InvalidInput as error:
         _refuse(str(error))
     typer.echo(f"removed {done.answers} answers and {done.profiles} profiles; {done.bytes_left:,} bytes are left")

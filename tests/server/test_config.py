@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from raq_server.config import ServerConfig, load_config
 from raq_server.service.tokens import hash_of
+from raq_server.store.database import engine_of
 from raq_solver.errors import InvalidInput
 from support.commands import server
 
@@ -75,6 +77,22 @@ def test_cleaning_an_empty_store(tmp_path: Path) -> None:
     done = server("clean", "--database", f"sqlite:///{tmp_path}/store.sqlite")
     assert done.code == 0, done.err
     assert done.out == "removed 0 answers and 0 profiles; 0 bytes are left\n"
+
+
+def test_cleaning_closes_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, closed = set[int](), set[int]()
+
+    def watched(url: str) -> sa.Engine:
+        engine = engine_of(url)
+        sa.event.listen(engine, "connect", lambda connection, _record: opened.add(id(connection)))
+        sa.event.listen(engine, "close", lambda connection, _record: closed.add(id(connection)))
+        sa.event.listen(engine, "close_detached", lambda connection: closed.add(id(connection)))
+        return engine
+
+    monkeypatch.setattr("raq_server.store.database.engine_of", watched)
+    assert server("clean", "--database", f"sqlite:///{tmp_path}/store.sqlite").code == 0
+    assert opened
+    assert opened == closed
 
 
 def test_a_server_without_its_packages_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

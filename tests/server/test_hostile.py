@@ -138,8 +138,9 @@ def _stored(seed: int) -> tuple[StoredProfile, bytes]:
 
 def test_a_full_disk_is_told_apart_from_a_store_that_does_not_answer(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.sqlite"
-    migrate(engine_of(url))
     engine = engine_of(url)
+    migrate(engine)
+    engine.dispose()  # the limit is one of a connection
     sa.event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count=40").close())
     database = Database(engine)
     with pytest.raises(StoreFull, match="the disk of the server's store is full"):  # noqa: PT012

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,17 @@ from support.services import alive, general_problem, hard_problem, problem, wait
 LIMITS = RequestLimits(tensors=10_000, types=100, constraints=100, budgets=100)
 
 
-def job(asked: Problem, metrics: Metrics, method: str = "Solve", limits: RequestLimits = LIMITS, **more: Any) -> Job:
-    message = solver_service_pb2.SweepRequest if method == "Sweep" else solver_service_pb2.SolveRequest
-    request = message(problem=convert.problem_to_proto(asked), **more).SerializeToString()
-    profiles = ProfileCache(Database(engine_of("sqlite:///:memory:")))
-    return Job(SERVICE.methods_by_name[method], request, None, limits, profiles, metrics)
+class Jobs:
+    """Jobs whose profiles are those of one store, and the metrics that count them."""
+
+    def __init__(self, database: Database) -> None:
+        self.metrics = Metrics()
+        self._profiles = ProfileCache(database)
+
+    def __call__(self, asked: Problem, method: str = "Solve", limits: RequestLimits = LIMITS, **more: Any) -> Job:
+        message = solver_service_pb2.SweepRequest if method == "Sweep" else solver_service_pb2.SolveRequest
+        request = message(problem=convert.problem_to_proto(asked), **more).SerializeToString()
+        return Job(SERVICE.methods_by_name[method], request, None, limits, self._profiles, self.metrics)
 
 
 async def first(pool: Pool, asked: Job) -> Answer:
@@ -39,16 +45,16 @@ async def first(pool: Pool, asked: Job) -> Answer:
         return await anext(answers)
 
 
-def run(test: Callable[[Pool, Metrics], Coroutine[Any, Any, None]], workers: int = 1, queue: int = 0) -> None:
-    async def opened() -> None:
-        metrics = Metrics()
-        pool = Pool(workers, queue, metrics)
+def run(test: Callable[[Pool, Jobs], Coroutine[Any, Any, None]], workers: int = 1, queue: int = 0) -> None:
+    async def opened(jobs: Jobs) -> None:
+        pool = Pool(workers, queue, jobs.metrics)
         await pool.open()
         async with asyncio.timeout(200):
-            await test(pool, metrics)
+            await test(pool, jobs)
         await pool.close()
 
-    asyncio.run(opened())
+    with closing(Database(engine_of("sqlite:///:memory:"))) as database:
+        asyncio.run(opened(Jobs(database)))
 
 
 def open_files() -> dict[str, str]:
@@ -68,14 +74,14 @@ async def until(reached: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("hard", [hard_problem, general_problem])
 def test_a_cancelled_job_gives_its_turn_to_the_next(hard: Callable[[int], Problem]) -> None:
-    async def test(pool: Pool, metrics: Metrics) -> None:
-        solving = asyncio.create_task(first(pool, job(hard(0), metrics)))
-        await until(lambda: metrics.busy._value.get() == 1)
+    async def test(pool: Pool, jobs: Jobs) -> None:
+        solving = asyncio.create_task(first(pool, jobs(hard(0))))
+        await until(lambda: jobs.metrics.busy._value.get() == 1)
+        await until(lambda: len(pool.process_ids) == (hard is general_problem))
         await asyncio.sleep(0.5)  # into the search
         pids = pool.process_ids
-        assert len(pids) == (hard is general_problem)
-        waiting = asyncio.create_task(first(pool, job(problem(), metrics)))
-        await until(lambda: metrics.waiting._value.get() == 1)
+        waiting = asyncio.create_task(first(pool, jobs(problem())))
+        await until(lambda: jobs.metrics.waiting._value.get() == 1)
         solving.cancel()
         assert (await waiting).proven
         assert not pool.process_ids
@@ -85,15 +91,15 @@ def test_a_cancelled_job_gives_its_turn_to_the_next(hard: Callable[[int], Proble
 
 
 def test_a_job_beyond_the_queue_is_refused() -> None:
-    async def test(pool: Pool, metrics: Metrics) -> None:
-        solving = asyncio.create_task(first(pool, job(hard_problem(), metrics)))
-        await until(lambda: metrics.busy._value.get() == 1)
+    async def test(pool: Pool, jobs: Jobs) -> None:
+        solving = asyncio.create_task(first(pool, jobs(hard_problem())))
+        await until(lambda: jobs.metrics.busy._value.get() == 1)
         with pytest.raises(Overloaded) as caught:
-            await first(pool, job(problem(), metrics))
+            await first(pool, jobs(problem()))
         assert caught.value.retry_seconds > 0
         solving.cancel()
-        await until(lambda: metrics.busy._value.get() == 0)
-        assert (await first(pool, job(problem(), metrics))).proven
+        await until(lambda: jobs.metrics.busy._value.get() == 0)
+        assert (await first(pool, jobs(problem()))).proven
 
     run(test)
 
@@ -103,8 +109,8 @@ def test_a_thread_and_a_process_give_the_same_answers(monkeypatch: pytest.Monkey
     if large:
         monkeypatch.setattr("raq_server.workers.pool.LARGE", 0)
 
-    async def test(pool: Pool, metrics: Metrics) -> None:
-        asked = job(problem(), metrics, "Sweep", budgets=[{"capacity_bytes": size} for size in (30, 40, 60)])
+    async def test(pool: Pool, jobs: Jobs) -> None:
+        asked = jobs(problem(), "Sweep", budgets=[{"capacity_bytes": size} for size in (30, 40, 60)])
         async with aclosing(pool.answers(asked)) as answers:
             contents = [answer.content async for answer in answers]
         found = [solver_service_pb2.SweepResponse.FromString(content).point for content in contents]
@@ -114,40 +120,40 @@ def test_a_thread_and_a_process_give_the_same_answers(monkeypatch: pytest.Monkey
         assert (asked.process_id is not None) == large
         small = RequestLimits(tensors=1, types=1, constraints=1, budgets=1)
         with pytest.raises((InvalidInput, process.StatusError), match="3 are given; this server takes at most 1"):
-            await first(pool, job(problem(), metrics, limits=small))
+            await first(pool, jobs(problem(), limits=small))
 
     run(test)
 
 
 def test_leaving_a_stream_half_read_ends_its_process() -> None:
-    async def test(pool: Pool, metrics: Metrics) -> None:
-        asked = job(general_problem(), metrics, "Sweep", budgets=[{"capacity_bytes": size} for size in (1, 10**12)])
+    async def test(pool: Pool, jobs: Jobs) -> None:
+        asked = jobs(general_problem(), "Sweep", budgets=[{"capacity_bytes": size} for size in (1, 10**12)])
         await first(pool, asked)  # infeasible: at once
         pid = asked.process_id
         assert pid is not None
         await until(lambda: not alive(pid))
-        await until(lambda: metrics.busy._value.get() == 0)
+        await until(lambda: jobs.metrics.busy._value.get() == 0)
 
     run(test)
 
 
 def test_large_requests_reach_a_process_whole() -> None:
-    async def test(pool: Pool, metrics: Metrics) -> None:
+    async def test(pool: Pool, jobs: Jobs) -> None:
         with pytest.raises(process.StatusError, match="20,000 are given; this server takes at most 10,000"):
-            await first(pool, job(problem(tensors=20_000, types=20), metrics))
+            await first(pool, jobs(problem(tensors=20_000, types=20)))
 
     run(test)
 
 
 def test_the_template_is_started_again_when_it_was_killed() -> None:
-    async def test(pool: Pool, metrics: Metrics) -> None:
+    async def test(pool: Pool, jobs: Jobs) -> None:
         template = process._TEMPLATE._process
         assert template is not None
         template.kill()
         template.wait()
         limits = RequestLimits(tensors=1, types=1, constraints=1, budgets=1)
         with pytest.raises(process.StatusError):
-            await first(pool, job(general_problem(), metrics, limits=limits))
+            await first(pool, jobs(general_problem(), limits=limits))
         assert process._TEMPLATE._process is not template
 
     run(test)
@@ -157,12 +163,12 @@ def test_a_process_that_can_not_be_started_is_a_failure_of_one_job(monkeypatch: 
     def refused(*_: object) -> int:
         raise OSError(11, "Resource temporarily unavailable")
 
-    async def test(pool: Pool, metrics: Metrics) -> None:
+    async def test(pool: Pool, jobs: Jobs) -> None:
         with monkeypatch.context() as patched:
             patched.setattr(process._TEMPLATE, "fork", refused)
             with pytest.raises(BackendFailure, match="temporarily unavailable"):
-                await first(pool, job(general_problem(), metrics))
-        assert (await first(pool, job(problem(), metrics))).proven
+                await first(pool, jobs(general_problem()))
+        assert (await first(pool, jobs(problem()))).proven
 
     run(test, queue=1)
 
@@ -170,8 +176,8 @@ def test_a_process_that_can_not_be_started_is_a_failure_of_one_job(monkeypatch: 
 @pytest.mark.parametrize("pause", [0, 0.001, 0.01, 0.1])
 @pytest.mark.parametrize("hard", [hard_problem, general_problem])
 def test_closing_leaves_nothing_open(hard: Callable[[int], Problem], pause: float) -> None:
-    async def test(pool: Pool, metrics: Metrics) -> None:
-        solving = [asyncio.create_task(first(pool, job(hard(seed), metrics))) for seed in range(2)]
+    async def test(pool: Pool, jobs: Jobs) -> None:
+        solving = [asyncio.create_task(first(pool, jobs(hard(seed)))) for seed in range(2)]
         await asyncio.sleep(pause)
         for task in solving:
             task.cancel()
@@ -186,9 +192,9 @@ def test_closing_leaves_nothing_open(hard: Callable[[int], Problem], pause: floa
 
 
 def test_closing_ends_what_runs() -> None:
-    async def test(pool: Pool, metrics: Metrics) -> None:
-        solving = [asyncio.create_task(first(pool, job(hard(0), metrics))) for hard in (hard_problem, general_problem)]
-        await until(lambda: metrics.busy._value.get() == 2)
+    async def test(pool: Pool, jobs: Jobs) -> None:
+        solving = [asyncio.create_task(first(pool, jobs(hard(0)))) for hard in (hard_problem, general_problem)]
+        await until(lambda: jobs.metrics.busy._value.get() == 2)
         await pool.close()
         ends = await asyncio.gather(*solving, return_exceptions=True)
         assert all(isinstance(end, BaseException) for end in ends), "none was searched to its end"
@@ -197,11 +203,11 @@ def test_closing_ends_what_runs() -> None:
 
 
 def test_the_answers_of_a_pool_are_those_of_the_solver() -> None:
-    async def test(pool: Pool, metrics: Metrics) -> None:
+    async def test(pool: Pool, jobs: Jobs) -> None:
         from raq_solver.solve import solve
 
         for seed in range(3):
-            answer = await first(pool, job(problem(seed=seed), metrics))
+            answer = await first(pool, jobs(problem(seed=seed)))
             found = convert.outcome_from_proto(solver_service_pb2.SolveResponse.FromString(answer.content).outcome)
             assert found.ledger == solve(problem(seed=seed)).ledger
 
