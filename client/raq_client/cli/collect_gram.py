@@ -14,7 +14,7 @@ from raq_client.cli.progress import progress_bar
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import Gram
 from raq_client.compensation.gram_file import read_gram, write_gram
-from raq_client.compensation.outputs import OutputsCollection
+from raq_client.compensation.outputs import OutputsCollection, without_outputs
 from raq_client.curvature.passes import Collection
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
@@ -97,7 +97,8 @@ class Gathering:
         """Go on without statistics of outputs, if they were not asked for by number; else raise the error."""
         if self._asked.backward is not None:
             raise error
-        self._outputs = None
+        assert self._inputs is not None, "inputs are summed first"
+        self._inputs, self._outputs = without_outputs(self._inputs), None
         for fault in error.faults:
             say(f"note: no statistics of outputs, errors are fed forward between columns only: {fault}")
 

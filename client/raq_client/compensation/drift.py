@@ -2,7 +2,7 @@
 
 With inputs x of the model and x' of the model whose earlier tensors are rounded, the weights that come closest to the
 model's own outputs W x are W + W D (H' + λI)⁻¹ for D = E[(x - x') x'ᵀ] and H' = E[x' x'ᵀ]: the solution of least
-squares (QEP: Arai and Ichikawa, arXiv 2504.09629). They are then rounded with error feedback by H'.
+squares (QEP: Arai and Ichikawa, arXiv 2504.09629). They are then rounded with error feedback.
 
 Rules
 - Inputs are scaled as those of Gram statistics are, both of a pair by the length of x.

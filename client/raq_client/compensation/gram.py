@@ -328,11 +328,9 @@ def merge_grams(parts: Sequence[tuple[Gram, float | None]]) -> Gram:
         gram.require_finished()
         if gram.model != first.model:
             faults.append(Fault(gram.where, f"is of another model than {first.where}"))
-        elif _widths(gram) != _widths(first):
-            what = f"has statistics of other outputs than {first.where}; collect both with the same --fisher and memory"
+        elif (_widths(gram), dict(gram.shared)) != (_widths(first), dict(first.shared)):
+            what = f"has statistics of other outputs or products than {first.where}; collect both with the same options"
             faults.append(Fault(gram.where, what))
-        elif dict(gram.shared) != dict(first.shared):
-            faults.append(Fault(gram.where, f"has other products than {first.where}"))
     raise_faults(faults)
     entries = {name: _added([gram.entries[name] for gram, _ in parts]) for name in first.entries}
     windows = sum(gram.windows for gram, _ in parts)

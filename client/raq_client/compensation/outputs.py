@@ -73,7 +73,7 @@ class OutputsCollection(Collection):
         width = widths[0] if widths else _width(tensors, ends, memory)
         self.gram, self._windows, self._save = gram, windows, save
         self._growing = OutputSums(tensors, ends, width, windows)
-        begun = _windows_done(gram)
+        begun = _windows_done(gram, ends)
         if begun:
             self._growing.continue_from(gram)
         super().__init__(self._growing, begun)
@@ -81,15 +81,31 @@ class OutputsCollection(Collection):
     def reached(self, windows: int) -> None:
         """Save the state, or end with the last of the windows."""
         if windows == self._windows:
-            self.gram = self._growing.added_to(self.gram, windows)
+            self.gram = _without_unused(self._growing.added_to(self.gram, windows))
         elif self._save is not None:
             stored = self._save(replace(self._growing.added_to(self.gram, windows), unfinished=True))
             self.gram = replace(self.gram, source=stored.source)  # the file that it was read from has been replaced
 
 
-def _windows_done(gram: Gram) -> int:
-    """The windows that were counted for outputs."""
-    return min((gram.entries[output_entry(name)].windows for name in gram.outputs), default=0)
+def without_outputs(gram: Gram) -> Gram:
+    """The statistics without what is begun of outputs and curvature."""
+    passed_back = {curvature_entry(OUTPUT), curvature_entry(TOKEN_EMBEDDING), *map(output_entry, gram.outputs)}
+    entries = {name: entry for name, entry in gram.entries.items() if name not in passed_back}
+    shared = {name: entry for name, entry in gram.shared.items() if entry in entries}
+    return replace(gram, entries=entries, shared=shared, outputs=frozenset(), known_digest="")
+
+
+def _windows_done(gram: Gram, ends: Sequence[Tensor]) -> int:
+    """The windows that were counted, for outputs and for the curvature of `ends`."""
+    needed = [*map(output_entry, gram.outputs), *(curvature_entry(tensor.name) for tensor in ends)]
+    found = [gram.entries[name].windows if name in gram.entries else 0 for name in needed]
+    return min(found, default=0) if gram.outputs else 0
+
+
+def _without_unused(gram: Gram) -> Gram:
+    """The statistics without inputs of the head, in whose place its curvature is."""
+    used = {*gram.shared.values(), *map(output_entry, gram.outputs)}
+    return replace(gram, entries={name: entry for name, entry in gram.entries.items() if name in used})
 
 
 def _width(tensors: Sequence[Tensor], ends: Sequence[Tensor], memory: int) -> int:
@@ -106,7 +122,8 @@ def _bytes(tensors: Sequence[Tensor], ends: Sequence[Tensor], width: int) -> int
     """Memory of the sums with blocks of at most `width` rows."""
     squares = sum(t.matrices * sum(each.square for each in column_blocks(t.rows // t.matrices, width)) for t in tensors)
     squares += sum(each.square for tensor in ends for each in column_blocks(tensor.row_length))
-    held_out = sum(tensor.rows for tensor in tensors) + sum(tensor.row_length for tensor in ends)
+    # Of an embedding that is the head too, gradients and inputs are held out.
+    held_out = sum(tensor.rows for tensor in tensors) + 2 * sum(tensor.row_length for tensor in ends)
     return _F32_BYTES * (squares + HELD_OUT_INPUTS * held_out)
 
 
@@ -175,8 +192,8 @@ class OutputSums(GradientSums):
     ) -> None:
         """Add the gradients at the rows of the embedding, of each token by itself.
 
-        Those of a token that occurs several times, added up first, as Fisher information has them, left no less of the
-        KL divergence: 0.51 against 0.46 on the 4M model's own kinds of text at Q4_K, 0.45 against 0.47 at Q5_K.
+        Those of a token that occurs several times, added up first, as Fisher information has them, were no better on
+        the whole: docs/compensation.md.
         """
         del tokens
         if name in self._curvature:

@@ -23,7 +23,7 @@ from jaxtyping import Float32
 import raq_native
 from raq_client.compensation.compensate import LEAST_TOKENS_PER_COLUMN, TESTED_ROWS, MatrixFactor
 from raq_client.compensation.factor import Metric
-from raq_client.compensation.gram import Columns, Entry, MatrixGram, output_entry
+from raq_client.compensation.gram import Columns, Entry, MatrixGram, curvature_entry, output_entry
 from raq_client.compensation.row_feedback import RowBlock, RowFactor
 from raq_client.models.model_file import ModelFile
 from raq_client.quantizing.ahead import MOST_AT_ONCE
@@ -194,6 +194,8 @@ class FeedbackSeconds:
         entry = self._gram.shared[tensor.name]
         matrix = int(np.argmax(self._gram.tokens(tensor)))
         gram, reading = self._timed(lambda: self._gram.source.matrix(entry, matrix))
+        if entry == curvature_entry(tensor.name):
+            gram = gram.all_usual()
         inputs, widths = gram.blocks[0], [len(block) for block in gram.blocks]
         making = self._factor_seconds(inputs, widths)
         of_outputs, outputs = self._outputs(tensor, matrix)

@@ -20,7 +20,7 @@ from raq_client.curvature.shapes import shape_of
 from raq_client.estimates.estimate import Stage, peak_memory
 from raq_client.models.model_file import ModelFile
 from raq_client.quantizing.rounding import Rounding
-from raq_client.quantizing.sequential import has_drift, sequences_of
+from raq_client.quantizing.sequential import experts_at_once, has_drift, sequences_of
 from raq_solver.tensor_names import block_of
 from raq_solver.tensors import Tensor
 
@@ -36,10 +36,15 @@ def in_turn_at_once(tensors: Iterable[Tensor], rounding: Rounding) -> Callable[[
     gram, threads = rounding.compensation.gram, rounding.threads or os.cpu_count() or 1
 
     def together(tensor: Tensor) -> tuple[int, str | None]:
-        return block_of(tensor.name), gram.entry_of(tensor) if has_drift(tensor, gram) else None
+        return block_of(tensor.name), _counted_once(tensor, gram) if has_drift(tensor, gram) else None
 
     counts = Counter(map(together, tensors))
     return lambda tensor: min(threads, counts[together(tensor)])
+
+
+def _counted_once(tensor: Tensor, gram: Gram) -> str:
+    """Under what the drift of a tensor's inputs is counted: experts by themselves, others with those that share them."""
+    return tensor.name if tensor.matrices > 1 else gram.shared[tensor.name]
 
 
 def passing(
@@ -58,7 +63,7 @@ def passing(
     reading = clock() - began
     whole, seen = _pass_seconds(network, stream, weights, of_block, gram, clock)
     add, solve = _drift_seconds(max((each.row_length for each in corrected), default=0), gram.context, clock)
-    entries = {gram.shared[each.name]: each for each in corrected}.values()
+    entries = {_counted_once(each, gram): each for each in corrected}.values()
     used = network.shape.experts_used
     summed = sum(_powers(each.row_length, 2) * (used if each.matrices > 1 else 1) for each in entries)
     solved = sum(_powers(each.row_length, 3) * each.matrices for each in entries)
@@ -75,14 +80,18 @@ def _pass_seconds(
     network: Network, stream: Array, weights: BlockWeights, tensors: Collection[Tensor], gram: Gram, clock: Clock
 ) -> tuple[float, float]:
     """Seconds of a window in a block, and of the way to the inputs that tensors share, for all of these together."""
-    entries = {tensor.name: gram.shared[tensor.name] for tensor in tensors}
+    by_name = {tensor.name: tensor for tensor in tensors}
 
     def once() -> tuple[float, float]:
         began, seen = clock(), dict[str, float]()
 
         def watch_of(name: str, matrix: int, inputs: Array) -> Watch:
-            if name in entries:
-                seen.setdefault(entries[name], clock() - began)
+            if name in by_name:
+                tensor = by_name[name]
+                passes = -(-tensor.matrices // experts_at_once(tensor))
+                # Each expert's inputs are seen, up to those of the last.
+                if tensor.matrices > 1 or gram.shared[name] not in seen:
+                    seen[_counted_once(tensor, gram)] = passes * (clock() - began)
             return unwatched(name, matrix, inputs)
 
         network.block(stream, weights, watch_of)

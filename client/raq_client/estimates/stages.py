@@ -105,15 +105,17 @@ def gram_size(model: ModelFile, *, outputs: bool) -> int:
     With `outputs` 2 for each pair of rows too, and for each pair of columns of embedding and head.
     """
     names = {tensor.name for tensor in model.tensors}
-    head = OUTPUT if OUTPUT in names else TOKEN_EMBEDDING
+    tied = OUTPUT not in names
+    head = TOKEN_EMBEDDING if tied else OUTPUT
     inputs, found = dict[str, int](), 0
     for tensor in _quantizable(model):
         in_block = block_of(tensor.name) >= 0
-        if in_block or tensor.name == head:
+        if in_block or (tensor.name == head and not outputs):
             entry = (*same_input(tensor.name), tensor.name)[0]
             inputs[entry] = tensor.matrices * _statistics(tensor.row_length, WIDEST)
         if tensor.name in (TOKEN_EMBEDDING, OUTPUT) and outputs:
             found += _statistics(tensor.row_length, WIDEST)
+            found += _F32 * HELD_OUT_INPUTS * tensor.row_length if tied else 0
         if in_block and outputs:
             found += tensor.matrices * _statistics(tensor.rows // tensor.matrices, WIDTHS[0])
     return sum(inputs.values()) + found

@@ -23,7 +23,7 @@ from raq_solver.quant_types import QuantType
 from raq_solver.tensor_names import TOKEN_EMBEDDING, block_of
 from raq_solver.tensors import Tensor
 
-SEQUENTIAL: Final = "sequential 1"
+SEQUENTIAL: Final = "sequential 2"
 """Changed whenever the same inputs would be rounded to other blocks; what was kept is then not found."""
 
 

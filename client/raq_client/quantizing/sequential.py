@@ -2,7 +2,7 @@
 
 Two streams pass through the model: that of its own weights, and that of the rounded ones. Before a block is rounded
 both pass through its own weights, which shows how its inputs have drifted (`compensation.drift`); its weights are
-corrected for that, rounded with error feedback by the drifted inputs, and the second stream passes through the result.
+corrected for that, rounded with error feedback as ever, and the second stream passes through the result.
 
 Rules
 - The second stream begins with the rounded embedding, so that the blocks take back its errors too. An output head of
@@ -226,9 +226,8 @@ class _Pass:
             yield entry, [tensor for tensor in tensors if entries.get(tensor.name) == entry]
 
     def _drifts_of_experts(self, tensor: Tensor, own: BlockWeights, rounded: BlockWeights) -> Iterator[Drift]:
-        """How the inputs of each matrix of a tensor differ, of as many at once as fit in `EXPERT_BYTES`."""
-        squares = sum(columns.square for columns in column_blocks(tensor.row_length))
-        at_once = max(1, EXPERT_BYTES // (_DRIFT_BYTES * squares))
+        """How the inputs of each matrix of a tensor differ, as many at once as are counted together."""
+        at_once = experts_at_once(tensor)
         for first in range(0, tensor.matrices, at_once):
             group = range(first, min(first + at_once, tensor.matrices))
             yield from self._drifts([tensor], group, own, rounded)
@@ -322,6 +321,12 @@ class _Pass:
         self._round([found[0]], [counting.found()])
 
 
+def experts_at_once(tensor: Tensor) -> int:
+    """How many matrices of a tensor are counted in the same passes: as many as fit in `EXPERT_BYTES`."""
+    squares = sum(columns.square for columns in column_blocks(tensor.row_length))
+    return max(1, EXPERT_BYTES // (_DRIFT_BYTES * squares))
+
+
 def has_drift(tensor: Tensor, gram: Gram) -> bool:
     """Whether the drift of a tensor's inputs is counted: feedback has statistics of it, and it has inputs."""
     return tensor.name != TOKEN_EMBEDDING and tensor.name in gram.shared
@@ -350,7 +355,7 @@ class Routes:
 
     def scales(self, matrix: int, inputs: Inputs, tokens: int, typical: float) -> Float64[np.ndarray, "inputs 1"]:
         """What the inputs of a matrix, in a window of `tokens` tokens, are multiplied by: see `input_scales`."""
-        if self._chosen is None:
+        if self._chosen is None or len(inputs) == tokens:  # no expert, or one shared by all tokens
             return input_scales(inputs, typical)
         # The first of an expert's inputs is not that of the first token: each is scaled at its place in the window.
         places = np.nonzero((self._chosen == matrix).any(axis=1))[0]

@@ -11,6 +11,7 @@ Rules
 import hashlib
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,7 @@ class TensorStore:
         self.folder = folder
         self._most = most_bytes
         self._used: int | None = None
+        self._counting = threading.Lock()  # several threads may keep tensors
 
     def read(self, key: str, row_bytes: int) -> Iterator[Chunk] | None:
         """The rows of a kept tensor, of `row_bytes` each; None if it is not kept, or damaged."""
@@ -130,9 +132,10 @@ class TensorStore:
         except OSError as error:
             _go_on_without(error)
             return
-        self._used = self.usage().size if self._used is None else self._used + size
-        if self._used > self._most:
-            self.clean(int(_KEPT_SHARE * self._most))
+        with self._counting:
+            self._used = self.usage().size if self._used is None else self._used + size
+            if self._used > self._most:
+                self.clean(int(_KEPT_SHARE * self._most))
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / key

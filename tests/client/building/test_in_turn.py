@@ -93,8 +93,9 @@ def test_the_file_is_that_of_quantize(folder: Path, tmp_path: Path) -> None:
     assert not list(folder.glob("*.rounded"))
 
 
-def test_a_file_with_experts_too(tmp_path: Path) -> None:
-    folder = in_turn_project(tmp_path / "experts", CASES["llama, experts"])
+@pytest.mark.parametrize("case", ["llama, experts", "qwen2moe", "qwen35moe, fused"])
+def test_a_file_with_experts_too(tmp_path: Path, case: str) -> None:
+    folder = in_turn_project(tmp_path / "experts", CASES[case])
     found = _build(folder, tmp_path / "store")
     assert any("_exps" in name for name in found.quantized)
     assert _bytes(folder, "small") == _quantized(folder, "small", "--sequential")

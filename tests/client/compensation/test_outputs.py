@@ -10,7 +10,7 @@ from raq_client import engine
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.compensate import Compensation
 from raq_client.compensation.gram import Gram, InMemory, curvature_entry, output_entry
-from raq_client.compensation.outputs import OutputsCollection, OutputSums
+from raq_client.compensation.outputs import OutputsCollection, OutputSums, without_outputs
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS
 from raq_client.curvature.fisher import FisherSums, collect_fisher
 from raq_client.curvature.information import Fisher
@@ -140,6 +140,7 @@ def test_an_embedding_that_is_the_head_has_both(windows: np.ndarray, tmp_path: P
     expected = both.T @ both / len(both)
     np.testing.assert_allclose(found.blocks[0], expected, atol=1e-5 * float(np.abs(expected).max()))
     assert len(found.held_out) == 2 * CONTEXT
+    assert EMBEDDING not in gram.entries  # the inputs of the head, which nothing uses any more
 
 
 @pytest.mark.parametrize("name", [EMBEDDING, OUTPUT])
@@ -187,6 +188,17 @@ def test_an_interrupted_collection_ends_with_the_same(
         one, other = (each.source.matrix(entry, 0) for each in (gram, again))
         np.testing.assert_allclose(one.blocks[0], other.blocks[0], rtol=1e-4, atol=1e-6 * np.abs(one.blocks[0]).max())
         np.testing.assert_array_equal(one.held_out, other.held_out)
+
+
+def test_a_state_without_curvature_is_passed_back_again(
+    loaded: Engine, model: ModelFile, inputs: Gram, gram: Gram, windows: np.ndarray
+) -> None:
+    entries = {name: entry for name, entry in gram.entries.items() if not name.endswith(".curvature")}
+    older = replace(gram, entries={**inputs.entries, **entries}, shared=inputs.shared, known_digest="")
+    again = add_outputs(older, model, loaded, windows, memory=1 << 30)
+    assert again.digest() == gram.digest()
+    # What can't be ended leaves nothing of what was begun.
+    assert without_outputs(older).digest() == inputs.digest()
 
 
 def test_memory_bounds_the_width_of_blocks(model: ModelFile) -> None:
