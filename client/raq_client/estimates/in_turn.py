@@ -43,7 +43,7 @@ def in_turn_at_once(tensors: Iterable[Tensor], rounding: Rounding) -> Callable[[
 
 
 def _counted_once(tensor: Tensor, gram: Gram) -> str:
-    """Under what the drift of a tensor's inputs is counted: experts by themselves, others with those that share them."""
+    """Under what the drift of a tensor's inputs is counted: experts by themselves, others with those that share it."""
     return tensor.name if tensor.matrices > 1 else gram.shared[tensor.name]
 
 
