@@ -23,14 +23,20 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # As raq does for libllama: whatever test loads libgomp first, its threads sleep when they wait. Spinning, an evaluation
 # takes ten times as long where other programs hold the cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-# Processes of pytest-xdist share the cores: several threads of BLAS in each would only wait for one another.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 settings.register_profile("default", max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), max_examples=USUAL)
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=1000)
 settings.load_profile("default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let processes of pytest-xdist have one thread of BLAS each: they share the cores, and more would only wait.
+
+    They inherit it from the process that starts them: in themselves, plugins import NumPy before this file is read.
+    """
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
