@@ -20,7 +20,7 @@ from raq_client.files.names import readable
 from raq_client.models.file_types import file_type_of
 from raq_client.models.gguf_header import Value
 from raq_client.models.model_file import ModelFile, open_model, row_chunks
-from raq_client.models.quantizable import is_quantizable, needs_importance
+from raq_client.models.quantizable import UNQUANTIZED, is_quantizable, needs_importance
 from raq_client.models.writer import Progress, WrittenModel, write_model
 from raq_client.quantizing.quantize import IN_TURN_WINDOWS
 from raq_client.quantizing.refusals import refusals_named
@@ -29,7 +29,6 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.quant_types import QuantType, quant_type
 from raq_solver.tensors import Tensor
 
-_PLAIN: Final = ("F32", "F16", "BF16")
 _VOCABULARY: Final = ("tokenizer.ggml.model", "tokenizer.ggml.tokens")
 _PROVENANCE: Final = ("quantize.", "raq.")
 LOSSY: Final = "raq.splice.lossy"
@@ -180,7 +179,7 @@ def _lossy(model: ModelFile, taken: Mapping[str, _Taken], donors: Sequence[Model
     before = [_marks(donor) for donor in donors]
     found = {name for name in _marks(model) if name not in taken}
     for name, one in taken.items():
-        again = not one.is_copy and one.tensor.source_type.name not in _PLAIN
+        again = not one.is_copy and one.tensor.source_type.name not in UNQUANTIZED
         if again or name in before[one.number]:
             found.add(name)
     return tuple(tensor.name for tensor in model.tensors if tensor.name in found)

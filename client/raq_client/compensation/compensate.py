@@ -131,8 +131,7 @@ class Compensation:
         if entry is None:
             return None
         with self._making:
-            of_loss = entry == curvature_entry(tensor.name)
-            return _kept(self._kept, (entry, matrix), lambda: self._made(entry, matrix, of_loss=of_loss))
+            return _kept(self._kept, (entry, matrix), lambda: self._made(tensor, entry, matrix))
 
     def rows(self, tensor: Tensor, matrix: int) -> RowFactor | None:
         """The factor of a matrix's outputs; None without statistics, with few tokens or where it does not help.
@@ -149,15 +148,24 @@ class Compensation:
                 lambda: RowFactor.of(self.gram.source.matrix(entry, matrix), LEAST_TOKENS_PER_COLUMN),
             )
 
-    def _made(self, entry: str, matrix: int, *, of_loss: bool) -> MatrixFactor | None:
+    def _made(self, tensor: Tensor, entry: str, matrix: int) -> MatrixFactor | None:
         known = self.gram.entries[entry]
         if known.tokens[matrix] < LEAST_TOKENS_PER_COLUMN * known.length:
             return None
-        gram = self.gram.source.matrix(entry, matrix)
-        if of_loss:  # gradients have no usual length
-            gram = gram.all_usual()
+        gram = statistics_of(self.gram, tensor, matrix)
         parts = zip(gram.columns(), map(Metric.of, gram.blocks), strict=True)
         return MatrixFactor(gram, tuple(parts))
+
+
+def statistics_of(gram: Gram, tensor: Tensor, matrix: int) -> MatrixGram:
+    """The statistics by which the columns of a matrix are rounded; its tensor must have some.
+
+    Raises InvalidInput if they can't be read.
+    """
+    entry = gram.shared[tensor.name]
+    found = gram.source.matrix(entry, matrix)
+    # Gradients have no usual length.
+    return found.all_usual() if entry == curvature_entry(tensor.name) else found
 
 
 def _kept(store: "OrderedDict[tuple[str, int], _Factor]", key: tuple[str, int], made: Callable[[], _Factor]) -> _Factor:

@@ -30,7 +30,7 @@ from raq_client.compensation.gram import (
 )
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums
 from raq_client.curvature.layers import Array, Watch
-from raq_client.curvature.passes import Collection, GradientSums
+from raq_client.curvature.passes import Collection, GradientSums, label_variances
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput
@@ -182,10 +182,8 @@ class OutputSums(GradientSums):
     ) -> None:
         """Add the inputs of the output head, times the standard deviation of the labels."""
         if name in self._curvature:
-            variances = shares - shares * shares
-            if slope is not None:
-                variances *= slope * slope
-            self._count(name, self._curvature[name], inputs * np.sqrt(variances.sum(axis=1, keepdims=True)))
+            variances = label_variances(shares, slope).sum(axis=1, keepdims=True)
+            self._count(name, self._curvature[name], inputs * np.sqrt(variances))
 
     def add_lookup(
         self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]

@@ -21,7 +21,7 @@ from jaxtyping import Float32, Float64, Int32
 
 from raq_client.curvature.information import Fisher, joined
 from raq_client.curvature.layers import Array, Watch
-from raq_client.curvature.passes import Collection, GradientSums, Progress, network_for, pass_back
+from raq_client.curvature.passes import Collection, GradientSums, Progress, label_variances, network_for, pass_back
 from raq_client.engine import Engine
 from raq_client.models.model_file import ModelFile
 from raq_solver.errors import Fault, InvalidInput
@@ -67,14 +67,8 @@ class FisherSums(GradientSums):
         shares: Float32[np.ndarray, "tokens vocabulary"],
         slope: Float32[np.ndarray, "tokens vocabulary"] | None,
     ) -> None:
-        """Add the output head's squared gradients, as the exact expectation over labels.
-
-        The expectation of the squared gradient at a logit is p (1 - p); `slope` is the derivative of the logits with
-        respect to the product's outputs (None: 1).
-        """
-        spread = shares - shares * shares  # variance of each label indicator
-        if slope is not None:
-            spread *= slope * slope
+        """Add the output head's squared gradients, as the exact expectation over labels (`label_variances`)."""
+        spread = label_variances(shares, slope)
         squares = np.square(inputs)
         self._add(name, 0, squares.sum(axis=1) @ spread, spread.sum(axis=1) @ squares)
 

@@ -58,6 +58,19 @@ class GradientSums:
         """Add the gradient at the rows of the embedding."""
 
 
+def label_variances(
+    shares: Float32[np.ndarray, "tokens vocabulary"], slope: Float32[np.ndarray, "tokens vocabulary"] | None
+) -> Float32[np.ndarray, "tokens vocabulary"]:
+    """The expectation of the squared gradient at each output of the head: p (1 - p), the variance of the label.
+
+    `slope` is the derivative of the logits with respect to these outputs; None: 1.
+    """
+    found: Float32[np.ndarray, "tokens vocabulary"] = shares - shares * shares
+    if slope is not None:
+        found *= slope * slope
+    return found
+
+
 def network_for(
     model: ModelFile, engine: Engine, windows: Int32[np.ndarray, "windows context"], *, begun: bool = False
 ) -> tuple[Network, Int32[np.ndarray, "windows context"]]:

@@ -21,11 +21,12 @@ import numpy as np
 from jaxtyping import Float32
 
 import raq_native
-from raq_client.compensation.compensate import LEAST_TOKENS_PER_COLUMN, TESTED_ROWS, MatrixFactor
+from raq_client.compensation.compensate import LEAST_TOKENS_PER_COLUMN, TESTED_ROWS, MatrixFactor, statistics_of
 from raq_client.compensation.factor import Metric
-from raq_client.compensation.gram import Columns, Entry, MatrixGram, curvature_entry, output_entry
+from raq_client.compensation.gram import Columns, Entry, MatrixGram, output_entry
 from raq_client.compensation.row_feedback import RowBlock, RowFactor
 from raq_client.models.model_file import ModelFile
+from raq_client.models.quantizable import UNQUANTIZED
 from raq_client.quantizing.ahead import MOST_AT_ONCE
 from raq_client.quantizing.rounding import Rounding
 from raq_solver.quant_types import QuantType
@@ -40,7 +41,6 @@ _ROWS_ALONE: Final = 256
 """Rows of a part whose rows do not depend on each other."""
 _F32: Final = 4
 _T = TypeVar("_T")
-_FLOATS: Final = frozenset({"F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class FeedbackSeconds:
     def has(self, tensor: Tensor, wanted: QuantType) -> bool:
         """Whether feedback is tried on a tensor that gets this type."""
         known = self._gram.entry_of(tensor) is not None and self._matrices(tensor) > 0
-        return known and wanted != tensor.source_type and wanted.name not in _FLOATS
+        return known and wanted != tensor.source_type and wanted.name not in UNQUANTIZED
 
     def writing(self, types: Mapping[Tensor, Sequence[QuantType]], at_once: Callable[[Tensor], int]) -> float:
         """Seconds to make factors and blocks of tensors, each in an average one of its types.
@@ -191,11 +191,8 @@ class FeedbackSeconds:
         return self._gram.entry_of(tensor) is not None and self._matrices(tensor) > 0 and self.kind(tensor) == kind
 
     def _made(self, tensor: Tensor) -> Part:
-        entry = self._gram.shared[tensor.name]
         matrix = int(np.argmax(self._gram.tokens(tensor)))
-        gram, reading = self._timed(lambda: self._gram.source.matrix(entry, matrix))
-        if entry == curvature_entry(tensor.name):
-            gram = gram.all_usual()
+        gram, reading = self._timed(lambda: statistics_of(self._gram, tensor, matrix))
         inputs, widths = gram.blocks[0], [len(block) for block in gram.blocks]
         making = self._factor_seconds(inputs, widths)
         of_outputs, outputs = self._outputs(tensor, matrix)

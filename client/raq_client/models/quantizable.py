@@ -66,7 +66,7 @@ _FALLBACK: Final = {
     "Q6_K": "Q8_0",
 }
 _LAST_RESORT: Final = CATALOGUE["F16"]
-_UNQUANTIZED: Final = frozenset({"F32", "F16", "BF16"})
+UNQUANTIZED: Final = frozenset({"F32", "F16", "BF16"})
 _NO_FALLBACK: Final = ("Q1_0", "NVFP4")
 _NEEDS_IMPORTANCE: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 
@@ -116,7 +116,7 @@ def requantized_note(tensors: Iterable[Tensor], where: str) -> str | None:
     llama-quantize refuses them without --allow-requantize.
     """
     tensors = list(tensors)
-    found = Counter(t.source_type.name for t in tensors if t.source_type.name in CATALOGUE.keys() - _UNQUANTIZED)
+    found = Counter(t.source_type.name for t in tensors if t.source_type.name in CATALOGUE.keys() - UNQUANTIZED)
     if not found:
         return None
     types = ", ".join(f"{count} {name}" for name, count in found.most_common())

@@ -25,7 +25,7 @@ from raq_client.importance.imatrix import Importance, check_against
 from raq_client.models.file_types import file_type_of
 from raq_client.models.gguf_header import Value
 from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks, to_weights
-from raq_client.models.quantizable import is_quantizable, needs_importance
+from raq_client.models.quantizable import UNQUANTIZED, is_quantizable, needs_importance
 from raq_client.models.split import Split
 from raq_client.models.writer import Blocks, PlannedFile, Progress, WrittenModel, planned_files, write_model
 from raq_client.quantizing.ahead import rounded_ahead
@@ -48,7 +48,6 @@ IN_TURN_WINDOWS: Final = "raq.sequential.windows"
 """Metadata key of files whose blocks were rounded one after the other: the windows that passed through the model."""
 STALE: Final = ("quantize.imatrix.", "raq.")
 """Beginnings of metadata keys that tell how a file was quantized; a file made from it has its own."""
-_PLAIN: Final = ("F32", "F16", "BF16")
 _LLAMA_TEXT_BYTES: Final = 127
 """llama-quantize truncates text in its metadata to this length."""
 
@@ -243,7 +242,7 @@ def _clipped(tensor: Tensor, asked: range, chunk: int) -> Iterator[tuple[int, in
 def _copied(model: ModelFile, tensor: Tensor, asked: range) -> Iterator[UInt8[np.ndarray, "rows size"]]:
     for _, first, last in _clipped(tensor, asked, CHUNK_WEIGHTS):
         rows = model.stored(tensor, first, last)
-        if tensor.source_type.name in _PLAIN:
+        if tensor.source_type.name in UNQUANTIZED:
             bad = np.argwhere(np.isnan(to_weights(rows, tensor.source_type, tensor.row_length)))
             if bad.size:  # infinity is allowed: factors of rotary embedding may contain it
                 what = f"weight {bad[0, 1]} of row {first + bad[0, 0]} is nan; get the model file again, it is damaged"

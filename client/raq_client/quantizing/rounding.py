@@ -15,6 +15,7 @@ from raq_client.compensation.compensate import TESTED_ROWS, Compensation, Effort
 from raq_client.compensation.row_feedback import RowFactor
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
+from raq_client.models.quantizable import UNQUANTIZED
 from raq_client.quantizing.devices import CPU, Device
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
@@ -23,8 +24,6 @@ Rows = Float32[np.ndarray, "rows length"]
 Blocks = UInt8[np.ndarray, "rows size"]
 ReadRows = Callable[[Int64[np.ndarray, " places"]], Rows]
 """Returns the rows of one matrix at these places."""
-
-_PLAIN_FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +102,7 @@ class Rounding:
         """
         columns = self.columns(tensor)
         plain = MatrixRounding(self, wanted, None if columns is None else columns[matrix])
-        if self.compensation is None or wanted.name in _PLAIN_FLOATS:
+        if self.compensation is None or wanted.name in UNQUANTIZED:
             return plain
         factor = self.compensation.factor(tensor, matrix)
         if factor is None:

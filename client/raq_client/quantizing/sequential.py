@@ -32,7 +32,7 @@ from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS
 from raq_client.curvature.layers import Array, Watch
 from raq_client.curvature.network import BlockWeights, Network, Route, most_likely, unwatched
 from raq_client.curvature.shapes import shape_of
-from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile
+from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks
 from raq_client.models.writer import Blocks
 from raq_client.quantizing.refusals import refusals_named
 from raq_client.quantizing.rounding import Rounding, rows_of, sampled_rows
@@ -302,9 +302,8 @@ class _Pass:
         tested = drift.corrected(some, share)
         with refusals_named(tensor, some, (matrix * rows + places).tolist()):
             how = by.of_matrix(tensor, matrix, self.types[tensor], lambda _places: tested)
-        step = rows if by.needs_all_rows(tensor) else max(1, CHUNK_WEIGHTS // tensor.row_length)
-        for first in range(matrix * rows, (matrix + 1) * rows, step):
-            last = min(first + step, (matrix + 1) * rows)
+        chunk = tensor.weights // tensor.matrices if by.needs_all_rows(tensor) else CHUNK_WEIGHTS
+        for _, first, last in (each for each in row_chunks(tensor, chunk) if each[0] == matrix):
             weights = np.ascontiguousarray(self.model.weights(tensor, first, last))
             with refusals_named(tensor, weights, range(first, last)):
                 yield how.blocks(drift.corrected(weights, share))

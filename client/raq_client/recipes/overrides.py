@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from raq_client.models.file_types import FILE_TYPES, FileType, commonest_type
-from raq_client.models.quantizable import is_quantizable
+from raq_client.models.quantizable import UNQUANTIZED, is_quantizable
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.quant_types import QuantType, quant_type
 from raq_solver.tensors import Tensor
@@ -23,7 +23,6 @@ from raq_solver.tensors import Tensor
 _SPECIAL: Final = frozenset("^$\\.*+?()[]{}|")
 _LONGEST_WORD: Final = 60
 """Characters shown of a word that is no override: it may be a whole file of another kind."""
-_FLOATS: Final = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def pure_base(types: Mapping[Tensor, QuantType], architecture: str = "") -> File
     possible = {
         tensor: chosen
         for tensor, chosen in types.items()
-        if is_quantizable(tensor, architecture) and chosen.name not in _FLOATS and _named(chosen) is not None
+        if is_quantizable(tensor, architecture) and chosen.name not in UNQUANTIZED and _named(chosen) is not None
     }
     named = _named(commonest_type(possible)) if possible else None
     return named or FILE_TYPES["Q8_0"]

@@ -8,25 +8,21 @@ from typing import Any
 
 import pytest
 
-from raq_client import engine
-from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.compensate import Compensation
 from raq_client.compensation.gram import Gram, output_entry
-from raq_client.compensation.gram_file import write_gram
-from raq_client.engine.windows import Text, cut_windows
+from raq_client.compensation.gram_file import read_gram
 from raq_client.estimates.feedback import FeedbackSeconds, Kind, TypePace, at_once_of
 from raq_client.estimates.in_turn import in_turn_at_once, passing
 from raq_client.models.model_file import ModelFile, open_model
+from raq_client.quantizing import sequential
 from raq_client.quantizing.rounding import Rounding
 from raq_solver.quant_types import QuantType, quant_type
 from raq_solver.tensor_names import block_of
 from raq_solver.tensors import Tensor
 from support.commands import client
-from support.engine_models import TEXT
-from support.outputs import add_outputs
-from support.tiny_models import Tiny, write_tiny
+from support.in_turn import BLOCKS, WINDOWS, in_turn_project
+from support.tiny_models import CASES
 
-CONTEXT, WINDOWS, BLOCKS = 32, 8, 3
 Q4_0, Q8_0 = quant_type("Q4_0"), quant_type("Q8_0")
 PACE = TypePace(weight=3.0, step=0.5, test_weight=2.0, test_step=0.25, helps=True)
 
@@ -34,27 +30,20 @@ PACE = TypePace(weight=3.0, step=0.5, test_weight=2.0, test_step=0.25, helps=Tru
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of three blocks with Gram statistics."""
-    made = tmp_path_factory.mktemp("feedback")
-    path = write_tiny(made / "m.gguf", Tiny("llama", blocks=BLOCKS, tied=True))
-    model, texts = open_model(path), [Text("text", TEXT[:4000])]
-    with engine.load(path, context=CONTEXT, threads=1) as loaded:
-        gram = collect_gram(loaded, model, texts, windows=WINDOWS)
-        windows = cut_windows(loaded, texts, None)[0][:WINDOWS]
-        write_gram(add_outputs(gram, model, loaded, windows, memory=1 << 30), made / "m.gram")
+    made = in_turn_project(tmp_path_factory.mktemp("feedback"))
+    model = open_model(made / "small.gguf")
     (made / "types.txt").write_text("".join(f"{each.name}=Q4_0\n" for each in _of_blocks(model)))
     return made
 
 
 @pytest.fixture
 def model(folder: Path) -> ModelFile:
-    return open_model(folder / "m.gguf")
+    return open_model(folder / "small.gguf")
 
 
 @pytest.fixture
 def gram(folder: Path) -> Gram:
-    from raq_client.compensation.gram_file import read_gram
-
-    return read_gram(folder / "m.gram")
+    return read_gram(folder / "small.gram")
 
 
 @pytest.fixture
@@ -152,10 +141,27 @@ def test_passing_text_grows_with_blocks(model: ModelFile, gram: Gram) -> None:
     assert counts["blk.1.ffn_down.weight"] == 1
 
 
+def test_experts_are_passed_for_and_rounded_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = in_turn_project(tmp_path, CASES["llama, experts"])
+    model, gram = open_model(made / "small.gguf"), read_gram(made / "small.gram")
+    tensors = _of_blocks(model)
+    rounding = Rounding(compensation=Compensation(gram), threads=8, sequential=True)
+    at_once = in_turn_at_once(tensors, rounding)
+    assert {at_once(each) for each in tensors if each.matrices > 1} == {1}
+
+    def seconds() -> float:
+        ticks = iter(range(10**6))
+        return passing(model, rounding, tensors, clock=lambda: next(ticks)).seconds
+
+    together = seconds()
+    monkeypatch.setattr(sequential, "EXPERT_BYTES", 0)  # each expert needs passes of its own
+    assert seconds() > together
+
+
 @pytest.mark.parametrize("sequential", [False, True])
 def test_quantize_estimates_feedback_and_writes_nothing(folder: Path, tmp_path: Path, *, sequential: bool) -> None:
-    command = ("quantize", folder / "m.gguf", "-a", folder / "types.txt", "-o", tmp_path / "o.gguf", "--estimate")
-    options = ("--gram", folder / "m.gram", "--threads", 1, "--json", *(["--sequential"] if sequential else []))
+    command = ("quantize", folder / "small.gguf", "-a", folder / "types.txt", "-o", tmp_path / "o.gguf", "--estimate")
+    options = ("--gram", folder / "small.gram", "--threads", 1, "--json", *(["--sequential"] if sequential else []))
     said = client(*command, *options).json
     names = ["quantizing"]
     assert [each["name"] for each in said["stages"]] == (["passing text through blocks"] * sequential) + names
@@ -172,8 +178,8 @@ def test_run_estimates_the_measurement_of_feedback(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    options = ("--budget", 6, "--types", "Q8_0,Q4_0", "--gram", folder / "m.gram", "--threads", 1)
-    found = client("run", folder / "m.gguf", *options, "-o", tmp_path / "o.gguf", "--estimate", "--json")
+    options = ("--budget", 6, "--types", "Q8_0,Q4_0", "--gram", folder / "small.gram", "--threads", 1)
+    found = client("run", folder / "small.gguf", *options, "-o", tmp_path / "o.gguf", "--estimate", "--json")
     said = json.loads(found.out)
     assert [each["name"] for each in said["stages"]] == ["measuring errors", "measuring error feedback", "quantizing"]
     assert said["left_out"] == []
