@@ -16,6 +16,10 @@ constexpr int strip = groups::strip;
 constexpr int group_tiles = groups::rows / lanes;  // vectors of a column
 static_assert(groups::rows % lanes == 0);
 
+// A factor of many columns does not stay in the cache, and is read faster than the processor fetches by itself: its rows
+// are asked for this many ahead, which is the next strip of `near` rows.
+constexpr int ahead = 256;
+
 // sums[k] -= of_rows[j] * factor[j * strip + k], or +=, for every k below `strip` and j below `depth` in order. Sums and
 // `of_rows` have `tiles` vectors each: as many of them, and of the columns, are worked on together as registers hold.
 template <bool subtracted, int tiles>
@@ -30,7 +34,8 @@ RAQ_INLINE void add_products(Float* sums, const Float* of_rows, int depth, const
       for (int k = 0; k < wide; ++k)
 #pragma GCC unroll 2
         for (int t = 0; t < side; ++t) sum[k][t] = place[k * tiles + t];
-      for (int j = 0; j < depth; ++j)
+      for (int j = 0; j < depth; ++j) {
+        if (column == 0 && tile == 0) __builtin_prefetch(factor + (j + ahead) * strip, 0, 2);
 #pragma GCC unroll 8
         for (int k = 0; k < wide; ++k)
 #pragma GCC unroll 2
@@ -38,6 +43,7 @@ RAQ_INLINE void add_products(Float* sums, const Float* of_rows, int depth, const
             const Float product = of_rows[j * tiles + tile + t] * factor[j * strip + column + k];
             sum[k][t] = subtracted ? sum[k][t] - product : sum[k][t] + product;
           }
+      }
 #pragma GCC unroll 8
       for (int k = 0; k < wide; ++k)
 #pragma GCC unroll 2
