@@ -6,7 +6,7 @@ caller's own arrays are never changed, nor made read-only.
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 Kind = type[np.int64] | type[np.float64]
 """The type of an array's numbers: whole or floating-point."""
+LARGEST: Final = 2**53
+"""Largest size or count: beyond it sums leave the whole numbers that a double holds exactly."""
 
 
 def as_array(value: object, kind: Kind, where: str) -> np.ndarray:
@@ -58,11 +60,19 @@ def read_only_copies(values: Mapping[str, tuple[object, Kind]]) -> dict[str, np.
     return copies
 
 
-def whole_number(value: object, where: str, unit: str) -> int:
-    """A size or count as an `int`. Raises InvalidInput for floats and anything else: no float carries a size."""
-    if isinstance(value, Integral):
-        return int(value)
-    raise InvalidInput(Fault(where, f"{value!r} is no whole number of {unit}"))
+def whole_number(value: object, where: str, unit: str, least: int = -LARGEST) -> int:
+    """A size or count as an `int`. Raises InvalidInput as `whole_number_faults` says: no float carries a size."""
+    raise_faults([Fault(where, what) for what in whole_number_faults(value, unit, least)])
+    return int(value)  # type: ignore[call-overload,no-any-return]  # it is Integral
+
+
+def whole_number_faults(value: object, unit: str, least: int) -> list[str]:
+    """What is wrong with a size or count, which must be a whole number of `unit` from `least` to 2^53."""
+    if not isinstance(value, Integral):
+        return [f"{value!r} is no whole number of {unit}"]
+    if int(value) < least:
+        return [f"{value} {unit}; must be at least {least}"]
+    return [f"more than 2^53 {unit}; at most 2^53 are supported"] if int(value) > LARGEST else []
 
 
 def is_names(value: object) -> TypeGuard[Sequence[str]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+from raq_solver.arrays import LARGEST
 from raq_solver.errors import Fault, InvalidInput
 
 
@@ -57,7 +58,7 @@ _BYTES: Final = {
     "g": 2**30,
     "t": 2**40,
 }
-_PATTERN: Final = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*")
+_PATTERN: Final = re.compile(r"\s*(\d{1,20}(?:\.\d{0,99})?|\.\d{1,99})\s*([A-Za-z]*)\s*", re.ASCII)
 
 
 def parse_budget(text: str) -> Budget:
@@ -65,7 +66,7 @@ def parse_budget(text: str) -> Budget:
 
     A number without a unit is bits per weight. GB is 10^9 bytes; GiB is 2^30, and so is G alone, as for `ls -h` and
     Slurm. Fractions of a byte are cut off.
-    Raises InvalidInput for anything else, and for zero.
+    Raises InvalidInput for anything else, for zero, and for more than 2^53 bytes.
 
     >>> parse_budget("5.7"), parse_budget("17GB")
     (BitsPerWeight(bits=Fraction(57, 10)), TotalBytes(count=17000000000))
@@ -81,7 +82,10 @@ def parse_budget(text: str) -> Budget:
         if number > 64:
             raise InvalidInput(Fault(text, "more than 64 bits per weight; for a size write its unit, as in 17GB"))
         return BitsPerWeight(number)
-    return TotalBytes(int(number * _BYTES[unit]))
+    size = int(number * _BYTES[unit])
+    if size > LARGEST:
+        raise InvalidInput(Fault(text, "more than 2^53 bytes, the largest size; 8192TiB leaves every tensor its best"))
+    return TotalBytes(size)
 
 
 def capacity_bytes(budget: Budget, weights: int) -> int:

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from raq_solver.arrays import Kind, names_of, read_only_copies
+from raq_solver.arrays import LARGEST, Kind, names_of, read_only_copies
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 
@@ -164,10 +164,10 @@ class LossTable:
         """Totals beyond the exact range of the solver's arithmetic."""
         faults = []
         largest = sum(np.where(self.offered, self.sizes, 0).max(axis=1).tolist())
-        if largest >= 2**53:
+        if largest > LARGEST:
             faults.append(Fault("loss table", f"sizes add up to {largest:,} bytes; at most 2^53 are supported"))
         weights = sum(self.weights.tolist())
-        if weights >= 2**53:
+        if weights > LARGEST:
             faults.append(Fault("loss table", f"holds {weights:,} weights; at most 2^53 are supported"))
         if not math.isfinite(sum(np.where(self.offered, self.losses, 0.0).max(axis=1).tolist())):
             faults.append(Fault("loss table", "losses add up to more than a double can hold"))

@@ -34,10 +34,9 @@ class Problem:
     def __post_init__(self) -> None:
         if not isinstance(self.table, LossTable):
             raise InvalidInput(Fault("table", f"is a {type(self.table).__name__}; must be a LossTable"))
-        object.__setattr__(self, "capacity_bytes", whole_number(self.capacity_bytes, "capacity", "bytes"))
+        object.__setattr__(self, "capacity_bytes", whole_number(self.capacity_bytes, "capacity", "bytes", 0))
         object.__setattr__(self, "constraints", constraints_of(self.constraints))
-        faults = [Fault("capacity", f"{self.capacity_bytes} bytes; must be at least 0")]
-        faults = faults if self.capacity_bytes < 0 else []
+        faults: list[Fault] = []
         for number, constraint in enumerate(self.constraints, start=1):
             faults += constraint.faults(self.table, title(number, constraint))
         raise_faults(faults)

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from raq_solver.arrays import read_only_copies
+from raq_solver.arrays import LARGEST, read_only_copies
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
@@ -207,8 +207,8 @@ class Profile:
             shapes = ", ".join(str(array.shape) for array in arrays)
             return [Fault("profile", f"{shape[0]} tensors × {shape[1]} types, but arrays have shapes {shapes}")]
         weights = sum(tensor.weights for tensor in self.tensors)
-        if weights >= 2**53:  # sizes would leave the range of their arrays
-            return [Fault("profile", f"holds {weights:.3g} weights; at most 2^53 are supported")]
+        if weights > LARGEST:  # sizes would leave the range of their arrays
+            return [Fault("profile", "holds more than 2^53 weights; at most 2^53 are supported")]
         faults = []
         if self.levels is not None and len(self.levels.levels) != len(self.tensors):
             faults.append(Fault("profile", f"has {shape[0]} tensors, but levels of {len(self.levels.levels)}"))

@@ -10,7 +10,7 @@ from raq_proto import convert
 from raq_proto.convert.numbers import budget_to_proto
 from raq_proto.v1 import problem_pb2
 from raq_solver.budget import BitsPerWeight
-from raq_solver.constraints import ActiveBytes, AtMost, Ceiling, DistinctTypes, Floor, Monotone, Region, Tie
+from raq_solver.constraints import ActiveBytes, AtMost, Ceiling, Constraint, DistinctTypes, Floor, Monotone, Region, Tie
 from raq_solver.errors import InvalidInput
 from raq_solver.knapsack import Limits
 from raq_solver.losses import LossTable
@@ -19,6 +19,7 @@ from raq_solver.profile import Profile
 from raq_solver.quant_types import quant_type
 from raq_solver.solve import solve
 from raq_solver.tensors import Tensor
+from raq_solver.verify import verify
 
 EDGES = [sign * (2**power + step) for power in (0, 31, 32, 52, 53, 62, 63) for step in (-1, 0, 1) for sign in (1, -1)]
 INT64 = [number for number in EDGES if -(2**63) <= number < 2**63]
@@ -93,7 +94,7 @@ def test_numbers_at_the_edges_are_refused_or_solved_exactly(seed: int) -> None:
     assert 10 < solved < 240, "both ways are taken"
 
 
-@pytest.mark.parametrize("weights", [[2**63 - 1] * 3, [2**53, 0, 0], [2**52, 2**52, 1]])
+@pytest.mark.parametrize("weights", [[2**63 - 1] * 3, [2**53, 1, 0], [2**52, 2**52, 1]])
 def test_sums_of_weights_do_not_wrap_round(weights: list[int]) -> None:
     with pytest.raises(InvalidInput, match="weights; at most 2\\^53 are supported"):
         LossTable(NAMES, ("Q",), weights, [[1]] * 3, [[0.1]] * 3)
@@ -101,13 +102,19 @@ def test_sums_of_weights_do_not_wrap_round(weights: list[int]) -> None:
 
 def test_a_profile_of_impossible_shapes_is_refused() -> None:
     unknown = np.full(1, np.nan)
-    for shape in ((2**40, 2**40), (32, 2**62), (2**48, 2**5)):
-        with pytest.raises(InvalidInput, match="weights; at most 2\\^53 are supported"):
+    for shape in ((2**40, 2**40), (32, 2**62), (2**48, 2**6), (2**600, 2**600)):
+        with pytest.raises(InvalidInput, match="more than 2\\^53 weights; at most 2\\^53 are supported"):
             Profile((Tensor("a", shape, quant_type("F16")),), (quant_type("Q8_0"),), [[0.1]], [1.0], unknown, unknown)
 
 
 def test_shares_without_a_usual_denominator_are_refused() -> None:
-    primes = (2**31 - 1, 2**19 - 1, 2**17 - 1)
-    shares = tuple(Fraction(1, prime) for prime in primes)
-    with pytest.raises(InvalidInput, match="common denominator"):
-        Problem(TABLE, 200, (ActiveBytes(NAMES, shares, 10**6),))
+    for denominators in ((2**31 - 1, 2**19 - 1, 2**17 - 1), (10**400, 1, 1)):
+        shares = tuple(Fraction(1, each) for each in denominators)
+        with pytest.raises(InvalidInput, match="common denominator"):
+            Problem(TABLE, 200, (ActiveBytes(NAMES, shares, 10**6),))
+
+
+@pytest.mark.parametrize("chosen", [(), *((each,) for each in CONSTRAINTS)])
+def test_the_largest_capacity_is_solved(chosen: tuple[Constraint, ...]) -> None:
+    problem = Problem(TABLE, 2**53, chosen)
+    assert verify(problem, solve(problem)).holds

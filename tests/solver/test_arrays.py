@@ -25,6 +25,7 @@ from raq_solver import (
     Tie,
     quant_type,
     solve,
+    sweep,
 )
 from raq_solver.knapsack import Distinct, Knapsack, Linear
 from raq_solver.profile import FisherLosses
@@ -74,6 +75,12 @@ def test_lists_are_tables_profiles_and_knapsacks() -> None:
         (lambda: LossTable(("a",), ("Q",), [1], [[1]], [[0.0]], unit="bits"), "unit: 'bits' is no unit of losses"),
         (lambda: Problem("a", 1), "table: is a str; must be a LossTable"),
         (lambda: Problem(TABLE, 1.5), "capacity: 1.5 is no whole number of bytes"),
+        (lambda: Problem(TABLE, 2**53 + 1), "capacity: more than 2^53 bytes; at most 2^53 are supported"),
+        (lambda: Problem(TABLE, -1), "capacity: -1 bytes; must be at least 0"),
+        (lambda: Problem(TABLE, 1, (Region(("a",), 10**400),)), "constraint 1 (Region): more than 2^53 bytes"),
+        (lambda: Problem(TABLE, 1, (AtMost(("a",), 10**400, Fraction(4)),)), "(AtMost): more than 2^53 tensors"),
+        (lambda: list(sweep(Problem(TABLE, 1), [1.5])), "capacity: 1.5 is no whole number of bytes"),
+        (lambda: list(sweep(Problem(TABLE, 1), [-1])), "capacity: -1 bytes; must be at least 0"),
         (lambda: Problem(TABLE, "1"), "capacity: '1' is no whole number of bytes"),
         (lambda: Problem(TABLE, 300, Pin(("a",), "Q4")), "constraints: are a Pin; write a tuple of constraints"),
         (lambda: Problem(TABLE, 300, ("Q4",)), "constraint 1: is a str; must be a constraint"),
@@ -81,8 +88,8 @@ def test_lists_are_tables_profiles_and_knapsacks() -> None:
         (lambda: Problem(TABLE, 300, (Pin(("a",), 4),)), "constraint 1 (Pin): (4,) is no sequence of quant types"),
         (lambda: Problem(TABLE, 300, (Exclude(("a",), "Q4"),)), "(Exclude): 'Q4' is no sequence of quant types"),
         (lambda: Problem(TABLE, 300, (Floor(("a",), 4.5),)), "(Floor): 4.5 bits; write a Fraction"),
-        (lambda: Problem(TABLE, 300, (AtMost(("a",), 1.0, Fraction(4)),)), "1.0 tensors; must be a whole number"),
-        (lambda: Problem(TABLE, 300, (Region(("a",), None),)), "(Region): None bytes; must be a whole number"),
+        (lambda: Problem(TABLE, 300, (AtMost(("a",), 1.0, Fraction(4)),)), "1.0 is no whole number of tensors"),
+        (lambda: Problem(TABLE, 300, (Region(("a",), None),)), "(Region): None is no whole number of bytes"),
         (lambda: Problem(TABLE, 300, (ActiveBytes(("a",), (0.5,), 9),)), "shares are (0.5,); write a tuple of Fract"),
         (lambda: Problem(TABLE, 300, (Tie(("a",), "user"),)), "(Tie): source is 'user'; must be a Source"),
         (lambda: Domains(TABLE, 300), "domains: are a LossTable; write (name, LossTable) pairs"),

@@ -25,7 +25,9 @@ def test_what_is_read(text: str, budget: BitsPerWeight | TotalBytes) -> None:
     assert parse_budget(text) == budget
 
 
-@pytest.mark.parametrize("text", ["", "five", "5.7 bits", "-1", "0", "0GB", "1e9", "65", "5,7", "GiB"])
+@pytest.mark.parametrize(
+    "text", ["", "five", "5.7 bits", "-1", "0", "0GB", "1e9", "65", "5,7", "GiB", "9000TiB", "9" * 5000]
+)
 def test_what_is_not(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_budget(text)

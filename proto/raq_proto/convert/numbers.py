@@ -1,19 +1,15 @@
 """Budgets and ratios ⇄ messages, exactly, within the range of the wire's whole numbers."""
 
 from fractions import Fraction
-from typing import Final
 
 from raq_proto.v1 import problem_pb2
+from raq_solver.arrays import LARGEST
 from raq_solver.budget import BitsPerWeight, Budget, TotalBytes
 from raq_solver.errors import Fault, InvalidInput
 
-LARGEST: Final = 2**53
-"""Largest whole number that messages carry: beyond it sums leave the exact range of the solver's arithmetic, although
-the wire's type (int64) would hold them."""
-
 
 def whole(number: int, where: str) -> int:
-    """The number itself. Raises InvalidInput if it is beyond `LARGEST`."""
+    """The number itself. Raises InvalidInput if it is beyond what the solver takes, though int64 would hold it."""
     if abs(number) > LARGEST:
         raise InvalidInput(Fault(where, f"{number} is too large; at most 2^53"))
     return number

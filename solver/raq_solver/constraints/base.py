@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from enum import Enum, unique
 from fractions import Fraction
-from numbers import Integral, Rational
+from numbers import Rational
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -156,13 +156,6 @@ def bits_faults(bits: object, table: LossTable) -> list[str]:
 def weights_faults(table: LossTable) -> list[str]:
     """Faults of a table whose bits per weight are to be compared."""
     return [] if table.total_weights else ["needs the number of weights of every tensor"]
-
-
-def count_faults(count: object, least: int, unit: str) -> list[str]:
-    """Faults of a whole number of `unit`, which must be at least `least`."""
-    if not isinstance(count, Integral):
-        return [f"{count!r} {unit}; must be a whole number"]
-    return [f"{count} {unit}; must be at least {least}"] if int(count) < least else []
 
 
 def share_faults(tensors: Sequence[str], shares: object) -> list[str]:

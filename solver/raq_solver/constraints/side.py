@@ -9,12 +9,12 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Int64
 
+from raq_solver.arrays import LARGEST, whole_number_faults
 from raq_solver.constraints.base import (
     Constraint,
     Source,
     above,
     bits_faults,
-    count_faults,
     share_faults,
     weights_faults,
 )
@@ -62,7 +62,7 @@ class AtMost(SideConstraint):
 
     def own_faults(self, table: LossTable) -> list[str]:
         """Bits must be positive, weights known, the count not negative."""
-        return bits_faults(self.bits, table) + count_faults(self.count, 0, "tensors")
+        return bits_faults(self.bits, table) + whole_number_faults(self.count, "tensors", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class DistinctTypes(SideConstraint):
     def own_faults(self, table: LossTable) -> list[str]:
         """The count must be at least 1."""
         del table
-        return count_faults(self.count, 1, "quant types")
+        return whole_number_faults(self.count, "quant types", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Region(SideConstraint):
     def own_faults(self, table: LossTable) -> list[str]:
         """The capacity must not be negative."""
         del table
-        return count_faults(self.capacity_bytes, 0, "bytes")
+        return whole_number_faults(self.capacity_bytes, "bytes", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +150,16 @@ class ActiveBytes(SideConstraint):
 
     def own_faults(self, table: LossTable) -> list[str]:
         """The capacity must not be negative; shares lie between 0 and 1 and have a common denominator of usual size."""
-        faults = count_faults(self.capacity_bytes, 0, "bytes") + share_faults(self.tensors, self.shares)
+        faults = whole_number_faults(self.capacity_bytes, "bytes", 0) + share_faults(self.tensors, self.shares)
         if faults:
             return faults
-        common = lcm(*(share.denominator for share in self.shares))
         largest = max(int(np.where(table.offered, table.sizes, 0).max(axis=1).sum()), self.capacity_bytes)
-        if largest * common >= 2**53:
-            return [f"shares have the common denominator {common:.3g}; with sizes in bytes that is beyond 2^53"]
+        common = 1
+        for share in self.shares:
+            common = lcm(common, share.denominator)
+            if largest * common > LARGEST:
+                what = "shares times sizes in bytes go beyond 2^53 with their common denominator"
+                return [f"{what}; give shares of small denominators, as 8/128"]
         return []
 
 

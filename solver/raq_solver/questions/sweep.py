@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from raq_solver.allocation import Allocation
+from raq_solver.arrays import whole_number
 from raq_solver.backends.mckp import Relaxed
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.formulate import Decoder, formulate
@@ -83,7 +84,8 @@ def spaced(first: int, last: int, points: int) -> tuple[int, ...]:
 def sweep(problem: Problem, capacities: Iterable[int], limits: Limits = NO_LIMITS) -> Iterator[Point]:
     """The optimum of the problem at each capacity, in the order given; ignores the problem's own capacity.
 
-    `limits` apply to each point. Hulls and merged slopes are computed once for all points.
+    `limits` apply to each point. Hulls and merged slopes are computed once for all points. Raises InvalidInput for a
+    capacity that is no whole number from 0 to 2^53.
 
     >>> from raq_solver import LossTable
     >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
@@ -93,7 +95,7 @@ def sweep(problem: Problem, capacities: Iterable[int], limits: Limits = NO_LIMIT
     at = _general(problem, limits) if problem.has_side_constraints else _pure(problem, limits)
     before: Allocation | None = None
     for capacity in capacities:
-        point = at(capacity)
+        point = at(whole_number(capacity, "capacity", "bytes", 0))
         if point.allocation is not None:
             if before is not None:
                 point = replace(point, changes=changes_between(before, point.allocation))
