@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 import raq_native
-from raq_client.compensation.factor import Metric
-from raq_client.compensation.gram import Columns, Gram, MatrixGram, curvature_entry, output_entry
+from raq_client.compensation.column_block import ColumnBlock
+from raq_client.compensation.gram import Gram, MatrixGram, curvature_entry, output_entry
 from raq_client.compensation.row_feedback import RowBlock, RowFactor
 from raq_solver.tensors import Tensor
 
@@ -49,7 +49,7 @@ class MatrixFactor:
     """The metric of one matrix's inputs, by block of columns, and the Gram statistics it is of."""
 
     gram: MatrixGram
-    parts: tuple[tuple[Columns, Metric], ...]
+    blocks: tuple[ColumnBlock, ...]
 
     def quantize(
         self,
@@ -67,10 +67,10 @@ class MatrixFactor:
         it; codes are chosen again on the CPU. Raises ValueError as the kernels do, and what `call` does.
         """
         found = []
-        for columns, inputs in self.parts:
-            part = np.ascontiguousarray(weights[:, columns.first : columns.last])
+        for block in self.blocks:
+            part, inputs = block.ordered(weights), block.metric
             of_rows = None if outputs is None else outputs.metric
-            blocks = call(
+            fed = call(
                 raq_native.quantize_with_feedback,
                 quant_type,
                 part,
@@ -79,17 +79,16 @@ class MatrixFactor:
                 threads=threads,
                 effort=effort,
             )
-            found.append(
-                raq_native.refine_codes(
-                    quant_type,
-                    part,
-                    blocks,
-                    inputs.matrix,
-                    None if of_rows is None else of_rows.matrix,
-                    sweeps=SWEEPS,
-                    threads=threads,
-                )
+            refined = raq_native.refine_codes(
+                quant_type,
+                part,
+                fed,
+                inputs.matrix,
+                None if of_rows is None else of_rows.matrix,
+                sweeps=SWEEPS,
+                threads=threads,
             )
+            found.append(block.restored(refined))
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def gain(self, quant_type: str, weights: Rows, plain: UInt8[np.ndarray, "rows size"], *, effort: Effort) -> float:
@@ -153,8 +152,7 @@ class Compensation:
         if known.tokens[matrix] < LEAST_TOKENS_PER_COLUMN * known.length:
             return None
         gram = statistics_of(self.gram, tensor, matrix)
-        parts = zip(gram.columns(), map(Metric.of, gram.blocks), strict=True)
-        return MatrixFactor(gram, tuple(parts))
+        return MatrixFactor(gram, tuple(map(ColumnBlock.of, gram.columns(), gram.blocks)))
 
 
 def statistics_of(gram: Gram, tensor: Tensor, matrix: int) -> MatrixGram:

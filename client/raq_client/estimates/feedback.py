@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float32
 
 import raq_native
+from raq_client.compensation.column_block import ColumnBlock
 from raq_client.compensation.compensate import LEAST_TOKENS_PER_COLUMN, TESTED_ROWS, MatrixFactor, statistics_of
 from raq_client.compensation.factor import Metric
 from raq_client.compensation.gram import Columns, Entry, MatrixGram, output_entry
@@ -202,7 +203,7 @@ class FeedbackSeconds:
         columns = columns if shrunk == 1 else min(columns, -(-int(columns / shrunk) // _BLOCK) * _BLOCK)
         height = min(rows, _ROWS_ALONE) if outputs is None else max(1, int(height / shrunk))
         cut = MatrixGram((_corner(inputs, columns),), gram.tokens, np.ascontiguousarray(gram.held_out[:, :columns]))
-        factor = MatrixFactor(cut, ((Columns(0, columns), Metric.of(cut.blocks[0])),))
+        factor = MatrixFactor(cut, (ColumnBlock.of(Columns(0, columns), cut.blocks[0]),))
         of_rows = (
             None if outputs is None else RowFactor((RowBlock.of(Columns(0, height), _corner(outputs, height)),), 1)
         )
