@@ -99,6 +99,7 @@ def verify(problem: Problem, outcome: Outcome) -> Verification:
     except InvalidInput as error:
         return Verification(outcome.termination, error.faults, None, None, None)
     faults = [*problem.violations(outcome.allocation), *_ledger_faults(ledger, outcome.ledger)]
+    faults += termination_faults(outcome.termination, found=True)
     prices = (outcome.multiplier, *outcome.constraint_multipliers)
     if not all(price is not None and 0 <= price < math.inf for price in prices):
         faults.append(Fault("multiplier", f"{prices}; must be numbers of at least 0"))
@@ -108,26 +109,38 @@ def verify(problem: Problem, outcome: Outcome) -> Verification:
     return Verification(outcome.termination, tuple(faults), ledger.size, ledger.loss, bound)
 
 
+def termination_faults(claimed: Termination, *, found: bool) -> list[Fault]:
+    """The fault of an outcome that claims an allocation and has none, or the reverse."""
+    if (claimed in (Termination.OPTIMAL, Termination.FEASIBLE)) == found:
+        return []
+    return [Fault("outcome", f"{claimed.name} {'with' if found else 'without'} an allocation")]
+
+
 def _lagrangian_gap(problem: Problem, outcome: Outcome) -> float:
-    """The savings that groups of tied tensors could still make at these prices, plus the price of unused capacity."""
+    """The savings that groups of tied tensors could still make at these prices, plus the price of unused capacity.
+
+    Infinite for prices so large that nothing can be computed with them.
+    """
     table = problem.table
     chosen = problem.columns_of(outcome.unwrap()[0])
     index = np.arange(chosen.size)
     multiplier = outcome.multiplier or 0.0
     sizes = table.sizes[index, chosen]
-    saved = multiplier * (sizes[:, None] - table.sizes)
-    unused = [multiplier * (problem.capacity_bytes - int(sizes.sum()))]
-    for constraint, price in zip(problem.constraints, outcome.constraint_multipliers, strict=False):
-        for row in constraint.side_rows(table) if price > 0 else []:
-            if isinstance(row, Linear):
-                taken = row.coefficients[np.arange(row.rows.size), chosen[row.rows]]
-                saved[row.rows] += price * (taken[:, None] - row.coefficients)
-                unused.append(-price * row.excess(chosen))
-    saved += table.losses[index, chosen][:, None] - np.where(problem.allowed(), table.losses, np.inf)
-    groups = _groups(problem)
-    in_group = np.zeros((groups.max() + 1, saved.shape[1]))
-    np.add.at(in_group, groups, saved)
-    return math.fsum([*in_group.max(axis=1).tolist(), *unused])
+    with np.errstate(over="ignore", invalid="ignore"):
+        saved = multiplier * (sizes[:, None] - table.sizes)
+        unused = [multiplier * (problem.capacity_bytes - int(sizes.sum()))]
+        for constraint, price in zip(problem.constraints, outcome.constraint_multipliers, strict=False):
+            for row in constraint.side_rows(table) if price > 0 else []:
+                if isinstance(row, Linear):
+                    taken = row.coefficients[np.arange(row.rows.size), chosen[row.rows]]
+                    saved[row.rows] += price * (taken[:, None] - row.coefficients)
+                    unused.append(-price * row.excess(chosen))
+        saved += table.losses[index, chosen][:, None] - np.where(problem.allowed(), table.losses, np.inf)
+        groups = _groups(problem)
+        in_group = np.zeros((groups.max() + 1, saved.shape[1]))
+        np.add.at(in_group, groups, saved)
+    terms = [*in_group.max(axis=1).tolist(), *unused]
+    return math.fsum(terms) if math.isfinite(sum(terms)) else math.inf
 
 
 def _groups(problem: Problem) -> Int64[np.ndarray, " tensors"]:
@@ -170,9 +183,7 @@ def _verify_empty(problem: Problem, outcome: Outcome) -> Verification:
     np.add.at(sizes, group, table.sizes)
     np.logical_or.at(blocked, group, ~problem.allowed())
     least = int(np.where(blocked, np.iinfo(np.int64).max, sizes).min(axis=1).sum())
-    faults = []
-    if outcome.termination in (Termination.OPTIMAL, Termination.FEASIBLE):
-        faults.append(Fault("outcome", f"{outcome.termination.name} without an allocation"))
+    faults = termination_faults(outcome.termination, found=False)
     infeasible = outcome.termination is Termination.INFEASIBLE
     if infeasible and least <= problem.capacity_bytes and not problem.has_side_constraints:
         faults.append(Fault("outcome", f"claimed infeasible, but {least} bytes are possible"))

@@ -127,7 +127,11 @@ def test_forged_answers_are_found_out() -> None:
         ("reference", replace(found, domains=(replace(first, reference=first.reference * 2), second))),
         ("ledger", replace(found, domains=(replace(first, ledger=second.ledger), second))),
         ("own best", replace(found, domains=(replace(first, best=second.best), second))),
+        ("reference", replace(found, domains=(replace(first, reference=0.0), second))),
         ("domains", replace(found, domains=(second, first))),
+        ("domains", replace(found, domains=(first,))),
+        ("INFEASIBLE with an allocation", replace(found, termination=Termination.INFEASIBLE)),
+        ("claimed infeasible", replace(found, termination=Termination.INFEASIBLE, allocation=None, bound=None)),
     ]
     for what, outcome in forged:
         check = verify_worst_case(question, outcome)

@@ -51,6 +51,8 @@ def test_what_the_multiplier_leaves_open_is_said() -> None:
         (replace(solve(PROBLEM), allocation=Allocation({"a": "big"})), "b: has no quant type"),
         (replace(solve(PROBLEM), ledger=account(solve(PROBLEM).allocation, TABLE, 70)), "capacity 70"),
         (replace(solve(PROBLEM), allocation=None, ledger=None), "OPTIMAL without an allocation"),
+        (replace(solve(PROBLEM), termination=Termination.INFEASIBLE), "INFEASIBLE with an allocation"),
+        (replace(solve(PROBLEM), termination=Termination.NO_SOLUTION_FOUND), "NO_SOLUTION_FOUND with an allocation"),
         (solve(replace(PROBLEM, capacity_bytes=1)), "30 bytes are possible"),
     ],
 )
@@ -58,6 +60,15 @@ def test_tampering_is_found(tampered: Outcome, said: str) -> None:
     checked = verify(PROBLEM, tampered)
     assert not checked.holds
     assert said in str(checked)
+
+
+@pytest.mark.parametrize("price", [1e300, 1e307, 1.7e308])
+@pytest.mark.parametrize("capacity", [50, 49, 10])
+def test_a_price_too_large_to_compute_with_proves_nothing(price: float, capacity: int) -> None:
+    dear = replace(solve(PROBLEM), multiplier=price)
+    checked = verify(replace(PROBLEM, capacity_bytes=capacity), dear)
+    assert checked.certified_bound <= 4.0 or capacity == 10
+    assert not checked.proven_by_certificate
 
 
 def test_a_forged_ledger_is_found() -> None:

@@ -13,7 +13,7 @@ from raq_solver.errors import Fault, InvalidInput
 from raq_solver.knapsack import Termination
 from raq_solver.outcome import Outcome
 from raq_solver.questions.worst_case import Domains, WorstCase, WorstCaseMeasure
-from raq_solver.verify import Verification, verify
+from raq_solver.verify import Verification, termination_faults, verify
 
 _ROUNDING = 1e-9
 
@@ -31,12 +31,18 @@ def verify_worst_case(question: Domains, outcome: WorstCase) -> Verification:
     >>> verify_worst_case(question, solve_worst_case(question)).holds
     True
     """
+    names, given = [name for name, _ in question.tables], [each.name for each in outcome.domains]
+    if given != names:
+        fault = Fault("domains", f"the outcome is of {', '.join(given) or 'none'}, the question of {', '.join(names)}")
+        return Verification(outcome.termination, (fault,), None, None, None)
     faults = _own_faults(question, outcome)
-    if outcome.allocation is None:
-        if outcome.termination in (Termination.OPTIMAL, Termination.FEASIBLE):
-            faults.append(Fault("outcome", f"{outcome.termination.name} without an allocation"))
+    faults += termination_faults(outcome.termination, found=outcome.allocation is not None)
+    fitting = [each.name for each in outcome.domains if each.best.allocation is not None]
+    if outcome.termination is Termination.INFEASIBLE and fitting:
+        faults.append(Fault("outcome", f"claimed infeasible, but the best of {fitting[0]} alone fits"))
+    if outcome.allocation is None or faults:
         return Verification(outcome.termination, tuple(faults), None, None, None)
-    faults += _weight_faults(outcome)
+    faults = _weight_faults(outcome)
     losses = []
     for (name, table), domain in zip(question.tables, outcome.domains, strict=True):
         try:
@@ -55,11 +61,7 @@ def verify_worst_case(question: Domains, outcome: WorstCase) -> Verification:
 
 def _own_faults(question: Domains, outcome: WorstCase) -> list[Fault]:
     """Faults of the domains' own optima and of their references."""
-    names = [name for name, _ in question.tables]
-    if [each.name for each in outcome.domains] != names:
-        return [Fault("domains", f"the outcome is of {', '.join(each.name for each in outcome.domains) or 'none'}")]
-    faults = []
-    least = []
+    faults, least = [], []
     for problem, domain in zip(question.problems(), outcome.domains, strict=True):
         own = verify(problem, domain.best)
         faults += [Fault(f"{domain.name}: own best: {fault.where}", fault.what) for fault in own.faults]
