@@ -203,6 +203,10 @@ def test_gram_statistics_come_from_the_same_passes(
     found = read_gram(gram)
     assert not found.unfinished
     assert {found.entries[output_entry(name)].windows for name in found.outputs} == {10}
+    uninterrupted = _collected(tiny, data, *arguments, "-o", tmp_path / "j.gguf", "--gram", tmp_path / "j.gram")
+    assert uninterrupted.code == 0
+    assert (tmp_path / "j.gram").read_bytes() == gram.read_bytes()
+    assert (tmp_path / "j.gguf").read_bytes() == out.read_bytes()
     few = _collected(tiny, data, "--windows", 10, "--fisher", 4, "-o", tmp_path / "few.gguf", "--gram", gram, "--force")
     assert few.code == 2
     assert "--fisher: 4 windows are too few for --gram" in few.err

@@ -23,7 +23,7 @@ from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from raq_client.cli.collect_gram import Gathering, GramOptions
     from raq_client.engine import Engine
@@ -132,8 +132,8 @@ def collect(
     other commands rounds tensors with them (docs/compensation.md).
 
     Chats, reasoning and tool calls included, are tokenized with special tokens, as the runtime does; so is a text of
-    `imatrix render` with --parse-special. The state is saved every 50 windows to OUTPUT.partial.gguf. An output that
-    ends in .dat has the older format.
+    `imatrix render` with --parse-special. The state is saved every 50 windows, and on an interrupt, to
+    OUTPUT.partial.gguf and GRAM.partial.gram. An output that ends in .dat has the older format.
 
     Examples:
 
@@ -169,14 +169,17 @@ def collect(
     marks = _marks(path, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
     resume = _resumed(partial, marks)
     save = functools.partial(_save, partial, marks)
-    with _kept_when_ended(partial), opened as loaded:
+    with _kept_when_ended(partials), opened as loaded:
         counting = Counting(loaded, texts, windows, output_head, sums.value, resume, save)
         gathering = None if gram is None else Gathering(loaded, texts, gram, asked)
         found = _with_fisher(_counted(counting, gathering), resume, loaded, texts, asked, save, gathering)
         if gathering is not None:
             gathering.write(force=force)
-    write_importance(found, output, force=force)
-    partial.unlink(missing_ok=True)
+        write_importance(found, output, force=force)
+        # Only now: what comes between is lost no more than what comes before.
+        partial.unlink(missing_ok=True)
+        if gathering is not None:
+            gathering.remove_state()
     _show(found, output, as_json=as_json)
 
 
@@ -221,13 +224,15 @@ def _own_texts() -> "list[Text]":
 
 
 @contextmanager
-def _kept_when_ended(partial: Path) -> Iterator[None]:
+def _kept_when_ended(partials: "Mapping[str, Path | None]") -> Iterator[None]:
     """Say how to go on where Ctrl-C or another signal ends the block."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        if partial.exists():
-            say(f"{partial} holds what was counted; run the same command again to go on from there")
+        there = [str(path) for path in partials.values() if path is not None and path.exists()]
+        if there:
+            holds = "holds" if len(there) == 1 else "hold"
+            say(f"{' and '.join(there)} {holds} what was counted; run the same command again to go on from there")
         raise
 
 
@@ -295,7 +300,8 @@ def _with_fisher(
     from raq_client.importance.collect_fisher import add_fisher
     from raq_client.models.model_file import open_model
 
-    if resume is not None:
+    # Of more windows than the interrupted run had, others are passed back.
+    if resume is not None and resume.chunk_count == found.chunk_count:
         found = replace(found, fisher=resume.fisher, fisher_windows=resume.fisher_windows, windows=resume.windows)
     save(found)  # all that was counted, should this be interrupted
     beside = () if gathering is None else gathering.outputs()

@@ -5,7 +5,7 @@ They need no passes of their own: inputs are summed while importance is counted,
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from raq_client.cli.console import say
@@ -67,7 +67,7 @@ class Gathering:
                 raise InvalidInput(Fault(str(self._partial), "is no state of an interrupted run; remove it"))
             say(f"going on from {self._partial}")
         with progress_bar("collecting") as report:
-            found = collect_gram(
+            self._inputs = collect_gram(
                 self._engine,
                 self._model,
                 self._texts,
@@ -78,8 +78,6 @@ class Gathering:
                 progress=report,
                 beside=counting,
             )
-        # All that was counted, should this be interrupted; from now on it is read from the file that this writes.
-        self._inputs = replace(found, source=self._save(replace(found, unfinished=True)).source)
 
     def outputs(self) -> Sequence[Collection]:
         """What is to be collected of outputs in the passes back; nothing, with a note, where it can't be had."""
@@ -103,10 +101,13 @@ class Gathering:
             say(f"note: no statistics of outputs, errors are fed forward between columns only: {fault}")
 
     def write(self, *, force: bool) -> None:
-        """Write what was collected; the state of an interrupted run is removed."""
-        found = self._inputs if self._outputs is None else self._outputs.gram
-        assert found is not None, "inputs are summed first"
+        """Write what was collected; outputs that an interrupted run began, and this one does not want, are left out."""
+        assert self._inputs is not None, "inputs are summed first"
+        found = without_outputs(self._inputs) if self._outputs is None else self._outputs.gram
         write_gram(found, self._output, force=force)
+
+    def remove_state(self) -> None:
+        """Remove the state that an interrupted run would go on from."""
         self._partial.unlink(missing_ok=True)
 
     def _save(self, gram: Gram) -> Gram:

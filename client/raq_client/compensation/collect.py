@@ -8,23 +8,14 @@ Memory is bounded: entries are summed in groups that fit, each in a run of its o
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64
 
-from raq_client.compensation.gram import (
-    Entry,
-    Gram,
-    InMemory,
-    MatrixGram,
-    column_blocks,
-    curvature_entry,
-    output_entry,
-    spread,
-)
-from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums
+from raq_client.compensation.gram import Gram, InMemory, column_blocks, spread
+from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, SumsSource, entry_of
 from raq_client.engine import Engine, NotFiniteError, Product
 from raq_client.engine.interrupts import deferred_interrupts
 from raq_client.engine.windows import Progress, Text
@@ -32,7 +23,6 @@ from raq_client.importance.collect import LEAST_TOKENS, SAVE_EVERY, Counting, al
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput
-from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING
 
 DEFAULT_MEMORY: Final = 4 << 30
 """Default bound on the memory of the sums, bytes."""
@@ -64,9 +54,9 @@ def collect_gram(
     `beside` is importance on the same windows, counted in the same passes where it can be: what it then lacks, its
     `finish` counts.
 
-    `memory` bounds the bytes of the sums; the entry of one tensor is always summed at once. Every 50 windows `save` is
-    called with the state so far, and returns it as it was stored, so that it need not be kept in memory; passing it as
-    `resume` with the same texts continues from there.
+    `memory` bounds the bytes of the sums; the entry of one tensor is always summed at once. Every 50 windows, and on an
+    interrupt, `save` is called with the state so far, which it reads from the sums as they are then, and returns it as
+    it was stored; passing that as `resume` with the same texts continues from there, to the same bits.
 
     Raises InvalidInput if there is no text or one is shorter than two windows, if the context is too short, or if
     an input is not finite.
@@ -79,12 +69,11 @@ def collect_gram(
     shared, shapes = _found_inputs(engine, cut[:1], names)
     if not shared:
         raise InvalidInput(Fault(str(model.path), "libllama multiplies none of its tensors; is it a language model?"))
-    named = tuple(text.name for text in texts)
     empty = Gram(
         {},
-        {},
+        shared,
         InMemory({}),
-        named,
+        tuple(text.name for text in texts),
         len(cut),
         engine.context,
         model.fingerprint(),
@@ -93,13 +82,7 @@ def collect_gram(
     )
     if resume is not None and not _continues(resume, empty):
         raise InvalidInput(Fault(resume.where, "was begun with another model, other texts or windows; remove it"))
-    try:
-        found = _Run(engine, cut, empty, beside).collect(_grouped(shapes, memory, resume), resume, save, progress)
-    except (KeyboardInterrupt, SystemExit):
-        if beside is not None:
-            beside.keep()
-        raise
-    return replace(found, shared=shared)
+    return _Run(engine, cut, beside, save, empty).collect(_grouped(shapes, memory, resume), resume, progress)
 
 
 def _continues(resume: Gram, empty: Gram) -> bool:
@@ -108,12 +91,6 @@ def _continues(resume: Gram, empty: Gram) -> bool:
     if of[0] != of[1] or resume.sequences is None or empty.sequences is None:
         return False
     return np.array_equal(resume.sequences, empty.sequences)
-
-
-def _with(state: Gram, now: Mapping[str, Sequence[MatrixGram]], windows: int) -> Gram:
-    """The statistics with the entries of a group, counted in `windows` windows."""
-    more = {name: Entry.of(parts, windows) for name, parts in now.items()}
-    return replace(state, entries={**state.entries, **more}, source=InMemory(now, state.source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +135,13 @@ def _found_inputs(
 
 def _grouped(shapes: Mapping[str, _Shape], memory: int, resume: Gram | None) -> list[dict[str, _Shape]]:
     """The entries still to be summed, in groups that fit; those begun before an interruption come first, together."""
-    begun: dict[str, _Shape] = {}
-    left = dict(shapes)
-    if resume is not None:
-        for name, entry in resume.entries.items():
-            shape = left.pop(name, None)
-            if shape is not None and entry.windows < resume.windows:
-                begun[name] = shape
-    groups: list[dict[str, _Shape]] = [begun] if begun else []
+    known = {} if resume is None else resume.entries
+    begun = {name: shape for name, shape in shapes.items() if resume is not None and name in resume.growing}
+    groups = [begun] if begun else []
     used = memory
-    for name, shape in left.items():
+    for name, shape in shapes.items():
+        if name in known:
+            continue
         if used + shape.bytes > memory:
             groups.append({})
             used = 0
@@ -176,103 +150,130 @@ def _grouped(shapes: Mapping[str, _Shape], memory: int, resume: Gram | None) -> 
     return groups
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
+class _Group:
+    """The sums of some entries, which grow together over all windows, and the number of windows `done`."""
+
+    shapes: Mapping[str, _Shape]
+    sums: Mapping[str, Sequence[Sums]]
+    done: int
+    kept: int
+    """Inputs that are held out in one window."""
+    stored: int = field(init=False)
+    """Windows that are counted in the state that was saved last."""
+
+    def __post_init__(self) -> None:
+        self.stored = self.done
+
+    @classmethod
+    def begun(cls, shapes: Mapping[str, _Shape], resume: Gram | None, windows: int) -> Self:
+        """Sums over no windows, or those of a state that has them."""
+        kept = -(-HELD_OUT_INPUTS // len(range(HELD_OUT_EVERY - 1, windows, HELD_OUT_EVERY)))
+        if resume is None or not resume.growing >= shapes.keys():
+            sums = {
+                name: [Sums.empty(column_blocks(shape.length)) for _ in range(shape.matrices)]
+                for name, shape in shapes.items()
+            }
+            return cls(shapes, sums, 0, kept)
+        sums = {
+            name: [Sums.going_on(resume.source.matrix(name, index)) for index in range(shape.matrices)]
+            for name, shape in shapes.items()
+        }
+        return cls(shapes, sums, resume.entries[next(iter(shapes))].windows, kept)
+
+    def visit(self, product: Product) -> None:
+        """Count the inputs of a product in the window `done`, or hold some of them out."""
+        held_out = self.done % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+        for matrix, inputs in rows_by_matrix(_scaled(product, self.shapes[product.name].typical)):
+            if held_out:
+                self.sums[product.name][matrix].hold_out(_sample(inputs, self.kept))
+            else:
+                self.sums[product.name][matrix].add(inputs)
+
+    def added_to(self, state: Gram) -> Gram:
+        """The statistics with the entries of the group; until it has seen all windows they are growing."""
+        entries = {name: entry_of(parts, self.done) for name, parts in self.sums.items()}
+        growing = frozenset(self.sums) if self.done < state.windows else frozenset()
+        source = SumsSource(self.sums, state.source, growing=bool(growing))
+        return replace(state, entries={**state.entries, **entries}, source=source, growing=state.growing | growing)
+
+
+@dataclass(eq=False)
 class _Run:
-    """A collection: the model, the windows, the empty statistics to fill, and the importance counted beside them."""
+    """A collection: the model, the windows, the importance counted beside them, what saves the state, and the state."""
 
     engine: Engine
     windows: Int32[np.ndarray, "windows context"]
-    empty: Gram
     beside: Counting | None
+    save: Callable[[Gram], Gram] | None
+    state: Gram
 
-    def collect(
-        self,
-        groups: Sequence[Mapping[str, _Shape]],
-        resume: Gram | None,
-        save: Callable[[Gram], Gram] | None,
-        progress: Progress | None,
-    ) -> Gram:
-        state = self.empty
+    def collect(self, groups: Sequence[Mapping[str, _Shape]], resume: Gram | None, progress: Progress | None) -> Gram:
+        """Sum one group after the other; the state is saved now and then, and on an interrupt."""
         if resume is not None:
-            outputs = {output_entry(name) for name in resume.outputs} | set(
-                map(curvature_entry, (TOKEN_EMBEDDING, OUTPUT))
-            )
-            kept = {n: e for n, e in resume.entries.items() if n in outputs or e.windows == resume.windows}
-            state = replace(state, entries=kept, source=resume.source, outputs=resume.outputs)
-        for number, group in enumerate(groups):
-            begun = resume if number == 0 and resume is not None and set(group) <= set(resume.entries) else None
-            for done, found in self._group(group, begun):
-                if progress is not None:
-                    progress(number * len(self.windows) + done, len(groups) * len(self.windows))
-                finished = done == len(self.windows)
-                if finished or (save is not None and done % SAVE_EVERY == 0):
-                    now = _with(state, found(), done)
-                    stored = now if save is None else save(now)
-                    # The file that `state` was read from has been replaced: from now on it is read from the new one.
-                    state = stored if finished else replace(state, source=stored.source)
-        return replace(state, unfinished=False)
+            begun = frozenset(groups[0] if groups else ()) & resume.growing
+            kept = {name: entry for name, entry in resume.entries.items() if name not in begun}
+            self.state = replace(resume, entries=kept, shared=self.state.shared, growing=resume.growing - begun)
+        group: _Group | None = None
+        total = len(self.windows)
+        try:
+            for number, shapes in enumerate(groups):
+                group = _Group.begun(shapes, resume, total)
+                for done in self._passed(group):
+                    if progress is not None:
+                        progress(number * total + done, len(groups) * total)
+                    if done == total or (self.save is not None and done % SAVE_EVERY == 0):
+                        self._store(group)
+        except (KeyboardInterrupt, SystemExit):
+            if self.beside is not None:
+                self.beside.keep()
+            if group is not None and self.save is not None and group.stored < group.done:
+                self._store(group)
+            raise
+        return replace(self.state, unfinished=False)
 
-    def _group(
-        self, group: Mapping[str, _Shape], begun: Gram | None
-    ) -> Iterator[tuple[int, Callable[[], dict[str, list[MatrixGram]]]]]:
-        """Sum a group over all windows; yields the number of windows done, and a function for the means so far."""
-        sums = {
-            name: [
-                Sums.empty(column_blocks(shape.length)) if begun is None else Sums.of(begun.source.matrix(name, index))
-                for index in range(shape.matrices)
-            ]
-            for name, shape in group.items()
-        }
-        first = 0 if begun is None else begun.entries[next(iter(group))].windows
-        held_out = len(range(HELD_OUT_EVERY - 1, len(self.windows), HELD_OUT_EVERY))
-        at = first
+    def _store(self, group: _Group) -> None:
+        """Save the statistics with what is summed of a group; they keep those of a whole group."""
+        found = group.added_to(self.state)
+        # Once it is written, what the state was read from has been replaced: no interrupt may come between.
+        with deferred_interrupts():
+            if self.save is not None:
+                found = self.save(found)
+            whole = group.done == len(self.windows)
+            self.state = found if whole else replace(self.state, source=found.source)
+            group.stored = group.done
 
-        def visit(product: Product) -> None:
-            if not np.isfinite(product.inputs).all():
-                what = f"what {product.name} is multiplied with is not finite"
-                raise NotFiniteError(Fault(str(self.engine.path), what))
-            for matrix, inputs in rows_by_matrix(_scaled(product, group[product.name].typical)):
-                if at % HELD_OUT_EVERY == HELD_OUT_EVERY - 1:
-                    sums[product.name][matrix].hold_out(_sample(inputs, -(-HELD_OUT_INPUTS // held_out)))
-                else:
-                    sums[product.name][matrix].add(inputs)
-
-        def found() -> dict[str, list[MatrixGram]]:
-            return {name: [each.found() for each in parts] for name, parts in sums.items()}
-
-        for at in self._passed(first, group, visit):
-            yield at, found
-
-    def _passed(self, first: int, group: Collection[str], visit: Callable[[Product], None]) -> Iterator[int]:
-        """Run the windows from `first` on, visit the products of these weights, and count importance if it can be here.
+    def _passed(self, group: _Group) -> Iterator[int]:
+        """Run the windows that are left, visit the products of the group, and count importance if it can be here.
 
         Yields the number of windows done.
         """
-        beside = self.beside
-        if beside is None or not first <= beside.done < len(self.windows):
-            for done in self.engine.observe_products(self.windows[first:], group.__contains__, visit, LEAST_TOKENS):
-                yield first + done
-            return
-        counting, at = beside, first
+        first, counting = group.done, self.beside
+        if counting is not None and not first <= counting.done < len(self.windows):
+            counting = None
 
         def wanted(name: str) -> bool:
-            return name in group or counting.wanted(name)
+            return name in group.shapes or (counting is not None and counting.wanted(name))
 
-        def visit_both(product: Product) -> None:
-            if at == counting.done and counting.wanted(product.name):
+        def visit(product: Product) -> None:
+            if counting is not None and group.done == counting.done and counting.wanted(product.name):
                 counting.visit(product)
-            if product.name in group:
-                visit(product)
+            if product.name in group.shapes:
+                if not np.isfinite(product.inputs).all():
+                    what = f"what {product.name} is multiplied with is not finite"
+                    raise NotFiniteError(Fault(str(self.engine.path), what))
+                group.visit(product)
 
-        steps = self.engine.observe_products(self.windows[first:], wanted, visit_both, LEAST_TOKENS)
+        steps = self.engine.observe_products(self.windows[first:], wanted, visit, LEAST_TOKENS)
         for _ in self.windows[first:]:
             with deferred_interrupts():  # a window is counted whole or not at all
                 next(steps)
-                at += 1
-                counting.done = max(counting.done, at)
-            if at == counting.done:
+                group.done += 1
+                if counting is not None:
+                    counting.reached(group.done)
+            if counting is not None:
                 counting.keep_now_and_then()
-            yield at
+            yield group.done
         next(steps, None)  # frees its context
 
 

@@ -5,7 +5,6 @@ cost most, and have the most columns to go to. Columns of one block of a quant t
 """
 
 from dataclasses import dataclass
-from math import gcd
 from typing import Final, Self
 
 import numpy as np
@@ -18,26 +17,33 @@ _LARGEST_BLOCK: Final = 256
 """Weights of the largest block of a quant type; all blocks are divisors of it."""
 
 
+def run_of(length: int, block: int) -> int:
+    """How many columns of a row of `length` stay together for a type with blocks of `block` weights.
+
+    The shorter the better, but an order has a factor of its own. So where all types fit, one order serves all.
+
+    >>> run_of(576, 32), run_of(576, 64), run_of(1536, 32)
+    (32, 64, 256)
+    """
+    return block if length % _LARGEST_BLOCK else _LARGEST_BLOCK
+
+
 @dataclass(frozen=True, eq=False)
 class ColumnBlock:
-    """Columns of a matrix: their runs in the order of rounding, and the metric in this order.
-
-    A run is as long as can be without dividing a block of any type that fits the columns.
-    """
+    """Columns of a matrix: their runs in the order of rounding, and the metric in this order."""
 
     columns: Columns
     runs: Int64[np.ndarray, " runs"]
     metric: Metric
 
     @classmethod
-    def of(cls, columns: Columns, gram: Float32[np.ndarray, "length length"]) -> Self:
-        """The block of columns with these statistics of inputs.
+    def of(cls, columns: Columns, gram: Float32[np.ndarray, "length length"], run: int) -> Self:
+        """The block of columns with these statistics of inputs, in runs of `run` columns, which divides their number.
 
         >>> gram = np.diag([1.0] * 64 + [9.0] * 32).astype(np.float32)
-        >>> ColumnBlock.of(Columns(0, 96), gram).runs.tolist()
+        >>> ColumnBlock.of(Columns(0, 96), gram, 32).runs.tolist()
         [2, 0, 1]
         """
-        run = gcd(len(gram), _LARGEST_BLOCK)
         runs = np.argsort(-np.diagonal(gram).reshape(-1, run).mean(axis=1), kind="stable")
         places = _places(runs, run)
         return cls(columns, runs, Metric.of(np.ascontiguousarray(gram[np.ix_(places, places)])))

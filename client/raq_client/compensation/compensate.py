@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 import raq_native
-from raq_client.compensation.column_block import ColumnBlock
+from raq_client.compensation.column_block import ColumnBlock, run_of
 from raq_client.compensation.gram import Gram, MatrixGram, curvature_entry, output_entry
 from raq_client.compensation.row_feedback import RowBlock, RowFactor
+from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
 LEAST_TOKENS_PER_COLUMN: Final = 0.25
@@ -37,6 +38,7 @@ Rows = Float32[np.ndarray, "rows length"]
 Effort = Literal["fast", "best"]
 Call = Callable[..., UInt8[np.ndarray, "rows size"]]
 """Calls a function of raq_native with the arguments that follow it, on some device."""
+_Key = TypeVar("_Key")
 _Factor = TypeVar("_Factor")
 
 
@@ -118,19 +120,20 @@ class Compensation:
 
     gram: Gram
     _making: threading.Lock = field(default_factory=threading.Lock)
-    _kept: "OrderedDict[tuple[str, int], MatrixFactor | None]" = field(default_factory=OrderedDict)
+    _kept: "OrderedDict[tuple[str, int, int], MatrixFactor | None]" = field(default_factory=OrderedDict)
     _rows_kept: "OrderedDict[tuple[str, int], RowFactor | None]" = field(default_factory=OrderedDict)
 
-    def factor(self, tensor: Tensor, matrix: int) -> MatrixFactor | None:
-        """The factor for a matrix; None if its statistics are missing or of too few tokens.
+    def factor(self, tensor: Tensor, matrix: int, wanted: QuantType) -> MatrixFactor | None:
+        """The factor to round a matrix to a type; None if its statistics are missing or of too few tokens.
 
         Raises InvalidInput if they can't be read.
         """
         entry = self.gram.entry_of(tensor)
         if entry is None:
             return None
+        run = run_of(tensor.row_length, wanted.weights_per_block)
         with self._making:
-            return _kept(self._kept, (entry, matrix), lambda: self._made(tensor, entry, matrix))
+            return _kept(self._kept, (entry, matrix, run), lambda: self._made(tensor, entry, matrix, run))
 
     def rows(self, tensor: Tensor, matrix: int) -> RowFactor | None:
         """The factor of a matrix's outputs; None without statistics, with few tokens or where it does not help.
@@ -147,12 +150,13 @@ class Compensation:
                 lambda: RowFactor.of(self.gram.source.matrix(entry, matrix), LEAST_TOKENS_PER_COLUMN),
             )
 
-    def _made(self, tensor: Tensor, entry: str, matrix: int) -> MatrixFactor | None:
+    def _made(self, tensor: Tensor, entry: str, matrix: int, run: int) -> MatrixFactor | None:
         known = self.gram.entries[entry]
         if known.tokens[matrix] < LEAST_TOKENS_PER_COLUMN * known.length:
             return None
         gram = statistics_of(self.gram, tensor, matrix)
-        return MatrixFactor(gram, tuple(map(ColumnBlock.of, gram.columns(), gram.blocks)))
+        parts = zip(gram.columns(), gram.blocks, strict=True)
+        return MatrixFactor(gram, tuple(ColumnBlock.of(columns, block, run) for columns, block in parts))
 
 
 def statistics_of(gram: Gram, tensor: Tensor, matrix: int) -> MatrixGram:
@@ -166,7 +170,7 @@ def statistics_of(gram: Gram, tensor: Tensor, matrix: int) -> MatrixGram:
     return found.all_usual() if entry == curvature_entry(tensor.name) else found
 
 
-def _kept(store: "OrderedDict[tuple[str, int], _Factor]", key: tuple[str, int], made: Callable[[], _Factor]) -> _Factor:
+def _kept(store: "OrderedDict[_Key, _Factor]", key: _Key, made: Callable[[], _Factor]) -> _Factor:
     """The value of a key, made if it is not among the last ones."""
     if key not in store:
         while len(store) >= _FACTORS_KEPT:

@@ -213,8 +213,9 @@ class Gram:
     tensors in `outputs` have entries of outputs too. `texts` are the names of the calibration texts, in `windows`
     windows of `context` tokens; `model` is the fingerprint of the model that ran. `sequences` are the tokens of these
     windows, on which blocks can be rounded one after the other; None in files that have none. The state of an
-    interrupted collection is `unfinished`; `known_digest` is the digest that was stored. Raises InvalidInput if an
-    entry is missing.
+    interrupted collection is `unfinished`: its matrices of the entries that are `growing` are sums, no means, so that
+    it goes on with the same bits. `known_digest` is the digest that was stored. Raises InvalidInput if an entry is
+    missing.
     """
 
     entries: Mapping[str, Entry]
@@ -229,12 +230,13 @@ class Gram:
     unfinished: bool = False
     known_digest: str = ""
     sequences: Int32[np.ndarray, "windows context"] | None = None
+    growing: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", MappingProxyType(dict(sorted(self.entries.items()))))
         object.__setattr__(self, "shared", MappingProxyType(dict(sorted(self.shared.items()))))
         needed = [*self.shared.items(), *((name, output_entry(name)) for name in sorted(self.outputs))]
-        lost = [name for name, entry in needed if entry not in self.entries]
+        lost = [name for name, entry in needed if entry not in self.entries and not self.unfinished]
         raise_faults([Fault(name, f"has no statistics in {self.where}: the file is damaged") for name in lost])
 
     def entry_of(self, tensor: Tensor) -> str | None:
@@ -311,88 +313,3 @@ class InMemory:
         if entry not in self.matrices and self.others is not None:
             return self.others.matrix(entry, index)
         return self.matrices[entry][index]
-
-
-def merge_grams(parts: Sequence[tuple[Gram, float | None]]) -> Gram:
-    """The statistics of several texts together, by weight; with None, each counts by its number of tokens.
-
-    Matrices are computed when they are read. Raises InvalidInput if they are of different models or shapes, or if a
-    weight is not above 0.
-    """
-    assert parts, "nothing to merge"
-    first = parts[0][0]
-    faults = [Fault(gram.where, f"weight {weight}; must be above 0") for gram, weight in parts if _is_no_weight(weight)]
-    if len({weight is None for _, weight in parts}) > 1:
-        faults.append(Fault("Gram statistics", "some have weights and some not; give all of them FILE:WEIGHT, or none"))
-    for gram, _ in parts:
-        gram.require_finished()
-        if gram.model != first.model:
-            faults.append(Fault(gram.where, f"is of another model than {first.where}"))
-        elif (_widths(gram), dict(gram.shared)) != (_widths(first), dict(first.shared)):
-            what = f"has statistics of other outputs or products than {first.where}; collect both with the same options"
-            faults.append(Fault(gram.where, what))
-    raise_faults(faults)
-    entries = {name: _added([gram.entries[name] for gram, _ in parts]) for name in first.entries}
-    windows = sum(gram.windows for gram, _ in parts)
-    texts = tuple(dict.fromkeys(text for gram, _ in parts for text in gram.texts))
-    where = " + ".join(gram.where for gram, _ in parts)
-    return Gram(
-        entries,
-        first.shared,
-        _Merged(tuple(parts)),
-        texts,
-        windows,
-        first.context,
-        first.model,
-        where,
-        first.outputs,
-        sequences=_joined_sequences(parts),
-    )
-
-
-def _joined_sequences(parts: Sequence[tuple[Gram, float | None]]) -> Int32[np.ndarray, "windows context"] | None:
-    """Sequences of all parts, in number as their weights say and spread over the whole; None if a part has none."""
-    known = [(gram.sequences, weight) for gram, weight in parts if gram.sequences is not None]
-    if len(known) < len(parts) or len({each.shape[1] for each, _ in known}) > 1:
-        return None
-    shares = [len(each) if weight is None else weight for each, weight in known]
-    most = min(len(each) / share for (each, _), share in zip(known, shares, strict=True))
-    counts = [max(1, int(most * share)) for share in shares]
-    return interleaved([spread(each, count) for (each, _), count in zip(known, counts, strict=True)])
-
-
-def _widths(gram: Gram) -> dict[str, int]:
-    """The widths of the blocks of outputs."""
-    return {name: gram.entries[output_entry(name)].widest for name in gram.outputs}
-
-
-def _added(entries: Sequence[Entry]) -> Entry:
-    """What is known of several entries together."""
-    tokens, held_out = (np.sum([getattr(entry, key) for entry in entries], axis=0) for key in ("tokens", "held_out"))
-    windows = sum(entry.windows for entry in entries)
-    return Entry(entries[0].length, tokens, windows, held_out, entries[0].widest)
-
-
-def _is_no_weight(weight: float | None) -> bool:
-    return weight is not None and not 0 < weight < np.inf
-
-
-@dataclass(frozen=True, eq=False)
-class _Merged:
-    """Several sources as one."""
-
-    parts: tuple[tuple[Gram, float | None], ...]
-
-    def matrix(self, entry: str, index: int) -> MatrixGram:
-        """The weighted mean of a matrix over the parts that saw inputs of it, with held-out inputs of all of them."""
-        found = [(gram.source.matrix(entry, index), weight) for gram, weight in self.parts]
-        weights = [(matrix.tokens if weight is None else weight) * (matrix.tokens > 0) for matrix, weight in found]
-        total = sum(weights)
-        blocks = []
-        for place in range(len(found[0][0].blocks)):
-            added = np.zeros_like(found[0][0].blocks[place])
-            for (matrix, _), weight in zip(found, weights, strict=True):
-                added += np.float32(weight / total if total else 0) * matrix.blocks[place]
-            blocks.append(added)
-        held_out = np.concatenate([matrix.held_out for matrix, _ in found])
-        return MatrixGram(tuple(blocks), sum(matrix.tokens for matrix, _ in found), held_out)

@@ -3,7 +3,8 @@
 For each entry there are F32 tensors: `NAME.gram`, the packed upper triangles of its blocks, a row for each matrix;
 `NAME.tokens`; and `NAME.held_out`, the inputs that were held out, of one matrix after another, with `NAME.held_out_of`
 the number of them by matrix. `sequences` has the tokens of the windows, as numbers. An entry is read when it is asked
-for: the file of a large model does not fit in memory.
+for: the file of a large model does not fit in memory. The state of an interrupted collection has no `raq.gram.sha256`;
+`raq.gram.growing` names the entries that are sums there, not yet divided by the number of tokens.
 """
 
 import re
@@ -54,7 +55,6 @@ def read_gram(path: Path | str) -> Gram:
     texts, shared, entries = (file.value(f"raq.gram.{key}") for key in ("texts", "shared", "entries"))
     outputs = file.value("raq.gram.outputs")
     numbers = [file.value(f"raq.gram.{key}") for key in ("windows", "context")]
-    digest = file.value("raq.gram.sha256")
     if (
         not isinstance(texts, list)
         or not isinstance(shared, list)
@@ -69,6 +69,7 @@ def read_gram(path: Path | str) -> Gram:
         )
         raise InvalidInput(Fault(str(path), what))
     windows, context = (number if isinstance(number, int) else 0 for number in numbers)
+    digest, growing = _progress(file)
     source = _Opened(file, _lengths(entries, path))
     return Gram(
         source.entries(),
@@ -81,9 +82,21 @@ def read_gram(path: Path | str) -> Gram:
         str(path),
         frozenset(map(str, outputs)),
         unfinished=not digest,
-        known_digest=str(digest or ""),
+        known_digest=digest,
         sequences=source.sequences(context),
+        growing=growing,
     )
+
+
+def _progress(file: ModelFile) -> tuple[str, frozenset[str]]:
+    """The digest of finished statistics, or "" and the entries that are growing."""
+    digest, growing = file.value("raq.gram.sha256"), file.value("raq.gram.growing")
+    if digest:
+        return str(digest), frozenset()
+    if not isinstance(growing, list):
+        what = "is the state of an interrupted collection by an earlier version of raq; remove it and collect again"
+        raise InvalidInput(Fault(str(file.path), what))
+    return "", frozenset(map(str, growing))
 
 
 def _lengths(lines: Sequence[Value], path: Path) -> dict[str, tuple[int, int, int]]:
@@ -118,6 +131,9 @@ def write_gram(gram: Gram, path: Path | str, *, force: bool = False) -> None:
         "raq.gram.outputs": stored(sorted(gram.outputs)),
         "raq.gram.shared": stored([f"{name}={entry}" for name, entry in gram.shared.items()]),
     }
+    if gram.unfinished:
+        metadata["raq.gram.growing"] = stored(sorted(gram.growing))
+    assert gram.unfinished or not gram.growing, "sums that still grow are no statistics"
     header = encode_header(metadata, infos, _ALIGNMENT)
     with atomic_file(path, force=force, needed=len(header) + offset) as file:
         file.write(header)

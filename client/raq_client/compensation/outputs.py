@@ -19,16 +19,8 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from raq_client.compensation.gram import (
-    Entry,
-    Gram,
-    InMemory,
-    column_blocks,
-    curvature_entry,
-    output_entry,
-    spread,
-)
-from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums
+from raq_client.compensation.gram import Gram, column_blocks, curvature_entry, output_entry, spread
+from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, SumsSource, entry_of
 from raq_client.curvature.layers import Array, Watch
 from raq_client.curvature.passes import Collection, GradientSums, label_variances
 from raq_client.models.model_file import ModelFile
@@ -83,7 +75,7 @@ class OutputsCollection(Collection):
         if windows == self._windows:
             self.gram = _without_unused(self._growing.added_to(self.gram, windows))
         elif self._save is not None:
-            stored = self._save(replace(self._growing.added_to(self.gram, windows), unfinished=True))
+            stored = self._save(self._growing.added_to(self.gram, windows, growing=True))
             self.gram = replace(self.gram, source=stored.source)  # the file that it was read from has been replaced
 
 
@@ -92,7 +84,8 @@ def without_outputs(gram: Gram) -> Gram:
     passed_back = {curvature_entry(OUTPUT), curvature_entry(TOKEN_EMBEDDING), *map(output_entry, gram.outputs)}
     entries = {name: entry for name, entry in gram.entries.items() if name not in passed_back}
     shared = {name: entry for name, entry in gram.shared.items() if entry in entries}
-    return replace(gram, entries=entries, shared=shared, outputs=frozenset(), known_digest="")
+    growing = gram.growing - passed_back
+    return replace(gram, entries=entries, shared=shared, outputs=frozenset(), known_digest="", growing=growing)
 
 
 def _windows_done(gram: Gram, ends: Sequence[Tensor]) -> int:
@@ -141,24 +134,27 @@ class OutputSums(GradientSums):
         """Go on from the outputs in these statistics."""
         for name in gram.outputs:
             entry = output_entry(name)
-            self._sums[name] = [Sums.of(gram.source.matrix(entry, each)) for each in range(len(self._sums[name]))]
+            parts = range(len(self._sums[name]))
+            self._sums[name] = [Sums.going_on(gram.source.matrix(entry, each)) for each in parts]
         for name in self._curvature:
-            self._curvature[name] = Sums.of(gram.source.matrix(curvature_entry(name), 0))
+            self._curvature[name] = Sums.going_on(gram.source.matrix(curvature_entry(name), 0))
 
-    def added_to(self, gram: Gram, windows: int) -> Gram:
-        """These statistics with the means so far, of this number of windows."""
-        found = {output_entry(name): [each.found() for each in parts] for name, parts in self._sums.items()}
-        entries = {name: Entry.of(parts, windows, self._width) for name, parts in found.items()}
-        for name, sums in self._curvature.items():
-            part = [sums.found()]
-            found[curvature_entry(name)], entries[curvature_entry(name)] = part, Entry.of(part, windows)
+    def added_to(self, gram: Gram, windows: int, *, growing: bool = False) -> Gram:
+        """These statistics with the means of this number of windows; `growing`: a state with the sums so far."""
+        outputs = {output_entry(name): parts for name, parts in self._sums.items()}
+        curvature = {curvature_entry(name): [sums] for name, sums in self._curvature.items()}
+        entries = {name: entry_of(parts, windows, self._width) for name, parts in outputs.items()}
+        entries |= {name: entry_of(parts, windows) for name, parts in curvature.items()}
+        sums = {**outputs, **curvature}
         return replace(
             gram,
             entries={**gram.entries, **entries},
             shared={**gram.shared, **{name: curvature_entry(name) for name in self._curvature}},
-            source=InMemory(found, gram.source),
+            source=SumsSource(sums, gram.source, growing),
             outputs=frozenset(self._sums),
             known_digest="",
+            unfinished=growing,
+            growing=frozenset(sums) if growing else frozenset(),
         )
 
     def begin(self, window: int) -> None:

@@ -9,7 +9,8 @@ Besides the squares, the inputs themselves are summed.
 Source: tools/imatrix of llama.cpp commit 0c1e57098.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -43,6 +44,10 @@ def _add_rows_one_by_one(sums: Shaped[np.ndarray, " columns"], rows: Float32[np.
 Sums = Literal["float64", "float32"]
 """Precision of the sums: float64, or float32 added token by token as in llama-imatrix."""
 _ADDERS: Final = {"float64": _add_rows_exactly, "float32": _add_rows_one_by_one}
+_SQUARES: Final = ".squares"
+_COUNTS: Final = ".inputs"
+_PLAIN: Final = ".sum"
+_BEFORE: Final = ".before"
 
 
 class Tally:
@@ -63,6 +68,33 @@ class Tally:
                 self._squares[name], self._counts[name] = entry.sums.copy(), entry.counts.astype(np.float64)
                 self._plain[name] = None if entry.plain_sums is None else entry.plain_sums.copy()
             self._before = {}
+        elif start is not None:
+            self._go_on(start.growing)
+
+    def _go_on(self, growing: Mapping[str, Float64[np.ndarray, " values"]]) -> None:
+        """Take up the group that `growing` gave: its own sums, and those before it."""
+        for name in [name.removesuffix(_SQUARES) for name in growing if name.endswith(_SQUARES)]:
+            self._squares[name], self._counts[name] = growing[name + _SQUARES].copy(), growing[name + _COUNTS].copy()
+            plain = growing.get(name + _PLAIN)
+            self._plain[name] = None if plain is None else plain.copy()
+            before = [growing.get(name + part + _BEFORE) for part in (_SQUARES, _COUNTS, _PLAIN)]
+            sums, counts, plain = (None if each is None else each.astype(np.float32) for each in before)
+            self._before.pop(name, None)
+            if sums is not None and counts is not None:
+                self._before[name] = Entry(sums, counts, plain)
+
+    def growing(self) -> dict[str, Float64[np.ndarray, " values"]]:
+        """What `entries` rounds: the exact sums of the group so far, and those before it; nothing between groups.
+
+        Sums in float32 are exact as they are.
+        """
+        found: dict[str, Float64[np.ndarray, " values"] | None] = {}
+        for name, squares in self._squares.items() if self._kind == np.float64 else ():
+            found |= {name + _SQUARES: squares, name + _COUNTS: self._counts[name], name + _PLAIN: self._plain[name]}
+            if (before := self._before.get(name)) is not None:
+                parts = zip((_SQUARES, _COUNTS, _PLAIN), (before.sums, before.counts, before.plain_sums), strict=True)
+                found |= {name + part + _BEFORE: values for part, values in parts}
+        return {name: values.astype(np.float64) for name, values in found.items() if values is not None}
 
     def end_group(self) -> None:
         """Round the sums of this group to float32, as they are saved, and add them to those before."""
@@ -136,7 +168,7 @@ def collect(
     """Run `texts` through the model and sum the squared inputs of every weight; at most `windows` per text.
 
     Every 50 windows, and on an interrupt, `save` is called with the importance so far; passing that as `resume` with
-    the same texts continues from there, after 50 windows to the same bits. `output_head` includes the output head, at
+    the same texts continues from there, to the same bits. `output_head` includes the output head, at
     no cost, also where that is the token embedding. With `sums="float32"` rounding errors are the same as in
     llama-imatrix.
 
@@ -166,7 +198,7 @@ class Counting:
         save: Callable[[Importance], None] | None = None,
     ) -> None:
         self.windows = all_windows(model, texts, limit)
-        self.done = _windows_before(resume, model.context, len(self.windows))
+        self.done = self._kept = _windows_before(resume, model.context, len(self.windows))
         self._model, self._output_head, self._save = model, output_head, save
         self._texts, self._tally = tuple(text.name for text in texts), Tally(resume, sums)
 
@@ -175,18 +207,25 @@ class Counting:
         return is_counted(name, output_head=self._output_head)
 
     def visit(self, product: Product) -> None:
-        """Count a product of the window `done`; whoever has run the whole window raises that number."""
+        """Count a product of the window `done`; whoever has run the whole window calls `reached`."""
         count_product(self._model, product, self._tally)
+
+    def reached(self, windows: int) -> None:
+        """So many windows were run. Every 50 windows a group ends; no interrupt may come while it does."""
+        if windows > self.done:
+            self.done = windows
+            if windows % SAVE_EVERY == 0:
+                self._tally.end_group()
 
     def keep(self) -> None:
         """Save what is counted so far, if anything is."""
         if self._save is not None and self.done:
-            self._save(self._importance())
+            self._save(replace(self._importance(), growing=self._tally.growing()))
+            self._kept = self.done
 
     def keep_now_and_then(self) -> None:
         """Save it after every 50 windows; to be called after each window."""
-        if self.done % SAVE_EVERY == 0:
-            self._tally.end_group()
+        if self.done % SAVE_EVERY == 0 and self.done > self._kept:
             self.keep()
 
     def finish(self, progress: Progress | None = None) -> Importance:
@@ -207,7 +246,7 @@ class Counting:
         for _ in left:
             with deferred_interrupts():  # a window is counted whole or not at all
                 next(steps)
-                self.done += 1
+                self.reached(self.done + 1)
             if progress is not None:
                 progress(self.done, len(self.windows))
             self.keep_now_and_then()

@@ -1,19 +1,30 @@
-"""The calibration text that comes with raq: five kinds, for users who have none of their own use."""
+"""The calibration text that comes with raq: six kinds, for users who have none of their own use."""
 
-from importlib.resources import files
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
 from typing import Final
 
 from raq_client.engine.windows import Text
+from raq_client.prompts.texts import read_texts_for
 
-KINDS: Final = ("mathematics", "reasoning", "tools", "code", "prose")
+_FILES: Final = {
+    "mathematics": "mathematics.txt",
+    "reasoning": "reasoning.txt",
+    "tools": "tools.txt",
+    "code": "code.txt",
+    "chat": "chat.jsonl",
+    "prose": "prose.txt",
+}
+KINDS: Final = tuple(_FILES)
 """Its kinds; `texts/SOURCES.md` says where each is from, and its licence."""
 
 
-def default_texts() -> list[Text]:
-    """About 64,000 characters of each kind, named by it.
+def default_texts(model: Path, library: Path | str | None = None) -> list[Text]:
+    """About 60,000 characters of each kind, named by it; chats as `model` reads them (`read_texts_for`).
 
-    >>> [(text.name, len(text.content) > 50_000) for text in default_texts()][0]
-    ('mathematics', True)
+    Raises InvalidInput for a chat template that can't be used.
     """
-    folder = files("raq_client.importance") / "texts"
-    return [Text(kind, (folder / f"{kind}.txt").read_text(encoding="utf-8")) for kind in KINDS]
+    with as_file(files("raq_client.importance") / "texts") as folder:
+        texts = read_texts_for(model, [folder / name for name in _FILES.values()], library=library)
+    return [replace(text, name=kind) for kind, text in zip(_FILES, texts, strict=True)]

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from raq_client.curvature.information import Fisher, InformedWindow, averaged, weighted_windows, window_faults
 from raq_client.importance.fused import same_input
@@ -83,7 +83,7 @@ class Importance:
 
     `fisher` is the Fisher information by tensor, from `fisher_windows` windows of the text; empty if not collected.
     `windows` are these windows in the order of the levels; empty for files without levels. `remarks` are what users
-    should know of how it was combined.
+    should know of how it was combined. `growing` is what a state has beside rounded sums, to go on with the same bits.
     """
 
     entries: Mapping[str, Entry]
@@ -95,6 +95,7 @@ class Importance:
     fisher_windows: int = 0
     remarks: tuple[str, ...] = ()
     windows: tuple[InformedWindow, ...] = ()
+    growing: Mapping[str, Float64[np.ndarray, " values"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.fisher:

@@ -4,7 +4,8 @@ GGUF: F32 tensors per entry, `NAME.in_sum2` (sums of squares, one row per matrix
 `NAME.in_sum` (sums of the inputs themselves), which llama.cpp's loader reads since 0a32c5e and ignored before. Fisher
 information is an extension of raq: `NAME.fisher_rows` and `NAME.fisher_columns`, one row per matrix, and their number
 of windows in `raq.fisher.windows`. `NAME.fisher_levels` has a number for each window; `raq.fisher.texts` names the text
-of each, the tensor `raq.fisher.weights` says how much each counts. llama.cpp's loader ignores them all.
+of each, the tensor `raq.fisher.weights` says how much each counts. The state of an interrupted collection has exact
+sums in F64 tensors. llama.cpp's loader ignores them all.
 .dat (until 2025): per entry its name, the number of chunks, and mean squares times that number.
 Source: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp of llama.cpp 0c1e57098 and 0a32c5e.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from jaxtyping import Float64
 
 from raq_client.curvature.information import Fisher, InformedWindow
 from raq_client.files.atomic_file import atomic_file
@@ -24,7 +26,7 @@ from raq_client.files.reading import check_readable, damage_named
 from raq_client.importance.imatrix import DEFAULT_CHUNK_SIZE, Entry, Importance
 from raq_client.models.gguf_header import MAGIC, TensorInfo, encode_header, padded, stored
 from raq_client.models.mistaken import looks_like
-from raq_client.models.model_file import open_model
+from raq_client.models.model_file import ModelFile, open_model
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 _SUMS: Final = ".in_sum2"
@@ -38,6 +40,7 @@ _FISHER_TEXTS: Final = "raq.fisher.texts"
 _FISHER_WEIGHTS: Final = "raq.fisher.weights"
 _ALIGNMENT: Final = 32
 _F32: Final = 0
+_F64: Final = 28
 
 
 def read_importance(path: Path | str, *, chunk_size: int = DEFAULT_CHUNK_SIZE) -> Importance:
@@ -76,7 +79,8 @@ def _read_gguf(path: Path) -> Importance:
         raise InvalidInput(Fault(str(path), what))
     datasets = model.value("imatrix.datasets")
     numbers = [model.value(key) for key in ("imatrix.chunk_count", "imatrix.chunk_size")]
-    arrays = {tensor.name: model.weights(tensor) for tensor in model.tensors}
+    growing = _exact(model)
+    arrays = {tensor.name: model.weights(tensor) for tensor in model.tensors if tensor.name not in growing}
     values = {name: array.ravel() for name, array in arrays.items()}
     names = [name.removesuffix(_SUMS) for name in values if name.endswith(_SUMS)]
     faults = [Fault(name, f"has sums but no counts in {path}") for name in names if name + _COUNTS not in values]
@@ -93,23 +97,28 @@ def _read_gguf(path: Path) -> Importance:
         name: Fisher(arrays[name + _FISHER_ROWS], arrays[name + _FISHER_COLUMNS], values.get(name + _FISHER_LEVELS))
         for name in of_rows
     }
-    windows = model.value(_FISHER_WINDOWS)
     entries = {
         name: Entry(values[name + _SUMS], values[name + _COUNTS], values.get(name + _PLAIN_SUMS)) for name in names
     }
-    texts = tuple(str(text) for text in datasets) if isinstance(datasets, list) else ()
     chunk_count, chunk_size = (number if isinstance(number, int) else 0 for number in numbers)
-    seen = windows if isinstance(windows, int) else 0
+    windows = model.value(_FISHER_WINDOWS)
     return Importance(
         entries,
-        texts,
+        tuple(map(str, datasets)) if isinstance(datasets, list) else (),
         chunk_count,
         chunk_size or DEFAULT_CHUNK_SIZE,
         str(path),
         fisher,
-        seen,
+        windows if isinstance(windows, int) else 0,
         windows=_informed(model.value(_FISHER_TEXTS), values.get(_FISHER_WEIGHTS), path),
+        growing=growing,
     )
+
+
+def _exact(model: ModelFile) -> dict[str, Float64[np.ndarray, " values"]]:
+    """The sums that are kept exactly."""
+    exact = [tensor for tensor in model.tensors if tensor.source_type.name == "F64"]
+    return {tensor.name: model.stored(tensor).view("<f8").astype(np.float64).ravel() for tensor in exact}
 
 
 def _informed(names: object, weights: np.ndarray | None, path: Path) -> tuple[InformedWindow, ...]:
@@ -197,8 +206,9 @@ def _to_gguf(importance: Importance) -> bytes:
     for name, values, columns in _arrays(importance):
         # llama.cpp's writer leaves out trailing dimensions of 1.
         further = (values.size // columns,) if values.size > columns else ()
-        infos.append(TensorInfo(name, (columns, *further), _F32, offset))
-        data = values.astype("<f4").tobytes()
+        exact = name in importance.growing
+        infos.append(TensorInfo(name, (columns, *further), _F64 if exact else _F32, offset))
+        data = values.astype("<f8" if exact else "<f4").tobytes()
         body.append(data.ljust(padded(len(data), _ALIGNMENT), b"\0"))
         offset += len(body[-1])
     return encode_header(metadata, infos, _ALIGNMENT) + b"".join(body)
@@ -219,6 +229,8 @@ def _arrays(importance: Importance) -> Iterator[tuple[str, np.ndarray, int]]:
             yield name + _FISHER_LEVELS, each.levels, each.levels.size
     if importance.windows:
         yield _FISHER_WEIGHTS, np.array([window.weight for window in importance.windows]), len(importance.windows)
+    for name, exact in importance.growing.items():
+        yield name, exact, exact.size
 
 
 def _to_dat(importance: Importance) -> bytes:

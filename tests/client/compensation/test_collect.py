@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from raq_client import engine
 from raq_client.compensation.collect import HELD_OUT_EVERY, HELD_OUT_INPUTS, collect_gram
 from raq_client.compensation.gram import Gram
 from raq_client.compensation.gram_file import read_gram, write_gram
+from raq_client.compensation.sums import Sums
 from raq_client.engine import Engine, Product
 from raq_client.engine.windows import Progress, Text, cut_windows
 from raq_client.importance.collect import Counting, collect
 from raq_client.importance.imatrix import Importance
+from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import open_model
 from raq_solver.errors import InvalidInput
 from support.engine_models import MODEL, TEXT, write_mixture
@@ -86,13 +89,17 @@ def test_it_is_of_its_model_and_texts(gram: Gram) -> None:
 
 
 def _same(one: Gram, other: Gram) -> None:
+    """To the last bit, entry by entry, so that a difference is named."""
     assert dict(one.shared) == dict(other.shared)
+    assert one.entries.keys() == other.entries.keys()
     for name, entry in one.entries.items():
+        assert (entry.windows, entry.widest) == (other.entries[name].windows, other.entries[name].widest)
         for index in range(entry.tokens.size):
             first, second = one.source.matrix(name, index), other.source.matrix(name, index)
             assert first.tokens == second.tokens
-            np.testing.assert_allclose(first.blocks[0], second.blocks[0], atol=1e-6)
-            np.testing.assert_allclose(first.held_out, second.held_out, atol=1e-6)
+            np.testing.assert_array_equal(first.blocks[0], second.blocks[0])
+            np.testing.assert_array_equal(first.held_out, second.held_out)
+    assert one.digest() == other.digest()
 
 
 def test_little_memory_takes_more_passes_and_finds_the_same(loaded: Engine, gram: Gram) -> None:
@@ -166,36 +173,116 @@ def test_importance_is_counted_in_the_same_passes(loaded: Engine, gram: Gram, me
     assert beside.finish().digest() == alone.digest()
 
 
-def test_both_go_on_after_an_interrupt(
-    loaded: Engine, gram: Gram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Importance is saved at the window that was interrupted, Gram statistics every five."""
-    for module in ("compensation", "importance"):
-        monkeypatch.setattr(f"raq_client.{module}.collect.SAVE_EVERY", 5)
-    whole, state = collect(loaded, TEXTS, windows=8), tmp_path / "state.gram"
-    kept: list[Importance] = []
+class _States:
+    """The files of a collection's states, and what was written into them."""
 
-    def save(found: Gram) -> Gram:
-        write_gram(found, state, force=True)
-        return read_gram(state)
+    def __init__(self, folder: Path) -> None:
+        self.gram, self.importance = folder / "state.gram", folder / "state.gguf"
+        self.windows: list[tuple[str, int]] = []
 
-    def interrupt(done: int, _total: int) -> None:
-        if done == 8:
+    def save_gram(self, found: Gram) -> Gram:
+        write_gram(found, self.gram, force=True)
+        growing = {found.entries[name].windows for name in found.growing}
+        self.windows.append(("gram", *(growing or {found.windows})))
+        return read_gram(self.gram)
+
+    def save_importance(self, found: Importance) -> None:
+        write_importance(found, self.importance, force=True)
+        self.windows.append(("importance", found.chunk_count))
+
+    def collected(self, loaded: Engine, progress: Progress | None, memory: int = 1 << 30) -> tuple[Gram, Importance]:
+        """Go on from the states that are there."""
+        resume = read_gram(self.gram) if self.gram.exists() else None
+        begun = read_importance(self.importance) if self.importance.exists() else None
+        beside = Counting(loaded, TEXTS, 8, resume=begun, save=self.save_importance)
+        given = {"windows": 8, "save": self.save_gram, "resume": resume, "progress": progress, "memory": memory}
+        return collect_gram(loaded, open_model(MODEL), TEXTS, beside=beside, **given), beside.finish()
+
+
+def _interrupt_at(window: int) -> Progress:
+    def progress(done: int, _total: int) -> None:
+        if done == window:
             raise KeyboardInterrupt
 
-    def collected(progress: Progress | None, resume: Gram | None, begun: Importance | None) -> tuple[Gram, Counting]:
-        beside = Counting(loaded, TEXTS, 8, resume=begun, save=kept.append)
-        given = {"windows": 8, "save": save, "resume": resume, "progress": progress}
-        return collect_gram(loaded, open_model(MODEL), TEXTS, beside=beside, **given), beside
+    return progress
 
-    with pytest.raises(KeyboardInterrupt):
-        collected(interrupt, None, None)
-    assert (kept[-1].chunk_count, read_gram(state).entries[gram.shared["blk.0.attn_k.weight"]].windows) == (8, 5)
-    found, beside = collected(None, read_gram(state), kept[-1])
+
+@pytest.mark.parametrize(("memory", "ends"), [(1 << 30, (1, 3, 8, 13)), (8 << 20, (2, 17, 9, 15))])
+def test_interrupted_again_and_again_both_end_with_the_same_bits(
+    loaded: Engine, gram: Gram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, ends: tuple[int, ...]
+) -> None:
+    """Also in later passes, of which there are several with little memory; the numbers count the windows of a run."""
+    for module in ("compensation", "importance"):
+        monkeypatch.setattr(f"raq_client.{module}.collect.SAVE_EVERY", 5)
+    states, whole = _States(tmp_path), collect(loaded, TEXTS, windows=8)
+    for end in ends:
+        with pytest.raises(KeyboardInterrupt):
+            states.collected(loaded, _interrupt_at(end), memory)
+        done = {
+            name: next(n for each, n in reversed(states.windows) if each == name) for name in ("gram", "importance")
+        }
+        assert done["gram"] == (end - 1) % 16 + 1 <= done["importance"]
+    found, importance = states.collected(loaded, None, memory)
     _same(found, gram)
-    # Importance that is behind is not counted in the last part alone: it has all windows, in passes of its own.
-    _, late = collected(None, read_gram(state), None)
-    for finished in (beside.finish(), late.finish()):
-        assert finished.chunk_count == whole.chunk_count == 16
-        for name, entry in whole.entries.items():
-            np.testing.assert_allclose(finished.entries[name].sums, entry.sums, rtol=1e-6)
+    assert importance.digest() == whole.digest()
+
+
+def test_a_signal_amid_a_window_or_a_save_loses_nothing(
+    loaded: Engine, gram: Gram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raq_client.compensation.collect.SAVE_EVERY", 6)
+    states, whole, counted = _States(tmp_path), collect(loaded, TEXTS, windows=8), Sums.add
+
+    def amid_a_window(self: Sums, inputs: np.ndarray) -> None:
+        counted(self, inputs)
+        if self.tokens == 3 * CONTEXT:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Sums, "add", amid_a_window)
+        with pytest.raises(KeyboardInterrupt):
+            states.collected(loaded, None)
+    assert states.windows == [("importance", 3), ("gram", 3)]
+
+    def amid_a_save(self: _States, found: Gram) -> Gram:
+        signal.raise_signal(signal.SIGINT)
+        stored = _States.save_gram(self, found)
+        signal.raise_signal(signal.SIGINT)
+        return stored
+
+    stopped = type("Stopped", (_States,), {"save_gram": amid_a_save})(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.collected(loaded, None)
+    assert stopped.windows == [("gram", 6), ("importance", 6)]
+    found, importance = states.collected(loaded, None)
+    _same(found, gram)
+    assert importance.digest() == whole.digest()
+
+
+def test_an_interrupt_before_the_first_window_leaves_no_state(loaded: Engine, tmp_path: Path) -> None:
+    def begun(*_given: object) -> None:
+        raise KeyboardInterrupt
+
+    states = _States(tmp_path)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Sums, "add", begun)
+        with pytest.raises(KeyboardInterrupt):
+            states.collected(loaded, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_importance_that_is_behind_has_all_windows_in_passes_of_its_own(loaded: Engine, gram: Gram) -> None:
+    kept: list[Gram] = []
+    with pytest.raises(KeyboardInterrupt):
+        collect_gram(
+            loaded,
+            open_model(MODEL),
+            TEXTS,
+            windows=8,
+            save=lambda state: kept.append(state) or state,
+            progress=_interrupt_at(5),
+        )
+    beside = Counting(loaded, TEXTS, 8)
+    _same(collect_gram(loaded, open_model(MODEL), TEXTS, windows=8, resume=kept[-1], beside=beside), gram)
+    assert beside.done == 0
+    assert beside.finish().digest() == collect(loaded, TEXTS, windows=8).digest()

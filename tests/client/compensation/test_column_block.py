@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import raq_native
-from raq_client.compensation.column_block import ColumnBlock
+from raq_client.compensation.column_block import ColumnBlock, run_of
 from raq_client.compensation.compensate import MatrixFactor
 from raq_client.compensation.gram import Columns, MatrixGram
 
@@ -26,7 +26,7 @@ def _weights(length: int) -> np.ndarray:
 
 
 def _rounded(quant_type: str, gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    block = ColumnBlock.of(Columns(0, len(gram)), gram)
+    block = ColumnBlock.of(Columns(0, len(gram)), gram, run_of(len(gram), TYPES[quant_type].weights_per_block))
     factor = MatrixFactor(MatrixGram((gram,), len(gram), np.zeros((0, len(gram)), np.float32)), (block,))
     return factor.quantize(quant_type, weights, threads=1)
 
@@ -34,7 +34,7 @@ def _rounded(quant_type: str, gram: np.ndarray, weights: np.ndarray) -> np.ndarr
 @pytest.mark.parametrize("length", [32, 96, 576, 640, 1024])
 def test_larger_inputs_come_first_and_every_column_once(length: int) -> None:
     gram = _gram(length)
-    block = ColumnBlock.of(Columns(0, length), gram)
+    block = ColumnBlock.of(Columns(0, length), gram, run_of(length, 32))
     columns = block.ordered(np.arange(length, dtype=np.float32)[None])[0].astype(int)
     assert sorted(columns) == list(range(length))
     means = np.diagonal(gram)[columns].reshape(len(block.runs), -1).mean(axis=1)
@@ -52,8 +52,8 @@ FITTING = [
 def test_a_block_of_a_type_is_never_divided(quant_type: str, length: int) -> None:
     each = TYPES[quant_type].weights_per_block
     gram, weights = _gram(length), _weights(length)
-    run = length // len(ColumnBlock.of(Columns(0, length), gram).runs)
-    assert run % each == 0
+    run = run_of(length, each)
+    assert run % each == 0 == length % run
     # Columns elsewhere give the same bytes elsewhere: the order depends on their inputs alone.
     moved = np.random.default_rng(2).permutation(length // run)
     places = (moved[:, None] * run + np.arange(run)).ravel()
@@ -78,6 +78,6 @@ def test_the_order_lowers_the_error() -> None:
 
 def test_columns_within_wider_rows_are_theirs() -> None:
     weights = np.arange(12, dtype=np.float32).reshape(2, 6)
-    block = ColumnBlock(Columns(2, 6), np.array([1, 0]), ColumnBlock.of(Columns(0, 32), _gram(32)).metric)
+    block = ColumnBlock(Columns(2, 6), np.array([1, 0]), ColumnBlock.of(Columns(0, 32), _gram(32), 32).metric)
     assert block.ordered(weights).tolist() == [[4, 5, 2, 3], [10, 11, 8, 9]]
     assert block.restored(np.array([[4, 5, 2, 3]], np.uint8)).tolist() == [[2, 3, 4, 5]]

@@ -15,11 +15,11 @@ from raq_client.compensation.gram import (
     InMemory,
     MatrixGram,
     column_blocks,
-    merge_grams,
     pack,
     unpack,
 )
 from raq_client.compensation.gram_file import read_gram, write_gram
+from raq_client.compensation.merging import merge_grams
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
