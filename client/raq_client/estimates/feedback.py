@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32
 
 import raq_native
-from raq_client.compensation.column_block import ColumnBlock
+from raq_client.compensation.column_block import ColumnBlock, run_of
 from raq_client.compensation.compensate import LEAST_TOKENS_PER_COLUMN, TESTED_ROWS, MatrixFactor, statistics_of
 from raq_client.compensation.factor import Metric
 from raq_client.compensation.gram import Columns, Entry, MatrixGram, output_entry
@@ -38,6 +38,7 @@ WIDEST_FACTOR: Final = 2048
 WIDEST_PART: Final = 1024
 """Rows and columns of the largest part of a matrix that is rounded."""
 _BLOCK: Final = 256
+_SMALLEST_BLOCK: Final = 32
 _ROWS_ALONE: Final = 256
 """Rows of a part whose rows do not depend on each other."""
 _F32: Final = 4
@@ -203,7 +204,8 @@ class FeedbackSeconds:
         columns = columns if shrunk == 1 else min(columns, -(-int(columns / shrunk) // _BLOCK) * _BLOCK)
         height = min(rows, _ROWS_ALONE) if outputs is None else max(1, int(height / shrunk))
         cut = MatrixGram((_corner(inputs, columns),), gram.tokens, np.ascontiguousarray(gram.held_out[:, :columns]))
-        factor = MatrixFactor(cut, (ColumnBlock.of(Columns(0, columns), cut.blocks[0]),))
+        block = ColumnBlock.of(Columns(0, columns), cut.blocks[0], run_of(columns, _SMALLEST_BLOCK))
+        factor = MatrixFactor(cut, (block,))
         of_rows = (
             None if outputs is None else RowFactor((RowBlock.of(Columns(0, height), _corner(outputs, height)),), 1)
         )

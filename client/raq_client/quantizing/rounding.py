@@ -104,7 +104,7 @@ class Rounding:
         plain = MatrixRounding(self, wanted, None if columns is None else columns[matrix])
         if self.compensation is None or wanted.name in UNQUANTIZED:
             return plain
-        factor = self.compensation.factor(tensor, matrix)
+        factor = self.compensation.factor(tensor, matrix, wanted)
         if factor is None:
             return plain
         rows = np.ascontiguousarray(read(sampled_rows(tensor.rows // tensor.matrices)))

@@ -88,7 +88,7 @@ def test_the_same_blocks_with_feedback(machine: Machine, *, of_rows: bool) -> No
     inputs, outputs = (correlated(8, size, seed) for size, seed in ((256, 1), (40, 2)))
     factor = MatrixFactor(
         MatrixGram((inputs.T @ inputs,), len(inputs), inputs),
-        (ColumnBlock.of(Columns(0, 256), inputs.T @ inputs),),
+        (ColumnBlock.of(Columns(0, 256), inputs.T @ inputs, 256),),
     )
     rows = RowFactor((RowBlock.of(Columns(0, 40), outputs.T @ outputs),), 0.5) if of_rows else None
     weights = np.random.default_rng(3).normal(size=(40, 256)).astype(np.float32)
