@@ -122,8 +122,8 @@ def collect(
     goes on where it stopped.
 
     Texts are plain text, or .jsonl files of chats and completions, which the model's own chat template renders. Without
-    --text the text is raq's own: mathematics, reasoning, tool calls, code and prose. Better is text like what the model
-    will be used for.
+    --text the text is raq's own: mathematics, reasoning, tool calls, code, chat and prose. Better is text like what the
+    model will be used for.
 
     Details:
 
@@ -157,7 +157,7 @@ def collect(
     check_written(called, {"output": output, "gram": gram}, partials, force=force, also=settings.files())
     fisher = _asked(fisher, path, output, gram=gram is not None)
     asked = GramOptions(windows, fisher, parse_size(gram_memory))
-    texts = read_texts_for(path, text, special=parse_special, library=libllama) if text else _own_texts()
+    texts = read_texts_for(path, text, special=parse_special, library=libllama) if text else _own_texts(path, libllama)
     opened = loading.loaded(path, context=context, threads=threads, library=libllama)
     if estimate:
         print_estimated(opened, texts, asked, output, gram=gram, head=output_head, as_json=as_json)
@@ -216,11 +216,11 @@ def _in_parts(job: "CollectJob", machines: MachineOptions, *, force: bool, as_js
         _show(found, job.output, as_json=as_json)
 
 
-def _own_texts() -> "list[Text]":
+def _own_texts(model: Path, library: Path | None) -> "list[Text]":
     from raq_client.importance.default_texts import KINDS, default_texts
 
     say(f"note: no --text was given: collecting from raq's own ({', '.join(KINDS)}); text of your own use is better")
-    return default_texts()
+    return default_texts(model, library)
 
 
 @contextmanager
