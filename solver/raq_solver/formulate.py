@@ -41,6 +41,12 @@ class Decoder:
         names = [table.quant_types[column] for column in picks[self.row_of_tensor].tolist()]
         return Allocation(dict(zip(table.tensors, names, strict=True)))
 
+    def picks(self, allocation: Allocation) -> Int64[np.ndarray, " rows"]:
+        """The choice that makes an allocation in which tied tensors have one type: the inverse of `allocation`."""
+        picks = np.zeros(int(self.row_of_tensor.max()) + 1, dtype=np.int64)
+        picks[self.row_of_tensor] = self.problem.columns_of(allocation)
+        return picks
+
     def checked(self, picks: Int64[np.ndarray, " rows"]) -> tuple[Allocation, Ledger]:
         """The allocation of the picks and its ledger.
 

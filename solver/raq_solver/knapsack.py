@@ -4,8 +4,9 @@ A multiple-choice knapsack: choose one cell of every row, so that the sizes of t
 the capacity and their losses to as little as possible. A cell with infinite loss can't be chosen.
 """
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, unique
 
 import numpy as np
@@ -31,7 +32,9 @@ class Termination(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The resources that a solver may use. `seconds` is wall time; None means no limit.
+    """The resources that a solver may use; None means no limit.
+
+    `seconds` is the wall time of each search. `deadline`, on `time.monotonic`, ends all searches together.
 
     `check` is called before and about 50 times a second during a search on the fast path; what it raises ends the
     search, which is how another thread cancels it. The general path (OR-Tools) does not call it.
@@ -44,10 +47,30 @@ class Limits:
 
     seconds: float | None = None
     check: Callable[[], None] | None = field(default=None, compare=False)
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         if self.seconds is not None and not self.seconds >= 0:
             raise InvalidInput(Fault("limit", f"{self.seconds} seconds; must be at least 0"))
+
+    @property
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def together(self) -> "Limits":
+        """The limits of several searches that may take `seconds` together, from now on: these as a deadline."""
+        if self.seconds is None:
+            return self
+        end = time.monotonic() + self.seconds
+        return replace(self, seconds=None, deadline=end if self.deadline is None else min(end, self.deadline))
+
+    def now(self, share: float = 1.0) -> "Limits":
+        """The limits of one search that begins now: as seconds, at most this share of the time until the deadline."""
+        if self.deadline is None:
+            return self
+        left = share * max(0.0, self.deadline - time.monotonic())
+        return replace(self, seconds=left if self.seconds is None else min(left, self.seconds), deadline=None)
 
 
 @dataclass(frozen=True, eq=False)

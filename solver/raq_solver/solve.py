@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from raq_solver.backends import general
 from raq_solver.formulate import formulate
@@ -28,17 +27,10 @@ def solve(problem: Problem, limits: Limits = NO_LIMITS, backend: Backend = gener
     >>> dict(allocation.types), ledger.size, ledger.loss
     ({'a': 'Q4_K', 'b': 'Q8_0'}, 416, 0.1)
     """
-    start = time.perf_counter()
+    start, limits = time.perf_counter(), limits.together()
     knapsack, decoder = formulate(problem)
     if decoder.least_bytes > knapsack.capacity:
         solution = KnapsackSolution(None, float("inf"), 0.0, Termination.INFEASIBLE)
     else:
-        solution = backend(knapsack, _left(limits, start))
+        solution = backend(knapsack, limits.now())  # formulating thousands of side rows took a while too
     return decoder.outcome(solution, time.perf_counter() - start)
-
-
-def _left(limits: Limits, start: float) -> Limits:
-    """The limits that are left since `start`: formulating thousands of side rows takes a while too."""
-    if limits.seconds is None:
-        return limits
-    return replace(limits, seconds=max(0.0, limits.seconds - (time.perf_counter() - start)))

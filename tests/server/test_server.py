@@ -18,8 +18,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from raq_client import connect
+from raq_proto import convert
 from raq_proto.status import REQUEST_ID_KEY
-from raq_proto.v1 import problem_pb2, solver_service_pb2, solver_service_pb2_grpc
+from raq_proto.v1 import outcome_pb2, problem_pb2, solver_service_pb2, solver_service_pb2_grpc
 from raq_server import ServerConfig, start_server
 from raq_server.limits import RequestLimits
 from raq_server.service.solver_service import search_seconds
@@ -149,15 +150,25 @@ def test_the_deadline_limits_the_search() -> None:
     assert limits_of(0, endless) == Limits(None)
     assert limits_of(3, endless) == Limits(3)
     assert limits_of(3, endless).check == endless.check
-    assert limits_of(3, Desk(time.monotonic() - 1)) == Limits(0)
-    deadline, before = time.monotonic() + 1000, time.monotonic()
-    found = limits_of(2000, Desk(deadline)).seconds
-    assert found is not None
-    assert deadline - time.monotonic() <= found <= deadline - before
+    deadline = time.monotonic() + 1000
+    assert limits_of(2000, Desk(deadline)) == Limits(2000, deadline=deadline)
     assert [search_seconds(left) for left in (0.0, 1.0, 4.0, 100.0)] == [0.0, 0.5, 3.0, 95.0]
     for wrong in (-1.0, float("nan")):
         with pytest.raises(InvalidInput):
             limits_of(wrong, endless)
+
+
+def test_a_calls_deadline_is_of_all_its_searches_together(server_address: str) -> None:
+    hard = hard_problem(2)
+    asked = convert.problem_to_proto(hard)
+    budgets = [problem_pb2.Budget(capacity_bytes=hard.capacity_bytes + step) for step in range(4)]
+    tensor = hard.table.tensors[0]
+    with grpc.insecure_channel(server_address) as channel:
+        stub = solver_service_pb2_grpc.SolverServiceStub(channel)
+        points = list(stub.Sweep(solver_service_pb2.SweepRequest(problem=asked, budgets=budgets), timeout=8))
+        explained = stub.ExplainTensor(solver_service_pb2.ExplainTensorRequest(problem=asked, tensor=tensor), timeout=8)
+    assert [answer.point.termination for answer in points] == [outcome_pb2.TERMINATION_FEASIBLE] * 4
+    assert len(explained.reasons.alternatives) == 11
 
 
 def test_a_stopped_search_answers_its_best_with_a_bound(server_address: str) -> None:

@@ -528,7 +528,7 @@ class LadderRequest(_message.Message):
     BUDGETS_FIELD_NUMBER: _builtins.int
     LIMIT_SECONDS_FIELD_NUMBER: _builtins.int
     limit_seconds: _builtins.float
-    """Most wall time of the search; 0: no limit."""
+    """Most wall time of all searches together; 0: no limit."""
     @_builtins.property
     def problem(self) -> _problem_pb2.Problem:
         """Its own budget is ignored."""
@@ -584,7 +584,7 @@ class WorstCaseRequest(_message.Message):
     measure: _problem_pb2.Measure.ValueType
     """Must be specified."""
     limit_seconds: _builtins.float
-    """Most wall time of each search; 0: no limit."""
+    """Most wall time of all searches together; 0: no limit."""
     @_builtins.property
     def domains(self) -> _containers.RepeatedCompositeFieldContainer[_problem_pb2.Domain]:
         """Tables of the same tensors, quant types and sizes."""

@@ -27,9 +27,10 @@ if _version_not_supported:
 
 class SolverServiceStub:
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
-    all need the scope `solve`. A budget that can't be met is an outcome, not an error. INVALID_ARGUMENT carries a
-    google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
-    RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
+    all need the scope `solve`. A call's deadline, less a margin, limits all its searches together. A budget that can't
+    be met is an outcome, not an error. INVALID_ARGUMENT carries a google.rpc.BadRequest that names every fault of the
+    request; NOT_FOUND: no profile of that digest is stored; RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the
+    server is busy.
     """
 
     def __init__(self, channel):
@@ -97,9 +98,10 @@ class SolverServiceStub:
 
 class SolverServiceServicer:
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
-    all need the scope `solve`. A budget that can't be met is an outcome, not an error. INVALID_ARGUMENT carries a
-    google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
-    RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
+    all need the scope `solve`. A call's deadline, less a margin, limits all its searches together. A budget that can't
+    be met is an outcome, not an error. INVALID_ARGUMENT carries a google.rpc.BadRequest that names every fault of the
+    request; NOT_FOUND: no profile of that digest is stored; RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the
+    server is busy.
     """
 
     def Solve(self, request, context):
@@ -247,9 +249,10 @@ def add_SolverServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SolverService:
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
-    all need the scope `solve`. A budget that can't be met is an outcome, not an error. INVALID_ARGUMENT carries a
-    google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
-    RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
+    all need the scope `solve`. A call's deadline, less a margin, limits all its searches together. A budget that can't
+    be met is an outcome, not an error. INVALID_ARGUMENT carries a google.rpc.BadRequest that names every fault of the
+    request; NOT_FOUND: no profile of that digest is stored; RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the
+    server is busy.
     """
 
     @staticmethod

@@ -28,9 +28,10 @@ GRPC_VERSION: str
 
 class SolverServiceStub:
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
-    all need the scope `solve`. A budget that can't be met is an outcome, not an error. INVALID_ARGUMENT carries a
-    google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
-    RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
+    all need the scope `solve`. A call's deadline, less a margin, limits all its searches together. A budget that can't
+    be met is an outcome, not an error. INVALID_ARGUMENT carries a google.rpc.BadRequest that names every fault of the
+    request; NOT_FOUND: no profile of that digest is stored; RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the
+    server is busy.
     """
 
     @_typing.overload
@@ -63,9 +64,10 @@ class SolverServiceStub:
 @_typing.type_check_only
 class SolverServiceAsyncStub(SolverServiceStub):
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
-    all need the scope `solve`. A budget that can't be met is an outcome, not an error. INVALID_ARGUMENT carries a
-    google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
-    RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
+    all need the scope `solve`. A call's deadline, less a margin, limits all its searches together. A budget that can't
+    be met is an outcome, not an error. INVALID_ARGUMENT carries a google.rpc.BadRequest that names every fault of the
+    request; NOT_FOUND: no profile of that digest is stored; RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the
+    server is busy.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -94,9 +96,10 @@ class SolverServiceAsyncStub(SolverServiceStub):
 
 class SolverServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers questions about problems. All methods are idempotent, and deterministic as long as no limit stops a search;
-    all need the scope `solve`. A budget that can't be met is an outcome, not an error. INVALID_ARGUMENT carries a
-    google.rpc.BadRequest that names every fault of the request; NOT_FOUND: no profile of that digest is stored;
-    RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the server is busy.
+    all need the scope `solve`. A call's deadline, less a margin, limits all its searches together. A budget that can't
+    be met is an outcome, not an error. INVALID_ARGUMENT carries a google.rpc.BadRequest that names every fault of the
+    request; NOT_FOUND: no profile of that digest is stored; RESOURCE_EXHAUSTED carries a google.rpc.RetryInfo when the
+    server is busy.
     """
 
     @_abc_1.abstractmethod

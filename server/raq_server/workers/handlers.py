@@ -5,7 +5,6 @@ Rules
 - In a thread, `Desk.check` ends them; in a process, killing it does.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -30,7 +29,7 @@ from raq_solver.questions.ladder import nested_ladder
 from raq_solver.questions.smallest_size import smallest_size
 from raq_solver.questions.sweep import sweep
 from raq_solver.questions.worst_case import solve_worst_case
-from raq_solver.solve import NO_LIMITS, solve
+from raq_solver.solve import solve
 from raq_solver.verify import verify
 
 PROVEN: Final = (Termination.OPTIMAL, Termination.INFEASIBLE)
@@ -112,27 +111,26 @@ def answer_verify(request: solver_service_pb2.VerifyRequest, desk: Desk) -> Iter
 
 def answer_tensor(request: solver_service_pb2.ExplainTensorRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.ExplainTensor."""
-    problem, solver = _searched(request.problem, request.limit_seconds, desk)
-    limits, began = limits_of(request.limit_seconds, desk), time.monotonic()
+    problem, limits, solver = _searched(request.problem, request.limit_seconds, desk)
+    together = limits.together()
     reasons = explain_tensor(problem, request.tensor, limits, solver)
     message = solver_service_pb2.ExplainTensorResponse(reasons=convert.reasons_to_proto(reasons))
     # The budgets at which the type changes come from a sweep, which does not report whether a limit stopped it.
-    in_time = limits.seconds is None or time.monotonic() - began < limits.seconds
-    yield Answer(message.SerializeToString(), proven=solver.proven and in_time)
+    yield Answer(message.SerializeToString(), proven=solver.proven and not together.over)
 
 
 def answer_costs(request: solver_service_pb2.ExplainCostsRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.ExplainCosts."""
-    problem, solver = _searched(request.problem, request.limit_seconds, desk)
-    costs = constraint_costs(problem, NO_LIMITS, solver)
+    problem, limits, solver = _searched(request.problem, request.limit_seconds, desk)
+    costs = constraint_costs(problem, limits, solver)
     message = solver_service_pb2.ExplainCostsResponse(costs=convert.costs_to_proto(costs))
     yield Answer(message.SerializeToString(), proven=solver.proven)
 
 
 def answer_conflict(request: solver_service_pb2.ExplainConflictRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.ExplainConflict."""
-    problem, solver = _searched(request.problem, request.limit_seconds, desk)
-    conflict = explain_conflict(problem, NO_LIMITS, solver)
+    problem, limits, solver = _searched(request.problem, request.limit_seconds, desk)
+    conflict = explain_conflict(problem, limits, solver)
     found = None if conflict is None else convert.conflict_to_proto(conflict)
     message = solver_service_pb2.ExplainConflictResponse(conflict=found)
     yield Answer(message.SerializeToString(), proven=solver.proven)
@@ -140,8 +138,8 @@ def answer_conflict(request: solver_service_pb2.ExplainConflictRequest, desk: De
 
 def answer_audit(request: solver_service_pb2.AuditRequest, desk: Desk) -> Iterator[Answer]:
     """SolverService.Audit."""
-    problem, solver = _searched(request.problem, request.limit_seconds, desk, TotalBytes(0))
-    found = audit(problem, convert.allocation_from_proto(request.allocation), NO_LIMITS, solver)
+    problem, limits, solver = _searched(request.problem, request.limit_seconds, desk, TotalBytes(0))
+    found = audit(problem, convert.allocation_from_proto(request.allocation), limits, solver)
     message = solver_service_pb2.AuditResponse(audit=convert.audit_to_proto(found))
     yield Answer(message.SerializeToString(), proven=solver.proven)
 
@@ -229,28 +227,24 @@ def needs_process(method: str, request: Any) -> bool:
 
 
 def limits_of(asked_seconds: float, desk: Desk) -> Limits:
-    """The limits of a search: the seconds asked for (0: no limit), but not beyond the deadline of the call.
+    """The limits of each search: the seconds asked for (0: no limit), and the deadline of the call.
 
     Raises InvalidInput for negative seconds and NaN.
     """
     if not asked_seconds >= 0:
         raise InvalidInput(Fault("limit_seconds", f"is {asked_seconds}; must be at least 0 (0: no limit)"))
-    known = [asked_seconds] if asked_seconds else []
-    if desk.deadline is not None:
-        known.append(max(0.0, desk.deadline - time.monotonic()))
-    return Limits(min(known) if known else None, desk.check)
+    return Limits(asked_seconds or None, desk.check, desk.deadline)
 
 
 class _Searches:
-    """`solve` for questions that solve several times, each within the time left."""
+    """`solve` for questions that solve several times, each search observed."""
 
-    def __init__(self, limit_seconds: float, desk: Desk) -> None:
-        self._limit_seconds = limit_seconds
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self.proven = True
 
-    def __call__(self, problem: Problem, _limits: Limits) -> Outcome:
-        outcome = solve(problem, limits_of(self._limit_seconds, self._desk))
+    def __call__(self, problem: Problem, limits: Limits) -> Outcome:
+        outcome = solve(problem, limits)
         self._desk.observe(outcome.termination.name, outcome.seconds, outcome.gap)
         self.proven = self.proven and outcome.termination in PROVEN
         return outcome
@@ -258,11 +252,11 @@ class _Searches:
 
 def _searched(
     message: problem_pb2.Problem, limit_seconds: float, desk: Desk, budget: Budget | None = None
-) -> tuple[Problem, _Searches]:
-    """The problem and its solver; `budget` is used if the message has none."""
+) -> tuple[Problem, Limits, _Searches]:
+    """The problem, its limits and its solver; `budget` is used if the message has none."""
     desk.limits.check_problem(message)
     problem = convert.problem_from_proto(message, desk.profile, budget)
-    return problem, _Searches(limit_seconds, desk)
+    return problem, limits_of(limit_seconds, desk), _Searches(desk)
 
 
 def _put_outcome(message: outcome_pb2.Outcome, problem: Problem, limit_seconds: float, desk: Desk) -> None:

@@ -32,7 +32,9 @@ from raq_solver.solve import NO_LIMITS, solve
 _ROUNDING: Final = 1e-12
 
 _MOST_CHAINS: Final = 5000
-"""Rising chains that one row may keep; the table of all rows has as many columns as the longest list."""
+"""Rising chains that one row may keep: the table of all rows has as many columns as the longest list."""
+_MOST_CELLS: Final = 1 << 24
+"""Cells of that table times rungs, of 8 bytes in each of several arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,10 @@ class Ladder:
 def nested_ladder(problem: Problem, capacities: Sequence[int], limits: Limits = NO_LIMITS) -> Ladder:
     """The nested ladder of least summed loss over rising capacities; ignores the problem's own capacity.
 
-    Raises InvalidInput for fewer than two capacities, for capacities that do not rise, for side constraints, and for
-    more than 5000 chains of types for one tensor.
+    `limits` are of all searches together. FEASIBLE also where, without a time limit, more than 5000 chains of types are
+    left for one tensor: the joint search, which would need too much memory, is left out then.
+
+    Raises InvalidInput for fewer than two capacities, for capacities that do not rise, and for side constraints.
 
     >>> from raq_solver import LossTable
     >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
@@ -94,15 +98,14 @@ def nested_ladder(problem: Problem, capacities: Sequence[int], limits: Limits = 
     >>> [dict(rung.allocation.types) for rung in ladder.rungs]
     [{'a': 'Q4_K', 'b': 'Q4_K'}, {'a': 'Q4_K', 'b': 'Q8_0'}]
     """
-    start = time.perf_counter()
+    start, limits = time.perf_counter(), limits.together()
     _check(problem, capacities)
-    free = [solve(replace(problem, capacity_bytes=capacity), limits) for capacity in capacities]
+    free = [solve(replace(problem, capacity_bytes=capacity), limits.now(_share(capacities))) for capacity in capacities]
     if free[0].ledger is None:
         return Ladder(free[0].termination, (), None, time.perf_counter() - start)
     knapsack, decoder = formulate(replace(problem, capacity_bytes=capacities[0]))
-    left = None if limits.seconds is None else max(0.0, limits.seconds - (time.perf_counter() - start))
     free_bound = math.fsum(alone.bound or 0.0 for alone in free)
-    nested = _nested(knapsack, capacities, free_bound, Limits(left))
+    nested = _nested(knapsack, capacities, free_bound, limits)
     rungs = []
     for columns, capacity, alone in zip(nested.columns, capacities, free, strict=True):
         allocation = decoder.allocation(columns)
@@ -124,12 +127,15 @@ class _Nested:
 
 def _nested(knapsack: Knapsack, capacities: Sequence[int], free_bound: float, limits: Limits) -> _Nested:
     """The best of raising, lowering and the joint search, which runs only when the others leave a gap to the bound."""
-    best = min((_raised(knapsack, capacities), _lowered(knapsack, capacities)), key=lambda nested: nested.loss)
+    ladders = _raised(knapsack, capacities, limits), _lowered(knapsack, capacities, limits)
+    best = min(ladders, key=lambda nested: nested.loss)
     best = replace(best, bound=min(best.loss, free_bound))
     if best.loss <= free_bound * (1 + _ROUNDING):
         return best
     chains = _chains(knapsack, capacities, best.loss)
-    solution = general.solve(_joint(knapsack, chains, capacities), limits)
+    if chains is None:
+        return best
+    solution = general.solve(_joint(knapsack, chains, capacities), limits.now())
     # A search that ended without a solution proves that no ladder beats the best known one.
     ended = solution.termination in (Termination.OPTIMAL, Termination.INFEASIBLE)
     if solution.picks is not None:
@@ -155,20 +161,27 @@ def _check(problem: Problem, capacities: Sequence[int]) -> None:
         raise InvalidInput(faults)
 
 
-def _chains(knapsack: Knapsack, capacities: Sequence[int], known: float) -> Int64[np.ndarray, "rows chains rungs"]:
-    """The rising chains of columns of each row that a better ladder may use, padded with copies of the first chain."""
+def _share(capacities: Sequence[int]) -> float:
+    """The share of the time left for one search: three for each rung come before the joint search."""
+    return 1 / (4 * len(capacities))
+
+
+def _chains(
+    knapsack: Knapsack, capacities: Sequence[int], known: float
+) -> Int64[np.ndarray, "rows chains rungs"] | None:
+    """The rising chains of columns of each row that a better ladder may use, padded with copies of the first chain.
+
+    None when there are too many.
+    """
     reduced, bound, scale = _reduced(knapsack, capacities)
     # Both gap and reduced costs are differences of sums as large as the scale, and as inexact.
     gap = max(0.0, known - bound) + 1e-12 * (known + scale)
+    allowed = min(_MOST_CHAINS, _MOST_CELLS // (len(knapsack.sizes) * len(capacities)))
     of_row = []
     for row, (sizes, losses) in enumerate(zip(knapsack.sizes, knapsack.losses, strict=True)):
-        chains: list[tuple[int, ...]] = []
-        _extend(chains, (), _undominated(sizes, losses), reduced[:, row], gap)
-        if len(chains) > _MOST_CHAINS:
-            what = (
-                f"{len(capacities)} rungs leave {len(chains):,} chains of types for a tensor; use fewer rungs or types"
-            )
-            raise InvalidInput(Fault("ladder", what))
+        chains = _rising(_undominated(sizes, losses), reduced[:, row], gap, allowed)
+        if chains is None:
+            return None
         of_row.append(chains)
     most = max(len(chains) for chains in of_row)
     return np.array([chains + [chains[0]] * (most - len(chains)) for chains in of_row], dtype=np.int64)
@@ -181,7 +194,7 @@ def _reduced(
     reduced, bound, scale = [], 0.0, 0.0
     for capacity in capacities:
         alone = Knapsack(knapsack.sizes, knapsack.losses, capacity)
-        price = mckp.solve(alone, NO_LIMITS).multiplier
+        price = mckp.solve(alone, Limits(0.0)).multiplier  # that of the relaxation, which needs no search
         total = knapsack.losses + price * knapsack.sizes
         reduced.append(total - total.min(axis=1, keepdims=True))
         bound += lagrangian(alone, price)
@@ -189,13 +202,13 @@ def _reduced(
     return np.array(reduced), bound, scale
 
 
-def _raised(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
+def _raised(knapsack: Knapsack, capacities: Sequence[int], limits: Limits) -> _Nested:
     """The ladder whose rungs are each the best that only raise the rung below, from the smallest up."""
     rows = np.arange(len(knapsack.sizes))
     losses = knapsack.losses
     columns: list[np.ndarray] = []
     for capacity in capacities:
-        picks = mckp.solve(Knapsack(knapsack.sizes, losses, capacity), NO_LIMITS).picks
+        picks = mckp.solve(Knapsack(knapsack.sizes, losses, capacity), limits.now(_share(capacities))).picks
         assert picks is not None, "the rung below fits a rung of more bytes"
         columns.append(picks)
         # From here on only cells of at least these bytes; always from the full table, since bounds only rise.
@@ -203,7 +216,7 @@ def _raised(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
     return _Nested(np.array(columns), _loss(knapsack, np.array(columns)), 0.0)
 
 
-def _lowered(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
+def _lowered(knapsack: Knapsack, capacities: Sequence[int], limits: Limits) -> _Nested:
     """The ladder whose rungs are each the best that only lower the rung above, from the largest down.
 
     The smallest cells are never excluded, so that some choice always fits.
@@ -212,7 +225,7 @@ def _lowered(knapsack: Knapsack, capacities: Sequence[int]) -> _Nested:
     losses = knapsack.losses
     columns: list[np.ndarray] = []
     for capacity in reversed(capacities):
-        picks = mckp.solve(Knapsack(knapsack.sizes, losses, capacity), NO_LIMITS).picks
+        picks = mckp.solve(Knapsack(knapsack.sizes, losses, capacity), limits.now(_share(capacities))).picks
         assert picks is not None, "the smallest cells fit the smallest budget"
         columns.insert(0, picks)
         losses = np.where(knapsack.sizes <= knapsack.sizes[rows, picks][:, None], losses, np.inf)
@@ -223,22 +236,29 @@ def _loss(knapsack: Knapsack, columns: Int64[np.ndarray, "rungs rows"]) -> float
     return math.fsum(knapsack.losses[np.arange(columns.shape[1]), columns].ravel().tolist())
 
 
-def _extend(
-    chains: list[tuple[int, ...]],
-    start: tuple[int, ...],
-    columns: list[int],
-    reduced: Float64[np.ndarray, "rungs types"],
-    gap: float,
-) -> None:
-    """Add the chains that continue `start` over rising columns, with a summed reduced cost within the gap."""
-    level = len(start)
-    if level == len(reduced):
-        chains.append(start)
-        return
-    for place, column in enumerate(columns):
-        left = gap - float(reduced[level, column])
-        if left >= 0:
-            _extend(chains, (*start, column), columns[place:], reduced, left)
+def _rising(
+    columns: list[int], reduced: Float64[np.ndarray, "rungs types"], gap: float, most: int
+) -> list[tuple[int, ...]] | None:
+    """The chains that take one of the columns at each rung, in their order, with a summed reduced cost within the gap.
+
+    None when there are more than `most`.
+    """
+    costs = reduced[:, columns]
+    # The least that the rungs from each on cost when none takes a column before each: so no beginning is a dead end.
+    rest = np.zeros((len(costs) + 1, len(columns)))
+    for level in reversed(range(len(costs))):
+        rest[level] = np.minimum.accumulate((costs[level] + rest[level + 1])[::-1])[::-1]
+    chains: list[tuple[tuple[int, ...], int, float]] = [((), 0, 0.0)]
+    for level, cost in enumerate(costs):
+        chains = [
+            ((*chain, columns[place]), place, spent + float(cost[place]))
+            for chain, first, spent in chains
+            for place in range(first, len(columns))
+            if spent + cost[place] + rest[level + 1, place] <= gap
+        ]
+        if len(chains) > most:
+            return None
+    return [chain for chain, _, _ in chains]
 
 
 def _undominated(sizes: Int64[np.ndarray, " types"], losses: Float64[np.ndarray, " types"]) -> list[int]:

@@ -59,7 +59,7 @@ def smallest_size(problem: Problem, most_loss: float, limits: Limits = NO_LIMITS
     """
     if not most_loss >= 0:
         raise InvalidInput(Fault("loss", f"{most_loss}; must be at least 0"))
-    start = time.perf_counter()
+    start, limits = time.perf_counter(), limits.together()
     best = solve(problem, limits)
     if best.ledger is None:
         return Smallest(best.termination, most_loss, None, None, 0, None, best.seconds)
@@ -68,28 +68,22 @@ def smallest_size(problem: Problem, most_loss: float, limits: Limits = NO_LIMITS
         certain = best.bound is not None and best.bound > limit
         termination = Termination.INFEASIBLE if certain else Termination.NO_SOLUTION_FOUND
         return Smallest(termination, most_loss, None, None, 0, best.ledger.loss, time.perf_counter() - start)
-    allocation, ledger, bound = _halved(problem, best, limit, limits, start)
+    allocation, ledger, bound = _halved(problem, best, limit, limits)
     termination = Termination.OPTIMAL if bound == ledger.size else Termination.FEASIBLE
     seconds = time.perf_counter() - start
     return Smallest(termination, most_loss, allocation, ledger, bound, ledger.loss, seconds)
 
 
-def _halved(
-    problem: Problem, first: Outcome, limit: float, limits: Limits, start: float
-) -> tuple[Allocation, Ledger, int]:
+def _halved(problem: Problem, first: Outcome, limit: float, limits: Limits) -> tuple[Allocation, Ledger, int]:
     """The smallest allocation within the limit, and the proven least size."""
     allocation, ledger = first.unwrap()
     knapsack, decoder = formulate(problem)
     step = int(np.gcd.reduce((knapsack.sizes - knapsack.sizes[:, :1])[np.isfinite(knapsack.losses)]))
     relaxed = Relaxed(knapsack.sizes, knapsack.losses)
     bound = max(decoder.least_bytes, relaxed.least_capacity(limit))
-    deadline = start + limits.seconds if limits.seconds is not None else None
-    while bound < ledger.size:
-        left = None if deadline is None else deadline - time.perf_counter()
-        if left is not None and left <= 0:
-            break
+    while bound < ledger.size and not limits.over:
         capacity = (bound + ledger.size - 1) // 2
-        outcome = solve(replace(problem, capacity_bytes=capacity), replace(limits, seconds=left))
+        outcome = solve(replace(problem, capacity_bytes=capacity), limits)
         if outcome.ledger is not None and outcome.ledger.loss <= limit:
             allocation, ledger = outcome.unwrap()
         elif outcome.termination is Termination.INFEASIBLE or (outcome.bound is not None and outcome.bound > limit):

@@ -147,7 +147,7 @@ def _pure(problem: Problem, limits: Limits) -> Callable[[int], Point]:
 
     def at(capacity: int) -> Point:
         start = time.perf_counter()
-        solution = relaxed.solve(capacity, limits)
+        solution = relaxed.solve(capacity, limits.now())
         return _point(decoder, capacity, solution, start)
 
     return at

@@ -156,7 +156,8 @@ class WorstCase:
 def solve_worst_case(question: Domains, limits: Limits = NO_LIMITS) -> WorstCase:
     """Find the allocation within the capacity whose worst domain loses least, with proof.
 
-    The optimum of each domain alone is found first. Infeasible and stopped by a limit are outcomes, not errors.
+    The optimum of each domain alone is found first; `limits` are of all searches together. Infeasible and stopped by a
+    limit are outcomes, not errors.
     FEASIBLE also when the search, without a time limit, cut off more states than it may keep in memory.
 
     >>> sizes = [[272, 144]] * 2
@@ -166,9 +167,10 @@ def solve_worst_case(question: Domains, limits: Limits = NO_LIMITS) -> WorstCase
     >>> dict(found.allocation.types), found.worst  # code at twice the loss of a file of its own
     ({'a': 'Q4_K', 'b': 'Q8_0'}, 2.0)
     """
-    start = time.perf_counter()
+    start, limits = time.perf_counter(), limits.together()
     problems = question.problems()
-    own = [solve(problem, limits) for problem in problems]
+    # Of the time left, each domain may take as much as every other and the common search.
+    own = [solve(problem, limits.now(1 / (len(problems) + 1 - done))) for done, problem in enumerate(problems)]
     formulated = [formulate(problem) for problem in problems]
     first, decoder = formulated[0]
     most = max(each.most_bytes for _, each in formulated)
@@ -179,9 +181,8 @@ def solve_worst_case(question: Domains, limits: Limits = NO_LIMITS) -> WorstCase
         took = time.perf_counter() - start
         return WorstCase(stopped[0].termination, None, named, None, None, decoder.least_bytes, most, took)
     losses = np.array([each.losses / by for (each, _), by in zip(formulated, references, strict=True)])
-    left = None if limits.seconds is None else max(0.0, limits.seconds - (time.perf_counter() - start))
     constraints = [Linear(np.arange(len(first.sizes)), first.sizes, first.capacity), *_linear(first)]
-    solution = least_worst(losses, constraints, Limits(left))
+    solution = least_worst(losses, constraints, limits.now(), [decoder.picks(each.unwrap()[0]) for each in own])
     allocation = None if solution.picks is None else decoder.checked(solution.picks)[0]
     named = _described(question, own, references, solution.weights.tolist(), allocation)
     if allocation is None:

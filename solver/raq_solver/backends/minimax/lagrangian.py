@@ -8,6 +8,7 @@ Rules
   constraints.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,8 @@ from raq_solver.knapsack import Linear
 Multipliers = Float64[np.ndarray, " sums"]
 
 _CLOSE: Final = 1e-9
+_ROUNDS: Final = 300
+"""Most cutting planes for the multipliers of the whole table."""
 _WIDENINGS: Final = 30
 
 
@@ -75,30 +78,28 @@ def minimax_table(losses: Float64[np.ndarray, "domains rows types"], constraints
     return MinimaxTable(np.array(cells), offered, len(losses), np.array(least), np.array(units))
 
 
-def best_multipliers(
-    table: MinimaxTable,
-    rows: Int64[np.ndarray, " some"] | slice,
-    so_far: Float64[np.ndarray, " sums"],
-    start: Multipliers,
-    rounds: int,
-) -> tuple[Multipliers, float]:
-    """Multipliers whose bound on the worst sum, given the sums so far, is nearly the highest, and that bound.
+def best_multipliers(table: MinimaxTable, start: Multipliers, deadline: float) -> tuple[Multipliers, float]:
+    """Multipliers whose bound on the worst sum is nearly the highest, and that bound.
 
     Cutting planes over the simplex of the weights and a box of the prices, which widens when they reach its edge.
-    (`dual.best_prices` moves its box instead: without weights there is no simplex that keeps the cuts bounded.)
+    (`dual.best_prices` moves its box instead: without weights there is no simplex that keeps the cuts bounded.) Any
+    multipliers give a bound, so this may stop at the deadline, on `time.perf_counter`.
     """
-    places = np.arange(len(table.offered[rows]))
-    scale = _scale(table, rows)
-    box = np.maximum(8 * start[table.domains :] * scale, 1e-3 * max(float(so_far[: table.domains].max()), 1e-300))
+    places = np.arange(len(table.offered))
+    scale = _scale(table, slice(None))
+    largest = max(float(table.least[: table.domains].max()), 1e-300)
+    box = np.maximum(8 * start[table.domains :] * scale, 1e-3 * largest)
     cuts: list[np.ndarray] = []
     at, best, highest = start, start, -np.inf
     widened = 0
-    for _ in range(rounds):
-        picks = table.total(at, rows).argmin(axis=1)
-        cuts.append(so_far + table.cells[:, rows][:, places, picks].sum(axis=1))
+    for _ in range(_ROUNDS):
+        picks = table.total(at).argmin(axis=1)
+        cuts.append(table.least + table.cells[:, places, picks].sum(axis=1))
         value = float(at @ cuts[-1])
         if value > highest:
             best, highest = at, value
+        if time.perf_counter() > deadline:
+            break
         # The cuts lie above the bound everywhere, so their highest value is how far it could still rise in the box.
         at, ceiling = _highest(np.array(cuts), scale, box)
         if ceiling - highest <= _CLOSE * abs(highest):

@@ -12,7 +12,7 @@ Rules
 import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,8 +27,6 @@ from raq_solver.backends.minimax.lagrangian import Multipliers, best_multipliers
 from raq_solver.backends.minimax.layered_search import LayeredSearch
 from raq_solver.knapsack import Limits, Linear, Termination
 
-_ROUNDS: Final = 300
-"""Most cutting planes for the multipliers of the whole table."""
 _SEARCHES: Final = (
     (None, 200, 0),
     (400, 500, 2),
@@ -62,17 +60,22 @@ class WorstSolution:
 
 
 def least_worst(
-    losses: Float64[np.ndarray, "domains rows types"], constraints: Sequence[Linear], limits: Limits
+    losses: Float64[np.ndarray, "domains rows types"],
+    constraints: Sequence[Linear],
+    limits: Limits,
+    known: Iterable[Int64[np.ndarray, " rows"]] = (),
 ) -> WorstSolution:
     """The choice whose largest domain's loss is least, keeping the constraints (the capacity first).
 
-    Every row has an offered cell, and the smallest choice is within the capacity. Deterministic without a time limit;
-    FEASIBLE when the time is up, or when even the widest search leaves something out. Raises InvalidInput if SciPy is
-    not installed.
+    Every row has an offered cell, and the smallest choice is within the capacity. `known` are choices to begin with.
+    Deterministic without a time limit; FEASIBLE when the time is up, or when even the widest search leaves something
+    out. Raises InvalidInput if SciPy is not installed.
     """
     check_libraries()
     deadline = time.perf_counter() + (math.inf if limits.seconds is None else limits.seconds)
-    search = _Search(losses, constraints)
+    search = _Search(losses, constraints, deadline)
+    for picks in known:
+        search.take(picks)
     if not search.impossible:
         search.choose(deadline)
         for cells, width, tries in _SEARCHES:
@@ -85,7 +88,9 @@ def least_worst(
 class _Search:
     """The state of the search: the incumbent and its worst loss, a bound, and the bundle of multipliers."""
 
-    def __init__(self, losses: Float64[np.ndarray, "domains rows types"], constraints: Sequence[Linear]) -> None:
+    def __init__(
+        self, losses: Float64[np.ndarray, "domains rows types"], constraints: Sequence[Linear], deadline: float
+    ) -> None:
         self.losses, self.constraints = losses, constraints
         self.table = minimax_table(losses, constraints)
         of_domains = slice(0, self.table.domains)
@@ -93,7 +98,7 @@ class _Search:
         most = self.table.least[of_domains] + self.table.cells[of_domains].max(axis=2).sum(axis=1)
         worst = float(most.max()) * (1 + 1e-9) + 1e-300
         start = self._start()
-        self.root, highest = best_multipliers(self.table, slice(None), self.table.least, start, _ROUNDS)
+        self.root, highest = best_multipliers(self.table, start, deadline)
         self.impossible = highest > worst
         self.bundle = [self.root]
         self.picks: Int64[np.ndarray, " rows"] | None = None
@@ -122,7 +127,7 @@ class _Search:
         found = LayeredSearch(table, self.bundle, known, width, tries).run(deadline)
         self.bundle = found.bundle
         if found.picks is not None:
-            self._take(found.picks)
+            self.take(found.picks)
             self._exchange(deadline)
         # A search of some cells proves nothing about the others.
         if cells is None:
@@ -173,9 +178,9 @@ class _Search:
             return False
         bound = (found.bound + float(at @ self.table.least)) * (1 - TOLERANCE)
         self.bound = max(self.bound, min(bound, self.value))
-        return self._take(found.picks)
+        return self.take(found.picks)
 
-    def _take(self, picks: Int64[np.ndarray, " rows"]) -> bool:
+    def take(self, picks: Int64[np.ndarray, " rows"]) -> bool:
         """Whether picks keep the constraints in whole numbers; then the incumbent, if they are better."""
         if any(each.excess(picks) > 0 for each in self.constraints):
             return False
@@ -188,7 +193,7 @@ class _Search:
         """Improve the incumbent by one- and two-row exchanges until none helps."""
         while self.picks is not None and time.perf_counter() < deadline:
             known, better = self.value, exchanged(self.table, self.picks, self.root)
-            if better is None or not self._take(better) or self.value >= known * (1 - TOLERANCE):
+            if better is None or not self.take(better) or self.value >= known * (1 - TOLERANCE):
                 break
 
     def _cheapest(self, cells: int) -> Bool[np.ndarray, "rows types"]:
