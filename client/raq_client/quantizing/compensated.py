@@ -22,7 +22,7 @@ from raq_solver.profile import FisherLosses, Profile
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
-_VERSION = "4"
+_VERSION = "5"
 """Changed whenever the same inputs give other factors, which invalidates the cache."""
 
 

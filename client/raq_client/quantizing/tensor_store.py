@@ -30,7 +30,7 @@ from raq_solver.tensors import Tensor
 
 DEFAULT_MOST_BYTES: Final = 64 * 2**30
 """Default limit on the size of a store."""
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 """Changed whenever the same key would mean other bytes; older tensors are then not found."""
 _DIGEST_BYTES: Final = 32
 _KEPT_SHARE: Final = 0.9
