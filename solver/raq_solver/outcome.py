@@ -46,6 +46,8 @@ class Outcome:
     def unwrap(self) -> tuple[Allocation, Ledger]:
         """The allocation and its ledger. Raises InvalidInput, with the way out, when there is none."""
         if self.allocation is None or self.ledger is None:
-            what = f"{self.termination.value}; the least that can be reached is {self.least_bytes:,} bytes"
-            raise InvalidInput(Fault("budget", what))
+            way_out = f"the least that can be reached is {self.least_bytes:,} bytes"
+            if self.termination is Termination.NO_SOLUTION_FOUND:
+                way_out = "allow more time"
+            raise InvalidInput(Fault("budget", f"{self.termination.value}; {way_out}"))
         return self.allocation, self.ledger

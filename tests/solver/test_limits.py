@@ -4,9 +4,11 @@ import time
 
 import numpy as np
 
-from raq_solver import Limits, LossTable, Problem, Region, Termination, nested_ladder, spaced, sweep
+from raq_solver import Limits, LossTable, Problem, Termination, nested_ladder, spaced, sweep
+from raq_solver.backends.minimax.search import least_worst
+from raq_solver.knapsack import Linear
 from raq_solver.questions.worst_case import Domains, WorstCaseMeasure, solve_worst_case
-from support.services import general_problem, hard_problem
+from support.services import hard_problem
 
 
 def test_seconds_are_of_each_search_and_the_deadline_of_all() -> None:
@@ -46,15 +48,17 @@ def test_a_ladder_and_a_worst_case_keep_to_their_time() -> None:
     assert time.monotonic() - start < 60
 
 
-def test_a_worst_case_that_is_stopped_has_at_least_the_best_of_a_domain() -> None:
-    """That of any domain keeps the capacity and all constraints."""
-    sided = general_problem()
-    region = (Region(sided.table.tensors[:200], int(sided.table.sizes[:200].mean(axis=1).sum())),)
-    tables = tuple((str(number), sided.table) for number in range(2))
-    found = solve_worst_case(Domains(tables, sided.capacity_bytes, region), Limits(3.0))
-    assert all(domain.best.allocation is not None for domain in found.domains)
-    assert found.allocation is not None
-    assert found.bound <= found.worst
+def test_a_worst_case_without_time_is_the_best_choice_known() -> None:
+    """That of one domain alone keeps the capacity and all constraints, so there is always one."""
+    table = hard_problem().table
+    losses = np.stack([table.losses, table.losses[::-1]])
+    capacity = Linear(np.arange(400), table.sizes, int(table.sizes.mean(axis=1).sum()))
+    smallest, largest = np.zeros(400, dtype=np.int64), np.full(400, 11)
+    found = least_worst(losses, [capacity], Limits(0.0), [largest, smallest])
+    assert found.termination is Termination.FEASIBLE
+    assert np.array_equal(found.picks, smallest)
+    assert 0 < found.bound < found.value
+    assert least_worst(losses, [capacity], Limits(0.0)).termination is Termination.NO_SOLUTION_FOUND
 
 
 def test_a_ladder_of_very_many_chains_is_answered_with_a_bound() -> None:

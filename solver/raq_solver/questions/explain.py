@@ -1,6 +1,7 @@
 """Explanations: the alternatives of a tensor, the cost of constraints, the conflict of an infeasible problem.
 
-Every number comes from solving again with something changed, so it is exact, not a first-order estimate.
+Every number comes from solving again with something changed, so it is exact, not a first-order estimate; where a limit
+stops a search it is that of the best allocation found.
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ import numpy as np
 from raq_solver.constraints import Constraint, Pin, Source, tie_groups
 from raq_solver.errors import Fault, UnknownTensor, near_misses
 from raq_solver.knapsack import Limits, Termination
+from raq_solver.make_problem import capacity_in
 from raq_solver.outcome import Outcome
 from raq_solver.problem import Problem
 from raq_solver.questions.sweep import Change, spaced, sweep
@@ -61,7 +63,7 @@ class TensorReasons:
 
 @dataclass(frozen=True, slots=True)
 class ConstraintCost:
-    """The cost of one constraint: the loss saved when it alone is dropped (None when nothing feasible is known).
+    """The cost of one constraint: the loss saved when it alone is dropped; None when a limit left it unknown.
 
     `number` is its place among the problem's constraints, counted from 1.
 
@@ -78,8 +80,8 @@ class ConstraintCost:
 class Costs:
     """The costs of a problem's constraints. `by_source`: the loss saved when all constraints of a source are dropped.
 
-    `total`: the loss saved when all are dropped. `byte_price` is the worth of one more byte of capacity, in loss per
-    byte.
+    `total`: the loss saved when all are dropped. Where a limit left it unknown, a source is missing and the total is 0.
+    `byte_price` is the worth of one more byte of capacity, in loss per byte.
 
     >>> Costs((), {Source.USER: 0.2}, 0.2, 1e-9).by_source[Source.USER]
     0.2
@@ -145,16 +147,18 @@ def constraint_costs(problem: Problem, limits: Limits = NO_LIMITS, solver: Solve
     outcome = solver(problem, limits)
     loss = outcome.unwrap()[1].loss
 
-    def saved(dropped: Iterable[int]) -> float:
-        relaxed = solver(_without(problem, set(dropped)), limits)
-        return loss - relaxed.unwrap()[1].loss
+    def saved(dropped: Iterable[int]) -> float | None:
+        relaxed = solver(_without(problem, set(dropped)), limits).ledger
+        # Without some constraints the allocation still keeps the others, so that nothing worse is the best known.
+        return None if relaxed is None else max(0.0, loss - relaxed.loss)
 
     numbers = range(len(problem.constraints))
     sources = {constraint.source for constraint in problem.constraints}
+    of_sources = {s: saved(n for n in numbers if problem.constraints[n].source is s) for s in Source if s in sources}
     return Costs(
         tuple(ConstraintCost(n + 1, problem.constraints[n], saved([n])) for n in numbers),
-        {s: saved(n for n in numbers if problem.constraints[n].source is s) for s in Source if s in sources},
-        saved(numbers),
+        {source: cost for source, cost in of_sources.items() if cost is not None},
+        saved(numbers) or 0.0,
         outcome.multiplier or 0.0,
     )
 
@@ -163,7 +167,8 @@ def explain_conflict(problem: Problem, limits: Limits = NO_LIMITS, solver: Solve
     """A minimal conflicting set of constraints and the nearest feasible capacity; None when the problem is feasible.
 
     A constraint is dropped for good when the rest is infeasible without it (deletion filter), so the set is minimal,
-    though another minimal set may exist.
+    though another minimal set may exist. Where limits stop searches, constraints that could be dropped may remain, and
+    the capacity may be larger than needed. Raises InvalidInput if a limit leaves open whether the problem is feasible.
 
     >>> from raq_solver import LossTable
     >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
@@ -171,7 +176,9 @@ def explain_conflict(problem: Problem, limits: Limits = NO_LIMITS, solver: Solve
     >>> [number for number, _ in conflict.constraints], conflict.nearest_capacity_bytes
     ([1], 544)
     """
-    if solver(problem, limits).termination is not Termination.INFEASIBLE:
+    outcome = solver(problem, limits)
+    if outcome.termination is not Termination.INFEASIBLE:
+        outcome.unwrap()
         return None
     dropped: set[int] = set()
     for number in range(len(problem.constraints)):
@@ -185,26 +192,24 @@ def explain_conflict(problem: Problem, limits: Limits = NO_LIMITS, solver: Solve
 def nearest_capacity(problem: Problem, limits: Limits = NO_LIMITS, solver: Solver = solve) -> int | None:
     """The least capacity at which the problem is feasible; None when no capacity is enough.
 
+    Raises InvalidInput if a limit leaves open whether one is.
+
     >>> from raq_solver import LossTable
     >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
     >>> nearest_capacity(Problem(table, 0))
     288
     """
-    most = int(problem.table.sizes.max(axis=1).sum())
     if not problem.has_side_constraints:
         return solver(problem, limits).least_bytes
-    top = solver(replace(problem, capacity_bytes=most), limits)
+    top = solver(replace(problem, capacity_bytes=capacity_in(problem.table, None)), limits)
     if top.termination is Termination.INFEASIBLE:
         return None
-    # Bisection: nothing fits at `low`, something at `high`. A feasible allocation's own size is a lower `high`.
-    low, high = top.least_bytes - 1, most
+    # Bisection: something fits at `high`, the size of an allocation, and nothing that is known at `low`.
+    low, high = top.least_bytes - 1, top.unwrap()[1].size
     while high - low > 1:
         middle = (low + high) // 2
-        outcome = solver(replace(problem, capacity_bytes=middle), limits)
-        if outcome.termination is Termination.INFEASIBLE:
-            low = middle
-        else:
-            high = outcome.ledger.size if outcome.ledger else middle
+        ledger = solver(replace(problem, capacity_bytes=middle), limits).ledger
+        low, high = (middle, high) if ledger is None else (low, ledger.size)
     return high
 
 
