@@ -36,41 +36,48 @@ _SWITCH_SECONDS: Final = 0.001
 _LOG_SECONDS: Final = 2.0
 """How long stopping waits for the log to be written."""
 
-APP = typer.Typer(add_completion=True, pretty_exceptions_enable=False)
+_HELP: Final = """Serve the solver of raq over gRPC until SIGTERM or Ctrl-C.
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Settings in TOML.")]
-Database = Annotated[str | None, typer.Option(help="URL of the store: sqlite:///FILE or postgresql://...")]
+Flags go before RAQ_SERVER_NAME in the environment, these before the file, which may hold all settings.
+
+\b
+Example:
+  raq-server --address 0.0.0.0:8433 --config server.toml \\
+    --certificate cert.pem --private-key key.pem
+"""
+"""What `--help` says before the options; click keeps the lines of a paragraph that begins with a backspace."""
+
+# Plain texts, not markup: Rich would take a default in brackets for a style, and frames need lines.
+APP = typer.Typer(
+    pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="Settings in TOML.")]
+Database = Annotated[str | None, typer.Option(metavar="URL", help="sqlite:///FILE, postgresql://...")]
 
 
-@APP.callback(invoke_without_command=True)
+@APP.callback(invoke_without_command=True, help=_HELP)
 def serve(
     context: typer.Context,
     config: ConfigFile = None,
     address: Annotated[
-        str | None, typer.Option(help="HOST:PORT to listen on (port 0: any free one), or unix:PATH. [127.0.0.1:8433]")
+        str | None,
+        typer.Option(metavar="ADDR", help="HOST:PORT (port 0: any free one) or unix:PATH. [127.0.0.1:8433]"),
     ] = None,
-    metrics_address: Annotated[str | None, typer.Option(help="HOST:PORT of HTTP /metrics, /live and /ready.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Searches at the same time. [one per processor]")] = None,
-    queue: Annotated[int | None, typer.Option(help="Calls that may wait; more are refused. [64]")] = None,
-    grace: Annotated[float | None, typer.Option(help="Seconds that running calls get at the end. [10]")] = None,
-    certificate: Annotated[Path | None, typer.Option(help="TLS certificate chain (PEM).")] = None,
-    private_key: Annotated[Path | None, typer.Option(help="TLS private key (PEM).")] = None,
-    client_ca: Annotated[Path | None, typer.Option(help="Accept only clients whose certificates these signed.")] = None,
-    allow_anonymous: Annotated[
-        bool, typer.Option("--allow-anonymous", help="Serve other machines without authentication.")
-    ] = False,
+    metrics_address: Annotated[str | None, typer.Option(metavar="ADDR", help="HTTP: /metrics, /live, /ready.")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Searches at once. [one per processor]")] = None,
+    queue: Annotated[int | None, typer.Option(metavar="N", help="Calls that may wait. [64]")] = None,
+    grace: Annotated[float | None, typer.Option(metavar="SECONDS", help="For running calls to end. [10]")] = None,
+    certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS certificate chain (PEM).")] = None,
+    private_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS private key (PEM).")] = None,
+    client_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="Serve only clients it signed.")] = None,
+    allow_anonymous: Annotated[bool, typer.Option("--allow-anonymous", help="Serve everyone, without tokens.")] = False,
     database: Database = None,
-    log_format: Annotated[str | None, typer.Option(help="json or text. [json]")] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error. [info]")] = None,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings as JSON and end.")] = False,
+    log_format: Annotated[str | None, typer.Option(metavar="NAME", help="json or text. [json]")] = None,
+    log_level: Annotated[str | None, typer.Option(metavar="NAME", help="debug, info, warning or error. [info]")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings as JSON.")] = False,
 ) -> None:
-    """Serve the raq solver over gRPC, with health checks and reflection, until SIGTERM or Ctrl-C.
-
-    Every setting can also be given in the file, and in the environment as RAQ_SERVER_NAME. Flags override the
-    environment, which overrides the file.
-
-    Example: raq-server --address 0.0.0.0:8433 --certificate cert.pem --private-key key.pem --config raq-server.toml
-    """
+    """Serve until a signal ends it, or print the settings; `_HELP` is what people read."""
     if context.invoked_subcommand is not None:
         return
     settings = _settings(
@@ -108,8 +115,10 @@ def _one_arena() -> None:
 
 @APP.command()
 def token(
-    name: Annotated[str, typer.Argument(help="Who will use it.")],
-    scope: Annotated[str, typer.Option(help="read, solve or admin; each includes those before it.")] = "solve",
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who will use it.")],
+    scope: Annotated[
+        str, typer.Option(metavar="NAME", help="read, solve or admin; each includes those before it.")
+    ] = "solve",
 ) -> None:
     """Make a token. Prints it once, with the lines for the settings file, which hold only its hash."""
     _need_extra()
@@ -132,11 +141,13 @@ def clean(
     config: ConfigFile = None,
     database: Database = None,
     keep_results_days: Annotated[
-        float | None, typer.Option(help="Remove answers not used for this many days. [30]")
+        float | None, typer.Option(metavar="DAYS", help="Remove answers not used for this many days. [30]")
     ] = None,
-    keep_profiles_days: Annotated[float | None, typer.Option(help="The same for profiles. [kept for ever]")] = None,
+    keep_profiles_days: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="The same for profiles. [kept]")
+    ] = None,
     store_limit_bytes: Annotated[
-        int | None, typer.Option(help="Then remove the least recently used beyond this. [10 GiB]")
+        int | None, typer.Option(metavar="BYTES", help="Then remove the least recently used beyond this. [10 GiB]")
     ] = (None),
 ) -> None:
     """Remove old answers and profiles from the store. Servers may keep running."""

@@ -55,6 +55,25 @@ def test_printing_the_configuration_hides_the_password() -> None:
     assert set(printed) == set(ServerConfig.model_fields)
 
 
+@pytest.mark.parametrize("words", [(), ("token",), ("clean",)])
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_help_fits_on_a_screen_and_in_its_width(
+    width: int, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = server(*words, "--help").out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= width
+
+
+def test_help_says_the_defaults_and_how_to_copy_the_example() -> None:
+    shown = server("-h").out
+    defaults = {name: field.default for name, field in ServerConfig.model_fields.items()}
+    for name in ("queue", "log_format", "log_level"):
+        assert f"[{defaults[name]}]" in shown
+    assert "server.toml \\\n      --certificate" in shown
+
+
 def test_mistakes_on_the_command_line_are_sentences() -> None:
     done = server("--workers", "0")
     assert done.code == 2
