@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Self
 
 from raq_solver.budget import bits_per_weight
-from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
+from raq_solver.errors import HINTS, Fault, InvalidInput, near_misses, raise_faults
 from raq_solver.losses import LossTable
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
@@ -104,8 +104,8 @@ def account(allocation: Allocation, table: LossTable, capacity: int) -> Ledger:
     416
     """
     faults = [
-        Fault(name, f"not a tensor of the table{near_misses(name, table.tensors)}")
-        for name in allocation.types.keys() - set(table.tensors)
+        Fault(name, f"not a tensor of the table{near_misses(name, table.tensors) if number < HINTS else ''}")
+        for number, name in enumerate(sorted(allocation.types.keys() - set(table.tensors)))
     ]
     entries = []
     for row, name in enumerate(table.tensors):

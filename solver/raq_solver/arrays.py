@@ -4,7 +4,8 @@ Lists and arrays of other integer or float types are converted; what can't be is
 caller's own arrays are never changed, nor made read-only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Final, TypeGuard
 
@@ -85,3 +86,8 @@ def names_of(value: object, where: str) -> tuple[str, ...]:
     if is_names(value):
         return tuple(value)
     raise InvalidInput(Fault(where, f"{value!r} is no sequence of names; write a tuple of texts"))
+
+
+def repeated(kind: str, names: Iterable[str]) -> list[Fault]:
+    """The faults of names that must differ and do not."""
+    return [Fault(name, f"{kind} listed {count} times") for name, count in Counter(names).items() if count > 1]

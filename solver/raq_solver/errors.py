@@ -20,6 +20,9 @@ from typing import Final
 
 _LONGEST_WORD: Final = 200
 _PLACES_NAMED: Final = 3
+HINTS: Final = 3
+"""Names of a question whose nearest known names are looked for: each is compared with thousands."""
+_MOST_KNOWN: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +149,9 @@ def raise_faults(faults: Sequence[Fault]) -> None:
 
 def near_misses(word: str, known: Iterable[str]) -> str:
     """A clause such as ` (did you mean Q4_K, Q4_1?)`, or empty text when no known word is near."""
-    if len(word) > _LONGEST_WORD:  # not a name with a letter wrong, and comparing takes time in its square
-        return ""
     by_folded = {name.casefold(): name for name in known}
+    # Comparing takes time in the square of a word's length, which no name with a letter wrong has.
+    if len(word) > _LONGEST_WORD or len(by_folded) > _MOST_KNOWN:
+        return ""
     near = difflib.get_close_matches(word.casefold(), list(by_folded), n=3, cutoff=0.6)
     return f" (did you mean {', '.join(by_folded[name] for name in near)}?)" if near else ""

@@ -9,7 +9,6 @@ Rules
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum, unique
@@ -18,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from raq_solver.arrays import LARGEST, Kind, names_of, read_only_copies
+from raq_solver.arrays import LARGEST, Kind, names_of, read_only_copies, repeated
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 
@@ -130,9 +129,7 @@ class LossTable:
     def _name_faults(self) -> list[Fault]:
         faults = []
         for kind, names in (("tensor", self.tensors), ("quant type", self.quant_types)):
-            faults += [
-                Fault(name, f"{kind} listed {count} times") for name, count in Counter(names).items() if count > 1
-            ]
+            faults += repeated(kind, names)
             faults += [Fault(f"{kind} {index}", "has no name") for index, name in enumerate(names) if not name]
         return faults
 

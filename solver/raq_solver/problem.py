@@ -1,7 +1,9 @@
 """Problems: a loss table, a capacity and constraints, checked once with all faults at once."""
 
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -9,7 +11,7 @@ from jaxtyping import Bool, Int64
 from raq_solver.allocation import Allocation
 from raq_solver.arrays import whole_number
 from raq_solver.constraints import Constraint, SideConstraint, tie_groups
-from raq_solver.errors import Fault, InvalidInput, raise_faults
+from raq_solver.errors import HINTS, Fault, InvalidInput, raise_faults
 from raq_solver.losses import LossTable
 
 
@@ -38,7 +40,7 @@ class Problem:
         object.__setattr__(self, "constraints", constraints_of(self.constraints))
         faults: list[Fault] = []
         for number, constraint in enumerate(self.constraints, start=1):
-            faults += constraint.faults(self.table, title(number, constraint))
+            faults += constraint.faults(self.table, title(number, constraint), HINTS - len(faults))
         raise_faults(faults)
         raise_faults(self._contradictions())
 
@@ -76,27 +78,41 @@ class Problem:
     def _contradictions(self) -> list[Fault]:
         """Tensors, and groups of tied tensors, that are left without a quant type, and by which constraints."""
         allowed = self.allowed()
+        culprits = _Culprits(self)
         faults = [
-            Fault(self.table.tensors[row], f"no quant type is left by {self._culprits([row])}")
+            Fault(self.table.tensors[row], f"no quant type is left by {culprits.of([row])}")
             for row in np.flatnonzero(~allowed.any(axis=1)).tolist()
         ]
         for group in tie_groups(self.constraints):
             rows = [self.table.row_of[name] for name in group]
             # A member that has no type left by itself is a fault already.
             if allowed[rows].any(axis=1).all() and not allowed[rows].all(axis=0).any():
-                what = f"the tied tensors have no quant type in common by {self._culprits(rows)}"
+                what = f"the tied tensors have no quant type in common by {culprits.of(rows)}"
                 faults.append(Fault(" = ".join(group), what))
         return faults
 
-    def _culprits(self, rows: list[int]) -> str:
-        """The constraints that forbid something that the table offers to these tensors."""
-        culprits = []
-        for number, constraint in enumerate(self.constraints, start=1):
-            cells = np.ones_like(self.table.offered)
-            cells[constraint.rows(self.table)] = constraint.permitted(self.table)
-            if (self.table.offered[rows] & ~cells[rows]).any():
-                culprits.append(title(number, constraint))
-        return " and ".join(culprits) or "the table"
+
+class _Culprits:
+    """The constraints that forbid something that the table offers, by tensor; looked for when first asked."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+
+    def of(self, rows: list[int]) -> str:
+        """Those of these rows, in words."""
+        numbers = sorted({number for row in rows for number in self._by_row[row]})
+        named = [title(number, self._problem.constraints[number - 1]) for number in numbers]
+        return " and ".join(named) or "the table"
+
+    @cached_property
+    def _by_row(self) -> dict[int, list[int]]:
+        offered = self._problem.table.offered
+        found: dict[int, list[int]] = defaultdict(list)
+        for number, constraint in enumerate(self._problem.constraints, start=1):
+            rows = np.array(constraint.rows(self._problem.table))
+            for row in rows[(offered[rows] & ~constraint.permitted(self._problem.table)).any(axis=1)].tolist():
+                found[row].append(number)
+        return found
 
 
 def title(number: int, constraint: Constraint) -> str:

@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from raq_solver.arrays import LARGEST, read_only_copies
+from raq_solver.arrays import LARGEST, read_only_copies, repeated
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
@@ -209,7 +209,8 @@ class Profile:
         weights = sum(tensor.weights for tensor in self.tensors)
         if weights > LARGEST:  # sizes would leave the range of their arrays
             return [Fault("profile", "holds more than 2^53 weights; at most 2^53 are supported")]
-        faults = []
+        faults = repeated("tensor", [tensor.name for tensor in self.tensors])
+        faults += repeated("quant type", [quant_type.name for quant_type in self.quant_types])
         if self.levels is not None and len(self.levels.levels) != len(self.tensors):
             faults.append(Fault("profile", f"has {shape[0]} tensors, but levels of {len(self.levels.levels)}"))
         if self.sampling_errors is not None and not (self.sampling_errors >= 0).all():

@@ -248,3 +248,14 @@ def test_random_bytes_never_crash(data: bytes) -> None:
         convert.problem_from_proto(message)
     except InvalidInput as error:
         assert error.faults  # noqa: PT017
+
+
+def test_a_profile_of_odd_tensors_is_refused_at_once() -> None:
+    """The product of 100,000 large numbers and the search for known names like 100,000 others take minutes."""
+    deep = profile_pb2.Tensor(name="deep", shape=[2**62] * 100_000, source_type="F16")
+    message = profile_pb2.Profile(tensors=[deep], quant_types=["Q8_0"], energies=[1])
+    message.tensors.extend(profile_pb2.Tensor(name=f"t{i}", shape=[1], source_type=f"F{i}x") for i in range(10_000))
+    with pytest.raises(InvalidInput) as caught:
+        convert.profile_from_proto(message)
+    assert "deep: has 100000 dimensions; at most 4 are supported" in map(str, caught.value.faults)
+    assert sum("no such quant type" in fault.what for fault in caught.value.faults) == 20

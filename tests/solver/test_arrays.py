@@ -1,6 +1,7 @@
 """Arguments of the solver: lists are converted, wrong ones are `InvalidInput`, arrays of the caller are left alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -47,6 +48,16 @@ def profile(**changes: Any) -> Profile:
     return Profile(**given | changes)
 
 
+def twice(names: str) -> Profile:
+    """A profile of two tensors and two types that are the same."""
+    unknown = [np.nan] * 2
+    given: dict[str, Any] = {"tensors": (*TENSORS, replace(TENSORS[0], name="b")), "quant_types": TYPES}
+    given[names] = given[names][:1] * 2
+    return Profile(
+        **given, relative_errors=[[0.1] * 2] * 2, energies=[1] * 2, sensitivities=unknown, sensitivity_errors=unknown
+    )
+
+
 def test_lists_are_tables_profiles_and_knapsacks() -> None:
     arrays = LossTable(
         ("a",), ("Q8", "Q4"), np.array([256]), np.array([[272, 144]]), np.array([[0.0, 0.5]], dtype=np.float32)
@@ -73,6 +84,8 @@ def test_lists_are_tables_profiles_and_knapsacks() -> None:
         (lambda: LossTable("a", ("Q",), [1], [[1]], [[0.0]]), "tensors: 'a' is no sequence of names"),
         (lambda: LossTable((1,), ("Q",), [1], [[1]], [[0.0]]), "tensors: (1,) is no sequence of names"),
         (lambda: LossTable(("a",), ("Q",), [1], [[1]], [[0.0]], unit="bits"), "unit: 'bits' is no unit of losses"),
+        (lambda: twice("tensors"), "a: tensor listed 2 times"),
+        (lambda: twice("quant_types"), "Q8_0: quant type listed 2 times"),
         (lambda: Problem("a", 1), "table: is a str; must be a LossTable"),
         (lambda: Problem(TABLE, 1.5), "capacity: 1.5 is no whole number of bytes"),
         (lambda: Problem(TABLE, 2**53 + 1), "capacity: more than 2^53 bytes; at most 2^53 are supported"),

@@ -139,3 +139,26 @@ def test_an_account_tells_every_fault() -> None:
 def test_limits_are_times(seconds: float) -> None:
     with pytest.raises(InvalidInput, match="seconds; must be at least 0"):
         Limits(seconds)
+
+
+def test_names_like_unknown_ones_are_looked_for_a_few_times_only() -> None:
+    """Each is compared with all known names: for thousands that takes minutes."""
+    wrong = tuple(f"blk.{i}.attn_q.wieght" for i in range(50))
+    given = [(Pin(wrong, "Q8_0"), *(Pin((name,), "Q8_0") for name in wrong))]
+    with pytest.raises(InvalidInput) as caught:
+        Problem(TABLE, 1, *given)
+    assert len(caught.value.faults) == 100
+    assert sum("did you mean" in fault.what for fault in caught.value.faults) == 3
+    with pytest.raises(InvalidInput) as caught:
+        account(Allocation(dict.fromkeys(wrong, "Q8_0")), TABLE, 1)
+    assert sum("did you mean" in fault.what for fault in caught.value.faults) == 3
+
+
+def test_every_tensor_without_a_type_has_its_own_culprits() -> None:
+    names = TABLE.tensors
+    forbidden = [Exclude((name,), TABLE.quant_types, reason=name) for name in names]
+    with pytest.raises(InvalidInput) as caught:
+        Problem(TABLE, 1, (Floor(names, Fraction(1, 100)), *forbidden))
+    assert [str(fault) for fault in caught.value.faults] == [
+        f"{name}: no quant type is left by constraint {number} (Exclude)" for number, name in enumerate(names, start=2)
+    ]

@@ -1,6 +1,7 @@
 """Profiles ⇄ messages."""
 
 import math
+from collections.abc import Iterable, Mapping
 from datetime import UTC
 from typing import Final
 
@@ -17,6 +18,9 @@ from raq_solver.tensors import Tensor
 
 _MOST_WEIGHTS: Final = 2**48
 """Most weights of one tensor: its sizes then stay within the whole numbers that a double holds exactly."""
+_MOST_DIMENSIONS: Final = 4
+"""As in ggml."""
+_UNKNOWN_NAMED: Final = 20
 
 
 def profile_to_proto(profile: Profile, message: profile_pb2.Profile | None = None) -> profile_pb2.Profile:
@@ -58,8 +62,9 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
     ]
     if not all(shape):
         faults.append(Fault("profile", "has no tensors" if not shape[0] else "has no quant types"))
-    tensors = tuple(filter(None, (_tensor(each, faults) for each in message.tensors)))
-    types = tuple(filter(None, (_type(name, faults) for name in message.quant_types)))
+    known = _types([*(each.source_type for each in message.tensors), *message.quant_types], faults)
+    tensors = tuple(filter(None, (_tensor(each, known, faults) for each in message.tensors)))
+    types = tuple(known[name] for name in message.quant_types if name in known)
     faults += [
         Fault("profile.energies", f"holds {energy}; must be finite and at least 0")
         for energy in message.energies
@@ -117,19 +122,30 @@ def _numbers(packed: Doubles, field: str) -> Float64[np.ndarray, " numbers"]:
     return numbers
 
 
-def _tensor(message: profile_pb2.Tensor, faults: list[Fault]) -> Tensor | None:
+def _tensor(message: profile_pb2.Tensor, known: Mapping[str, QuantType], faults: list[Fault]) -> Tensor | None:
     shape = tuple(message.shape)
+    if len(shape) > _MOST_DIMENSIONS:
+        what = f"has {len(shape)} dimensions; at most {_MOST_DIMENSIONS} are supported"
+        faults.append(Fault(message.name or "tensor", what))
+        return None
     if not shape or min(shape) < 1 or math.prod(shape) > _MOST_WEIGHTS:
         what = f"has the shape {shape}; needs positive numbers, at most 2^48 weights in all"
         faults.append(Fault(message.name or "tensor", what))
         return None
-    source = _type(message.source_type, faults)
+    source = known.get(message.source_type)
     return None if source is None else Tensor(message.name, shape, source)
 
 
-def _type(name: str, faults: list[Fault]) -> QuantType | None:
-    try:
-        return stored_type(name)
-    except InvalidInput as error:
-        faults += error.faults
-        return None
+def _types(names: Iterable[str], faults: list[Fault]) -> dict[str, QuantType]:
+    """The types of these names. Of unknown ones the first are faults: looking for known names like them takes time."""
+    found: dict[str, QuantType] = {}
+    unknown = 0
+    for name in dict.fromkeys(names):
+        try:
+            found[name] = stored_type(name)
+        except InvalidInput as error:
+            faults += error.faults
+            unknown += 1
+            if unknown == _UNKNOWN_NAMED:
+                break
+    return found

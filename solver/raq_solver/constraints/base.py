@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from raq_solver.arrays import is_names
-from raq_solver.errors import Fault, near_misses
+from raq_solver.errors import HINTS, Fault, near_misses
 from raq_solver.knapsack import SideRow
 from raq_solver.losses import LossTable
 
@@ -80,12 +80,13 @@ class Constraint(ABC):
         del table
         return []
 
-    def faults(self, table: LossTable, where: str) -> list[Fault]:
-        """Every fault of the constraint, other constraints aside."""
+    def faults(self, table: LossTable, where: str, hints: int = HINTS) -> list[Fault]:
+        """Every fault of the constraint, other constraints aside, with the like of at most `hints` unknown tensors."""
         if not is_names(self.tensors):
             return [Fault(where, f"tensors are {self.tensors!r}; write a tuple of names")]
         found = [
-            f"no tensor named {name}{near_misses(name, table.tensors)}" for name in unknown(self.tensors, table.row_of)
+            f"no tensor named {name}{near_misses(name, table.tensors) if number < hints else ''}"
+            for number, name in enumerate(unknown(self.tensors, table.row_of))
         ]
         found += [f"names {name} {count} times" for name, count in Counter(self.tensors).items() if count > 1]
         if not self.tensors:
