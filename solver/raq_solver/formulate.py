@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from raq_solver.allocation import Allocation, Ledger, account
 from raq_solver.constraints import tie_groups
@@ -100,22 +100,25 @@ def formulate(problem: Problem) -> tuple[Knapsack, Decoder]:
     shape = (int(row_of_tensor.max()) + 1, len(table.quant_types))
     sizes = np.zeros(shape, dtype=np.int64)
     losses = np.zeros(shape)
-    np.add.at(sizes, row_of_tensor, table.sizes)
+    # Cells that can't be chosen may hold any size: sums of theirs would leave 64 bits.
+    np.add.at(sizes, row_of_tensor, np.where(allowed, table.sizes, 0))
     np.add.at(losses, row_of_tensor, np.where(allowed, table.losses, np.inf))
     owned = [(owner, row) for owner, each in enumerate(problem.constraints) for row in each.side_rows(table)]
-    side = tuple(_merged(row, row_of_tensor) for _, row in owned)
+    side = tuple(_merged(row, row_of_tensor, allowed) for _, row in owned)
     knapsack = Knapsack(sizes, losses, problem.capacity_bytes, side)
     owners = tuple(owner for owner, _ in owned)
     return knapsack, Decoder(problem, row_of_tensor, knapsack.least_size(), _most_bytes(knapsack), owners)
 
 
-def _merged(side_row: SideRow, row_of_tensor: Int64[np.ndarray, " tensors"]) -> SideRow:
+def _merged(
+    side_row: SideRow, row_of_tensor: Int64[np.ndarray, " tensors"], allowed: Bool[np.ndarray, "tensors types"]
+) -> SideRow:
     """A side row over tensors as one over knapsack rows: coefficients of tied tensors add up in their common row."""
     rows, where = np.unique(row_of_tensor[side_row.rows], return_inverse=True)
     if isinstance(side_row, Distinct):
         return Distinct(rows, side_row.count)
     coefficients = np.zeros((rows.size, side_row.coefficients.shape[1]), dtype=np.int64)
-    np.add.at(coefficients, where, side_row.coefficients)
+    np.add.at(coefficients, where, np.where(allowed[side_row.rows], side_row.coefficients, 0))
     # Rows that count nothing at any type would only slow the backends down.
     used = coefficients.any(axis=1)
     return Linear(rows[used], coefficients[used], side_row.capacity)

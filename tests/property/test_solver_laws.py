@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -94,9 +95,9 @@ def test_the_smallest_size_equals_trying_every_allocation(problem: Problem, fact
     most_loss = losses[len(losses) // 2] * factor
     found = smallest_size(problem, most_loss)
     best = min((size for _, size, loss in feasible(problem) if loss <= most_loss * (1 + 1e-12)), default=None)
+    assert found.least_loss == pytest.approx(losses[0], rel=1e-11, abs=0)
     if best is None:
         assert found.termination is Termination.INFEASIBLE
-        assert found.least_loss == pytest.approx(losses[0], rel=1e-11, abs=0)
     else:
         assert found.termination is Termination.OPTIMAL
         assert found.ledger.size == found.bound_bytes == best
@@ -184,6 +185,23 @@ def test_a_conflict_is_minimal_and_the_nearest_capacity_is_the_least(problem: Pr
     everything = replace(problem, capacity_bytes=10**6)
     sizes = [size for _, size, _ in feasible(everything)]
     assert conflict.nearest_capacity_bytes == min(sizes, default=None)
+
+
+@examples(60)
+@given(problems(most_tensors=5, side=True), st.sampled_from([-(2**63), -1, 0, 2**62, 2**63 - 1]))
+def test_sizes_of_cells_that_are_not_offered_do_not_matter(problem: Problem, size: int) -> None:
+    table = problem.table
+    other = replace(problem, table=replace(table, sizes=np.where(table.offered, table.sizes, size)))
+    before, after = solve(problem), solve(other)
+    assert verify(other, after).holds
+    assert (after.termination, after.allocation, after.least_bytes) == (
+        before.termination,
+        before.allocation,
+        before.least_bytes,
+    )
+    if before.ledger is not None and not problem.has_side_constraints:
+        most_loss = before.ledger.loss * 2
+        assert smallest_size(other, most_loss).bound_bytes == smallest_size(problem, most_loss).bound_bytes
 
 
 @given(problems(most_tensors=8))

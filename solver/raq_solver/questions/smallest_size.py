@@ -28,8 +28,8 @@ class Smallest:
     """The smallest size within a limit on the loss.
 
     OPTIMAL: no allocation with a loss of at most `most_loss` is smaller. FEASIBLE: time was up; none is smaller than
-    `bound_bytes`. INFEASIBLE: no allocation within the problem's capacity keeps the limit; `least_loss` is the least
-    loss there.
+    `bound_bytes`. INFEASIBLE: no allocation within the problem's capacity keeps the limit. `least_loss` is the least
+    loss that was found within the capacity.
 
     >>> from raq_solver import LossTable
     >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, 0.3]])
@@ -71,7 +71,7 @@ def smallest_size(problem: Problem, most_loss: float, limits: Limits = NO_LIMITS
     allocation, ledger, bound = _halved(problem, best, limit, limits)
     termination = Termination.OPTIMAL if bound == ledger.size else Termination.FEASIBLE
     seconds = time.perf_counter() - start
-    return Smallest(termination, most_loss, allocation, ledger, bound, ledger.loss, seconds)
+    return Smallest(termination, most_loss, allocation, ledger, bound, best.ledger.loss, seconds)
 
 
 def _halved(problem: Problem, first: Outcome, limit: float, limits: Limits) -> tuple[Allocation, Ledger, int]:
