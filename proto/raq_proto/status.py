@@ -47,6 +47,7 @@ CODES: Final[dict[type[RaqError], grpc.StatusCode]] = {
 """The status code of each error; subclasses have their parent's."""
 
 _TEXT_LIMIT: Final = 800
+"""Bytes of a status' text, and of a fault's place and of what it says."""
 _DETAILS_LIMIT: Final = 3600
 """Bytes of faults in one status: peers refuse more than 8 KiB of metadata (gRPC's default), and it travels in base64,
 beside the text."""
@@ -80,7 +81,21 @@ def status_of(error: RaqError) -> status_pb2.Status:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromMilliseconds(round(1000 * error.retry_seconds))
         details.append(_packed(retry))
-    return status_pb2.Status(code=code.value[0], message=str(error)[:_TEXT_LIMIT], details=details)
+    return status_pb2.Status(code=code.value[0], message=_beginning(str(error)), details=details)
+
+
+def _beginning(text: str) -> str:
+    """The beginning of a text that takes at most `_TEXT_LIMIT` bytes as gRPC sends it: all but plain ASCII as %XX."""
+    left = _TEXT_LIMIT
+    for end, character in enumerate(text):
+        left -= 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if left < 0:
+            return text[:end]
+    return text
+
+
+def _cut(text: str) -> str:
+    return text[:_TEXT_LIMIT].encode()[:_TEXT_LIMIT].decode(errors="ignore")
 
 
 def _fitting(faults: Sequence[Fault]) -> list[Fault]:
@@ -88,7 +103,7 @@ def _fitting(faults: Sequence[Fault]) -> list[Fault]:
     fitting: list[Fault] = []
     left = _DETAILS_LIMIT
     for fault in faults:
-        cut = Fault(fault.where[:_TEXT_LIMIT], fault.what[:_TEXT_LIMIT])
+        cut = Fault(_cut(fault.where), _cut(fault.what))
         left -= len(f"{cut.where}{cut.what}".encode()) + 8
         if left < 0 and fitting:
             return [*fitting, Fault("", f"and {len(faults) - len(fitting)} more")]

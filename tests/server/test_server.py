@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 
 from raq_client import connect
 from raq_proto import convert
-from raq_proto.status import REQUEST_ID_KEY
+from raq_proto.status import REQUEST_ID_KEY, error_of
 from raq_proto.v1 import outcome_pb2, problem_pb2, solver_service_pb2, solver_service_pb2_grpc
 from raq_server import ServerConfig, start_server
 from raq_server.limits import RequestLimits
@@ -88,6 +88,21 @@ def test_very_many_faults_still_reach_the_client(server_address: str) -> None:
     assert any(packed.Unpack(details) for packed in rpc_status.from_call(caught.value).details)
     assert len(details.field_violations) > 10
     assert details.field_violations[-1].description == f"and {5001 - len(details.field_violations)} more"
+
+
+@pytest.mark.parametrize("letter", ["x", "%", "é", "中", "😀"])
+def test_long_names_in_any_script_still_reach_the_client(server_address: str, letter: str) -> None:
+    name = letter * 3000
+    table = problem_pb2.LossTable(
+        tensors=[name, name], quant_types=["Q"], sizes=[1] * 2, losses=[1] * 2, weights=[1] * 2
+    )
+    request = solver_service_pb2.SolveRequest(problem=problem_pb2.Problem(table=table, budget={"capacity_bytes": 1}))
+    with grpc.insecure_channel(server_address) as channel, pytest.raises(grpc.RpcError) as caught:
+        solver_service_pb2_grpc.SolverServiceStub(channel).Solve(request)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    (fault,) = error_of(caught.value, server_address).faults
+    assert fault.where == name[: len(fault.where)]
+    assert fault.what == "tensor listed 2 times"
 
 
 def test_messages_above_grpcs_own_limit_pass(server_address: str) -> None:
