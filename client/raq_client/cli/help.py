@@ -6,16 +6,16 @@ Every paragraph is wrapped once, for the width of the terminal. Imports little, 
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 from typing import Any, Final
 
-from raq_client.cli.commands import COMMANDS, MORE
+from raq_client.cli.commands import COMMANDS, MORE, Command
 from raq_client.cli.reference import Parameter, Reference
 
 SUMMARY: Final = "Choose the best quant type for every tensor of a GGUF model, and prove it."
 OPTIONS: Final = (
-    ("-q, --quiet", "Print results and errors only: no remarks, no progress."),
+    ("-q, --quiet", "Print only results and errors."),
     ("-v, --verbose", "Print versions, time and memory too, and tracebacks."),
     ("--events", "Print progress and remarks as JSON lines on stderr."),
     ("-V, --version", "Print the version."),
@@ -36,6 +36,8 @@ NAMES_WIDTH: Final = 26
 
 _TIED: Final = "\u00a0"
 """A blank that no line is broken at, while lines are being made."""
+_CLAUSE: Final = re.compile(r"(?<!e\.g)[.;:](?= )")
+"""The end of the first clause of what is said of an option, where more follows."""
 _VALUE: Final = re.compile(r"( --?[a-z][a-z-]*) (?=[^->])")
 """An option of an example before its value."""
 
@@ -64,37 +66,63 @@ def group_help(name: str, path: Sequence[str]) -> str | None:
             return None
         summary, commands = found.summary, found.parts
     rows = [] if path else list(OPTIONS)
-    lines = [*_usage(" ".join([name, *path, *(["[OPTIONS]"] if rows else []), "COMMAND [ARGS]..."]))]
-    lines += ["", *_paragraphs(summary)]
+    usage = _usage(" ".join([name, *path, *(["[OPTIONS]"] if rows else []), "COMMAND [ARGS]..."]))
+    above = [*usage, "", *_paragraphs(summary)]
+    panels = list(dict.fromkeys(command.panel for command in commands))
+    lines: list[str] = []
+    for explained in range(len(panels), 0, -1):
+        lines = above + _panels(commands, panels, explained, rows)
+        if len(lines) <= ONE_SCREEN:
+            break
+    return "\n".join(lines) + "\n"
+
+
+def _panels(
+    commands: Sequence[Command], panels: Sequence[str], explained: int, rows: list[tuple[str, str]]
+) -> list[str]:
+    """The commands by panel, those of the first `explained` panels with what they do, and the options in `rows`."""
     names = max(len(row[0]) for row in (*commands, *rows))
-    for panel in dict.fromkeys(command.panel for command in commands):
+    lines: list[str] = []
+    for number, panel in enumerate(panels):
         members = [(command.name, command.summary) for command in commands if command.panel == panel]
         lines += ["", _heading(panel or "Commands")]
-        if panel == MORE:  # only named: a screen has no room for what is seldom asked for
+        if panel == MORE or number >= explained:  # only named: a screen has no room for what is seldom asked for
             lines += ["  " + line for line in wrap(", ".join(name for name, _ in members), width() - 2)]
         else:
             lines += _definitions(members, names)
-    if rows:
-        lines += ["", _heading("Options"), *_definitions(rows, names)]
-    return "\n".join(lines) + "\n"
+    return [*lines, "", _heading("Options"), *_definitions(rows, names)] if rows else lines
 
 
 def command_help(called: str, command: Reference, *, everything: bool = False) -> str:
     """Help of a command that was called by the words `called`: usage, description, arguments, options.
 
     Where not all fits on one screen, and `everything` is not wanted: without the paragraphs behind `Details:`, with
-    some of the examples, and with panels of options only named, with their options if there is room.
+    some of the examples, and with panels of options only named, with their options if there is room. On a narrow
+    screen, where that is too long as well, only the beginning of each text is left.
     """
     full = _form(called, command)
     if everything or len(full) <= ONE_SCREEN:
         return "\n".join(full) + "\n"
-    fewer = range(SHORT_EXAMPLES, 0, -1)
-    forms = (_form(called, command, examples, options=options) for examples in fewer for options in (True, False))
+    fewer = [(command, examples) for examples in range(SHORT_EXAMPLES, 0, -1)]
+    less = [*fewer, *((shorter, 1) for shorter in _shorter(command))]
+    forms = (_form(called, what, examples, options=options) for what, examples in less for options in (True, False))
     form: list[str] = []
     for form in forms:
         if len(form) <= ONE_SCREEN:
             break
     return "\n".join(form) + "\n"
+
+
+def _shorter(command: Reference) -> Iterator[Reference]:
+    """The command with the first paragraph of its text, the others as details; then with a clause of each text too."""
+    summary, _, rest = command.text.partition("\n\n")
+    command = command._replace(text=f"{summary}\n\nDetails:\n\n{rest.replace('Details:', '')}")
+    yield command
+    panels = {
+        panel: [each._replace(text=f"{_CLAUSE.split(each.text)[0].rstrip('.')}.") for each in rows]
+        for panel, rows in command.panels.items()
+    }
+    yield command._replace(panels=panels)
 
 
 def _form(called: str, command: Reference, examples: int | None = None, *, options: bool = True) -> list[str]:

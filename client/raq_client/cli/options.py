@@ -17,9 +17,7 @@ Budget = Annotated[
 ]
 MaxLoss = Annotated[
     float | None,
-    typer.Option(
-        "--max-loss", min=0, metavar="LOSS", help="Find the smallest size within this loss.", show_default=False
-    ),
+    typer.Option("--max-loss", min=0, metavar="LOSS", help="Smallest size within this loss.", show_default=False),
 ]
 Model = Annotated[
     Path | None, typer.Option("--model", "-m", help="GGUF model file; of a split model, any shard.", show_default=False)
@@ -48,7 +46,7 @@ Gram = Annotated[
     typer.Option(
         "--gram",
         metavar="FILE",
-        help="Gram statistics, to round with error feedback.",
+        help="Gram statistics, for error feedback.",
         show_default=False,
     ),
 ]
@@ -66,7 +64,7 @@ Texts = Annotated[
         "--text",
         "-t",
         metavar="[DOMAIN=]FILE",
-        help="Text; may be repeated. Texts of one domain are reported together too.",
+        help="A text; may be repeated. Texts of one domain are reported together too.",
         show_default=False,
     ),
 ]
@@ -143,7 +141,7 @@ Device = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the output if it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-EstimateOnly = Annotated[bool, typer.Option("--estimate", help="Only say what it takes: time, memory, disk.")]
+EstimateOnly = Annotated[bool, typer.Option("--estimate", help="Only estimate time, memory and disk.")]
 Context = Annotated[int, typer.Option("--context", min=8, rich_help_panel=CHECK_PANEL, help="Tokens of a window.")]
 Windows = Annotated[
     int | None,

@@ -71,7 +71,7 @@ def test_help_fits_on_a_screen_and_in_its_width(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("COLUMNS", str(width))
         lines = client("--help").out.splitlines()
         assert max(map(len, lines)) <= width
-        assert len(lines) <= ONE_SCREEN or width < 80
+        assert len(lines) <= ONE_SCREEN
         assert all(not line or line == line.rstrip() for line in lines)
 
 

@@ -92,14 +92,14 @@ def test_no_line_is_too_wide(columns: int) -> None:
     assert " ".join(" ".join(lines).split()).count("wrapped anew for the terminal, once") == 1
 
 
-@pytest.mark.parametrize(("paragraphs", "named"), [(12, "  Of experts  --secret"), (20, "  Of experts")])
+@pytest.mark.parametrize(("paragraphs", "named"), [(12, "More options"), (20, "More options and details")])
 def test_what_does_not_fit_on_a_screen_is_named_only(
     monkeypatch: pytest.MonkeyPatch, paragraphs: int, named: str
 ) -> None:
     monkeypatch.setattr(paint, "__doc__", "Paint a house.\n\n" + "\n\n".join(["More of it."] * paragraphs))
     short, full = shown(80), shown(80, everything=True)
     assert "Of no use to most" not in short
-    assert short.splitlines()[-2:] == ["More options, explained by --help-all:", named]
+    assert short.splitlines()[-2:] == [f"{named}, explained by --help-all:", "  Of experts  --secret"]
     assert "Of no use to most" in full
     assert len(full.splitlines()) > ONE_SCREEN
 
@@ -136,19 +136,42 @@ def test_a_short_form_without_more_options_says_what_shows_the_rest() -> None:
     assert "It takes long" not in short
 
 
+def test_a_screen_too_narrow_for_the_short_form_shows_the_beginning_of_each_text() -> None:
+    def dry(
+        *,
+        hours: Annotated[int, typer.Option("--hours", help="How long, e.g. 2; " + "more is better. " * 20)] = 1,
+        warm: Annotated[bool, typer.Option("--warm", help="Heat. " + "It costs more. " * 20)] = False,
+    ) -> None:
+        pass
+
+    dry.__doc__ = "\n\n".join(["Dry.", *["It takes long, and longer in winter."] * 9, "Example: raq-client dry"])
+    wide, narrow, full = shown(100, dry), shown(60, dry), shown(60, dry, everything=True)
+    assert "It takes long" in wide
+    assert "It takes long" not in narrow
+    assert "more is better" in narrow, "texts of options are cut last"
+    assert "raq-client dry" in narrow
+    assert narrow.splitlines()[-1] == "More details, explained by --help-all."
+    narrower = shown(30, dry)
+    assert "How long, e.g. 2. [default: 1]" in " ".join(narrower.split())
+    assert "more is better" not in narrower
+    assert all(text in " ".join(full.split()) for text in ("It takes long", "more is better", "It costs more"))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
 @pytest.mark.parametrize("words", [[], *(list(path) for path in EVERY_PATH)], ids=" ".join)
-def test_every_help_fits_on_a_screen(monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+def test_every_help_fits_on_a_screen(monkeypatch: pytest.MonkeyPatch, words: list[str], width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
     command = reference_of(words)
     called = " ".join(["raq-client", *words])
     text = group_help("raq-client", words) if command is None else command_help(called, command)
     assert text is not None
     assert text.count("\n") <= ONE_SCREEN
-    assert max(map(len, text.splitlines())) <= 80
+    assert max(map(len, text.splitlines())) <= width
 
 
-def test_every_option_is_explained_or_of_a_named_panel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+@pytest.mark.parametrize("width", [60, 80])
+def test_every_option_is_explained_or_of_a_named_panel(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
     for command in (reference_of(path) for path, _ in paths()):
         assert command is not None
         short, full = (command_help("it", command, everything=everything) for everything in (False, True))
