@@ -10,6 +10,7 @@ from platformdirs import user_data_path
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from raq_proto.channel import MESSAGE_LIMIT_BYTES
 from raq_solver.errors import Fault, InvalidInput
@@ -47,13 +48,22 @@ def _readable(path: Path) -> Path:
     return path
 
 
+def _url(text: str) -> str:
+    try:
+        make_url(text)
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
+        raise ValueError("is not a URL such as sqlite:///FILE or postgresql://HOST/NAME") from None
+    return text
+
+
 File = Annotated[Path, AfterValidator(_readable)]
+_MOST_DAYS: Final = 36_525
 
 
 class ServerConfig(BaseSettings):
     """The settings of a server. `address` is HOST:PORT (port 0: any free one) or unix:PATH."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX)
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENVIRONMENT_PREFIX, allow_inf_nan=False)
 
     address: str = Field(default="127.0.0.1:8433", description="HOST:PORT (port 0: any free one) or unix:PATH")
     metrics_address: str | None = Field(
@@ -71,15 +81,17 @@ class ServerConfig(BaseSettings):
     tokens: tuple[TokenEntry, ...] = Field(default=(), description="bearer tokens; none: calls need no token")
     allow_anonymous: bool = Field(default=False, description="serve other machines without tokens or client_ca")
 
-    database: str = Field(
+    database: Annotated[str, AfterValidator(_url)] = Field(
         default_factory=lambda: f"sqlite:///{user_data_path('raq') / 'server.sqlite'}",
         description="URL of the store: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME",
     )
     cache_bytes: int = Field(default=64 * 2**20, ge=0, description="memory for proven answers")
     keep_results_days: float = Field(
-        default=30, gt=0, description="`clean` removes answers not used for this many days"
+        default=30, gt=0, le=_MOST_DAYS, description="`clean` removes answers not used for this many days"
     )
-    keep_profiles_days: float | None = Field(default=None, gt=0, description="the same for profiles; none: kept")
+    keep_profiles_days: float | None = Field(
+        default=None, gt=0, le=_MOST_DAYS, description="the same for profiles; none: kept"
+    )
     store_limit_bytes: int = Field(
         default=10 * 2**30, ge=0, description="`clean` then removes the least recently used beyond this"
     )
@@ -136,7 +148,8 @@ def load_config(file: Path | None = None, **flags: Any) -> ServerConfig:
     except ValidationError as error:
         where = f"{file}: " if file else ""
         raise InvalidInput(
-            Fault(f"{where}{'.'.join(str(part) for part in each['loc'])}", each["msg"]) for each in error.errors()
+            Fault(f"{where}{'.'.join(map(str, each['loc']))}", each["msg"].removeprefix("Value error, "))
+            for each in error.errors()
         ) from None
     except ValueError as error:
         raise InvalidInput(Fault("configuration", str(error))) from None

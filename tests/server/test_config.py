@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 
 from raq_server.config import ServerConfig, load_config
 from raq_server.service.tokens import hash_of
 from raq_server.store.database import engine_of
+from raq_server.telemetry.http import serve_metrics
 from raq_solver.errors import InvalidInput
 from support.commands import server
 
@@ -79,6 +81,30 @@ def test_mistakes_on_the_command_line_are_sentences() -> None:
     assert done.code == 2
     assert done.err.startswith("raq-server: workers: ")
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--database", "nonsense"), "database: is not a URL such as sqlite:///FILE"),
+        (("--database", "nonsense", "--print-config"), "database: is not a URL such as sqlite:///FILE"),
+        (("--certificate", "nowhere.pem"), "certificate: nowhere.pem can't be read"),
+        (("--grace", "inf"), "grace_seconds: "),
+        (("clean", "--keep-results-days", "inf"), "keep_results_days: "),
+        (("clean", "--keep-profiles-days", "1e300"), "keep_profiles_days: "),
+    ],
+)
+def test_settings_that_can_not_be_used_are_named(words: tuple[str, ...], said: str) -> None:
+    done = server(*words)
+    assert done.code == 2
+    assert done.err.startswith(f"raq-server: {said}")
+
+
+@pytest.mark.parametrize("address", ["9100", ":9100", "127.0.0.1", "127.0.0.1:http"])
+def test_metrics_are_served_where_it_was_asked_for_only(address: str) -> None:
+    """Without a host the page would be on every network."""
+    with pytest.raises(InvalidInput, match=r"is not HOST:PORT; write 127\.0\.0\.1:9100"):
+        serve_metrics(address, CollectorRegistry(), lambda: True)
 
 
 def test_a_token_is_printed_once_with_its_hash(tmp_path: Path) -> None:

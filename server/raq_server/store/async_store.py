@@ -143,7 +143,9 @@ class AsyncStore:
         """Write what is left, finish running queries, for at most a few seconds, and close the database."""
         self._closing.set()
         if self._writer is not None:
-            await asyncio.gather(self._writer, return_exceptions=True)
+            with suppress(TimeoutError):  # answers that are lost are computed again
+                async with asyncio.timeout(_END_SECONDS):
+                    await asyncio.gather(self._writer, return_exceptions=True)
         if self._renewer is not None:
             self._renewer.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -50,10 +50,7 @@ _FIND_ANSWERS: Final = sa.select(ANSWERS.c.content, ANSWERS.c.used).where(
 
 def engine_of(url: str) -> sa.Engine:
     """The engine for a URL, not yet connected. Raises InvalidInput for anything but SQLite and PostgreSQL."""
-    try:
-        parsed = make_url(url)
-    except (sa.exc.ArgumentError, ValueError):  # the latter for a port that is no number
-        raise InvalidInput(Fault("database", "is not a URL such as sqlite:///FILE or postgresql://HOST/NAME")) from None
+    parsed = make_url(url)
     match parsed.get_backend_name():
         case "sqlite":
             _make_folder(parsed.database)
@@ -109,6 +106,8 @@ class Database:
             "created": int(stored.created.timestamp()),
             "used": int(stored.used.timestamp()),
         }
+        if self.use_profile(stored.digest):  # also where there is no room for another
+            return False
         self._require_room(len(content))
         return self._insert(PROFILES, row, PROFILES.c.digest == stored.digest)
 

@@ -27,7 +27,7 @@ ANSWERS: Final = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("used", sa.BigInteger, nullable=False, index=True),
 )
-"""Proven answers by the SHA-256 of the request (see `request_key`) and the version of raq that proved them."""
+"""Proven answers by the SHA-256 of method and request, and the version of raq that proved them."""
 
 CLAIMS: Final = sa.Table(
     "claims",

@@ -60,13 +60,16 @@ class _BoundedIPv6(_Bounded):
 def serve_metrics(address: str, registry: CollectorRegistry, ready: Callable[[], bool]) -> tuple[WSGIServer, str]:
     """Answer GET at HOST:PORT in a thread; returns the server, to be shut down, and its address.
 
-    Raises InvalidInput if the address can't be bound.
+    Raises InvalidInput if the address can't be bound, or names no host: that would be every network of this machine.
     """
     host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        what = "is not HOST:PORT; write 127.0.0.1:9100, or 0.0.0.0:9100 to serve metrics on every network"
+        raise InvalidInput(Fault(address, what))
     kind = _BoundedIPv6 if ":" in host else _Bounded
     try:
         server = make_server(host.strip("[]"), int(port), _app(registry, ready), kind, _Silent)
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, OverflowError) as error:
         raise InvalidInput(Fault(address, f"can't be bound for metrics: {error}")) from error
     threading.Thread(target=server.serve_forever, name="raq metrics", daemon=True).start()
     return server, f"{host}:{server.server_port}"

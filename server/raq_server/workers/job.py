@@ -48,10 +48,12 @@ class ProfileCache:
                 self._kept.move_to_end(digest)
         if found is not None and self._database.use_profile(digest):
             return found
-        content = self.content(digest)  # also where a profile that was kept has been deleted: unknown
-        if len(content) >= LARGE:
+        known = self._database.profile_info(digest)  # also where a profile that was kept has been deleted
+        if known is None:
+            raise UnknownProfile.of(digest)
+        if known.size_bytes >= LARGE:
             return None
-        found = profile_from_proto(profile_pb2.Profile.FromString(content))
+        found = profile_from_proto(profile_pb2.Profile.FromString(self.content(digest)))
         with self._lock:
             self._kept[digest] = found
             while len(self._kept) > _PROFILES_KEPT:

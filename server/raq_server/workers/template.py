@@ -33,6 +33,7 @@ class Template:
         self._lock = threading.Lock()
         self._line: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self._end)
 
     def start(self) -> None:
         """Start the template if there is none. Raises OSError if it can't."""
@@ -59,10 +60,13 @@ class Template:
     def _start(self) -> socket.socket:
         self._end()
         ours, theirs = socket.socketpair()
+        command = [sys.executable, "-c", _COMMAND, *sys.path]
         with theirs:
-            command = [sys.executable, "-c", _COMMAND, *sys.path]
-            self._process = subprocess.Popen(command, stdin=theirs.fileno())  # noqa: S603  # this interpreter, our code
-        atexit.register(self._end)
+            try:
+                self._process = subprocess.Popen(command, stdin=theirs.fileno())  # noqa: S603  # this interpreter, our code
+            except OSError:
+                ours.close()
+                raise
         return ours
 
     def _end(self) -> None:
@@ -71,6 +75,7 @@ class Template:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        self._line = self._process = None  # so that a start that fails is tried again
 
 
 def _exactly(line: socket.socket, size: int) -> bytes:

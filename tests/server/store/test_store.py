@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 
 from raq_client import connect
-from raq_proto.errors import UnknownProfile
-from raq_proto.question import ProfileProblem
+from raq_proto.convert import profile_to_proto
+from raq_proto.errors import StoreFull, UnknownProfile
+from raq_proto.question import ProfileProblem, StoredProfile
 from raq_server.store import migrations
 from raq_server.store.async_store import AsyncStore
 from raq_server.store.database import Database, engine_of
@@ -23,6 +24,7 @@ from raq_server.store.migrations import migrate
 from raq_server.store.retention import clean
 from raq_server.store.schema import ANSWERS, METADATA, PROFILES
 from raq_server.telemetry.metrics import Metrics
+from raq_server.workers.profiles import described
 from raq_solver.budget import BitsPerWeight, TotalBytes, parse_budget
 from raq_solver.errors import InvalidInput, ServiceUnavailable
 from raq_solver.profile import Profile
@@ -74,6 +76,21 @@ def test_profiles_are_found_by_their_content(url: str) -> None:
             client.profile("../../etc/passwd")
     with serving(database=url) as running, connect(running.address) as client:  # another server, the same store
         assert client.profile(made[2].digest()).digest() == made[2].digest()
+
+
+def test_a_full_store_still_knows_what_it_holds(engine: sa.Engine) -> None:
+    """Putting a profile again needs no room."""
+    first, second = (_message(profile(seed=seed)) for seed in range(2))
+    database = Database(engine, limit_bytes=len(first[1]) + 10)
+    assert database.put_profile(*first)
+    with pytest.raises(StoreFull):
+        database.put_profile(*second)
+    assert not database.put_profile(*first)
+
+
+def _message(made: Profile) -> tuple[StoredProfile, bytes]:
+    content = profile_to_proto(made).SerializeToString()
+    return described(made, len(content)), content
 
 
 def test_a_digest_is_solved_like_its_profile(url: str) -> None:
@@ -283,7 +300,7 @@ def test_two_servers_share_a_store(url: str) -> None:
         assert one.metrics.registry.get_sample_value("raq_cache_total", labels) == 1
 
 
-@pytest.mark.parametrize("wrong", ["nonsense", "mysql://host/name", "sqlite://", "sqlite:////proc/nowhere/x"])
+@pytest.mark.parametrize("wrong", ["mysql://host/name", "sqlite://", "sqlite:////proc/nowhere/x"])
 def test_other_databases_are_refused(wrong: str) -> None:
     with pytest.raises(InvalidInput, match="database"):
         engine_of(wrong)

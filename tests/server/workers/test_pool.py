@@ -159,6 +159,27 @@ def test_the_template_is_started_again_when_it_was_killed() -> None:
     run(test)
 
 
+def test_a_template_that_can_not_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    async def test(pool: Pool, jobs: Jobs) -> None:
+        template = process._TEMPLATE._process
+        assert template is not None
+        template.kill()
+        template.wait()
+        with monkeypatch.context() as patched:
+            patched.setattr("raq_server.workers.template.subprocess.Popen", refused)
+            for _ in range(2):
+                with pytest.raises(BackendFailure, match="Cannot allocate memory"):
+                    await first(pool, jobs(general_problem()))
+        limits = RequestLimits(tensors=1, types=1, constraints=1, budgets=1)
+        with pytest.raises(process.StatusError):
+            await first(pool, jobs(general_problem(), limits=limits))
+
+    run(test, queue=1)
+
+
 def test_a_process_that_can_not_be_started_is_a_failure_of_one_job(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> int:
         raise OSError(11, "Resource temporarily unavailable")
