@@ -78,6 +78,9 @@ _ROWS: Final = (
 CATALOGUE: Final[Mapping[str, QuantType]] = MappingProxyType({row[0]: QuantType(*row) for row in _ROWS})
 """All known quant types by name, as ggml spells them."""
 
+UNQUANTIZED: Final = frozenset(name for name, known in CATALOGUE.items() if known.weights_per_block == 1)
+"""The floating-point types: every weight has a number of its own, so none is quantized."""
+
 PLAIN_TYPES: Final[Mapping[str, QuantType]] = MappingProxyType(
     {
         name: QuantType(name, ggml_id, 1, size)

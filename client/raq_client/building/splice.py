@@ -20,13 +20,13 @@ from raq_client.files.names import readable
 from raq_client.models.file_types import file_type_of
 from raq_client.models.gguf_header import Value
 from raq_client.models.model_file import ModelFile, open_model, row_chunks
-from raq_client.models.quantizable import UNQUANTIZED, is_quantizable, needs_importance
+from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.models.writer import Progress, WrittenModel, write_model
 from raq_client.quantizing.quantize import IN_TURN_WINDOWS
 from raq_client.quantizing.refusals import refusals_named
 from raq_client.recipes.patterns import matching
 from raq_solver.errors import Fault, InvalidInput, raise_faults
-from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.quant_types import UNQUANTIZED, QuantType, quant_type
 from raq_solver.tensors import Tensor
 
 _VOCABULARY: Final = ("tokenizer.ggml.model", "tokenizer.ggml.tokens")

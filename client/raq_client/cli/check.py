@@ -31,7 +31,8 @@ def check(
         typer.Argument(metavar="[QUANTIZED]", help="The quantized model; may be left out with --save-baseline."),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", "-m", help="The original to compare with.", show_default=False)
+        Path | None,
+        typer.Option(*options.MODEL_NAMES, help="The original to compare with.", show_default=False),
     ] = None,
     text: options.Texts = None,
     context: options.Context = USUAL_CONTEXT,

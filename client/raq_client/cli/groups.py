@@ -106,14 +106,7 @@ class SourceOptions(MeasureOptions):
 
     model: options.OptionalModel = None
     model_option: Annotated[
-        Path | None,
-        typer.Option(
-            "--model",
-            "-m",
-            rich_help_panel=options.INPUTS_PANEL,
-            help="The same as MODEL, as an option.",
-            show_default=False,
-        ),
+        Path | None, options.other_input(*options.MODEL_NAMES, help_text="The same as MODEL, as an option.")
     ] = None
     profile: Annotated[
         list[Path] | None,

@@ -1,9 +1,18 @@
 """Options shared by several commands."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
+
+INPUTS_PANEL = "Other inputs"
+MODEL_NAMES: Final = ("--model", "-m")
+
+
+def other_input(*names: str, help_text: str, **more: Any) -> Any:
+    """An option of these names for another input than a command's usual one; its default is not shown."""
+    return typer.Option(*names, rich_help_panel=INPUTS_PANEL, help=help_text, show_default=False, **more)
+
 
 Budget = Annotated[
     str | None,
@@ -20,7 +29,8 @@ MaxLoss = Annotated[
     typer.Option("--max-loss", min=0, metavar="LOSS", help="Smallest size within this loss.", show_default=False),
 ]
 Model = Annotated[
-    Path | None, typer.Option("--model", "-m", help="GGUF model file; of a split model, any shard.", show_default=False)
+    Path | None,
+    typer.Option(*MODEL_NAMES, help="GGUF model file; of a split model, any shard.", show_default=False),
 ]
 OptionalModel = Annotated[
     Path | None,
@@ -123,7 +133,6 @@ GeneralPart = Annotated[
     ),
 ]
 MACHINE_PANEL = "Machine"
-INPUTS_PANEL = "Other inputs"
 CHECK_PANEL = "Check"
 DOMAINS_PANEL = "Several domains"
 Threads = Annotated[

@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 
 Experts = Annotated[
     int,
-    typer.Option(
+    options.other_input(
         "--experts",
         min=0,
         metavar="COUNT",
-        rich_help_panel=options.INPUTS_PANEL,
-        help="Experts of each block, for importance files of the older format, which do not state it.",
-        show_default=False,
+        help_text="Experts of each block, for importance files of the older format, which do not state it.",
     ),
 ]
 

@@ -35,24 +35,12 @@ def solve(
     as_json: options.Json = False,
     problem: Annotated[
         Path | None,
-        typer.Option(
-            "--problem",
-            metavar="FILE",
-            rich_help_panel=options.INPUTS_PANEL,
-            help="A plain problem (.npz or .json) instead of a model.",
-            show_default=False,
+        options.other_input(
+            "--problem", metavar="FILE", help_text="A plain problem (.npz or .json) instead of a model."
         ),
     ] = None,
     capacity: Annotated[
-        int | None,
-        typer.Option(
-            "--capacity-bytes",
-            min=0,
-            metavar="BYTES",
-            rich_help_panel=options.INPUTS_PANEL,
-            help="Its capacity.",
-            show_default=False,
-        ),
+        int | None, options.other_input("--capacity-bytes", min=0, metavar="BYTES", help_text="Its capacity.")
     ] = None,
     worst: WorstCaseOptions,
     plot: options.MovesPlot = None,

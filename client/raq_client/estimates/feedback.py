@@ -27,10 +27,9 @@ from raq_client.compensation.factor import Metric
 from raq_client.compensation.gram import Columns, Entry, MatrixGram, output_entry
 from raq_client.compensation.row_feedback import RowBlock, RowFactor
 from raq_client.models.model_file import ModelFile
-from raq_client.models.quantizable import UNQUANTIZED
 from raq_client.quantizing.ahead import MOST_AT_ONCE
 from raq_client.quantizing.rounding import Rounding
-from raq_solver.quant_types import QuantType
+from raq_solver.quant_types import UNQUANTIZED, QuantType
 from raq_solver.tensors import Tensor
 
 WIDEST_FACTOR: Final = 2048

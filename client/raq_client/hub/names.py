@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from raq_solver.errors import Fault, InvalidInput, near_misses
+from raq_solver.quant_types import UNQUANTIZED
 
 HUB: Final = "hf:"
 OLLAMA: Final = "ollama:"
@@ -15,7 +16,6 @@ GRAMMAR: Final = "hf:org/repo[@revision][:FILE|QUANT]"
 
 _HUB_NAME: Final = re.compile(r"hf:/{0,2}(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:\s]+))?(:(?P<wanted>\S+))?")
 _SHARD: Final = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
-_UNQUANTIZED: Final = ("BF16", "F16", "F32")
 _PART: Final = re.compile(r"(^|[/._-])(mmproj|mtp|imatrix)([._-]|$)", re.IGNORECASE)
 """Files beside a model that are none: projectors of images, heads for drafts, importance."""
 _NAMED: Final = 8
@@ -78,7 +78,7 @@ def chosen_files(where: str, files: Sequence[str], wanted: str) -> tuple[str, ..
     # Q4_K is not Q4_K_M, but m-Q4_K_M_v2 is.
     fitting = fitting or [model for model in models if _is_of(model[0], wanted, "/._-")]
     if not wanted and len(fitting) > 1:
-        plain = [model for model in models if any(_is_of(model[0], name) for name in _UNQUANTIZED)]
+        plain = [model for model in models if any(_is_of(model[0], name) for name in UNQUANTIZED)]
         fitting = plain or fitting
     if len(fitting) == 1:
         return _complete(where, fitting[0])

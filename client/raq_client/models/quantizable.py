@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from raq_solver.quant_types import CATALOGUE, QuantType
+from raq_solver.quant_types import CATALOGUE, UNQUANTIZED, QuantType
 from raq_solver.tensor_names import NAMES_KEPT, OUTPUT, TOKEN_EMBEDDING
 from raq_solver.tensors import Tensor
 
@@ -66,7 +66,6 @@ _FALLBACK: Final = {
     "Q6_K": "Q8_0",
 }
 _LAST_RESORT: Final = CATALOGUE["F16"]
-UNQUANTIZED: Final = frozenset({"F32", "F16", "BF16"})
 _NO_FALLBACK: Final = ("Q1_0", "NVFP4")
 _NEEDS_IMPORTANCE: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 

@@ -25,7 +25,7 @@ from raq_client.importance.imatrix import Importance, check_against
 from raq_client.models.file_types import file_type_of
 from raq_client.models.gguf_header import Value
 from raq_client.models.model_file import CHUNK_WEIGHTS, ModelFile, row_chunks, to_weights
-from raq_client.models.quantizable import UNQUANTIZED, is_quantizable, needs_importance
+from raq_client.models.quantizable import is_quantizable, needs_importance
 from raq_client.models.split import Split
 from raq_client.models.writer import Blocks, PlannedFile, Progress, WrittenModel, planned_files, write_model
 from raq_client.quantizing.ahead import rounded_ahead
@@ -38,7 +38,7 @@ from raq_client.quantizing.sequential import sequences_of, sequentially_rounded
 from raq_client.quantizing.tensor_store import KeptTensors
 from raq_solver.allocation import Allocation
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
-from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.quant_types import UNQUANTIZED, QuantType, quant_type
 from raq_solver.tensors import Tensor
 
 CUDA_CHUNK_WEIGHTS: Final = 64 * 2**20

@@ -15,9 +15,8 @@ from raq_client.compensation.compensate import TESTED_ROWS, Compensation, Effort
 from raq_client.compensation.row_feedback import RowFactor
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
-from raq_client.models.quantizable import UNQUANTIZED
 from raq_client.quantizing.devices import CPU, Device
-from raq_solver.quant_types import QuantType
+from raq_solver.quant_types import UNQUANTIZED, QuantType
 from raq_solver.tensors import Tensor
 
 Rows = Float32[np.ndarray, "rows length"]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from raq_client.models.file_types import FILE_TYPES, FileType, commonest_type
-from raq_client.models.quantizable import UNQUANTIZED, is_quantizable
+from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput, raise_faults
-from raq_solver.quant_types import QuantType, quant_type
+from raq_solver.quant_types import UNQUANTIZED, QuantType, quant_type
 from raq_solver.tensors import Tensor
 
 _SPECIAL: Final = frozenset("^$\\.*+?()[]{}|")
