@@ -8,17 +8,20 @@ Rules
 """
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum, unique
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from raq_solver.arrays import LARGEST, Kind, names_of, read_only_copies, repeated
 from raq_solver.errors import Fault, InvalidInput, raise_faults
+
+_LARGEST_LOSS: Final = 1e250
+"""Prices times bytes, as large as losses times 2^53, must stay within the range of a double."""
 
 
 @unique
@@ -55,7 +58,7 @@ class LossTable:
 
     Raises InvalidInput with every fault of the table.
 
-    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, math.inf]])
+    >>> table = LossTable(("a", "b"), ("Q8_0", "Q4_K"), [256, 256], [[272, 144]] * 2, [[0.0, 0.1], [0.0, np.inf]])
     >>> table.offered.tolist()
     [[True, True], [True, False]]
     >>> table.total_weights, table.unit
@@ -166,8 +169,8 @@ class LossTable:
         weights = sum(self.weights.tolist())
         if weights > LARGEST:
             faults.append(Fault("loss table", f"holds {weights:,} weights; at most 2^53 are supported"))
-        if not math.isfinite(sum(np.where(self.offered, self.losses, 0.0).max(axis=1).tolist())):
-            faults.append(Fault("loss table", "losses add up to more than a double can hold"))
+        if sum(np.where(self.offered, self.losses, 0.0).max(axis=1).tolist()) > _LARGEST_LOSS:
+            faults.append(Fault("loss table", "losses add up to more than 1e250; give them in a larger unit"))
         return faults
 
 

@@ -204,6 +204,18 @@ def test_sizes_of_cells_that_are_not_offered_do_not_matter(problem: Problem, siz
         assert smallest_size(other, most_loss).bound_bytes == smallest_size(problem, most_loss).bound_bytes
 
 
+@examples(60)
+@given(problems(most_tensors=5, side=True), st.sampled_from([2.0**-600, 2.0**600, 2.0**760]))
+def test_the_unit_of_losses_does_not_matter(problem: Problem, factor: float) -> None:
+    other = replace(problem, table=replace(problem.table, losses=factor * problem.table.losses))
+    before, after = solve(problem), solve(other)
+    assert verify(other, after).holds
+    assert after.termination is before.termination
+    if before.ledger is not None:
+        scale = np.where(problem.table.offered, problem.table.losses, 0.0).max()
+        assert after.ledger.loss / factor == pytest.approx(before.ledger.loss, rel=ALIKE, abs=ALIKE * scale)
+
+
 @given(problems(most_tensors=8))
 def test_solving_keeps_to_its_time(problem: Problem) -> None:
     outcome = solve(problem, Limits(seconds=0.0))
