@@ -35,12 +35,10 @@ class SingleFlight:
         self._running: dict[bytes, list[SharedSearch]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, key: bytes, until: float | None) -> "AsyncGenerator[bytes, None] | None":
+    def join(self, key: bytes, until: float) -> "AsyncGenerator[bytes, None] | None":
         """All answers of a running search, from the first on; None if there is none to join.
 
-        Args:
-            key: Of the request.
-            until: Time on `time.monotonic` at which a search of its own would have to end; None: never.
+        `until`, on `time.monotonic`: when a search of its own would have to end.
         """
         for search in self._running.get(key, ()):
             if search.open and _about_the_same(search.until, until):
@@ -48,7 +46,7 @@ class SingleFlight:
                 return search.read()
         return None
 
-    def start(self, key: bytes, until: float | None, answers: Answers, keep: Keep) -> AsyncGenerator[bytes, None]:
+    def start(self, key: bytes, until: float, answers: Answers, keep: Keep) -> AsyncGenerator[bytes, None]:
         """The answers of a new search that others may join. If all are proven and fit the buffer, `keep` gets them."""
         search = SharedSearch(until, self._buffer)
         self._running.setdefault(key, []).append(search)
@@ -85,7 +83,7 @@ class SingleFlight:
 class SharedSearch:
     """The answers of one search, and how many each reader has taken."""
 
-    def __init__(self, until: float | None, buffer_bytes: int) -> None:
+    def __init__(self, until: float, buffer_bytes: int) -> None:
         self.until = until
         self.answers: deque[bytes] = deque()
         self.proven = True
@@ -153,8 +151,6 @@ class SharedSearch:
         self._changed.clear()
 
 
-def _about_the_same(running: float | None, own: float | None) -> bool:
+def _about_the_same(running: float, own: float) -> bool:
     """Whether a search that ends at `running` will do for a call whose own search would end at `own`."""
-    if running is None or own is None:
-        return running is own
     return own - _LOST * (own - time.monotonic()) <= running <= own

@@ -56,8 +56,8 @@ def audit(problem: Problem, allocation: Allocation, limits: Limits = NO_LIMITS, 
     >>> [change.tensor for change in found.changes]
     ['a', 'b']
     """
-    size = account(allocation, problem.table, 0).size
-    ledger = replace(account(allocation, problem.table, 0), capacity=size)
-    best = solver(replace(problem, capacity_bytes=size), limits)
+    ledger = account(allocation, problem.table, 0)
+    ledger = replace(ledger, capacity=ledger.size)
+    best = solver(replace(problem, capacity_bytes=ledger.size), limits)
     changes = changes_between(allocation, best.allocation) if best.allocation else ()
     return Audit(ledger, tuple(problem.violations(allocation)), best, changes)

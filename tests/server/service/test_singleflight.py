@@ -17,6 +17,7 @@ from raq_server.telemetry.metrics import Metrics
 from raq_solver.knapsack import Limits
 from support.services import alive, general_problem, hard_problem, problem, serving, wait_until
 
+LATER = time.monotonic() + 10**6
 KEY = b"what is asked"
 MOST = 1000
 
@@ -51,10 +52,10 @@ class Kept:
         self.flight = SingleFlight(MOST, self.metrics)
         self.answers: dict[bytes, tuple[bytes, ...]] = {}
 
-    def start(self, until: float | None, answers: Answers) -> AsyncGenerator[bytes, None]:
+    def start(self, until: float, answers: Answers) -> AsyncGenerator[bytes, None]:
         return self.flight.start(KEY, until, answers, lambda proven: self.answers.update({KEY: proven}))
 
-    def join(self, until: float | None, key: bytes = KEY) -> AsyncGenerator[bytes, None] | None:
+    def join(self, until: float, key: bytes = KEY) -> AsyncGenerator[bytes, None] | None:
         return self.flight.join(key, until)
 
 
@@ -82,14 +83,14 @@ def test_all_who_join_get_all_answers_of_one_search() -> None:
     async def test() -> None:
         running = Kept()
         search = Search(5)
-        first = running.start(None, search.answers())
+        first = running.start(LATER, search.answers())
         assert (await anext(first))[0] == 0
-        others = [asyncio.create_task(taken(running.join(None))) for _ in range(3)]
+        others = [asyncio.create_task(taken(running.join(LATER))) for _ in range(3)]
         assert await taken(first) == [1, 2, 3, 4]
         assert [await other for other in others] == [[0, 1, 2, 3, 4]] * 3
         assert search.given == 5
         assert running.metrics.joined._value.get() == 3
-        assert running.join(None) is None
+        assert running.join(LATER) is None
         assert len(running.answers.get(KEY) or ()) == 5
 
     run(test())
@@ -99,8 +100,8 @@ def test_the_last_who_leaves_ends_the_search() -> None:
     async def test() -> None:
         running = Kept()
         search = Search(5)
-        first = running.start(None, search.answers())
-        second = running.join(None)
+        first = running.start(LATER, search.answers())
+        second = running.join(LATER)
         assert second is not None
         await anext(first)
         await anext(second)
@@ -109,7 +110,7 @@ def test_the_last_who_leaves_ends_the_search() -> None:
         assert not search.cancelled
         assert (await anext(second))[0] == 1
         await second.aclose()
-        assert running.join(None) is None, "a search that ends can't be joined"
+        assert running.join(LATER) is None, "a search that ends can't be joined"
         await running.flight.close()
         assert search.given < 5
         assert running.answers.get(KEY) is None
@@ -126,13 +127,13 @@ def test_closing_ends_a_search_that_is_under_way() -> None:
             await never.wait()
             yield b"", True
 
-        reading = asyncio.create_task(taken(running.start(None, endless())))
+        reading = asyncio.create_task(taken(running.start(LATER, endless())))
         await settled()
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
         await running.flight.close()
-        assert running.join(None) is None
+        assert running.join(LATER) is None
 
     run(test())
 
@@ -141,7 +142,7 @@ def test_a_failure_reaches_all() -> None:
     async def test() -> None:
         running = Kept()
         search = Search(1, ZeroDivisionError())
-        readers = [running.start(None, search.answers()), running.join(None)]
+        readers = [running.start(LATER, search.answers()), running.join(LATER)]
         for result in await asyncio.gather(*map(taken, readers), return_exceptions=True):
             assert isinstance(result, ZeroDivisionError)
         assert running.answers.get(KEY) is None
@@ -155,7 +156,7 @@ def test_nobody_loses_time_by_joining() -> None:
         now = time.monotonic()
         first = running.start(now + 1000, Search(2).answers())
         await anext(first)
-        assert running.join(None) is None
+        assert running.join(LATER) is None
         assert running.join(now + 999) is None, "it would have to answer before the search ends"
         assert running.join(now + 1200) is None, "it would lose more than a tenth of its time"
         assert running.join(now + 1000, b"something else") is None
@@ -169,12 +170,12 @@ def test_a_slow_reader_bounds_the_search_and_what_was_let_go_can_not_be_joined()
     async def test() -> None:
         running = Kept()
         search = Search(100)
-        slow = running.start(None, search.answers())
+        slow = running.start(LATER, search.answers())
         await anext(slow)
-        quick = asyncio.create_task(taken(running.join(None)))
+        quick = asyncio.create_task(taken(running.join(LATER)))
         await settled()
         assert search.given == MOST // 100 + 1
-        assert running.join(None) is None
+        assert running.join(LATER) is None
         assert await taken(slow) == list(range(1, 100))
         assert await quick == list(range(100))
         assert running.answers.get(KEY) is None
@@ -186,7 +187,7 @@ def test_the_search_does_not_run_ahead_of_its_reader() -> None:
     async def test() -> None:
         running = Kept()
         search = Search(5)
-        reader = running.start(None, search.answers())
+        reader = running.start(LATER, search.answers())
         await anext(reader)
         await settled()
         assert search.given == 1

@@ -17,7 +17,7 @@ from raq_client import connect
 from raq_proto.convert import profile_to_proto
 from raq_proto.errors import StoreFull, UnknownProfile
 from raq_proto.question import ProfileProblem, StoredProfile
-from raq_server.store import migrations
+from raq_server.store import async_store, migrations
 from raq_server.store.async_store import AsyncStore
 from raq_server.store.database import Database, engine_of
 from raq_server.store.migrations import migrate
@@ -325,3 +325,25 @@ def test_a_deleted_profile_is_unknown_to_all_workers_and_use_is_noted(url: str, 
         client.delete_profile(made.digest())
         with pytest.raises(UnknownProfile):
             client.solve(replace(asked, budget=TotalBytes(5002)))
+
+
+def test_stopping_does_not_wait_for_a_database_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(async_store, "_END_SECONDS", 0.1)
+    answering = threading.Event()
+
+    class Hung:
+        def put_answers(self, _batch: object) -> None:
+            answering.wait(200)
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    async def test() -> None:
+        store = AsyncStore(Hung(), Metrics())  # type: ignore[arg-type]
+        store.keep(b"key", (b"answer",))
+        await asyncio.sleep(0)  # the writer begins
+        async with asyncio.timeout(20):
+            await store.close()
+        answering.set()
+
+    asyncio.run(test())
