@@ -15,8 +15,10 @@ from raq_client.compensation.outputs import OutputsCollection
 from raq_client.curvature.fisher import collect_fisher
 from raq_client.engine import Engine
 from raq_client.importance import collect_fisher as fisher_windows
+from raq_client.importance import imatrix_file
 from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_file import read_importance, write_importance
+from raq_solver.errors import Fault, InvalidInput
 from support.commands import Result, client
 from support.tiny_models import CASES, Tiny, write_tiny
 
@@ -228,6 +230,45 @@ def test_an_unknown_architecture_has_no_fisher_information(data: Path, tmp_path:
     assert "note: no Fisher information" in both.err
     assert "note: no statistics of outputs, errors are fed forward between columns only" in both.err
     assert not read_gram(gram).outputs
+
+
+def test_memory_that_is_too_small_for_outputs_is_refused_before_the_text_has_run(
+    tiny: Path, data: Path, tmp_path: Path
+) -> None:
+    arguments = ("--fisher", 8, "--gram-memory", "1KiB", "-o", tmp_path / "i.gguf", "--gram", tmp_path / "i.gram")
+    refused = _collected(tiny, data, *arguments)
+    assert refused.code == 2
+    assert "more than --gram-memory 1,024; give more" in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_an_interrupted_run_began_are_left_out_where_none_are_wanted(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And files that can't both be written leave the states, from which the next run goes on."""
+    arguments = ("--windows", 10, "-o", tmp_path / "i.gguf", "--gram", tmp_path / "i.gram")
+
+    def stopped(self: OutputsCollection, windows: int) -> None:
+        OutputsCollection.reached(self, windows)
+        raise KeyboardInterrupt
+
+    def unwritable(*_given: object, **_named: object) -> None:
+        raise InvalidInput(Fault("i.gguf", "no room on the disk"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(collect_gram, "OutputsCollection", type("Stopped", (OutputsCollection,), {"reached": stopped}))
+        assert _collected(tiny, data, *arguments).code == 130
+    assert read_gram(tmp_path / "i.partial.gram").outputs
+    with monkeypatch.context() as patched:
+        patched.setattr(imatrix_file, "write_importance", unwritable)
+        assert _collected(tiny, data, *arguments, "--fisher", 0).code == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"i.gram", "i.partial.gguf", "i.partial.gram"}
+    result = _collected(tiny, data, *arguments, "--fisher", 0, "--force")
+    assert (result.code, result.err.count("going on from")) == (0, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"i.gguf", "i.gram"}
+    alone = ("--windows", 10, "--fisher", 0, "-o", tmp_path / "j.gguf", "--gram", tmp_path / "j.gram")
+    assert _collected(tiny, data, *alone).code == 0
+    assert (tmp_path / "i.gram").read_bytes() == (tmp_path / "j.gram").read_bytes()
 
 
 def test_texts_too_short_for_gram_statistics_are_refused(tiny: Path, data: Path, tmp_path: Path) -> None:

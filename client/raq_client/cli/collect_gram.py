@@ -14,7 +14,7 @@ from raq_client.cli.progress import progress_bar
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import Gram
 from raq_client.compensation.gram_file import read_gram, write_gram
-from raq_client.compensation.outputs import OutputsCollection, without_outputs
+from raq_client.compensation.outputs import OutputsCollection, check_memory, without_outputs
 from raq_client.curvature.passes import Collection
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
@@ -52,6 +52,8 @@ class Gathering:
         self._engine, self._texts, self._asked = engine, texts, asked
         self._output, self._partial = output, partial_gram(output)
         self._model = open_model(engine.path)
+        if asked.backward:  # before the text has run
+            check_memory(self._model, asked.memory)
         self._inputs: Gram | None = None
         self._outputs: OutputsCollection | None = None
 

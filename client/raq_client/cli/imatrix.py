@@ -224,6 +224,8 @@ def _merge_grams(files: list[str], grams: list[bool], output: Path, *, force: bo
     write_gram(merged, output, force=force)
     for remark in mixed_lengths([part.context for part, _ in parts]):
         say(f"note: {remark}")
+    if merged.sequences is None and any(part.sequences is not None for part, _ in parts):
+        say("note: tokens are left out, since not all files have windows of one length: --sequential needs them")
     say(f"{output}: {len(merged.shared)} tensors, {merged.windows} windows")
 
 

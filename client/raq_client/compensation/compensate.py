@@ -10,7 +10,8 @@ Rules
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeVar
 
@@ -21,6 +22,7 @@ import raq_native
 from raq_client.compensation.column_block import ColumnBlock, run_of
 from raq_client.compensation.gram import Gram, MatrixGram, curvature_entry, output_entry
 from raq_client.compensation.row_feedback import RowBlock, RowFactor
+from raq_solver.errors import Fault, InvalidInput
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
@@ -132,7 +134,7 @@ class Compensation:
         if entry is None:
             return None
         run = run_of(tensor.row_length, wanted.weights_per_block)
-        with self._making:
+        with self._making, self._named(entry):
             return _kept(self._kept, (entry, matrix, run), lambda: self._made(tensor, entry, matrix, run))
 
     def rows(self, tensor: Tensor, matrix: int) -> RowFactor | None:
@@ -143,12 +145,23 @@ class Compensation:
         if tensor.name not in self.gram.outputs:
             return None
         entry = output_entry(tensor.name)
-        with self._making:
+        with self._making, self._named(entry):
             return _kept(
                 self._rows_kept,
                 (entry, matrix),
                 lambda: RowFactor.of(self.gram.source.matrix(entry, matrix), LEAST_TOKENS_PER_COLUMN),
             )
+
+    @contextmanager
+    def _named(self, entry: str) -> Iterator[None]:
+        """Turn the refusal of a matrix that is no Gram matrix into one that names the file."""
+        try:
+            yield
+        except InvalidInput:
+            raise
+        except ValueError as error:
+            what = f"has impossible statistics in {self.gram.where} ({error}): the file is damaged; collect it again"
+            raise InvalidInput(Fault(entry, what)) from error
 
     def _made(self, tensor: Tensor, entry: str, matrix: int, run: int) -> MatrixFactor | None:
         known = self.gram.entries[entry]

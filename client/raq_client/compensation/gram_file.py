@@ -3,13 +3,17 @@
 For each entry there are F32 tensors: `NAME.gram`, the packed upper triangles of its blocks, a row for each matrix;
 `NAME.tokens`; and `NAME.held_out`, the inputs that were held out, of one matrix after another, with `NAME.held_out_of`
 the number of them by matrix. `sequences` has the tokens of the windows, as numbers. An entry is read when it is asked
-for: the file of a large model does not fit in memory. The state of an interrupted collection has no `raq.gram.sha256`;
+for: the file of a large model does not fit in memory. Before the first is read, the bytes of the file are compared with
+`raq.gram.file_sha256`: over the header, with zeros in place of this digest, and over the fingerprint of the tensors.
+Files of earlier versions have none. The state of an interrupted collection has no `raq.gram.sha256`;
 `raq.gram.growing` names the entries that are sums there, not yet divided by the number of tokens.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +27,11 @@ from raq_client.models.model_file import ModelFile, open_model, read_header
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 KIND: Final = "gram"
+_DIGEST: Final = "raq.gram.file_sha256"
+_NO_DIGEST: Final = "0" * 64
+_MOST_COUNTED: Final = 2**53
+_MOST_TOKENS: Final = 2**24
+"""Numbers of tokens are below: float32 has every whole number there."""
 _GRAM: Final = ".gram"
 _TOKENS: Final = ".tokens"
 _HELD_OUT: Final = ".held_out"
@@ -134,11 +143,20 @@ def write_gram(gram: Gram, path: Path | str, *, force: bool = False) -> None:
     if gram.unfinished:
         metadata["raq.gram.growing"] = stored(sorted(gram.growing))
     assert gram.unfinished or not gram.growing, "sums that still grow are no statistics"
-    header = encode_header(metadata, infos, _ALIGNMENT)
+    header = encode_header({**metadata, _DIGEST: stored(_NO_DIGEST)}, infos, _ALIGNMENT)
     with atomic_file(path, force=force, needed=len(header) + offset) as file:
         file.write(header)
         for data in _data(gram):
             file.write(data)
+        file.flush()
+        digest = _file_digest(header, open_model(file.name, kind=KIND))
+        file.seek(0)
+        file.write(encode_header({**metadata, _DIGEST: stored(digest)}, infos, _ALIGNMENT))
+
+
+def _file_digest(header: bytes, written: ModelFile) -> str:
+    """The digest of a file with this header, which has zeros in its place."""
+    return hashlib.sha256(header + written.fingerprint().encode()).hexdigest()
 
 
 def _shapes(gram: Gram) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -219,17 +237,20 @@ class _Opened:
         if found.row_length != context:
             what = f"has sequences of {found.row_length} tokens, not {context}: the file is damaged"
             raise InvalidInput(Fault(str(self.file.path), what))
-        # Numbers of tokens are below 2²⁴, where float32 has every whole number.
-        return self._counts(_SEQUENCES).reshape(found.rows, context).astype(np.int32)
+        return self._counts(_SEQUENCES, _MOST_TOKENS).reshape(found.rows, context).astype(np.int32)
 
-    def _counts(self, name: str) -> Int64[np.ndarray, " matrices"]:
+    def _counts(self, name: str, most: int = _MOST_COUNTED) -> Int64[np.ndarray, " matrices"]:
         values = self.file.weights(self.file.tensor(name)).ravel()
-        if not np.isfinite(values).all() or (values < 0).any():
+        if not ((values >= 0) & (values < most) & (values == np.floor(values))).all():
             raise InvalidInput(Fault(name, f"counts in {self.file.path} are no numbers of tokens: the file is damaged"))
         return values.astype(np.int64)
 
     def matrix(self, entry: str, index: int) -> MatrixGram:
-        """Matrix `index` of an entry, read from the file. Raises InvalidInput if a value is not finite."""
+        """Matrix `index` of an entry, read from the file.
+
+        Raises InvalidInput if a value is not finite, or if the file is not as it was written.
+        """
+        self._require_undamaged  # noqa: B018
         packed = self._rows(entry + _GRAM, index, index + 1)[0]
         length, _, widest = self.lengths[entry]
         tokens, counts = self._counts(entry + _TOKENS), self._counts(entry + _HELD_OUT_OF)
@@ -243,6 +264,19 @@ class _Opened:
         if counts[index]:
             held_out = self._rows(entry + _HELD_OUT, first, first + int(counts[index]))
         return MatrixGram(tuple(blocks), int(tokens[index]), held_out)
+
+    @cached_property
+    def _require_undamaged(self) -> None:
+        """Raise InvalidInput if the bytes of the file are not those that were written; checked once."""
+        digest, path = self.file.value(_DIGEST), self.file.path
+        if not digest:
+            return
+        with path.open("rb") as opened:
+            header = opened.read(read_header(path).data_start)
+        header = header.replace(str(digest).encode(), _NO_DIGEST.encode(), 1)
+        if _file_digest(header, self.file) != digest:
+            what = "is damaged: its bytes are not those that were written; copy it again, or collect it again"
+            raise InvalidInput(Fault(str(path), what))
 
     def _rows(self, name: str, first: int, last: int) -> Float32[np.ndarray, "rows values"]:
         values = self.file.weights(self.file.tensor(name), first, last)

@@ -1,7 +1,8 @@
 """Gram statistics of several texts together, by weight."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from jaxtyping import Int32
@@ -9,16 +10,20 @@ from jaxtyping import Int32
 from raq_client.compensation.gram import Entry, Gram, MatrixGram, interleaved, output_entry, spread
 from raq_solver.errors import Fault, raise_faults
 
+LEAST_SHARE: Final = 1e-6
+"""Smallest weight relative to the largest: below, the statistics in float32 would not change."""
+
 
 def merge_grams(parts: Sequence[tuple[Gram, float | None]]) -> Gram:
     """The statistics of several texts together, by weight; with None, each counts by its number of tokens.
 
-    Matrices are computed when they are read. Raises InvalidInput if they are of different models or shapes, or if a
-    weight is not above 0.
+    Matrices are computed when they are read. Raises InvalidInput if they are of different models or shapes, if one is
+    named twice, or if a weight is not above 0.
     """
     assert parts, "nothing to merge"
     first = parts[0][0]
-    faults = [Fault(gram.where, f"weight {weight}; must be above 0") for gram, weight in parts if _is_no_weight(weight)]
+    parts = _in_proportion(parts)
+    faults = [Fault(each.where, f"is the same as {one.where}; name it once, as FILE:2") for one, each in _twice(parts)]
     if len({weight is None for _, weight in parts}) > 1:
         faults.append(Fault("Gram statistics", "some have weights and some not; give all of them FILE:WEIGHT, or none"))
     for gram, _ in parts:
@@ -70,8 +75,36 @@ def _added(entries: Sequence[Entry]) -> Entry:
     return Entry(entries[0].length, tokens, windows, held_out, entries[0].widest)
 
 
-def _is_no_weight(weight: float | None) -> bool:
-    return weight is not None and not 0 < weight < np.inf
+def _in_proportion(parts: Sequence[tuple[Gram, float | None]]) -> list[tuple[Gram, float | None]]:
+    """The parts with weights relative to the largest, so that no sum of them overflows.
+
+    Raises InvalidInput for weights that are not above 0, or nothing beside the largest.
+    """
+    known = [weight for _, weight in parts if weight is not None]
+    faults = [
+        Fault(gram.where, f"weight {weight}; must be above 0")
+        for gram, weight in parts
+        if weight is not None and not 0 < weight < np.inf
+    ]
+    raise_faults(faults)
+    largest = max(known, default=1.0)
+    what = f"of the largest one, {largest}; that is nothing, leave it out"
+    raise_faults(
+        [
+            Fault(gram.where, f"weight {weight} is less than {LEAST_SHARE} {what}")
+            for gram, weight in parts
+            if weight is not None and weight / largest < LEAST_SHARE
+        ]
+    )
+    return [(gram, None if weight is None else weight / largest) for gram, weight in parts]
+
+
+def _twice(parts: Sequence[tuple[Gram, float | None]]) -> Iterator[tuple[Gram, Gram]]:
+    """Pairs of parts with equal statistics: counted twice, a text would weigh more than anybody asked for."""
+    first: dict[str, Gram] = {}
+    for gram, _ in parts:
+        if gram.known_digest and first.setdefault(gram.known_digest, gram) is not gram:
+            yield first[gram.known_digest], gram
 
 
 @dataclass(frozen=True, eq=False)

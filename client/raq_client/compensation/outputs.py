@@ -57,9 +57,7 @@ class OutputsCollection(Collection):
         if windows < HELD_OUT_EVERY:
             what = f"{windows} windows to pass back; at least {HELD_OUT_EVERY} are needed, of which one is held out"
             raise InvalidInput(Fault("outputs", what))
-        quantizable = [tensor for tensor in model.tensors if is_quantizable(tensor, model.architecture)]
-        tensors = [tensor for tensor in quantizable if block_of(tensor.name) >= 0]
-        ends = [tensor for tensor in quantizable if tensor.name in (TOKEN_EMBEDDING, OUTPUT)]
+        tensors, ends = _counted(model)
         # What is continued keeps the width that it was begun with.
         widths = [gram.entries[output_entry(name)].widest for name in gram.outputs]
         width = widths[0] if widths else _width(tensors, ends, memory)
@@ -77,6 +75,18 @@ class OutputsCollection(Collection):
         elif self._save is not None:
             stored = self._save(self._growing.added_to(self.gram, windows, growing=True))
             self.gram = replace(self.gram, source=stored.source)  # the file that it was read from has been replaced
+
+
+def check_memory(model: ModelFile, memory: int) -> None:
+    """Raise InvalidInput if the statistics of a model's outputs do not fit in `memory` bytes."""
+    _width(*_counted(model), memory)
+
+
+def _counted(model: ModelFile) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors whose outputs are counted, and the embedding and the head."""
+    quantizable = [tensor for tensor in model.tensors if is_quantizable(tensor, model.architecture)]
+    ends = [tensor for tensor in quantizable if tensor.name in (TOKEN_EMBEDDING, OUTPUT)]
+    return [tensor for tensor in quantizable if block_of(tensor.name) >= 0], ends
 
 
 def without_outputs(gram: Gram) -> Gram:

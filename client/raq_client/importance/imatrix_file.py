@@ -38,6 +38,7 @@ _FISHER_LEVELS: Final = ".fisher_levels"
 _FISHER_WINDOWS: Final = "raq.fisher.windows"
 _FISHER_TEXTS: Final = "raq.fisher.texts"
 _FISHER_WEIGHTS: Final = "raq.fisher.weights"
+_GRAM: Final = "has Gram statistics, not importance; give it with --gram, and importance with --imatrix"
 _ALIGNMENT: Final = 32
 _F32: Final = 0
 _F64: Final = 28
@@ -74,9 +75,9 @@ def write_importance(importance: Importance, path: Path | str, *, force: bool = 
 
 def _read_gguf(path: Path) -> Importance:
     model = open_model(path, kind="imatrix")
-    if model.value("general.type") != "imatrix":
-        what = f"a GGUF file, but no importance matrix (general.type is {model.value('general.type') or 'model'})"
-        raise InvalidInput(Fault(str(path), what))
+    if (kind := model.value("general.type") or "model") != "imatrix":
+        what = f"a GGUF file, but no importance matrix (general.type is {kind})"
+        raise InvalidInput(Fault(str(path), _GRAM if kind == "gram" else what))
     datasets = model.value("imatrix.datasets")
     numbers = [model.value(key) for key in ("imatrix.chunk_count", "imatrix.chunk_size")]
     growing = _exact(model)

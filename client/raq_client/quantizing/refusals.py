@@ -15,6 +15,8 @@ def refusals_named(tensor: Tensor, weights: Float32[np.ndarray, "rows length"], 
     """Turn a ValueError of the kernels for these rows into a fault with the tensor's name and the position."""
     try:
         yield
+    except InvalidInput:  # of Gram statistics that can't be read: it names them
+        raise
     except ValueError as error:
         bad = np.argwhere(~np.isfinite(weights))
         if not bad.size:

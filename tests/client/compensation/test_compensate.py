@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -6,6 +8,7 @@ from raq_client.compensation.compensate import SWEEPS, Compensation
 from raq_client.compensation.factor import Metric, upper_factor
 from raq_client.compensation.gram import Entry, Gram, InMemory, MatrixGram, column_blocks
 from raq_client.quantizing.rounding import Rounding, sampled_rows
+from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensors import Tensor
 
@@ -124,3 +127,12 @@ def test_where_nothing_was_seen_columns_are_apart() -> None:
     metric = Metric.of(np.zeros((3, 3), np.float32))
     np.testing.assert_array_equal(metric.matrix, np.eye(3))
     np.testing.assert_array_equal(metric.factor, np.eye(3))
+
+
+def test_statistics_that_are_those_of_no_inputs_are_refused_by_the_name_of_their_file() -> None:
+    gram = _gram(_inputs(2000, 3), _inputs(100, 4))
+    matrix = gram.source.matrix(TENSOR.name, 0)
+    impossible = replace(matrix, blocks=(-matrix.blocks[0],))
+    broken = replace(gram, source=InMemory({TENSOR.name: [impossible]}), where="m.gram")
+    with pytest.raises(InvalidInput, match=r"blk\.0\.ffn_up\.weight: has impossible statistics in m\.gram .*damaged"):
+        _of_matrix(broken)

@@ -159,6 +159,34 @@ def test_a_damaged_file_is_refused(tmp_path: Path, change: Callable[[bytes], byt
         read_gram(_damage(tmp_path / "a.gram", change))
 
 
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.98])
+def test_any_changed_byte_is_noticed_before_statistics_are_used(tmp_path: Path, place: float) -> None:
+    """The data are compared when the first matrix is read; copies and older files without a digest are fine."""
+    write_gram(replace(_gram(), sequences=_sequences(10, 0)), tmp_path / "a.gram")
+    data = (tmp_path / "a.gram").read_bytes()
+    (tmp_path / "copy.gram").write_bytes(data)
+    older = data.replace(b"raq.gram.file_sha256", b"raq.gram.some_sha256")
+    (tmp_path / "older.gram").write_bytes(older)
+    for name in ("copy", "older"):
+        assert read_gram(tmp_path / f"{name}.gram").source.matrix("q", 0).tokens == 16
+    changed = bytearray(data)
+    changed[int(place * len(data)) // 4 * 4] ^= 1
+    (tmp_path / "b.gram").write_bytes(changed)
+    with pytest.raises(InvalidInput, match=r"b\.gram: is damaged: its bytes are not those that were written"):
+        read_gram(tmp_path / "b.gram").source.matrix("q", 0)
+
+
+@pytest.mark.parametrize("value", [3e38, 0.5, np.nan, np.inf])
+def test_counts_that_are_no_whole_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    write_gram(replace(_gram(), sequences=_sequences(10, 200_000)), tmp_path / "a.gram")
+    data = (tmp_path / "a.gram").read_bytes()
+    for count in (16, 200_001):
+        bad = data.replace(struct.pack("<f", count), struct.pack("<f", value))
+        (tmp_path / "b.gram").write_bytes(bad)
+        with pytest.raises(InvalidInput, match="no numbers of tokens"):
+            read_gram(tmp_path / "b.gram")
+
+
 def test_statistics_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Path) -> None:
     gram = _gram()
     broken = MatrixGram((np.full((8, 8), np.nan, np.float32),), 16, np.zeros((0, 8), np.float32))
@@ -195,12 +223,36 @@ def test_merging_refuses_other_models_and_weights_that_are_none() -> None:
         merge_grams([(_gram(), None), (_gram(), 1.0)])
     with pytest.raises(InvalidInput, match="above 0"):
         merge_grams([(_gram(), 0.0), (_gram(), 1.0)])
+    with pytest.raises(InvalidInput, match=r"weight 1e-300 is less than 1e-06 of the largest one, 2\.0"):
+        merge_grams([(_gram(), 1e-300), (_gram(seed=1), 2.0)])
+    for weight in (np.nan, np.inf, -1.0):
+        with pytest.raises(InvalidInput, match="above 0"):
+            merge_grams([(_gram(), weight), (_gram(seed=1), 1.0)])
     with pytest.raises(InvalidInput, match="other outputs"):
         merge_grams([(_gram(), None), (replace(_gram(), outputs=frozenset()), None)])
     # One that was not passed back has no curvature either.
     back = replace(_gram(), shared={"q": "q", "k": "up", "up": "up"})
     with pytest.raises(InvalidInput, match="other outputs"):
         merge_grams([(back, None), (replace(_gram(), outputs=frozenset()), None)])
+
+
+@pytest.mark.parametrize("unit", [1e-320, 1e-30, 1e300])
+def test_only_the_proportion_of_weights_counts(unit: float) -> None:
+    one, other = (replace(_gram(seed=seed), sequences=_sequences(8, 1000 * seed)) for seed in (0, 5))
+    found, expected = (merge_grams([(one, each), (other, 3 * each)]) for each in (unit, 1.0))
+    np.testing.assert_array_equal(found.sequences, expected.sequences)
+    for name in expected.entries:
+        matrices = (each.source.matrix(name, 0).blocks[0] for each in (found, expected))
+        np.testing.assert_allclose(*matrices, rtol=1e-3)  # the smallest unit has few digits
+
+
+def test_the_same_statistics_are_not_counted_twice(tmp_path: Path) -> None:
+    for name in "ab":
+        write_gram(_gram(), tmp_path / f"{name}.gram")
+    parts = [read_gram(tmp_path / f"{name}.gram") for name in "ab"]
+    for weight in (None, 1.0):
+        with pytest.raises(InvalidInput, match=r"b\.gram: is the same as .*a\.gram; name it once, as FILE:2"):
+            merge_grams([(part, weight) for part in parts])
 
 
 @given(st.floats(0.01, 1000), st.integers(0, 99))
