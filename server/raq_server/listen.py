@@ -1,6 +1,7 @@
 """Bind a server to its address, with TLS where configured; refuse addresses that would be open to strangers."""
 
 import ipaddress
+import socket
 import ssl
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,7 @@ def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
     beyond this machine without authentication and `allow_anonymous` is not set.
     """
     _check_port(config.address)
+    _check_socket(config.address)
     credentials = _credentials(config)
     if not (_is_local(config.address) or config.tokens or config.client_ca or config.allow_anonymous):
         what = (
@@ -68,6 +70,18 @@ def _check_port(address: str) -> None:
     _, colon, port = address.rpartition(":")
     if not colon or not (port.isascii() and port.isdecimal() and int(port[:6]) <= _LARGEST_PORT):
         raise InvalidInput(Fault(address, f"is not HOST:PORT with a port from 0 to {_LARGEST_PORT}, nor unix:PATH"))
+
+
+def _check_socket(address: str) -> None:
+    """Raise InvalidInput if another server answers at a unix socket: gRPC would take its place, unasked."""
+    if not address.startswith("unix:"):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(address.removeprefix("unix:"))
+        except OSError:  # nobody is there; the file of a server that was killed may be
+            return
+    raise InvalidInput(Fault(address, "can't be bound: another server answers there"))
 
 
 def _is_local(address: str) -> bool:

@@ -125,6 +125,16 @@ def test_a_port_in_use_is_refused(server_address: str) -> None:
         pass
 
 
+def test_a_unix_socket_that_is_served_is_refused_and_one_that_was_left_is_taken(tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/raq.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{tmp_path}/raq.sock")
+    with serving(address=address), connect(address) as client:
+        with pytest.raises(InvalidInput, match="another server answers there"), serving(address=address):
+            pass
+        assert client.solve(problem()).ledger is not None
+
+
 def test_a_bug_is_told_by_its_request_id_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

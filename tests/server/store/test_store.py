@@ -306,6 +306,15 @@ def test_other_databases_are_refused(wrong: str) -> None:
         engine_of(wrong)
 
 
+def test_tables_of_a_newer_server_are_refused(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InvalidInput, match="version 9999, made by a newer raq-server"):
+        migrate(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = :newest"), {"newest": migrations.NEWEST})
+
+
 def test_a_database_that_never_answers_is_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="database"), serving(database=f"postgresql://raq@/x?host={tmp_path}"):
         pass

@@ -8,27 +8,32 @@ import sqlalchemy as sa
 from raq_solver.errors import Fault, InvalidInput
 
 NEWEST: Final = "0003"
-"""The newest version of the tables."""
+"""The newest version of the tables; versions compare as text."""
 _LOCK: Final = 0x7261715F  # "raq_": one server migrates, the others wait
 
 
 def migrate(engine: sa.Engine) -> None:
     """Bring the tables to the newest version; several servers may do so at the same time.
 
-    Raises InvalidInput if the database does not answer or can't be written.
+    Raises InvalidInput if the database does not answer, can't be written, or was migrated by a newer server.
     """
     try:
-        if not _is_newest(engine):
+        found = _version(engine)
+        if found < NEWEST:
             _upgrade(engine)
     except sa.exc.DBAPIError as error:
         raise InvalidInput(Fault("database", f"can't be used: {error.orig}")) from error
+    if found > NEWEST:
+        what = f"has tables of version {found}, made by a newer raq-server; this one knows them up to {NEWEST}"
+        raise InvalidInput(Fault("database", what))
 
 
-def _is_newest(engine: sa.Engine) -> bool:
+def _version(engine: sa.Engine) -> str:
+    """The version of the tables; empty where there are none."""
     with engine.connect() as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
-            return False
-        return bool(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == NEWEST)
+            return ""
+        return str(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or "")
 
 
 def _upgrade(engine: sa.Engine) -> None:
