@@ -16,7 +16,8 @@ PROFILES: Final = sa.Table(
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("used", sa.BigInteger, nullable=False, index=True),
 )
-"""Profiles by digest: a ProfileInfo message without its times, a Profile message; times in seconds since 1970."""
+"""Profiles by digest: a ProfileInfo message, whose times are those of the columns, and a Profile message. Times are in
+seconds since 1970."""
 
 ANSWERS: Final = sa.Table(
     "answers",
