@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 
 from raq_solver.backends import general
-from raq_solver.knapsack import Knapsack, Limits, Termination, lagrangian
+from raq_solver.knapsack import Knapsack, Limits, Linear, Termination, lagrangian
 from support.examples import examples
 from support.oracles.brute_force import keeps, least_loss
 from support.strategies import knapsacks_with_side_rows
@@ -31,6 +31,30 @@ def test_equals_brute_force(knapsack: Knapsack) -> None:
     assert all(keeps(row, tuple(solution.picks.tolist())) for row in knapsack.side)
     scale = np.where(np.isfinite(knapsack.losses), knapsack.losses, 0.0).max()
     assert math.fsum(knapsack.losses[index, solution.picks]) == pytest.approx(best, rel=ALIKE, abs=ALIKE * scale)
+
+
+@pytest.mark.parametrize("largest", [10**9, 10**12, 10**14])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_byte_too_much_is_too_much_for_any_size(seed: int, largest: int) -> None:
+    """Capacities that a choice misses by a byte or two, with sizes of which that is less than HiGHS' tolerance."""
+    rng = np.random.default_rng(seed)
+    sizes = np.sort(rng.integers(1, largest, (6, 3)), axis=1)
+    losses = (sizes.max(axis=1, keepdims=True) - sizes) / largest + 1e-3 * rng.random((6, 3))
+    near = sizes[np.arange(6), rng.integers(0, 3, 6)]
+    first, second = np.arange(3), np.arange(3, 6)
+    side = (
+        Linear(first, sizes[first], int(near[first].sum()) - seed % 3),
+        Linear(second, sizes[second], int(near[second].sum()) - 1),
+    )
+    knapsack = Knapsack(sizes, losses, int(near.sum()) + 10**6, side)
+    solution = general.solve(knapsack, Limits())
+    best = least_loss(knapsack)
+    if best is None:
+        assert solution.termination is Termination.INFEASIBLE
+        return
+    assert solution.termination is Termination.OPTIMAL
+    assert all(keeps(row, tuple(solution.picks.tolist())) for row in side)
+    assert math.fsum(losses[np.arange(6), solution.picks]) == pytest.approx(best, rel=ALIKE)
 
 
 @examples(30)
