@@ -88,10 +88,16 @@ class Pace:
         if not self.total:
             return f"{title}, {duration(self._clock() - self._opened)} so far"
         units = f" ({self.done}/{self.total})" if self.total <= MOST_COUNTED else ""
-        return f"{title} {100 * self.done // self.total} %{units}, {self.left_text()}"
+        left = self.left_text()
+        return f"{title} {100 * self.done // self.total} %{units}{f', {left}' if left else ''}"
 
     def left_text(self) -> str:
-        """The time left in words; until it is known, the time that has passed."""
+        """The time left in words; until it is known, the time that has passed; nothing once all units are done.
+
+        What the next work does before its first unit is not known.
+        """
+        if self.total and self.done >= self.total:
+            return ""
         left = self.left()
         if left is None:
             return f"{duration(self._clock() - self._opened)} so far"
@@ -108,12 +114,16 @@ class LogLines:
     def __init__(self, pace: Pace, title: str, write: Callable[[str], None]) -> None:
         self._pace, self._title, self._write = pace, title, write
         self._written = 0
+        self._last = ""
 
     def run(self, is_over: Callable[[float], bool]) -> None:
-        """Write a line every SECONDS_BETWEEN_LINES; `is_over(seconds)` waits that long, or until the work ends."""
+        """Write a line every SECONDS_BETWEEN_LINES, none twice; `is_over(seconds)` waits until the work ends."""
         while not is_over(SECONDS_BETWEEN_LINES):
-            self._write(self._pace.line(self._title))
-            self._written += 1
+            line = self._pace.line(self._title)
+            if line != self._last:
+                self._write(line)
+                self._last = line
+                self._written += 1
 
     def end(self) -> None:
         """Write that all is done, if any line was written before."""

@@ -179,3 +179,21 @@ def test_parts_that_take_unequal_time_are_foreseen_exactly(parts: list[tuple[int
         done += size
         pace.report(done, total, worked(str(number), size))
     assert pace.left() == pytest.approx(speed * sum(effort for _, effort in parts[number + 1 :]), abs=1e-6)
+
+
+def test_no_line_is_written_twice_and_none_promises_time_after_the_last_unit(clock: Clock) -> None:
+    lines: list[str] = []
+    pace = Pace(clock)
+    log = LogLines(pace, "writing", lines.append)
+    reports = iter([1, 4, 4, 4])
+
+    def is_over(seconds: float) -> bool:
+        clock.now += seconds
+        done = next(reports, None)
+        if done is not None:
+            pace.report(done, 4)
+        return done is None
+
+    log.run(is_over)
+    log.end()
+    assert lines == ["writing 25 % (1/4), 2 min left", "writing 100 % (4/4)", "writing: done in 2 min"]
