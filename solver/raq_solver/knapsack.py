@@ -118,7 +118,7 @@ SideRow = Linear | Distinct
 
 @dataclass(frozen=True, eq=False)
 class Knapsack:
-    """A multiple-choice knapsack. Sizes are bytes, losses nats per token, infinite where a cell is not allowed.
+    """A multiple-choice knapsack. Sizes are bytes, losses of any unit, infinite where a cell is not allowed.
 
     Arrays are taken as they are, lists converted; neither is written to. Raises InvalidInput for anything but numbers
     and for shapes that do not fit.
@@ -160,7 +160,7 @@ class KnapsackSolution:
     """The claim of a backend.
 
     `picks` holds the chosen column of each row, or is None when there is none. `bound`: no choice has a lower loss.
-    `multiplier` is the price of a byte (nats per token per byte) whose Lagrangian value anyone can recompute:
+    `multiplier` is the price of a byte (loss per byte) whose Lagrangian value anyone can recompute:
     sum over rows of min over cells of (loss + multiplier × size), less multiplier × capacity. `side_multipliers`, one
     for each side row, price its coefficients likewise; 0 where the bound does without the row.
     """
