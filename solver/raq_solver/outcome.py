@@ -11,8 +11,8 @@ from raq_solver.knapsack import Termination
 class Outcome:
     """The result of solving a problem.
 
-    Losses are in the unit of the table. `bound` and `multiplier` are None exactly when there is no allocation. `bound` is the proven least loss;
-    `multiplier` (loss per byte) is the certificate that `verify` recomputes a bound from.
+    Losses are in the unit of the table. `bound` and `multiplier` are None exactly when there is no allocation. `bound`
+    is the proven least loss; `multiplier` (loss per byte) is the certificate that `verify` recomputes a bound from.
     `constraint_multipliers` belong to it: one price for each constraint of the problem, in loss per unit of capacity
     (bytes, tensors); 0 where the bound does without it; empty when the problem has no side constraints.
     `least_bytes` and `most_bytes` are the range of capacities that make a difference: below the first no allocation
