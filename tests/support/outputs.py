@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from raq_client.compensation.gram import Gram
-from raq_client.compensation.outputs import OutputsCollection
+from raq_client.compensation.outputs import OutputsCollection, held_out_windows
 from raq_client.curvature.passes import network_for, pass_back
 from raq_client.engine import Engine
 from raq_client.models.model_file import ModelFile
@@ -21,7 +21,8 @@ def add_outputs(
     save: Callable[[Gram], Gram] | None = None,
 ) -> Gram:
     """The statistics with those of outputs from passes over these windows; arguments are those of the collection."""
-    collection = OutputsCollection(gram, model, len(windows), memory=memory, save=save)
+    held_out = held_out_windows(gram, engine.begun(windows))
+    collection = OutputsCollection(gram, model, len(windows), memory=memory, held_out=held_out, save=save)
     network, windows = network_for(model, engine, windows, begun=collection.begun > 0)
     pass_back(network, windows, [collection])
     return collection.gram

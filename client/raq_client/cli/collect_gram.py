@@ -14,7 +14,7 @@ from raq_client.cli.progress import progress_bar
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import Gram
 from raq_client.compensation.gram_file import read_gram, write_gram
-from raq_client.compensation.outputs import OutputsCollection, check_memory, without_outputs
+from raq_client.compensation.outputs import OutputsCollection, check_memory, held_out_windows, without_outputs
 from raq_client.curvature.passes import Collection
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
@@ -85,12 +85,22 @@ class Gathering:
         """What is to be collected of outputs in the passes back; nothing, with a note, where it can't be had."""
         assert self._inputs is not None, "inputs are summed first"
         cut = cut_windows(self._engine, self._texts, self._asked.windows)
-        count, memory = len(chosen_windows(cut, self._asked.count)), self._asked.memory
+        windows = self._engine.begun(chosen_windows(cut, self._asked.count))
         try:
-            self._outputs = OutputsCollection(self._inputs, self._model, count, memory=memory, save=self._save)
+            self._outputs = OutputsCollection(
+                self._inputs,
+                self._model,
+                len(windows),
+                memory=self._asked.memory,
+                held_out=held_out_windows(self._inputs, windows),
+                save=self._save,
+            )
         except InvalidInput as error:
             self.without_outputs(error)
             return ()
+        if not self._outputs.weighs:
+            needed = self._outputs.memory_to_weigh
+            say(f"note: inputs are not weighed by gradients, which takes --gram-memory {needed:,}B or more")
         return (self._outputs,)
 
     def without_outputs(self, error: InvalidInput) -> None:

@@ -200,6 +200,11 @@ def output_entry(tensor: str) -> str:
     return f"{tensor}.outputs"
 
 
+def weighed_entry(entry: str) -> str:
+    """The name of the entry with the inputs of another one, weighed by gradients; only in states of collections."""
+    return f"{entry}.weighed"
+
+
 def curvature_entry(tensor: str) -> str:
     """The name of the entry with the curvature of the loss along the columns of an embedding or head."""
     return f"{tensor}.curvature"

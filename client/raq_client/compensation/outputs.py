@@ -19,8 +19,16 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from raq_client.compensation.gram import Gram, column_blocks, curvature_entry, output_entry, spread
+from raq_client.compensation.gram import (
+    Gram,
+    column_blocks,
+    curvature_entry,
+    output_entry,
+    spread,
+    weighed_entry,
+)
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, SumsSource, entry_of
+from raq_client.compensation.weighed import HalfWeighed, WeighedInputs, weighed_bytes, with_enough_tokens
 from raq_client.curvature.layers import Array, Watch
 from raq_client.curvature.passes import Collection, GradientSums, label_variances
 from raq_client.models.model_file import ModelFile
@@ -38,9 +46,10 @@ _F32_BYTES: Final = 4
 class OutputsCollection(Collection):
     """The statistics of outputs of every tensor of the blocks, and of the embedding and the head; `gram` has them.
 
-    They are of `windows` windows. `memory` bounds the bytes of the sums, by the width of their blocks. Some windows at
-    a time `save` is called with the state so far, and returns it as it was stored; what `gram` already has of outputs
-    is continued.
+    They are of `windows` windows. `memory` bounds the bytes of the sums, by the width of their blocks. Where it and
+    the tokens are enough, inputs are weighed by the gradients too (`compensation.weighed`), but for those of the
+    windows numbered in `held_out`, on which feedback is tested. Some windows at a time `save` is called with the state
+    so far, and returns it as it was stored; what `gram` already has of outputs is continued.
 
     Raises InvalidInput if there are fewer than 8 windows, or not enough memory.
     """
@@ -52,6 +61,7 @@ class OutputsCollection(Collection):
         windows: int,
         *,
         memory: int,
+        held_out: frozenset[int] = frozenset(),
         save: Callable[[Gram], Gram] | None = None,
     ) -> None:
         if windows < HELD_OUT_EVERY:
@@ -60,10 +70,18 @@ class OutputsCollection(Collection):
         tensors, ends = _counted(model)
         # What is continued keeps the width that it was begun with.
         widths = [gram.entries[output_entry(name)].widest for name in gram.outputs]
-        width = widths[0] if widths else _width(tensors, ends, memory)
-        self.gram, self._windows, self._save = gram, windows, save
-        self._growing = OutputSums(tensors, ends, width, windows)
+        inputs = with_enough_tokens(tensors, (windows - len(held_out)) * gram.context)
+        needed = weighed_bytes(inputs, gram.shared)
+        self.memory_to_weigh = needed + _bytes(tensors, ends, WIDTHS[-1])
+        """Bytes with which inputs can be weighed."""
         begun = _windows_done(gram, ends)
+        known = any(weighed_entry(name) in gram.entries for name in gram.shared.values())
+        self.weighs = known if begun else self.memory_to_weigh <= memory
+        """Whether inputs are weighed, where tokens are enough."""
+        weighed = WeighedInputs(inputs if self.weighs else (), gram.shared, held_out)
+        width = widths[0] if widths else _width(tensors, ends, memory - (needed if self.weighs else 0))
+        self.gram, self._windows, self._save = gram, windows, save
+        self._growing = OutputSums(tensors, ends, width, windows, weighed)
         if begun:
             self._growing.continue_from(gram)
         super().__init__(self._growing, begun)
@@ -71,7 +89,9 @@ class OutputsCollection(Collection):
     def reached(self, windows: int) -> None:
         """Save the state, or end with the last of the windows."""
         if windows == self._windows:
-            self.gram = _without_unused(self._growing.added_to(self.gram, windows))
+            found = self._growing.added_to(self.gram, windows)
+            halves = HalfWeighed(found.source, self._growing.weighed)
+            self.gram = _without_unused(replace(found, source=halves))
         elif self._save is not None:
             stored = self._save(self._growing.added_to(self.gram, windows, growing=True))
             self.gram = replace(self.gram, source=stored.source)  # the file that it was read from has been replaced
@@ -89,9 +109,18 @@ def _counted(model: ModelFile) -> tuple[list[Tensor], list[Tensor]]:
     return [tensor for tensor in quantizable if block_of(tensor.name) >= 0], ends
 
 
+def held_out_windows(gram: Gram, windows: Int32[np.ndarray, "windows context"]) -> frozenset[int]:
+    """The numbers of those windows, of `windows` to pass back, whose inputs were held out when inputs were counted."""
+    if gram.sequences is None:
+        return frozenset()
+    held_out = {row.tobytes() for row in gram.sequences[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]}
+    return frozenset(number for number, row in enumerate(windows) if row.tobytes() in held_out)
+
+
 def without_outputs(gram: Gram) -> Gram:
     """The statistics without what is begun of outputs and curvature."""
     passed_back = {curvature_entry(OUTPUT), curvature_entry(TOKEN_EMBEDDING), *map(output_entry, gram.outputs)}
+    passed_back |= set(map(weighed_entry, gram.entries))
     entries = {name: entry for name, entry in gram.entries.items() if name not in passed_back}
     shared = {name: entry for name, entry in gram.shared.items() if entry in entries}
     growing = gram.growing - passed_back
@@ -106,7 +135,7 @@ def _windows_done(gram: Gram, ends: Sequence[Tensor]) -> int:
 
 
 def _without_unused(gram: Gram) -> Gram:
-    """The statistics without inputs of the head, in whose place its curvature is."""
+    """The statistics without inputs of the head, in whose place its curvature is, and weighed inputs of a state."""
     used = {*gram.shared.values(), *map(output_entry, gram.outputs)}
     return replace(gram, entries={name: entry for name, entry in gram.entries.items() if name in used})
 
@@ -131,10 +160,16 @@ def _bytes(tensors: Sequence[Tensor], ends: Sequence[Tensor], width: int) -> int
 
 
 class OutputSums(GradientSums):
-    """The growing sums of the outputs of these tensors, and the curvature of the `ends`, over `windows` windows."""
+    """The growing sums of the outputs of these tensors, and the curvature of the `ends`, over `windows` windows.
 
-    def __init__(self, tensors: Sequence[Tensor], ends: Sequence[Tensor], width: int, windows: int) -> None:
+    `weighed` are those of inputs that grow with them.
+    """
+
+    def __init__(
+        self, tensors: Sequence[Tensor], ends: Sequence[Tensor], width: int, windows: int, weighed: WeighedInputs
+    ) -> None:
         self._width = width
+        self.weighed = weighed
         self._sums = {tensor.name: _empty(tensor, width) for tensor in tensors}
         self._curvature = {tensor.name: Sums.empty(column_blocks(tensor.row_length)) for tensor in ends}
         self._window = 0
@@ -148,14 +183,16 @@ class OutputSums(GradientSums):
             self._sums[name] = [Sums.going_on(gram.source.matrix(entry, each)) for each in parts]
         for name in self._curvature:
             self._curvature[name] = Sums.going_on(gram.source.matrix(curvature_entry(name), 0))
+        self.weighed.continue_from(gram)
 
     def added_to(self, gram: Gram, windows: int, *, growing: bool = False) -> Gram:
         """These statistics with the means of this number of windows; `growing`: a state with the sums so far."""
         outputs = {output_entry(name): parts for name, parts in self._sums.items()}
         curvature = {curvature_entry(name): [sums] for name, sums in self._curvature.items()}
         entries = {name: entry_of(parts, windows, self._width) for name, parts in outputs.items()}
-        entries |= {name: entry_of(parts, windows) for name, parts in curvature.items()}
-        sums = {**outputs, **curvature}
+        columns = {**curvature, **self.weighed.sums} if growing else curvature
+        entries |= {name: entry_of(parts, windows) for name, parts in columns.items()}
+        sums = {**outputs, **columns}
         return replace(
             gram,
             entries={**gram.entries, **entries},
@@ -174,8 +211,9 @@ class OutputSums(GradientSums):
     def watch_of(self, name: str, matrix: int, _inputs: Array) -> Watch:
         """A watcher that adds the gradients at one product's outputs."""
 
-        def watch(_inputs: np.ndarray, gradient: np.ndarray) -> None:
+        def watch(inputs: np.ndarray, gradient: np.ndarray) -> None:
             self._count(name, self._sums[name][matrix], gradient)
+            self.weighed.add(name, matrix, self._window, inputs, gradient)
 
         return watch if name in self._sums else lambda _inputs, _gradient: None
 

@@ -12,6 +12,7 @@ from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import WIDEST, Gram, InMemory, column_blocks
 from raq_client.compensation.outputs import WIDTHS, OutputsCollection
 from raq_client.compensation.sums import HELD_OUT_INPUTS
+from raq_client.compensation.weighed import inputs_of, weighed_bytes, with_enough_tokens
 from raq_client.curvature.fisher import collect_fisher
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
@@ -21,7 +22,6 @@ from raq_client.evaluation.in_memory import TrialSetup
 from raq_client.evaluation.perplexity import measure
 from raq_client.importance.collect import Counting, collect
 from raq_client.importance.collect_fisher import add_fisher, chosen_windows
-from raq_client.importance.fused import same_input
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
@@ -78,7 +78,8 @@ def collecting_outputs(
     Raises InvalidInput where they can't be had.
     """
     windows = chosen_windows(cut_windows(engine, texts, limit), count)
-    empty = Gram({}, {}, InMemory({}), (), len(windows), engine.context, model.fingerprint(), unfinished=True)
+    shared = inputs_of(_quantizable(model))
+    empty = Gram({}, shared, InMemory({}), (), len(windows), engine.context, model.fingerprint(), unfinished=True)
 
     def some(number: int) -> None:
         outputs = OutputsCollection(empty, model, len(windows), memory=memory)
@@ -87,7 +88,9 @@ def collecting_outputs(
     few, more = FISHER_SAMPLE
     pace = pace_between(some, few, more, len(windows))
     size = gram_size(model, outputs=True) - gram_size(model, outputs=False)
-    name, memory_bytes = "Fisher information and outputs", peak_memory() + min(size, memory)
+    in_blocks = [tensor for tensor in _quantizable(model) if block_of(tensor.name) >= 0]
+    sums = size + weighed_bytes(with_enough_tokens(in_blocks, windows.size), shared)
+    name, memory_bytes = "Fisher information and outputs", peak_memory() + min(sums, memory)
     return Stage(name, pace.seconds, memory_bytes, size + _fisher_size(model), _windows(pace))
 
 
@@ -107,12 +110,11 @@ def gram_size(model: ModelFile, *, outputs: bool) -> int:
     names = {tensor.name for tensor in model.tensors}
     tied = OUTPUT not in names
     head = TOKEN_EMBEDDING if tied else OUTPUT
-    inputs, found = dict[str, int](), 0
+    inputs, found, entries = dict[str, int](), 0, inputs_of(_quantizable(model))
     for tensor in _quantizable(model):
         in_block = block_of(tensor.name) >= 0
         if in_block or (tensor.name == head and not outputs):
-            entry = (*same_input(tensor.name), tensor.name)[0]
-            inputs[entry] = tensor.matrices * _statistics(tensor.row_length, WIDEST)
+            inputs[entries[tensor.name]] = tensor.matrices * _statistics(tensor.row_length, WIDEST)
         if tensor.name in (TOKEN_EMBEDDING, OUTPUT) and outputs:
             found += _statistics(tensor.row_length, WIDEST)
             found += _F32 * HELD_OUT_INPUTS * tensor.row_length if tied else 0

@@ -13,6 +13,7 @@ from raq_client.compensation.gram import Gram, InMemory, curvature_entry, output
 from raq_client.compensation.gram_file import read_gram, write_gram
 from raq_client.compensation.outputs import OutputsCollection, OutputSums, without_outputs
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS
+from raq_client.compensation.weighed import WeighedInputs
 from raq_client.curvature.fisher import FisherSums, collect_fisher
 from raq_client.curvature.information import Fisher
 from raq_client.curvature.layers import Watch
@@ -194,7 +195,10 @@ def test_a_state_without_curvature_is_passed_back_again(
     loaded: Engine, model: ModelFile, inputs: Gram, gram: Gram, windows: np.ndarray
 ) -> None:
     entries = {name: entry for name, entry in gram.entries.items() if not name.endswith(".curvature")}
-    older = replace(gram, entries={**inputs.entries, **entries}, shared=inputs.shared, known_digest="")
+    outputs = {name: [gram.source.matrix(name, 0)] for name in entries if name not in inputs.entries}
+    source = InMemory(outputs, inputs.source)
+    entries = {**inputs.entries, **entries}
+    older = replace(gram, entries=entries, shared=inputs.shared, source=source, known_digest="")
     again = add_outputs(older, model, loaded, windows, memory=1 << 30)
     assert again.digest() == gram.digest()
     # What can't be ended leaves nothing of what was begun.
@@ -203,7 +207,7 @@ def test_a_state_without_curvature_is_passed_back_again(
 
 def test_memory_bounds_the_width_of_blocks(model: ModelFile) -> None:
     tensors = [tensor for tensor in model.tensors if tensor.name == "blk.0.ffn_up.weight"]
-    sums = OutputSums(tensors, [], 256, 8)
+    sums = OutputSums(tensors, [], 256, 8, WeighedInputs([], {}, ()))
     empty = Gram({}, {}, InMemory({}), (), 8, CONTEXT, "")
     matrix = sums.added_to(empty, 8).source.matrix(output_entry("blk.0.ffn_up.weight"), 0)
     assert [len(block) for block in matrix.blocks] == [256, 256]
