@@ -101,7 +101,8 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
         return None
     key, chain = _content(config.private_key), _content(config.certificate)
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.certificate, config.private_key)
+        # With a password, or OpenSSL would ask at the terminal for that of an encrypted key, which gRPC takes none of.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.certificate, config.private_key, password="")
     except (ssl.SSLError, OSError) as error:
         what = f"{config.certificate} and {config.private_key} are no certificate and its private key: {error}"
         raise InvalidInput(Fault("TLS", what)) from error

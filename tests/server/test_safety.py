@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,6 +111,19 @@ def test_half_a_key_pair_is_refused(certificates: Certificates) -> None:
         connect("x", certificate=certificates.client)
     with pytest.raises(InvalidInput, match="can't be read"):
         connect("x", root_certificates=Path("nowhere.pem"))
+
+
+def test_an_encrypted_key_is_refused_without_asking(certificates: Certificates, tmp_path: Path) -> None:
+    """OpenSSL would ask for its password at the terminal, and the server would wait there."""
+    key = serialization.load_pem_private_key(certificates.server_key.read_bytes(), None)
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    encrypted = tmp_path / "encrypted.key"
+    encrypted.write_bytes(key.private_bytes(*form, serialization.BestAvailableEncryption(b"secret")))
+    with (
+        pytest.raises(InvalidInput, match="are no certificate and its private key"),
+        serving(certificate=certificates.server, private_key=encrypted),
+    ):
+        pass
 
 
 def test_limits_of_a_problem_are_named(guarded: RunningServer) -> None:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from raq_server.store.claims import remove_ended
 from raq_server.store.schema import ANSWERS, PROFILES
+from raq_solver.errors import Fault, InvalidInput
 
 _DAY: Final = 86400
 _AT_ONCE: Final = 500
@@ -27,7 +28,16 @@ class Cleaned:
 def clean(engine: sa.Engine, answers_days: float, profiles_days: float | None, limit_bytes: int) -> Cleaned:
     """Remove answers and profiles not used for that many days, then the least recently used answers, then profiles,
     until their contents take at most `limit_bytes`. Returns the space to the file system (SQLite: VACUUM).
+
+    Raises InvalidInput if the database does not answer, or another process writes to it for too long.
     """
+    try:
+        return _cleaned(engine, answers_days, profiles_days, limit_bytes)
+    except sa.exc.DBAPIError as error:
+        raise InvalidInput(Fault("database", f"can't be cleaned now: {error.orig}; try again later")) from error
+
+
+def _cleaned(engine: sa.Engine, answers_days: float, profiles_days: float | None, limit_bytes: int) -> Cleaned:
     now = int(time.time())
     with engine.begin() as connection:
         answers = _older(connection, ANSWERS, now - answers_days * _DAY)

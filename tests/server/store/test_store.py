@@ -306,6 +306,18 @@ def test_other_databases_are_refused(wrong: str) -> None:
         engine_of(wrong)
 
 
+def test_a_store_that_is_locked_is_cleaned_later(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.sqlite"
+    impatient = sa.create_engine(url, connect_args={"timeout": 0.1})
+    migrate(impatient)
+    with impatient.connect() as writing:
+        writing.exec_driver_sql("BEGIN IMMEDIATE")
+        with pytest.raises(InvalidInput, match="can't be cleaned now: database is locked; try again later"):
+            clean(impatient, answers_days=1, profiles_days=None, limit_bytes=0)
+    assert clean(impatient, answers_days=1, profiles_days=None, limit_bytes=0).bytes_left == 0
+    impatient.dispose()
+
+
 def test_tables_of_a_newer_server_are_refused(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
