@@ -1,11 +1,13 @@
 """Blocks rounded one after the other, from the command line and from Python: nearer files, and clear refusals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
 
 import raq
+from raq_client.quantizing.spool import Blocks, Spool
+from raq_solver.tensors import Tensor
 from support.commands import client
 from support.gguf_files import Reader
 
@@ -66,6 +68,39 @@ def test_a_sequential_file_of_the_same_size_is_nearer(
     assert _kl(data, folder, model_path, other) < 0.95 * _kl(data, folder, model_path, one)
     assert Reader(other).fields["raq.sequential.windows"].contents() == 64
     assert not list(folder.glob("*.rounded"))
+
+
+def test_an_interrupted_pass_goes_on_with_its_own_options_only(
+    folder: Path, model_path: Path, imatrix_path: Path, short_gram: Path, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an interrupted pass rounded for other types, or by other statistics, is no part of another file."""
+    out, others = folder / "cut.gguf", folder / "others.txt"
+    others.write_text(ALL_Q3.replace("Q3_K", "Q4_K"), encoding="utf-8")
+    common = ("quantize", model_path, "--gram", short_gram, "-o", out, "--sequential", "--threads", 1)
+    kept = Spool.keep
+
+    def stop_after(tensors: int) -> None:
+        left = iter(range(tensors))
+
+        def keep(self: Spool, tensor: Tensor, blocks: Iterable[Blocks]) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            kept(self, tensor, blocks)
+
+        monkeypatch.setattr(Spool, "keep", keep)
+
+    stop_after(9)
+    for options in (("-a", others), ("-a", plan, "-i", imatrix_path)):
+        cut = client(*common, *options)
+        assert (cut.code, out.exists()) == (130, False)
+        assert f"{out}.rounded holds what is rounded; run the same command again" in " ".join(cut.err.split())
+        stop_after(5)
+    monkeypatch.setattr(Spool, "keep", kept)
+    assert client(*common, "-a", plan).code == 0
+    assert not Path(f"{out}.rounded").exists()
+    again = client(*common[:5], folder / "uncut.gguf", *common[6:], "-a", plan)
+    assert again.code == 0, again.err
+    assert out.read_bytes() == (folder / "uncut.gguf").read_bytes()
 
 
 def test_run_and_python_write_the_same_tensors(

@@ -2,8 +2,7 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, say
+from raq_client.cli.ended import kept_when_ended
 from raq_client.cli.groups import project_model
 from raq_client.cli.machine_options import MachineOptions
 from raq_client.cli.option_groups import spread
@@ -23,7 +23,7 @@ from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from raq_client.cli.collect_gram import Gathering, GramOptions
     from raq_client.engine import Engine
@@ -169,7 +169,7 @@ def collect(
     marks = _marks(path, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
     resume = _resumed(partial, marks)
     save = functools.partial(_save, partial, marks)
-    with _kept_when_ended(partials), opened as loaded:
+    with kept_when_ended(partials.values(), "what was counted"), opened as loaded:
         counting = Counting(loaded, texts, windows, output_head, sums.value, resume, save)
         gathering = None if gram is None else Gathering(loaded, texts, gram, asked)
         found = _with_fisher(_counted(counting, gathering), resume, loaded, texts, asked, save, gathering)
@@ -221,19 +221,6 @@ def _own_texts(model: Path, library: Path | None) -> "list[Text]":
 
     say(f"note: no --text was given: collecting from raq's own ({', '.join(KINDS)}); text of your own use is better")
     return default_texts(model, library)
-
-
-@contextmanager
-def _kept_when_ended(partials: "Mapping[str, Path | None]") -> Iterator[None]:
-    """Say how to go on where Ctrl-C or another signal ends the block."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        there = [str(path) for path in partials.values() if path is not None and path.exists()]
-        if there:
-            holds = "holds" if len(there) == 1 else "hold"
-            say(f"{' and '.join(there)} {holds} what was counted; run the same command again to go on from there")
-        raise
 
 
 def _asked(windows: int | None, model: Path, output: Path, *, gram: bool) -> int | None:

@@ -9,6 +9,7 @@ import typer
 
 from raq_client.cli import options
 from raq_client.cli.console import print_json, say
+from raq_client.cli.ended import ROUNDED, kept_when_ended
 from raq_client.cli.groups import CarryOutOptions
 from raq_client.cli.machine_options import MachineOptions
 from raq_client.cli.option_groups import spread
@@ -91,7 +92,7 @@ def quantize(
     from raq_client.models.key_overrides import key_overrides
     from raq_client.models.pruning import parse_layers
     from raq_client.quantizing.effort import quantizing_work
-    from raq_client.quantizing.quantize import planned_size, quantize_model
+    from raq_client.quantizing.quantize import planned_size, quantize_model, unfinished_folder
     from raq_client.quantizing.sequential import IN_TURN
     from raq_client.units.quantizing import QuantizeJob
 
@@ -120,7 +121,8 @@ def quantize(
         print_estimate(Estimate(stages), output, as_json=as_json)
         return
     in_turn = progress_bar(IN_TURN) if sequential else nullcontext()
-    with in_turn as passed, size_bar("quantizing", size, quantizing_work(wanted.types)) as report:
+    ended = kept_when_ended([unfinished_folder(wanted)] if sequential else (), ROUNDED)
+    with ended, in_turn as passed, size_bar("quantizing", size, quantizing_work(wanted.types)) as report:
         written = quantize_model(wanted, force=force, progress=report, passed=passed)
     _show(written, as_json=as_json)
 

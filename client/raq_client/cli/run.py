@@ -11,6 +11,7 @@ from raq_client import pipeline
 from raq_client.cli import options
 from raq_client.cli.against_options import AgainstOptions
 from raq_client.cli.console import OUT, print_json, say
+from raq_client.cli.ended import ROUNDED, kept_when_ended
 from raq_client.cli.follow import followed
 from raq_client.cli.groups import CheckOptions, MeasureOptions
 from raq_client.cli.option_groups import spread
@@ -169,7 +170,10 @@ def _texts(
 def _written(
     plan: Plan, inputs: ModelInputs, target: Path, splitting: SplitOptions, *, force: bool, as_json: bool
 ) -> "WrittenModel":
-    with followed() as progress:
+    from raq_client.quantizing.quantize import rounded_folder
+
+    kept = [rounded_folder(splitting.likely(target))] if inputs.sequential else ()
+    with kept_when_ended(kept, ROUNDED), followed() as progress:
         written = pipeline.quantize(plan, inputs, target, split=splitting.split(), force=force, progress=progress)
     if not as_json:
         OUT.print(f"\n{sizes(written)}")

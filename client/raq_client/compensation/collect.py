@@ -238,10 +238,19 @@ class _Run:
         # Once it is written, what the state was read from has been replaced: no interrupt may come between.
         with deferred_interrupts():
             if self.save is not None:
-                found = self.save(found)
+                found = self._saved(found, self.save)
             whole = group.done == len(self.windows)
             self.state = found if whole else replace(self.state, source=found.source)
             group.stored = group.done
+
+    def _saved(self, found: Gram, save: Callable[[Gram], Gram]) -> Gram:
+        """The statistics as they were saved; where that fails, for lack of room, importance at least is kept."""
+        try:
+            return save(found)
+        except InvalidInput:
+            if self.beside is not None:
+                self.beside.keep()
+            raise
 
     def _passed(self, group: _Group) -> Iterator[int]:
         """Run the windows that are left, visit the products of the group, and count importance if it can be here.

@@ -152,7 +152,11 @@ def quantize_model(
 
 def unfinished_folder(wanted: Quantization) -> Path:
     """The folder beside an output for the rounded tensors of an unfinished sequential pass."""
-    output = wanted.files[0].path
+    return rounded_folder(wanted.files[0].path)
+
+
+def rounded_folder(output: Path) -> Path:
+    """The same for the first of the files to write."""
     return output.with_name(f"{output.name}.rounded")
 
 

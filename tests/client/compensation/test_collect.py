@@ -16,7 +16,7 @@ from raq_client.importance.collect import Counting, collect
 from raq_client.importance.imatrix import Importance
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import open_model
-from raq_solver.errors import InvalidInput
+from raq_solver.errors import Fault, InvalidInput
 from support.engine_models import MODEL, TEXT, write_mixture
 
 TEXTS = [Text("one", TEXT[:9000]), Text("other", TEXT[9000:20000])]
@@ -257,6 +257,19 @@ def test_a_signal_amid_a_window_or_a_save_loses_nothing(
     found, importance = states.collected(loaded, None)
     _same(found, gram)
     assert importance.digest() == whole.digest()
+
+
+def test_importance_is_kept_where_gram_statistics_have_no_room(
+    loaded: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_found: Gram) -> Gram:
+        raise InvalidInput(Fault("state.gram", "no room on the disk"))
+
+    states = _States(tmp_path)
+    monkeypatch.setattr(states, "save_gram", full)
+    with pytest.raises(InvalidInput, match="no room"):
+        states.collected(loaded, None)
+    assert read_importance(states.importance).chunk_count == 16
 
 
 def test_an_interrupt_before_the_first_window_leaves_no_state(loaded: Engine, tmp_path: Path) -> None:
