@@ -21,8 +21,8 @@ from raq_client.importance.fused import same_input
 from raq_solver.tensors import Tensor
 
 LEAST_TOKENS: Final = 32
-"""Tokens for each column with which inputs are weighed. With 16 nothing was gained, with 32 to 128 a twentieth to a tenth
-(docs/compensation.md)."""
+"""Tokens for each column with which inputs are weighed. With 16 nothing was gained, with 32 to 128 a twentieth to a
+tenth (docs/compensation.md)."""
 
 
 class WeighedInputs:
@@ -49,7 +49,7 @@ class WeighedInputs:
             self.sums[entry] = [Sums.going_on(gram.source.matrix(entry, each)) for each in range(len(parts))]
 
     def found(self, entry: str, index: int) -> MatrixGram | None:
-        """The means for matrix `index` of an entry; None with too few tokens, as for an expert that is seldom reached."""
+        """The means for matrix `index` of an entry; None with too few tokens, as for an expert seldom reached."""
         name = weighed_entry(entry)
         if name not in self.sums:
             return None
