@@ -34,7 +34,8 @@ def merge_grams(parts: Sequence[tuple[Gram, float | None]]) -> Gram:
             what = f"has statistics of other outputs or products than {first.where}; collect both with the same options"
             faults.append(Fault(gram.where, what))
     raise_faults(faults)
-    entries = {name: _added([gram.entries[name] for gram, _ in parts]) for name in first.entries}
+    used = sorted({*first.shared.values(), *map(output_entry, first.outputs)})  # a file may have more than it uses
+    entries = {name: _added([gram.entries[name] for gram, _ in parts]) for name in used}
     windows = sum(gram.windows for gram, _ in parts)
     texts = tuple(dict.fromkeys(text for gram, _ in parts for text in gram.texts))
     where = " + ".join(gram.where for gram, _ in parts)

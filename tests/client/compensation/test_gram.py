@@ -208,6 +208,14 @@ def test_merged_by_weight_they_are_the_weighted_mean() -> None:
     assert merged.texts == ("a text",)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_what_one_of_the_merged_does_not_use_is_left_out(*, first: bool) -> None:
+    one, other = _gram(), _gram(seed=9)
+    more = replace(one, entries={**one.entries, "unused": one.entries["q"]}, known_digest="")
+    merged = merge_grams([(each, None) for each in ((more, other) if first else (other, more))])
+    assert set(merged.entries) == set(one.entries)
+
+
 def test_merged_without_weights_they_are_as_if_collected_together() -> None:
     one, other = _gram(seed=0), _gram(seed=5)
     merged = merge_grams([(one, None), (other, None)])
