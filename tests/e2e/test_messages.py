@@ -118,5 +118,7 @@ def test_a_type_is_held_from_the_budget_that_is_said(profile: Path) -> None:
     for flip in found[:4]:
         solved = client("solve", "-p", profile, "-b", f"{flip['capacity_bytes']}B", "--json").json
         assert solved["allocation"][name] == flip["after"]
-    text = f"{found[0]['before']} → {found[0]['after']} by {found[0]['capacity_bytes']:,} bytes"
-    assert text in " ".join(client(*asked).out.split())
+    shown = " ".join(client(*asked).out.split())
+    assert f"by a budget of {found[0]['before']} → {found[0]['after']} {found[0]['capacity_bytes']:,} bytes" in shown
+    loss = client("solve", "-p", profile, "-b", "6", "--json").json["loss"]
+    assert f"{name} is {client(*asked, '--json').json['chosen']}: loss of the whole {loss:.6g}" in shown

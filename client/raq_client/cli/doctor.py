@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
 import typer
@@ -17,14 +18,17 @@ from raq_client.cli.console import OUT, print_json
 from raq_solver.errors import InvalidInput
 
 _EXTRAS: Final = {
+    "bench": "reasoning-gym",
+    "capture": "httpx",
     "cluster": "ray",
+    "dashboard": "uvicorn",
     "hub": "huggingface_hub",
     "plot": "matplotlib",
     "remote": "grpcio",
     "server": "sqlalchemy",
     "solver": "ortools",
 }
-"""Extras of the package, with a library that each brings."""
+"""Extras of the package that commands need, with a library that each brings."""
 _LITTLE_ROOM: Final = 2**30
 """Free bytes of a disk below which doctor warns."""
 
@@ -49,10 +53,12 @@ def doctor(libllama: options.Library = None, as_json: options.Json = False) -> N
     if as_json:
         print_json([_plain(each) for each in findings])
     else:
-        width = max(len(each.name) for each in findings)
+        begin = max(len(each.name) for each in findings) + 2
         for each in findings:
-            mark = f"  ! {each.trouble}" if each.trouble else ""
-            OUT.print(f"{each.name:<{width}}  {each.found}{mark}", soft_wrap=True)
+            text = f"{each.found}  ! {each.trouble}" if each.trouble else each.found
+            # Not a table, which would break paths.
+            lines = wrap(text, OUT.console.width - begin, break_long_words=False, break_on_hyphens=False)
+            OUT.print(f"{each.name:<{begin}}" + f"\n{' ' * begin}".join(lines), soft_wrap=True)
     if any(each.trouble for each in findings):
         raise typer.Exit(EXIT_BAD_INPUT)
 

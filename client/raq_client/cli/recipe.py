@@ -34,14 +34,12 @@ def list_recipes(as_json: options.Json = False) -> None:
     """
     from raq_client.models.file_types import FILE_TYPES
     from raq_client.recipes.recipe_file import presets
-    from raq_client.reports.words import dim, worded
+    from raq_client.reports.tables import facts_table
 
     if as_json:
         print_json({"recipes": dict(presets()), "mixtures": list(FILE_TYPES)})
         return
-    for name, description in presets().items():
-        OUT.print(worded(f"{name:<10}", dim(description)))
-    OUT.print(worded("mixtures  ", dim(", ".join(FILE_TYPES))))
+    OUT.print(facts_table((*presets().items(), ("mixtures", ", ".join(FILE_TYPES)))))
 
 
 def show(

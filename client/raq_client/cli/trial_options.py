@@ -148,7 +148,7 @@ class TrialOptions:
         if plan.spec.request.loss is not None:
             return f"the losses are those asked for (--loss {plan.spec.request.loss})"
         if not untried.texts:
-            return "there is no text; give --text, or --calibration for text that is not checked on"
+            return "there is no text; give --text, or --calibration for one that the check does not use"
         return None
 
 

@@ -148,9 +148,13 @@ def _convergence_lines(agreements: tuple[Agreement, ...]) -> list[RenderableType
     converging = [one.tensor for one in agreements if one.converges]
     conflicting = [one.tensor for one in agreements if one.conflicts]
     return [
-        worded(dim("knowledge agrees on"), f" {len(converging)} tensors: {roles_text(converging) or 'none'}"),
-        worded(dim("and conflicts on"), f" {len(conflicting)}: {roles_text(conflicting) or 'none'}"),
+        worded(dim("knowledge agrees on"), f" {_counted(converging)}"),
+        worded(dim("and conflicts on"), f" {_counted(conflicting)}"),
     ]
+
+
+def _counted(tensors: Sequence[str]) -> str:
+    return f"{len(tensors)} tensors: {roles_text(tensors)}" if tensors else "no tensor"
 
 
 def _alike(lines: tuple[Line, ...]) -> dict[tuple[Stage, str, str, str], list[Line]]:

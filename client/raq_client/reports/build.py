@@ -1,7 +1,8 @@
 """Builds of recipes as tables and as plain data."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Group, RenderableType
 
@@ -22,24 +23,23 @@ from raq_client.reports.tables import Column, Field, Table, facts_table, table_o
 
 Change = tuple[str, Any, Any]
 """A key or tensor, and what it is in one recipe and in the other; None where it is missing."""
+_DIGEST: Final = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{48}\b")
+"""A SHA-256; tables show 16 of its digits, JSON and manifests all."""
 
 
-def resolved_report(resolved: Resolved, *, tensors: bool = False) -> RenderableType:
-    """What a recipe comes to: sizes, rules and types; with `tensors` one line for each tensor."""
+def resolved_report(resolved: Resolved, *, tensors: bool = False, built: bool = False) -> RenderableType:
+    """What a recipe comes to: sizes, rules and types; with `tensors` one line for each tensor.
+
+    What a build takes is left out where it is `built`.
+    """
     ledger, recipe = resolved.ledger, resolved.recipe
     bits = ledger.bits_per_weight
     rows = [
         ("recipe", recipe.name + (f": {recipe.description}" if recipe.description else "")),
         ("model", str(recipe.model)),
-        (
-            "writes",
-            f"{recipe.output.file}, {resolved.file_bytes:,} bytes, {'twice ' if recipe.sequential else ''}as much disk",
-        ),
+        ("wrote" if built else "writes", f"{recipe.output.file}, {resolved.file_bytes:,} bytes"),
         ("and", str(recipe.output.manifest_path) + (f", {recipe.card.file}" if recipe.card is not None else "")),
-        (
-            "takes",
-            f"about {duration(quantizing_seconds(resolved))} to quantize on {usable_cores()} cores{_feedback(recipe)}",
-        ),
+        *(() if built else (("takes", _taken(resolved)),)),
         ("tensor data", f"{ledger.size:,} bytes" + ("" if bits is None else f", {bpw_text(bits)} bpw")),
         ("predicted loss", f"{ledger.loss:.6g} ({resolved.loss_source})"),
     ]
@@ -48,6 +48,13 @@ def resolved_report(resolved: Resolved, *, tensors: bool = False) -> RenderableT
         parts += ["", _rule_title(number, rule), _rule_table(rule)]
     table = _tensors_table(resolved) if tensors else types_table(ledger)
     return Group(*parts, "", table)
+
+
+def _taken(resolved: Resolved) -> str:
+    """Time and disk of a build."""
+    seconds, recipe = quantizing_seconds(resolved), resolved.recipe
+    disk = "twice its size of disk" if recipe.sequential else "its size of disk"
+    return f"{disk}, about {duration(seconds)} to quantize on {usable_cores()} cores{_feedback(recipe)}"
 
 
 def _feedback(recipe: BuildRecipe) -> str:
@@ -94,7 +101,7 @@ def resolved_dict(resolved: Resolved) -> dict[str, Any]:
 
 def built_report(built: Built) -> RenderableType:
     """A finished build: what its recipe came to, the check, and the benchmarks."""
-    parts: list[RenderableType] = [resolved_report(built.resolved)]
+    parts: list[RenderableType] = [resolved_report(built.resolved, built=True)]
     if built.check is not None:
         parts += ["", check_table(built.check)]
     if built.benchmarks:
@@ -119,7 +126,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     columns = (
         Field("", read=lambda one: one.level.value),
         Field("of", read=lambda one: one.what),
-        Field("finding", read=lambda one: one.text),
+        Field("finding", read=lambda one: _short_digests(one.text)),
     )
     return table_of(findings, columns)
 
@@ -135,10 +142,19 @@ def replay_table(compared: Sequence[Comparison]) -> Table:
     columns = (
         Field("", read=lambda one: "same" if one.equal else "unknown" if one.depends else "DIFFERS"),
         Field("of", read=lambda one: one.what),
-        Field("recorded", read=lambda one: one.recorded),
-        Field("found", read=lambda one: "" if one.equal else one.found),
+        Field("recorded", read=lambda one: _short_digests(one.recorded)),
+        Field("found", read=lambda one: "" if one.equal else _short_digests(one.found)),
     )
     return table_of(compared, columns)
+
+
+def _short_digests(text: str) -> str:
+    """The text with 16 digits of each SHA-256, so that a line of it fits a terminal.
+
+    >>> _short_digests("9 bytes, SHA-256 " + "0123456789abcdef" * 4)
+    '9 bytes, SHA-256 0123456789abcdef…'
+    """
+    return _DIGEST.sub("\\1…", text)
 
 
 def spliced_dict(spliced: Spliced) -> dict[str, Any]:

@@ -25,12 +25,26 @@ def reasons_table(reasons: TensorReasons) -> RenderableType:
     if not reasons.alternatives:
         why = "a constraint allows no other type, or the tensor is never quantized"
         return f"{reasons.tensor} is {reasons.chosen}: {why}"
-    flips = [f"{flip.before} → {flip.after} by {flip.capacity_bytes:,} bytes" for flip in reasons.flips]
+    whole = next((o.loss - o.rise for o in reasons.alternatives if o.loss is not None and o.rise is not None), None)
+    loss = "" if whole is None else f": loss of the whole {whole:.6g}"
     return Group(
-        f"{reasons.tensor} is {reasons.chosen}",
+        f"{reasons.tensor} is {reasons.chosen}{loss}",
+        "",
         table_of(reasons.alternatives, fields),
-        "at evenly spaced budgets: " + (", ".join(flips) if flips else "it never changes"),
+        "",
+        *_changes_of_type(reasons),
     )
+
+
+def _changes_of_type(reasons: TensorReasons) -> list[RenderableType]:
+    """The budgets at which the tensor has another type, or that there are none."""
+    if not reasons.flips:
+        return ["It has this type at every budget that was looked at."]
+    fields = (
+        Field("with larger budgets", read=lambda flip: f"{flip.before} → {flip.after}"),
+        Field("by a budget of", figures=True, read=lambda flip: f"{flip.capacity_bytes:,} bytes"),
+    )
+    return [table_of(reasons.flips, fields)]
 
 
 def costs_table(costs: Costs) -> RenderableType:

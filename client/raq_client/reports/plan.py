@@ -94,7 +94,7 @@ def plan_report(
         *(size_rows(ledger, budget) if smallest is None else _smallest_rows(ledger, smallest)),
         *_loss_rows(ledger, source, predicted),
         *((("proven bound", bound),) if smallest is None else ()),
-        ("price of a byte", f"{outcome.multiplier:.4g}, solved in {outcome.seconds * 1000:.1f} ms"),
+        ("price of a byte", f"{outcome.multiplier:.4g}, {solved_text(outcome.seconds)}"),
     )
     return Group(facts_table(rows), "", types_table(ledger))
 
@@ -121,11 +121,21 @@ def _size_text(ledger: Ledger) -> str:
 
 def size_rows(ledger: Ledger, budget: str) -> tuple[tuple[str, str], ...]:
     """The budget, the size that was reached, and what is left of the budget."""
+    capacity = f"{ledger.capacity:,} bytes"
     return (
-        ("budget", f"{budget} = {ledger.capacity:,} bytes"),
+        ("budget", capacity if budget == capacity else f"{budget} = {capacity}"),
         ("size", _size_text(ledger)),
         ("slack", f"{ledger.slack:,} bytes"),
     )
+
+
+def solved_text(seconds: float) -> str:
+    """How long a search took.
+
+    >>> solved_text(0.00123), solved_text(28.17)
+    ('solved in 1.2 ms', 'solved in 28.2 s')
+    """
+    return f"solved in {seconds * 1000:.1f} ms" if seconds < 1 else f"solved in {seconds:.1f} s"
 
 
 def types_table(ledger: Ledger) -> RenderableType:

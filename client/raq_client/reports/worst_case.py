@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from raq_client.planning.plan import Plan, WorstCaseDetails
-from raq_client.reports.plan import size_rows, types_table
+from raq_client.reports.plan import size_rows, solved_text, types_table
 from raq_client.reports.tables import Column, Table, facts_table
 from raq_solver.questions.worst_case import DomainOutcome, WorstCase
 
@@ -46,7 +46,7 @@ def domain_plan_report(plan: Plan) -> RenderableType:
         *size_rows(ledger, plan.budget_text),
         ("worst case", f"{found.worst:.6g}{unit}: {worst.name}"),
         ("proven bound", f"{found.bound:.6g}, gap {found.gap or 0:.2g}: {found.termination.value}"),
-        ("price of a byte", f"{found.multiplier:.4g}, solved in {found.seconds * 1000:.1f} ms"),
+        ("price of a byte", f"{found.multiplier:.4g}, {solved_text(found.seconds)}"),
     ]
     return Group(facts_table(rows), "", domains_table(details), "", types_table(ledger))
 

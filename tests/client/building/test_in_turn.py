@@ -253,7 +253,7 @@ def test_verify_and_show_say_what_the_pass_needs(folder: Path, tmp_path: Path) -
     assert found["disk"].text.startswith(f"{2 * size:,} bytes are needed")
     shown = " ".join(client("recipe", "show", path, "--store", tmp_path / "store").out.split())
     assert "error feedback by small.gram, one block after the other, takes more" in shown
-    assert "twice as much disk" in shown
+    assert "twice its size of disk" in shown
 
 
 def test_diff_and_digest_tell_them_apart(folder: Path) -> None:
