@@ -127,6 +127,33 @@ def test_what_is_stored_is_not_sent_again(stub: "profile_service_pb2_grpc.Profil
     assert again.info.digest == first.info.digest == made.digest()
 
 
+def test_lists_come_in_pages(stub: "profile_service_pb2_grpc.ProfileServiceStub") -> None:
+    for seed in range(5):
+        stub.Put(iter([PutRequest(profile=profile_to_proto(profile(seed=seed)))]), timeout=30)
+    everything = [info.digest for info in stub.List(profile_service_pb2.ListRequest()).profiles]
+    assert {profile(seed=seed).digest() for seed in range(5)} <= set(everything)
+    assert everything == sorted(everything)
+    read: list[str] = []
+    token = ""
+    for _ in range(len(everything) // 2 + 1):
+        page = stub.List(profile_service_pb2.ListRequest(page_size=2, page_token=token))
+        read += [info.digest for info in page.profiles]
+        token = page.next_page_token
+        if not token:
+            break
+    assert read == everything
+    whole = stub.List(profile_service_pb2.ListRequest(page_size=len(everything)))
+    assert not whole.next_page_token
+    for wrong, said in (
+        ({"page_size": -1}, "page_size"),
+        ({"page_size": 1001}, "1000"),
+        ({"page_token": "x"}, "page_token"),
+    ):
+        with pytest.raises(grpc.RpcError, match=said) as caught:
+            stub.List(profile_service_pb2.ListRequest(**wrong))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_a_profile_beyond_a_message_is_downloaded() -> None:
     made = profile(tensors=4000)
     with serving(message_limit_bytes=2**16) as running, connect(running.address) as client:

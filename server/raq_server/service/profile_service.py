@@ -102,7 +102,7 @@ class ProfileService(profile_service_pb2_grpc.ProfileServiceServicer):
         del context
         if not 0 <= request.page_size <= _MOST_PAGE:
             raise InvalidInput(Fault("page_size", f"is {request.page_size}; must be from 0 to {_MOST_PAGE}"))
-        after = _checked(request.page_token) if request.page_token else ""
+        after = _checked(request.page_token, "page_token") if request.page_token else ""
         size = request.page_size or _PAGE
         found = await self._store.ask(lambda: self._store.database.profile_infos(after, size + 1))
         page, more = [stored_to_proto(each) for each in found[:size]], len(found) > size
@@ -140,7 +140,7 @@ def _varint(number: int) -> bytes:
     return bytes([low | 128]) + _varint(high) if high else bytes([low])
 
 
-def _checked(digest: str) -> str:
+def _checked(digest: str, where: str = "digest") -> str:
     if not _DIGEST.fullmatch(digest):
-        raise InvalidInput(Fault("digest", "is not 64 hexadecimal digits in lower case"))
+        raise InvalidInput(Fault(where, "is not 64 hexadecimal digits in lower case"))
     return digest
