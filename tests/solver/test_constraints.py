@@ -1,9 +1,12 @@
 """Every kind of constraint: registered once, and equal in digests exactly when it means the same."""
 
+import itertools
 from dataclasses import fields, replace
 from fractions import Fraction
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import raq_solver.constraints
 from raq_solver import LossTable, Problem
@@ -22,6 +25,7 @@ from raq_solver.constraints import (
     SideConstraint,
     Source,
     Tie,
+    tie_groups,
 )
 
 TABLE = LossTable(("a", "b"), ("Q8", "Q4"), [256, 256], [[272, 144]] * 2, [[0.0, 0.5]] * 2)
@@ -86,3 +90,17 @@ def test_the_digest_does_not_change_by_accident() -> None:
     assert (
         Problem(TABLE, 600, (EVERY[0],)).digest() == "65c7558be31c86300807fc0ded7177d582113d8f85dafb014ec9cc90253c0b10"
     )
+
+
+@given(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True), max_size=8))
+def test_ties_that_overlap_are_one_group(ties: list[list[int]]) -> None:
+    groups = [set(map(str, tie)) for tie in ties]
+    for _ in groups:  # plainly: join what overlaps, as often as there are ties
+        for one, other in itertools.permutations(groups, 2):
+            if one & other:
+                one.update(other)
+                other.update(one)
+    expected = {frozenset(group) for group in groups}
+    found = tie_groups([Tie(tuple(map(str, tie))) for tie in ties])
+    assert {frozenset(group) for group in found} == expected
+    assert sum(map(len, found)) == len({name for group in found for name in group})

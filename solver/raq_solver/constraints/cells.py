@@ -137,12 +137,18 @@ def tie_groups(constraints: Iterable[Constraint]) -> list[tuple[str, ...]]:
     >>> tie_groups([Tie(("a", "b")), Tie(("c", "d")), Tie(("b", "e"))])
     [('a', 'b', 'e'), ('c', 'd')]
     """
-    group_of: dict[str, list[str]] = {}
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
     for constraint in constraints:
-        if not isinstance(constraint, Tie):
-            continue
-        merged = list(dict.fromkeys(m for name in constraint.tensors for m in group_of.get(name, [name])))
-        for name in merged:
-            group_of[name] = merged
-    distinct = {id(group): tuple(group) for group in group_of.values()}
-    return list(distinct.values())
+        for name in constraint.tensors if isinstance(constraint, Tie) else ():
+            parent.setdefault(name, name)
+            parent[root(name)] = root(constraint.tensors[0])
+    groups: dict[str, list[str]] = {}
+    for name in parent:
+        groups.setdefault(root(name), []).append(name)
+    return list(map(tuple, groups.values()))
