@@ -275,8 +275,9 @@ class _Opened:
             header = opened.read(read_header(path).data_start)
         header = header.replace(str(digest).encode(), _NO_DIGEST.encode(), 1)
         if _file_digest(header, self.file) != digest:
-            what = "is damaged: its bytes are not those that were written; copy it again, or collect it again"
-            raise InvalidInput(Fault(str(path), what))
+            finished = self.file.value("raq.gram.sha256")
+            do = "copy it again, or collect it again" if finished else "remove it, and the collection begins again"
+            raise InvalidInput(Fault(str(path), f"is damaged: its bytes are not those that were written; {do}"))
 
     def _rows(self, name: str, first: int, last: int) -> Float32[np.ndarray, "rows values"]:
         values = self.file.weights(self.file.tensor(name), first, last)

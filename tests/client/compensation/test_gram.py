@@ -174,6 +174,12 @@ def test_any_changed_byte_is_noticed_before_statistics_are_used(tmp_path: Path, 
     (tmp_path / "b.gram").write_bytes(changed)
     with pytest.raises(InvalidInput, match=r"b\.gram: is damaged: its bytes are not those that were written"):
         read_gram(tmp_path / "b.gram").source.matrix("q", 0)
+    write_gram(replace(_gram(), unfinished=True), tmp_path / "c.gram")
+    changed = bytearray((tmp_path / "c.gram").read_bytes())
+    changed[int(place * len(changed)) // 4 * 4] ^= 1
+    (tmp_path / "c.gram").write_bytes(changed)
+    with pytest.raises(InvalidInput, match=r"c\.gram: is damaged: .*; remove it, and the collection begins again"):
+        read_gram(tmp_path / "c.gram").source.matrix("q", 0)
 
 
 @pytest.mark.parametrize("value", [3e38, 0.5, np.nan, np.inf])
