@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +241,18 @@ def test_memory_that_is_too_small_for_outputs_is_refused_before_the_text_has_run
     refused = _collected(tiny, data, *arguments)
     assert refused.code == 2
     assert "more than --gram-memory 1,024; give more" in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_too_small_for_gram_statistics_is_refused_before_the_text_has_run(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    arguments = ("--windows", 10, "-o", tmp_path / "i.gguf", "--gram", tmp_path / "i.gram")
+    refused = _collected(tiny, data, *arguments)
+    assert refused.code == 2
+    assert re.search(r"i\.partial\.gram: no room on the disk: [\d,]+ bytes are needed, 1,000 are free", refused.err)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,7 +19,14 @@ from raq_client.curvature.passes import Collection
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.estimates.estimate import Estimate, Stage
-from raq_client.estimates.stages import collecting, collecting_fisher, collecting_outputs, collecting_with_gram
+from raq_client.estimates.stages import (
+    collecting,
+    collecting_fisher,
+    collecting_outputs,
+    collecting_with_gram,
+    gram_size,
+)
+from raq_client.files.output_checks import check_output
 from raq_client.importance.collect import Counting
 from raq_client.importance.collect_fisher import DEFAULT_FISHER_WINDOWS, chosen_windows
 from raq_client.models.model_file import open_model
@@ -54,6 +61,8 @@ class Gathering:
         self._model = open_model(engine.path)
         if asked.backward:  # before the text has run
             check_memory(self._model, asked.memory)
+        if not self._partial.exists():
+            check_output(self._partial, force=True, needed=gram_size(self._model, outputs=bool(asked.backward)))
         self._inputs: Gram | None = None
         self._outputs: OutputsCollection | None = None
 
