@@ -16,6 +16,7 @@ from raq_client.compensation.gram_file import read_gram
 from raq_client.compensation.outputs import OutputsCollection
 from raq_client.curvature.fisher import collect_fisher
 from raq_client.engine import Engine
+from raq_client.files.lock import output_lock
 from raq_client.importance import collect_fisher as fisher_windows
 from raq_client.importance import imatrix_file
 from raq_client.importance.imatrix import Entry, Importance
@@ -242,6 +243,19 @@ def test_memory_that_is_too_small_for_outputs_is_refused_before_the_text_has_run
     assert refused.code == 2
     assert "more than --gram-memory 1,024; give more" in refused.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_never_collect_into_one_file(tiny: Path, data: Path, tmp_path: Path) -> None:
+    """The states of one would take the place of those that the other reads."""
+    arguments = ("--windows", 10, "--fisher", 0, "-o", tmp_path / "i.gguf", "--gram", tmp_path / "i.gram")
+    for name in ("i.gguf", "i.gram"):
+        with output_lock(tmp_path / name):
+            second = _collected(tiny, data, *arguments)
+        assert second.code == 2
+        assert re.search(rf"{name}: is being written by process \d+; wait for it", " ".join(second.err.split()))
+    assert list(tmp_path.iterdir()) == []
+    assert _collected(tiny, data, *arguments).code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"i.gguf", "i.gram"}
 
 
 def test_a_disk_that_is_too_small_for_gram_statistics_is_refused_before_the_text_has_run(

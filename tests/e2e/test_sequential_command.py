@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import raq
+from raq_client.files.lock import output_lock
 from raq_client.quantizing.spool import Blocks, Spool
 from raq_solver.tensors import Tensor
 from support.commands import client
@@ -96,6 +97,9 @@ def test_an_interrupted_pass_goes_on_with_its_own_options_only(
         assert f"{out}.rounded holds what is rounded; run the same command again" in " ".join(cut.err.split())
         stop_after(5)
     monkeypatch.setattr(Spool, "keep", kept)
+    with output_lock(out):
+        second = client(*common, "-a", plan)
+    assert (second.code, "is being written by process" in second.err) == (2, True)
     assert client(*common, "-a", plan).code == 0
     assert not Path(f"{out}.rounded").exists()
     again = client(*common[:5], folder / "uncut.gguf", *common[6:], "-a", plan)

@@ -2,7 +2,8 @@
 
 import functools
 import hashlib
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,7 @@ from raq_client.cli.machine_options import MachineOptions
 from raq_client.cli.option_groups import spread
 from raq_client.cli.progress import progress_bar
 from raq_client.cli.written import check_written
+from raq_client.files.lock import output_lock
 from raq_client.files.names import readable
 from raq_client.files.settings import read_settings
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -169,7 +171,7 @@ def collect(
     marks = _marks(path, texts, f"{output_head} {sums.value} {windows if len(texts) > 1 else ''} {fisher or ''}")
     resume = _resumed(partial, marks)
     save = functools.partial(_save, partial, marks)
-    with kept_when_ended(partials.values(), "what was counted"), opened as loaded:
+    with _alone(output, gram), kept_when_ended(partials.values(), "what was counted"), opened as loaded:
         counting = Counting(loaded, texts, windows, output_head, sums.value, resume, save)
         gathering = None if gram is None else Gathering(loaded, texts, gram, asked)
         found = _with_fisher(_counted(counting, gathering), resume, loaded, texts, asked, save, gathering)
@@ -221,6 +223,16 @@ def _own_texts(model: Path, library: Path | None) -> "list[Text]":
 
     say(f"note: no --text was given: collecting from raq's own ({', '.join(KINDS)}); text of your own use is better")
     return default_texts(model, library)
+
+
+@contextmanager
+def _alone(*outputs: Path | None) -> Iterator[None]:
+    """Hold the locks of these outputs: another run for the same ones would replace the states that this one reads."""
+    with ExitStack() as locks:
+        for path in outputs:
+            if path is not None:
+                locks.enter_context(output_lock(path))
+        yield
 
 
 def _asked(windows: int | None, model: Path, output: Path, *, gram: bool) -> int | None:

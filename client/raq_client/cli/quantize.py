@@ -16,6 +16,7 @@ from raq_client.cli.option_groups import spread
 from raq_client.cli.progress import progress_bar, size_bar
 from raq_client.cli.split_options import SplitOptions, check_files, sizes
 from raq_client.cli.written import check_written
+from raq_client.files.lock import output_lock
 from raq_client.files.settings import read_settings
 from raq_client.reports.plain import plain
 from raq_solver.errors import Fault, InvalidInput, raise_faults
@@ -122,7 +123,8 @@ def quantize(
         return
     in_turn = progress_bar(IN_TURN) if sequential else nullcontext()
     ended = kept_when_ended([unfinished_folder(wanted)] if sequential else (), ROUNDED)
-    with ended, in_turn as passed, size_bar("quantizing", size, quantizing_work(wanted.types)) as report:
+    alone = output_lock(wanted.files[0].path) if sequential else nullcontext()  # its folder belongs to one run
+    with alone, ended, in_turn as passed, size_bar("quantizing", size, quantizing_work(wanted.types)) as report:
         written = quantize_model(wanted, force=force, progress=report, passed=passed)
     _show(written, as_json=as_json)
 

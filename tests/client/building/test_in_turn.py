@@ -227,7 +227,7 @@ def test_statistics_that_do_not_do_are_refused_before_any_work(
 
 
 def test_a_recipe_without_statistics_is_refused_when_it_is_read(folder: Path) -> None:
-    with pytest.raises(InvalidInput, match="sequential rounds with error feedback: give gram"):
+    with pytest.raises(InvalidInput, match="recipe: sequential rounds with error feedback: give gram"):
         read_build_recipe(in_turn(folder, gram=None))
 
 
