@@ -122,3 +122,17 @@ def test_a_type_is_held_from_the_budget_that_is_said(profile: Path) -> None:
     assert f"by a budget of {found[0]['before']} → {found[0]['after']} {found[0]['capacity_bytes']:,} bytes" in shown
     loss = client("solve", "-p", profile, "-b", "6", "--json").json["loss"]
     assert f"{name} is {client(*asked, '--json').json['chosen']}: loss of the whole {loss:.6g}" in shown
+
+
+def test_an_audit_that_breaks_a_constraint_has_less_loss_never_a_negative_share_more(
+    profile: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    solved = client("solve", "-p", profile, "-b", "5.5", "--json")
+    plan.write_text(solved.out, encoding="utf-8")
+    other = "Q4_0" if solved.json["allocation"]["output.weight"] == "Q8_0" else "Q8_0"
+    result = client("audit", plan, "-p", profile, "--pin", f"output.weight={other}")
+    assert result.code == 0, result.err
+    shown = " ".join(result.out.split())
+    assert "% less loss than the best that keeps the constraints" in shown
+    assert "breaks constraint 1" in shown

@@ -137,9 +137,20 @@ def audit_report(found: Audit, table: LossTable) -> RenderableType:
     for name, ledger in ledgers:
         bits = ledger.bits_per_weight
         rows.append((name, f"{ledger.size:,}", "" if bits is None else bpw_text(bits), f"{ledger.loss:.6g}"))
-    verdict = "" if found.excess is None else f"{100 * found.excess:.2f} % more loss than the best ({table.source})"
+    verdict = "" if found.excess is None else f"{_excess_text(found.excess)} ({table.source})"
     broken = [f"breaks {fault}" for fault in found.broken]
     return Group(Table(columns, rows), verdict, *broken, *_changes(found))
+
+
+def _excess_text(excess: float) -> str:
+    """How far an allocation is from the best one of its size, as a share of that one's loss.
+
+    >>> _excess_text(0.25), _excess_text(-0.5)
+    ('25.00 % more loss than the best', '50.00 % less loss than the best that keeps the constraints')
+    """
+    if excess < 0:
+        return f"{-100 * excess:.2f} % less loss than the best that keeps the constraints"
+    return f"{100 * excess:.2f} % more loss than the best"
 
 
 def _changes(found: Audit) -> list[RenderableType]:
