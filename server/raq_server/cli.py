@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
+from typer.core import TyperOption
 
 from raq_solver.errors import InvalidInput
 
@@ -66,7 +67,7 @@ def serve(
     ] = None,
     metrics_address: Annotated[str | None, typer.Option(metavar="ADDR", help="HTTP: /metrics, /live, /ready.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Searches at once. [one per processor]")] = None,
-    queue: Annotated[int | None, typer.Option(metavar="N", help="Calls that may wait. [64]")] = None,
+    queue: Annotated[int | None, typer.Option(metavar="N", help="Calls that may wait; more are refused. [64]")] = None,
     grace: Annotated[float | None, typer.Option(metavar="SECONDS", help="For running calls to end. [10]")] = None,
     certificate: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS certificate chain (PEM).")] = None,
     private_key: Annotated[Path | None, typer.Option(metavar="FILE", help="TLS private key (PEM).")] = None,
@@ -176,7 +177,12 @@ def clean(
 
 def main() -> None:
     """Entry point of `raq-server`."""
-    APP()
+    command = typer.main.get_command(APP)
+    for parameter in command.params:
+        # They take several lines, and more of them where the shell isn't known.
+        if isinstance(parameter, TyperOption) and parameter.name in {"install_completion", "show_completion"}:
+            parameter.hidden = True
+    command()
 
 
 def _settings(file: Path | None, **flags: Any) -> "ServerConfig":
