@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ except ModuleNotFoundError:
     what = "asking a server needs more packages: pip install 'raq[remote]', or solve here, without a server"
     raise InvalidInput(Fault("", what)) from None
 
+_LEAST_SECONDS: Final = 0.001
 TRANSPORT_SECONDS: Final = 30.0
 """Time allowed for sending, queueing and answering, in addition to the search itself."""
 
@@ -114,9 +116,21 @@ class Connection:
         return ((REQUEST_ID_KEY, uuid.uuid4().hex), *authorization)
 
 
+def limit_seconds(limits: Limits) -> float:
+    """The limit of a request: the seconds that are left, at least a millisecond, for 0 is no limit.
+
+    >>> limit_seconds(Limits()), limit_seconds(Limits(2.0)), limit_seconds(Limits(0.0))
+    (0.0, 2.0, 0.001)
+    """
+    left = None if limits.deadline is None else limits.deadline - time.monotonic()
+    bounds = [each for each in (limits.seconds, left) if each is not None]
+    return max(_LEAST_SECONDS, min(bounds)) if bounds else 0.0
+
+
 def deadline_of(limits: Limits) -> float | None:
     """The deadline in seconds for a call with these limits; None for none."""
-    return None if limits.seconds is None else limits.seconds + TRANSPORT_SECONDS
+    seconds = limit_seconds(limits)
+    return seconds + TRANSPORT_SECONDS if seconds else None
 
 
 def _target(address: str) -> str:

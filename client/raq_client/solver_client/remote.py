@@ -7,7 +7,7 @@ from typing import Self, TypeVar
 
 import grpc
 
-from raq_client.solver_client.connection import TRANSPORT_SECONDS, Connection, deadline_of
+from raq_client.solver_client.connection import TRANSPORT_SECONDS, Connection, deadline_of, limit_seconds
 from raq_proto import convert
 from raq_proto.channel import CHUNK_BYTES
 from raq_proto.convert import BudgetRange, PointReader, Variant
@@ -67,7 +67,7 @@ class Client:
 
     def solve(self, question: Question, limits: Limits = NO_LIMITS) -> Outcome:
         """Find the allocation of least loss that fits the budget."""
-        request = solver_service_pb2.SolveRequest(limit_seconds=limits.seconds or 0)
+        request = solver_service_pb2.SolveRequest(limit_seconds=limit_seconds(limits))
         convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.Solve(request, timeout=deadline_of(limits), metadata=self._connection.metadata())
@@ -78,7 +78,7 @@ class Client:
     ) -> Iterator[Outcome]:
         """The outcome of each variant, in order, as it is proven. `limits` hold for each."""
         request = convert.batch_to_proto(question, variants)
-        request.limit_seconds = limits.seconds or 0
+        request.limit_seconds = limit_seconds(limits)
         return self._resumed(
             lambda: self._solver.SolveBatch(request, metadata=self._connection.metadata()),
             lambda: lambda response: convert.outcome_from_proto(response.outcome),
@@ -89,7 +89,7 @@ class Client:
     ) -> Iterator[Point]:
         """The optimum of each budget, in order, as it is proven; the question's own budget is ignored."""
         request = convert.sweep_to_proto(question, budgets)
-        request.limit_seconds = limits.seconds or 0
+        request.limit_seconds = limit_seconds(limits)
         return self._resumed(
             lambda: self._solver.Sweep(request, metadata=self._connection.metadata()),
             lambda: _point_of(PointReader()),
@@ -97,7 +97,7 @@ class Client:
 
     def smallest_size(self, question: Question, most_loss: float, limits: Limits = NO_LIMITS) -> Smallest:
         """The smallest allocation whose loss is at most `most_loss` (nats per token) and that fits the budget."""
-        request = solver_service_pb2.SmallestRequest(most_loss=most_loss, limit_seconds=limits.seconds or 0)
+        request = solver_service_pb2.SmallestRequest(most_loss=most_loss, limit_seconds=limit_seconds(limits))
         convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.Smallest(request, metadata=self._connection.metadata())
@@ -113,7 +113,7 @@ class Client:
 
     def explain_tensor(self, question: Question, tensor: str, limits: Limits = NO_LIMITS) -> TensorReasons:
         """Why a tensor has its type, the cost of every other type, and the budgets at which its type changes."""
-        request = solver_service_pb2.ExplainTensorRequest(tensor=tensor, limit_seconds=limits.seconds or 0)
+        request = solver_service_pb2.ExplainTensorRequest(tensor=tensor, limit_seconds=limit_seconds(limits))
         convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.ExplainTensor(request, metadata=self._connection.metadata())
@@ -121,7 +121,7 @@ class Client:
 
     def constraint_costs(self, question: Question, limits: Limits = NO_LIMITS) -> Costs:
         """The cost in loss of each constraint, of each source of constraints, and of all together."""
-        request = solver_service_pb2.ExplainCostsRequest(limit_seconds=limits.seconds or 0)
+        request = solver_service_pb2.ExplainCostsRequest(limit_seconds=limit_seconds(limits))
         convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.ExplainCosts(request, metadata=self._connection.metadata())
@@ -129,7 +129,7 @@ class Client:
 
     def explain_conflict(self, question: Question, limits: Limits = NO_LIMITS) -> Conflict | None:
         """Why nothing fits; None if something does."""
-        request = solver_service_pb2.ExplainConflictRequest(limit_seconds=limits.seconds or 0)
+        request = solver_service_pb2.ExplainConflictRequest(limit_seconds=limit_seconds(limits))
         convert.problem_to_proto(question, request.problem)
         with self._our_errors():
             response = self._solver.ExplainConflict(request, metadata=self._connection.metadata())
@@ -139,7 +139,7 @@ class Client:
         """Compare an allocation with the best one of its own size; the question's budget is ignored."""
         request = solver_service_pb2.AuditRequest(
             allocation=convert.allocation_to_proto(allocation),
-            limit_seconds=limits.seconds or 0,
+            limit_seconds=limit_seconds(limits),
         )
         convert.problem_to_proto(question, request.problem)
         with self._our_errors():
@@ -149,7 +149,7 @@ class Client:
     def nested_ladder(self, question: Question, budgets: Sequence[Budget], limits: Limits = NO_LIMITS) -> Ladder:
         """The nested ladder of least total loss over rising budgets; the question's own budget is ignored."""
         request = convert.ladder_request_to_proto(question, budgets)
-        request.limit_seconds = limits.seconds or 0
+        request.limit_seconds = limit_seconds(limits)
         with self._our_errors():
             response = self._solver.Ladder(request, metadata=self._connection.metadata())
         return convert.ladder_from_proto(response.ladder)
@@ -157,7 +157,7 @@ class Client:
     def solve_worst_case(self, question: Domains, limits: Limits = NO_LIMITS) -> WorstCase:
         """The allocation within the capacity with the smallest worst-domain loss."""
         request = convert.domains_to_proto(question)
-        request.limit_seconds = limits.seconds or 0
+        request.limit_seconds = limit_seconds(limits)
         with self._our_errors():
             response = self._solver.WorstCase(request, metadata=self._connection.metadata())
         return convert.worst_case_from_proto(response.worst_case)

@@ -23,6 +23,7 @@ from raq_server.config import Scope, TokenEntry
 from raq_server.service.tokens import hash_of
 from raq_solver.budget import TotalBytes
 from raq_solver.errors import InvalidInput, RaqError, ServiceUnavailable
+from raq_solver.knapsack import Limits
 from raq_solver.questions.sweep import sweep
 from raq_solver.solve import solve
 from support.services import Certificates, problem, serving
@@ -193,3 +194,27 @@ def test_a_status_without_our_details_is_still_an_error() -> None:
     servicer = Foreign(Unauthenticated(""), 0)
     with answered_by(servicer) as address, connect(address) as client, pytest.raises(InvalidInput, match="no details"):
         client.solve(problem())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left", "least", "most"),
+    [
+        (None, None, 0, 0),
+        (2.5, None, 2.5, 2.5),
+        (0.0, None, 0.001, 0.001),
+        (9.0, 3.0, 2, 3),
+        (None, -1.0, 0.001, 0.001),
+    ],
+)
+def test_limits_reach_the_server(seconds: float | None, left: float | None, least: float, most: float) -> None:
+    class Asked(Failing):
+        limits: list[float] = []  # noqa: RUF012 - of one call
+
+        def Solve(self, request: solver_service_pb2.SolveRequest, context: grpc.ServicerContext) -> object:  # noqa: N802
+            self.limits.append(request.limit_seconds)
+            return super().Solve(request, context)
+
+    with answered_by(Asked(Unauthenticated(""), 0)) as address, connect(address) as client:
+        client.solve(problem(), Limits(seconds, deadline=None if left is None else time.monotonic() + left))
+    (found,) = Asked.limits
+    assert least <= found <= most
