@@ -1,5 +1,6 @@
 """Inputs weighed by gradients: half of each metric, of windows that feedback is not tested on."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from raq_client import engine
+from raq_client.cli.collect_gram import Gathering, GramOptions
 from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import Gram, weighed_entry
 from raq_client.compensation.gram_file import read_gram, write_gram
@@ -19,6 +21,7 @@ from raq_client.curvature.passes import GradientSums, add_windows, network_for
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.models.model_file import ModelFile, open_model
+from raq_client.planning.memory_budget import parse_size
 from support.engine_models import MODEL, TEXT
 from support.outputs import add_outputs
 
@@ -147,6 +150,22 @@ def test_without_the_memory_inputs_are_not_weighed(
     entry = found.shared[SHARED[0]]
     one, other = (gram.source.matrix(entry, 0) for gram in (found, inputs))
     np.testing.assert_array_equal(one.blocks[0], other.blocks[0])
+
+
+def test_the_note_names_a_memory_that_is_enough(
+    loaded: Engine, inputs: Gram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(memory: int) -> str:
+        gathering = Gathering(loaded, TEXTS, tmp_path / "m.gram", GramOptions(None, 8, memory))
+        monkeypatch.setattr(gathering, "_inputs", inputs)
+        assert gathering.outputs()
+        return capsys.readouterr().err
+
+    note = said(18 << 20)
+    size = re.search(r"not weighed by gradients, which takes --gram-memory (\d+MiB) or more", note)
+    assert size is not None
+    assert parse_size(size[1]) > 18 << 20
+    assert said(parse_size(size[1])) == ""
 
 
 def test_the_memory_is_that_of_the_sums(model: ModelFile, inputs: Gram) -> None:
