@@ -156,7 +156,7 @@ def test_the_note_names_a_memory_that_is_enough(
     loaded: Engine, inputs: Gram, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def said(memory: int) -> str:
-        gathering = Gathering(loaded, TEXTS, tmp_path / "m.gram", GramOptions(None, 8, memory))
+        gathering = Gathering(loaded, TEXTS, tmp_path / "m.gram", GramOptions(None, 16, memory))
         monkeypatch.setattr(gathering, "_inputs", inputs)
         assert gathering.outputs()
         return capsys.readouterr().err
