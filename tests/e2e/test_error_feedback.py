@@ -13,6 +13,7 @@ from raq_client.files.profile_file import load_profile
 from support.commands import client
 from support.engine_models import rewrite
 from support.gguf_files import Reader
+from support.outputs import write_like
 
 TYPES = ("--types", "Q3_K,Q4_K")
 """The same in all tests: errors with feedback are measured once, and come from the cache then."""
@@ -114,7 +115,8 @@ def test_raq_toml_names_the_statistics(
 
 
 def test_files_are_merged_by_weight(gram: Path, imatrix_path: Path, tmp_path: Path) -> None:
-    result = client("imatrix", "merge", f"{gram}:2", f"{gram}:1", "-o", tmp_path / "both.gram")
+    other = write_like(gram, tmp_path / "other.gram", 1)
+    result = client("imatrix", "merge", f"{gram}:2", f"{other}:1", "-o", tmp_path / "both.gram")
     assert result.code == 0, result.err
     assert "16 windows" in result.err
     assert "are added up" not in result.err

@@ -1,10 +1,13 @@
-"""Gram statistics of outputs, collected alone."""
+"""Gram statistics of outputs, collected alone; and statistics like others."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from raq_client.compensation.gram import Gram
+from raq_client.compensation.gram_file import read_gram, write_gram
 from raq_client.compensation.outputs import OutputsCollection, held_out_windows
 from raq_client.curvature.passes import network_for, pass_back
 from raq_client.engine import Engine
@@ -26,3 +29,11 @@ def add_outputs(
     network, windows = network_for(model, engine, windows, begun=collection.begun > 0)
     pass_back(network, windows, [collection])
     return collection.gram
+
+
+def write_like(source: Path, target: Path, number: int) -> Path:
+    """A file of the same statistics of the same windows, in another order for every number: not the same file."""
+    gram = read_gram(source)
+    assert gram.sequences is not None
+    write_gram(replace(gram, sequences=np.roll(gram.sequences, number, axis=0), known_digest=""), target)
+    return target

@@ -13,6 +13,7 @@ from support.builds import small_importance
 from support.chat_models import CHATML, SPECIAL
 from support.commands import client
 from support.engine_models import rewrite
+from support.outputs import write_like
 from support.paths import DATA
 from support.shown import PAGES
 
@@ -30,8 +31,8 @@ def gguf_reader_files(folder: Path) -> Path:
           "--gram", folder / "m.gram", "--context", 64, "--windows", 8, "--fisher", 8)  # fmt: skip
     for name in ("reasoning", "general", "code", "other"):
         _copy(folder / "imatrix.gguf", folder / f"{name}.gguf")
-    for name in ("reasoning", "prose", "code"):
-        _copy(folder / "m.gram", folder / f"{name}.gram")
+    for number, name in enumerate(("reasoning", "prose", "code"), start=1):
+        write_like(folder / "m.gram", folder / f"{name}.gram", number)
     _copy(folder / "imatrix.gguf", folder / "m.imatrix.gguf")
     (recipe,) = re.findall(r'```toml\n(format = .*?name = "coder-5bpw".*?)```', PAGES["docs/recipes.md"], re.DOTALL)
     (folder / "coder.toml").write_text(recipe, encoding="utf-8")
