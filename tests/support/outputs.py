@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -11,7 +12,12 @@ from raq_client.compensation.gram_file import read_gram, write_gram
 from raq_client.compensation.outputs import OutputsCollection, held_out_windows
 from raq_client.curvature.passes import network_for, pass_back
 from raq_client.engine import Engine
+from raq_client.engine.windows import Text
 from raq_client.models.model_file import ModelFile
+from support.engine_models import TEXT
+
+CONTEXT: Final = 64
+TEXTS: Final = (Text("one", TEXT[:9000]),)
 
 
 def add_outputs(

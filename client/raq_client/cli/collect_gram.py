@@ -107,9 +107,8 @@ class Gathering:
         except InvalidInput as error:
             self.without_outputs(error)
             return ()
-        needed = self._outputs.memory_to_weigh
-        if not self._outputs.weighs and needed > self._asked.memory:
-            say(f"note: inputs are not weighed by gradients, which takes --gram-memory {-(-needed >> 20)}MiB or more")
+        if lacking := self._outputs.lacking:
+            say(f"note: inputs are not weighed by gradients, which takes --gram-memory {-(-lacking >> 20)}MiB or more")
         return (self._outputs,)
 
     def without_outputs(self, error: InvalidInput) -> None:

@@ -68,18 +68,17 @@ class OutputsCollection(Collection):
             what = f"{windows} windows to pass back; at least {HELD_OUT_EVERY} are needed, of which one is held out"
             raise InvalidInput(Fault("outputs", what))
         tensors, ends = _counted(model)
-        # What is continued keeps the width that it was begun with.
-        widths = [gram.entries[output_entry(name)].widest for name in gram.outputs]
-        inputs = with_enough_tokens(tensors, (windows - len(held_out)) * gram.context)
-        needed = weighed_bytes(inputs, gram.shared)
-        self.memory_to_weigh = needed + _bytes(tensors, ends, WIDTHS[-1])
-        """Bytes with which inputs can be weighed."""
         begun = _windows_done(gram, ends)
-        known = any(weighed_entry(name) in gram.entries for name in gram.shared.values())
-        self.weighs = known if begun else self.memory_to_weigh <= memory
-        """Whether inputs are weighed, where tokens are enough."""
-        weighed = WeighedInputs(inputs if self.weighs else (), gram.shared, held_out)
-        width = widths[0] if widths else _width(tensors, ends, memory - (needed if self.weighs else 0))
+        inputs = with_enough_tokens(tensors, (windows - len(held_out)) * gram.context)
+        needed = weighed_bytes(inputs, gram.shared) + _bytes(tensors, ends, WIDTHS[-1])
+        self.lacking = needed if needed > memory and not begun else 0
+        """Bytes of memory with which inputs would be weighed too; 0 where they are, as far as tokens are enough."""
+        # What is continued keeps the inputs and the width that it was begun with.
+        if begun:
+            inputs = [each for each in tensors if weighed_entry(gram.shared.get(each.name, "")) in gram.entries]
+        weighed = WeighedInputs(() if self.lacking else inputs, gram.shared, held_out)
+        widths = [gram.entries[output_entry(name)].widest for name in gram.outputs]
+        width = widths[0] if widths else _width(tensors, ends, memory - weighed.size_bytes)
         self.gram, self._windows, self._save = gram, windows, save
         self._growing = OutputSums(tensors, ends, width, windows, weighed)
         if begun:

@@ -17,7 +17,6 @@ from jaxtyping import Float32
 
 from raq_client.compensation.gram import Gram, GramSource, MatrixGram, column_blocks, weighed_entry
 from raq_client.compensation.sums import Sums
-from raq_client.importance.fused import same_input
 from raq_solver.tensors import Tensor
 
 LEAST_TOKENS: Final = 32
@@ -42,6 +41,11 @@ class WeighedInputs:
                 columns = column_blocks(tensor.row_length)
                 empty = [Sums.empty(columns) for _ in range(tensor.matrices)]
                 self.sums.setdefault(weighed_entry(self._entries[tensor.name]), empty)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the sums."""
+        return sum(block.nbytes for parts in self.sums.values() for part in parts for block in part.blocks)
 
     def continue_from(self, gram: Gram) -> None:
         """Go on from the sums in a state."""
@@ -78,21 +82,10 @@ def with_enough_tokens(tensors: Sequence[Tensor], tokens: int) -> list[Tensor]:
 
 
 def weighed_bytes(tensors: Sequence[Tensor], shared: Mapping[str, str]) -> int:
-    """Memory of the sums."""
+    """Memory that the sums of the inputs of these tensors would take."""
     entries = {shared[tensor.name]: tensor for tensor in tensors if tensor.name in shared}
     squares = (each.matrices * sum(part.square for part in column_blocks(each.row_length)) for each in entries.values())
     return np.dtype(np.float32).itemsize * sum(squares)
-
-
-def inputs_of(tensors: Sequence[Tensor]) -> dict[str, str]:
-    """The entries of the tensors' inputs, by the names of tensors that have the same ones.
-
-    >>> from raq_solver.quant_types import CATALOGUE
-    >>> tensors = [Tensor(f"blk.0.ffn_{name}.weight", (64, 64), CATALOGUE["F16"]) for name in ("up", "down")]
-    >>> list(inputs_of(tensors).values())
-    ['blk.0.ffn_gate_up.weight', 'blk.0.ffn_down.weight']
-    """
-    return {tensor.name: (*same_input(tensor.name), tensor.name)[0] for tensor in tensors}
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import WIDEST, Gram, InMemory, column_blocks
 from raq_client.compensation.outputs import WIDTHS, OutputsCollection
 from raq_client.compensation.sums import HELD_OUT_INPUTS
-from raq_client.compensation.weighed import inputs_of, weighed_bytes, with_enough_tokens
+from raq_client.compensation.weighed import weighed_bytes, with_enough_tokens
 from raq_client.curvature.fisher import collect_fisher
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
@@ -22,6 +22,7 @@ from raq_client.evaluation.in_memory import TrialSetup
 from raq_client.evaluation.perplexity import measure
 from raq_client.importance.collect import Counting, collect
 from raq_client.importance.collect_fisher import add_fisher, chosen_windows
+from raq_client.importance.fused import same_input
 from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
@@ -78,7 +79,7 @@ def collecting_outputs(
     Raises InvalidInput where they can't be had.
     """
     windows = chosen_windows(cut_windows(engine, texts, limit), count)
-    shared = inputs_of(_quantizable(model))
+    shared = _inputs(model)
     empty = Gram({}, shared, InMemory({}), (), len(windows), engine.context, model.fingerprint(), unfinished=True)
 
     def some(number: int) -> None:
@@ -102,6 +103,11 @@ def _fisher_size(model: ModelFile) -> int:
     return sum(_F32 * (tensor.row_length * tensor.matrices + tensor.rows) for tensor in _quantizable(model))
 
 
+def _inputs(model: ModelFile) -> dict[str, str]:
+    """By tensor a name of its inputs, the same for tensors with the same ones."""
+    return {tensor.name: (*same_input(tensor.name), tensor.name)[0] for tensor in _quantizable(model)}
+
+
 def gram_size(model: ModelFile, *, outputs: bool) -> int:
     """Bytes of the Gram statistics of a model: 2 for each pair of columns, once for tensors with the same input.
 
@@ -110,7 +116,7 @@ def gram_size(model: ModelFile, *, outputs: bool) -> int:
     names = {tensor.name for tensor in model.tensors}
     tied = OUTPUT not in names
     head = TOKEN_EMBEDDING if tied else OUTPUT
-    inputs, found, entries = dict[str, int](), 0, inputs_of(_quantizable(model))
+    inputs, found, entries = dict[str, int](), 0, _inputs(model)
     for tensor in _quantizable(model):
         in_block = block_of(tensor.name) >= 0
         if in_block or (tensor.name == head and not outputs):

@@ -21,6 +21,7 @@ except ModuleNotFoundError:
     raise InvalidInput(Fault("", what)) from None
 
 _LEAST_SECONDS: Final = 0.001
+"""Least limit of a request that has one: 0 would be none."""
 TRANSPORT_SECONDS: Final = 30.0
 """Time allowed for sending, queueing and answering, in addition to the search itself."""
 

@@ -137,7 +137,9 @@ def log_of_a_work(monkeypatch: pytest.MonkeyPatch, *, fails: bool = False) -> st
     with redirect_stderr(io.StringIO()) as stream, progress.progress_bar("measuring") as report:
         report(1, 4)
         deadline = time.monotonic() + 30
-        while "measuring 25 %" not in stream.getvalue() and not console.is_quiet() and time.monotonic() < deadline:
+        while (
+            "measuring 25 % (1/4)" not in stream.getvalue() and not console.is_quiet() and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         if fails:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,33 +28,11 @@ from raq_client.quantizing.rounding import Rounding
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
 from raq_solver.tensor_names import OUTPUT
-from support.engine_models import MODEL, TEXT, write_tied
-from support.outputs import add_outputs
+from support.engine_models import TEXT, write_tied
+from support.outputs import CONTEXT, add_outputs
 
-CONTEXT = 64
 NAME = "blk.1.attn_k.weight"
 EMBEDDING = "token_embd.weight"
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Engine]:
-    with engine.load(MODEL, context=CONTEXT, threads=1, editable=True) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelFile:
-    return open_model(MODEL)
-
-
-@pytest.fixture(scope="module")
-def windows(loaded: Engine) -> np.ndarray:
-    return cut_windows(loaded, [Text("one", TEXT[:9000])], 9)[0]
-
-
-@pytest.fixture(scope="module")
-def inputs(loaded: Engine, model: ModelFile) -> Gram:
-    return collect_gram(loaded, model, [Text("one", TEXT[:9000])], windows=8)
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,13 @@
 """Inputs weighed by gradients: half of each metric, of windows that feedback is not tested on."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from raq_client import engine
 from raq_client.cli.collect_gram import Gathering, GramOptions
-from raq_client.compensation.collect import collect_gram
 from raq_client.compensation.gram import Gram, weighed_entry
 from raq_client.compensation.gram_file import read_gram, write_gram
 from raq_client.compensation.outputs import OutputsCollection, held_out_windows, without_outputs
@@ -19,36 +16,11 @@ from raq_client.compensation.weighed import WeighedInputs, weighed_bytes
 from raq_client.curvature.layers import Watch
 from raq_client.curvature.passes import GradientSums, add_windows, network_for
 from raq_client.engine import Engine
-from raq_client.engine.windows import Text, cut_windows
-from raq_client.models.model_file import ModelFile, open_model
+from raq_client.models.model_file import ModelFile
 from raq_client.planning.memory_budget import parse_size
-from support.engine_models import MODEL, TEXT
-from support.outputs import add_outputs
+from support.outputs import TEXTS, add_outputs
 
-CONTEXT = 64
 SHARED = tuple(f"blk.1.attn_{part}.weight" for part in "qkv")
-TEXTS = [Text("one", TEXT[:9000])]
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[Engine]:
-    with engine.load(MODEL, context=CONTEXT, threads=1, editable=True) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelFile:
-    return open_model(MODEL)
-
-
-@pytest.fixture(scope="module")
-def windows(loaded: Engine) -> np.ndarray:
-    return cut_windows(loaded, TEXTS, 9)[0]
-
-
-@pytest.fixture(scope="module")
-def inputs(loaded: Engine, model: ModelFile) -> Gram:
-    return collect_gram(loaded, model, TEXTS, windows=8)
 
 
 @pytest.fixture(autouse=True)
@@ -108,13 +80,11 @@ def test_matrices_with_few_tokens_are_left_as_they_are(
         assert np.array_equal(one, other) == same
 
 
-def test_an_interrupted_collection_ends_with_the_same_bits(
-    loaded: Engine, model: ModelFile, inputs: Gram, windows: np.ndarray, tmp_path: Path
-) -> None:
-    whole = add_outputs(inputs, model, loaded, windows, memory=1 << 30)
-    state = tmp_path / "m.partial.gram"
+class Ended(Exception): ...
 
-    class Ended(Exception): ...
+
+def _begun(state: Path, loaded: Engine, model: ModelFile, inputs: Gram, windows: np.ndarray) -> Gram:
+    """The state of a collection that ended after its first windows."""
 
     def save(gram: Gram) -> Gram:
         write_gram(gram, state)
@@ -122,11 +92,32 @@ def test_an_interrupted_collection_ends_with_the_same_bits(
 
     with pytest.raises(Ended):
         add_outputs(inputs, model, loaded, windows, memory=1 << 30, save=save)
-    begun = read_gram(state)
+    return read_gram(state)
+
+
+def test_an_interrupted_collection_ends_with_the_same_bits(
+    loaded: Engine, model: ModelFile, inputs: Gram, windows: np.ndarray, tmp_path: Path
+) -> None:
+    whole = add_outputs(inputs, model, loaded, windows, memory=1 << 30)
+    begun = _begun(tmp_path / "m.partial.gram", loaded, model, inputs, windows)
     assert weighed_entry(begun.shared[SHARED[0]]) in begun.growing
     again = add_outputs(replace(begun, unfinished=False), model, loaded, windows, memory=1 << 30)
     assert again.digest() == whole.digest()
     assert without_outputs(begun).entries.keys() == inputs.entries.keys()
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_what_is_continued_weighs_the_inputs_that_it_began_with(
+    least: int, loaded: Engine, model: ModelFile, inputs: Gram, windows: np.ndarray, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Not those that have enough tokens by now, as with other options, nor less memory."""
+    begun = _begun(tmp_path / "m.partial.gram", loaded, model, inputs, windows)
+    monkeypatch.setattr("raq_client.compensation.weighed.LEAST_TOKENS", least)
+    outputs = OutputsCollection(begun, model, len(windows), memory=1000)
+    assert outputs.lacking == 0
+    growing = outputs._growing.weighed.sums
+    assert set(growing) == {name for name in begun.entries if name.endswith(".weighed")}
 
 
 def test_windows_that_feedback_is_tested_on_are_known_by_their_tokens(
@@ -140,12 +131,11 @@ def test_windows_that_feedback_is_tested_on_are_known_by_their_tokens(
 def test_without_the_memory_inputs_are_not_weighed(
     loaded: Engine, model: ModelFile, inputs: Gram, windows: np.ndarray
 ) -> None:
-    most = OutputsCollection(inputs, model, 8, memory=1 << 30)
-    assert most.weighs
-    least = most.memory_to_weigh
-    assert OutputsCollection(inputs, model, 8, memory=least).weighs
-    without = OutputsCollection(inputs, model, 8, memory=least - 1)
-    assert not without.weighs
+    assert OutputsCollection(inputs, model, 8, memory=1 << 30).lacking == 0
+    outputs_alone = 17 << 20
+    least = OutputsCollection(inputs, model, 8, memory=outputs_alone).lacking
+    assert least > outputs_alone
+    assert OutputsCollection(inputs, model, 8, memory=least).lacking == 0
     found = add_outputs(inputs, model, loaded, windows, memory=least - 1)
     entry = found.shared[SHARED[0]]
     one, other = (gram.source.matrix(entry, 0) for gram in (found, inputs))
