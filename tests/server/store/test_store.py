@@ -32,18 +32,24 @@ from raq_solver.solve import solve
 from support.services import Postgres, problem, profile, serving, wait_until
 
 
+@pytest.fixture
+def emptied_postgres(postgres: Postgres) -> Iterator[Postgres]:
+    """The one PostgreSQL of all tests, without tables for the next of them."""
+    yield postgres
+    engine = engine_of(postgres.url)
+    METADATA.drop_all(engine)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
+    engine.dispose()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/deep/down/store.sqlite"
         return
-    found: Postgres = request.getfixturevalue("postgres")
+    found: Postgres = request.getfixturevalue("emptied_postgres")
     yield found.url
-    engine = engine_of(found.url)
-    METADATA.drop_all(engine)
-    with engine.begin() as connection:
-        connection.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
-    engine.dispose()
 
 
 @pytest.fixture
@@ -222,7 +228,8 @@ def test_cleaning_takes_profiles_last_and_only_when_told(engine: sa.Engine, url:
     assert Database(engine).profile(kept.digest) is None
 
 
-def test_a_database_that_stops_is_unavailable_and_comes_back(postgres: Postgres) -> None:
+def test_a_database_that_stops_is_unavailable_and_comes_back(emptied_postgres: Postgres) -> None:
+    postgres = emptied_postgres
     made: Profile = profile(seed=9)
     with serving(database=postgres.url) as running, connect(running.address) as client:
         client.put_profile(made)
