@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
+from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from raq_solver.arrays import LARGEST, read_only_copies, repeated
 from raq_solver.errors import Fault, raise_faults
-from raq_solver.quant_types import QuantType
+from raq_solver.quant_types import INPUT_BLOCKS, QuantType
 from raq_solver.tensors import Tensor
 
 
@@ -27,19 +28,31 @@ class FisherLosses:
     """Losses predicted from the Fisher information of a model's weights.
 
     `losses` [tensors × types]: Σ_ij F_ij (W - Ŵ)_ij² in nats per token; NaN where the type is not possible or nothing
-    is known of the tensor. `energies`: Σ_ij F_ij W_ij² in nats per token, NaN where nothing is known. Both are copied.
+    is known of the tensor. `energies`: Σ_ij F_ij W_ij² in nats per token, NaN where nothing is known. `inputs`
+    [tensors × blocks]: what rounded inputs cost in nats per token, for each of `INPUT_BLOCKS`, NaN where it is not
+    known; None where it was not measured at all. All are copied.
 
     Raises InvalidInput for anything but numbers; shapes are checked by the `Profile`.
     """
 
     losses: Float64[np.ndarray, "tensors types"]
     energies: Float64[np.ndarray, " tensors"]
+    inputs: Float64[np.ndarray, "tensors blocks"] | None = None
 
     def __post_init__(self) -> None:
-        arrays = {"Fisher losses": (self.losses, np.float64), "Fisher energies": (self.energies, np.float64)}
-        copies = read_only_copies(arrays)
-        object.__setattr__(self, "losses", copies["Fisher losses"])
-        object.__setattr__(self, "energies", copies["Fisher energies"])
+        known = {name: getattr(self, name) for name in ("losses", "energies", "inputs")}
+        arrays = {f"Fisher {name}": (value, np.float64) for name, value in known.items() if value is not None}
+        for name, copy in read_only_copies(arrays).items():
+            object.__setattr__(self, name.removeprefix("Fisher "), copy)
+
+    @property
+    def arrays(self) -> tuple[Float64[np.ndarray, "..."], ...]:
+        """All that is known, in the order of the fields."""
+        return (self.losses, self.energies) if self.inputs is None else (self.losses, self.energies, self.inputs)
+
+    def times(self, factors: Float64[np.ndarray, " tensors"]) -> Self:
+        """The same with all of each tensor's numbers times its factor."""
+        return type(self)(*((each.T * factors).T for each in self.arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +193,7 @@ class Profile:
     def _arrays(self) -> tuple[np.ndarray, ...]:
         always = self.relative_errors, self.energies, self.sensitivities, self.sensitivity_errors
         sampled = () if self.sampling_errors is None else (self.sampling_errors,)
-        fisher = () if self.fisher is None else (self.fisher.losses, self.fisher.energies)
-        return (*always, *sampled, *fisher)
+        return (*always, *sampled, *(() if self.fisher is None else self.fisher.arrays))
 
     def _kind_faults(self) -> list[Fault]:
         faults = []
@@ -203,6 +215,7 @@ class Profile:
         expected = [shape, shape[:1], shape[:1], shape[:1]]
         expected += [] if self.sampling_errors is None else [shape]
         expected += [] if self.fisher is None else [shape, shape[:1]]
+        expected += [] if self.fisher is None or self.fisher.inputs is None else [(shape[0], len(INPUT_BLOCKS))]
         if [array.shape for array in arrays] != expected:
             shapes = ", ".join(str(array.shape) for array in arrays)
             return [Fault("profile", f"{shape[0]} tensors × {shape[1]} types, but arrays have shapes {shapes}")]
@@ -215,7 +228,7 @@ class Profile:
             faults.append(Fault("profile", f"has {shape[0]} tensors, but levels of {len(self.levels.levels)}"))
         if self.sampling_errors is not None and not (self.sampling_errors >= 0).all():
             faults.append(Fault("profile", "holds a standard error that is negative or not a number"))
-        if self.fisher is not None and any((each < 0).any() or np.isinf(each).any() for each in self._arrays()[-2:]):
+        if self.fisher is not None and any((each < 0).any() or np.isinf(each).any() for each in self.fisher.arrays):
             faults.append(Fault("profile", "holds a loss by Fisher information that is negative or infinite"))
         return faults + [fault for row in self._faulty_rows() for fault in self._faults_of_row(row)]
 

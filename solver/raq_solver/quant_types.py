@@ -12,6 +12,9 @@ from typing import Final
 
 from raq_solver.errors import Fault, UnknownQuantType, near_misses
 
+INPUT_BLOCKS: Final = (32, 256)
+"""How many inputs share a scale where ggml's kernels for processors round them to 8 bits: Q8_0 and Q8_1, and Q8_K."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuantType:
@@ -31,6 +34,15 @@ class QuantType:
     def bits_per_weight(self) -> Fraction:
         """Bits per weight, exactly."""
         return Fraction(8 * self.bytes_per_block, self.weights_per_block)
+
+    @property
+    def input_block(self) -> int:
+        """How many inputs share a scale when they are rounded to be multiplied with such weights; 0: not rounded.
+
+        Source: `vec_dot_type` in ggml-cpu.c of llama.cpp 0c1e57098.
+        """
+        narrow, wide = INPUT_BLOCKS
+        return 0 if self.weights_per_block == 1 else narrow if self.weights_per_block < wide else wide
 
     def fits(self, row_length: int) -> bool:
         """Whether rows of this many weights divide into whole blocks."""

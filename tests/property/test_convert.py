@@ -63,7 +63,8 @@ def profiles(draw: st.DrawFn) -> Profile:
     columns = tuple(map(quant_type, types))
     losses, energies = random.random((rows, len(types))), random.random(rows)
     losses[random.random(losses.shape) < 0.3] = energies[random.random(rows) < 0.3] = np.nan
-    fisher = FisherLosses(losses, energies) if draw(st.booleans()) else None
+    inputs = np.where(random.random((rows, 2)) < 0.3, np.nan, random.random((rows, 2))) if draw(st.booleans()) else None
+    fisher = FisherLosses(losses, energies, inputs) if draw(st.booleans()) else None
     found = sensitivities, sensitivities / 2, provenance
     return Profile(tuple(tensors), columns, errors, random.random(rows), *found, fisher=fisher)
 

@@ -117,6 +117,8 @@ def test_lists_are_tables_profiles_and_knapsacks() -> None:
         (lambda: profile(provenance=None), "provenance: must be a mapping"),
         (lambda: profile(fisher=([[0.0, 0.0]], [0.0])), "fisher: must be FisherLosses or None"),
         (lambda: FisherLosses("x", [0.0]), "Fisher losses: holds <U1; must hold numbers"),
+        (lambda: profile(fisher=FisherLosses([[0.0, 0.0]], [0.0], [[0.0]])), "arrays have shapes"),
+        (lambda: profile(fisher=FisherLosses([[0.0, 0.0]], [0.0], [[0.0, -1.0]])), "Fisher information that is neg"),
         (lambda: Knapsack([[1, 2]], [[0.0]], 3), "sizes have shape (1, 2), losses (1, 1)"),
         (lambda: Knapsack([[1.5]], [[0.0]], 3), "sizes: holds float64; must hold whole numbers"),
         (lambda: Knapsack([[1]], [[0.0]], 3.0), "capacity: 3.0 is no whole number of bytes"),

@@ -30,7 +30,8 @@ from raq_client.compensation.gram import (
 from raq_client.compensation.sums import HELD_OUT_EVERY, HELD_OUT_INPUTS, Sums, SumsSource, entry_of
 from raq_client.compensation.weighed import HalfWeighed, WeighedInputs, weighed_bytes, with_enough_tokens
 from raq_client.curvature.layers import Array, Watch
-from raq_client.curvature.passes import Collection, GradientSums, label_variances
+from raq_client.curvature.network import unwatched
+from raq_client.curvature.passes import Collection, GradientSums, HeadPass
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_solver.errors import Fault, InvalidInput
@@ -207,26 +208,20 @@ class OutputSums(GradientSums):
         """The gradients that follow are of this window."""
         self._window = window
 
-    def watch_of(self, name: str, matrix: int, _inputs: Array) -> Watch:
+    def watch_of(self, name: str, matrix: int, inputs: Array) -> Watch:
         """A watcher that adds the gradients at one product's outputs."""
 
-        def watch(inputs: np.ndarray, gradient: np.ndarray) -> None:
+        def watch(inputs: np.ndarray, gradient: np.ndarray, _at_inputs: np.ndarray) -> None:
             self._count(name, self._sums[name][matrix], gradient)
             self.weighed.add(name, matrix, self._window, inputs, gradient)
 
-        return watch if name in self._sums else lambda _inputs, _gradient: None
+        return watch if name in self._sums else unwatched(name, matrix, inputs)
 
-    def add_head(
-        self,
-        name: str,
-        inputs: Float32[np.ndarray, "tokens width"],
-        shares: Float32[np.ndarray, "tokens vocabulary"],
-        slope: Float32[np.ndarray, "tokens vocabulary"] | None,
-    ) -> None:
+    def add_head(self, name: str, head: HeadPass) -> None:
         """Add the inputs of the output head, times the standard deviation of the labels."""
         if name in self._curvature:
-            variances = label_variances(shares, slope).sum(axis=1, keepdims=True)
-            self._count(name, self._curvature[name], inputs * np.sqrt(variances))
+            variances = head.label_variances().sum(axis=1, keepdims=True)
+            self._count(name, self._curvature[name], head.inputs * np.sqrt(variances))
 
     def add_lookup(
         self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]

@@ -1,5 +1,7 @@
 """Collect the Fisher information of a model's weights on text: how much its output changes with each of them.
 
+The cost of rounded inputs is collected beside it (`curvature.rounded_inputs`).
+
 Theory. For labels y drawn from the model's own output and the gradient G of -Σ_t ln p(y_t) over a window of T tokens,
 E[<G, ΔW>²] / (2 T) is the KL divergence per token that a change ΔW of the weights costs, to second order: the Fisher
 information is the Hessian of the KL divergence (Amari; Martens, arXiv 1412.1193). The rounding errors of different
@@ -21,10 +23,12 @@ from jaxtyping import Float32, Float64, Int32
 
 from raq_client.curvature.information import Fisher, joined
 from raq_client.curvature.layers import Array, Watch
-from raq_client.curvature.passes import Collection, GradientSums, Progress, label_variances, network_for, pass_back
+from raq_client.curvature.passes import Collection, GradientSums, HeadPass, Progress, network_for, pass_back
+from raq_client.curvature.rounded_inputs import rounding_costs
 from raq_client.engine import Engine
 from raq_client.models.model_file import ModelFile
 from raq_solver.errors import Fault, InvalidInput
+from raq_solver.quant_types import INPUT_BLOCKS
 
 
 class FisherSums(GradientSums):
@@ -36,14 +40,16 @@ class FisherSums(GradientSums):
         self._levels: dict[int, dict[str, float]] = {}
         self._rows: dict[str, Float64[np.ndarray, "matrices rows"]] = {}
         self._columns: dict[str, Float64[np.ndarray, "matrices columns"]] = {}
+        self._inputs: dict[str, Float64[np.ndarray, " blocks"]] = {}
         for tensor in model.tensors:
             if len(tensor.shape) > 1:
                 shape = tensor.matrices, tensor.rows // tensor.matrices, tensor.row_length
                 self._rows[tensor.name], self._columns[tensor.name] = np.zeros(shape[:2]), np.zeros(shape[::2])
+                self._inputs[tensor.name] = np.zeros(len(INPUT_BLOCKS))
 
     def clear(self) -> None:
         """Begin again with sums of 0."""
-        for sums in (*self._rows.values(), *self._columns.values()):
+        for sums in (*self._rows.values(), *self._columns.values(), *self._inputs.values()):
             sums[:] = 0
         self._levels = {}
 
@@ -55,22 +61,18 @@ class FisherSums(GradientSums):
     def watch_of(self, name: str, matrix: int, _inputs: Array) -> Watch:
         """A watcher that adds the squared gradients of one product."""
 
-        def watch(inputs: np.ndarray, gradient: np.ndarray) -> None:
+        def watch(inputs: np.ndarray, gradient: np.ndarray, at_inputs: np.ndarray) -> None:
             self._add(name, matrix, *_sums_of_squares(inputs, gradient))
+            self._inputs[name] += rounding_costs(inputs, at_inputs) / (2 * self._tokens)
 
         return watch
 
-    def add_head(
-        self,
-        name: str,
-        inputs: Float32[np.ndarray, "tokens width"],
-        shares: Float32[np.ndarray, "tokens vocabulary"],
-        slope: Float32[np.ndarray, "tokens vocabulary"] | None,
-    ) -> None:
+    def add_head(self, name: str, head: HeadPass) -> None:
         """Add the output head's squared gradients, as the exact expectation over labels (`label_variances`)."""
-        spread = label_variances(shares, slope)
-        squares = np.square(inputs)
+        spread = head.label_variances()
+        squares = np.square(head.inputs)
         self._add(name, 0, squares.sum(axis=1) @ spread, spread.sum(axis=1) @ squares)
+        self._inputs[name] += rounding_costs(head.inputs, head.at_inputs) / (2 * self._tokens)
 
     def add_lookup(
         self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]
@@ -100,6 +102,7 @@ class FisherSums(GradientSums):
                 (rows / windows).astype(np.float32),
                 (self._columns[name] / windows).astype(np.float32),
                 np.array([levels.get(name, 0.0) for _, levels in sorted(self._levels.items())], np.float32),
+                (self._inputs[name] / windows).astype(np.float32),
             )
             for name, rows in self._rows.items()
             if rows.any()

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from raq_solver.errors import Fault, InvalidInput
+from raq_solver.quant_types import INPUT_BLOCKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +36,33 @@ class Fisher:
     """Row and column sums for every matrix of one tensor, in nats per token and squared weight.
 
     `levels` are the sums over the whole tensor in each window alone, in the same unit; None if they were not kept.
+    `inputs` is what rounding the inputs of all its matrices costs, in nats per token, for each of `INPUT_BLOCKS`; None
+    if it was not kept.
     """
 
     rows: Float32[np.ndarray, "matrices rows"]
     columns: Float32[np.ndarray, "matrices columns"]
     levels: Float32[np.ndarray, " windows"] | None = None
+    inputs: Float32[np.ndarray, " blocks"] | None = None
 
     def __post_init__(self) -> None:
-        for array in (self.rows, self.columns, self.levels):
+        for array in (*self.deciding, self.levels):
             if array is not None:
                 array.setflags(write=False)
+
+    @property
+    def deciding(self) -> tuple[Float32[np.ndarray, "..."], ...]:
+        """The numbers that plans are made by: all but the levels."""
+        return (self.rows, self.columns) if self.inputs is None else (self.rows, self.columns, self.inputs)
 
     def faults(self, name: str) -> list[Fault]:
         """The faults of these numbers; `name` is the tensor's."""
         if self.rows.ndim != 2 or self.columns.ndim != 2 or len(self.rows) != len(self.columns):
             shapes = f"{self.rows.shape} rows and {self.columns.shape} columns"
             return [Fault(name, f"Fisher information of {shapes} does not fit together")]
-        known = (self.rows, self.columns, *(() if self.levels is None else (self.levels,)))
+        if self.inputs is not None and self.inputs.shape != (len(INPUT_BLOCKS),):
+            return [Fault(name, f"has {self.inputs.size} costs of rounded inputs, not {len(INPUT_BLOCKS)}")]
+        known = self.deciding if self.levels is None else (*self.deciding, self.levels)
         if any(not np.isfinite(each).all() or (each < 0).any() for each in known):
             return [Fault(name, "Fisher information is negative or not finite; collect the importance again")]
         return []
@@ -77,7 +88,8 @@ def joined(one: Mapping[str, Fisher], windows: int, other: Mapping[str, Fisher],
     found = {}
     for name in sorted({*one, *other}):
         present = one.get(name) or other[name]
-        nothing = Fisher(np.zeros_like(present.rows), np.zeros_like(present.columns))
+        inputs = None if present.inputs is None else np.zeros_like(present.inputs)
+        nothing = Fisher(np.zeros_like(present.rows), np.zeros_like(present.columns), inputs=inputs)
         parts = [
             (side.get(name) or replace(nothing, levels=np.zeros(count, np.float32)), count)
             for side, count in ((one, windows), (other, further))
@@ -101,8 +113,13 @@ def averaged(parts: Sequence[tuple[Fisher, float]]) -> Fisher:
         return (added / total).astype(np.float32)
 
     levels = [part.levels for part, _ in parts if part.levels is not None]
-    kept = np.concatenate(levels) if len(levels) == len(parts) else None
-    return Fisher(mean([part.rows for part, _ in parts]), mean([part.columns for part, _ in parts]), kept)
+    inputs = [part.inputs for part, _ in parts if part.inputs is not None]
+    return Fisher(
+        mean([part.rows for part, _ in parts]),
+        mean([part.columns for part, _ in parts]),
+        np.concatenate(levels) if len(levels) == len(parts) else None,
+        mean(inputs) if len(inputs) == len(parts) else None,
+    )
 
 
 def weighted_windows(parts: Sequence[tuple[Sequence[InformedWindow], float]]) -> tuple[InformedWindow, ...]:

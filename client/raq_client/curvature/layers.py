@@ -14,8 +14,8 @@ from jaxtyping import Float32
 
 Array = Any
 """A NumPy array, or autograd's box around one."""
-Watch = Callable[[np.ndarray, np.ndarray], None]
-"""Called with the inputs [tokens, columns] of a product and the gradient at its outputs [tokens, rows]."""
+Watch = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+"""Called with the inputs [tokens, columns] of a product and the gradients at its outputs and at its inputs."""
 LARGE_NEGATIVE: Final = -1e30
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -36,8 +36,9 @@ def product(inputs: Array, weights: Float32[np.ndarray, "rows columns"], watch: 
 def _product_vjp(_: Array, inputs: Array, weights: Array, watch: Watch) -> Callable[[Array], Array]:
     # The weights' own gradient is never formed here: `watch` needs only sums of its squares.
     def back(gradient: Array) -> Array:
-        watch(inputs, gradient)
-        return gradient @ weights
+        at_inputs = gradient @ weights
+        watch(inputs, gradient, at_inputs)
+        return at_inputs
 
     return back
 

@@ -292,7 +292,7 @@ def _require_finite(name: str, values: np.ndarray) -> None:
 
 def unwatched(_name: str, _matrix: int, _inputs: Array) -> Watch:
     """A watcher that does nothing."""
-    return lambda _inputs, _gradient: None
+    return lambda _inputs, _gradient, _at_inputs: None
 
 
 def capped(logits: Array, shape: Shape) -> Array:

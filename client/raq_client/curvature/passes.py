@@ -5,6 +5,7 @@ Labels are drawn from the model's own output, as Fisher information wants them (
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -33,6 +34,27 @@ LARGEST_DIFFERENCE_QUANTIZED: Final = 0.01
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, eq=False)
+class HeadPass:
+    """The output head in one window.
+
+    `inputs` and the gradient at them; `shares` are the probabilities of the next token, `slope` the derivative of the
+    logits with respect to the head's outputs; None: 1.
+    """
+
+    inputs: Float32[np.ndarray, "tokens width"]
+    at_inputs: Float32[np.ndarray, "tokens width"]
+    shares: Float32[np.ndarray, "tokens vocabulary"]
+    slope: Float32[np.ndarray, "tokens vocabulary"] | None = None
+
+    def label_variances(self) -> Float32[np.ndarray, "tokens vocabulary"]:
+        """The expectation of the squared gradient at each output: p (1 - p), the variance of the label."""
+        found: Float32[np.ndarray, "tokens vocabulary"] = self.shares - self.shares * self.shares
+        if self.slope is not None:
+            found *= self.slope * self.slope
+        return found
+
+
 class GradientSums:
     """Collects gradients from the passes of `add_windows`; what a collector has no use for it leaves out."""
 
@@ -43,32 +65,13 @@ class GradientSums:
         """A watcher of one product."""
         return unwatched(name, matrix, inputs)
 
-    def add_head(
-        self,
-        name: str,
-        inputs: Float32[np.ndarray, "tokens width"],
-        shares: Float32[np.ndarray, "tokens vocabulary"],
-        slope: Float32[np.ndarray, "tokens vocabulary"] | None,
-    ) -> None:
-        """Add what is known of the output head, as `FisherSums.add_head`."""
+    def add_head(self, name: str, head: HeadPass) -> None:
+        """Add what is known of the output head."""
 
     def add_lookup(
         self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]
     ) -> None:
         """Add the gradient at the rows of the embedding."""
-
-
-def label_variances(
-    shares: Float32[np.ndarray, "tokens vocabulary"], slope: Float32[np.ndarray, "tokens vocabulary"] | None
-) -> Float32[np.ndarray, "tokens vocabulary"]:
-    """The expectation of the squared gradient at each output of the head: p (1 - p), the variance of the label.
-
-    `slope` is the derivative of the logits with respect to these outputs; None: 1.
-    """
-    found: Float32[np.ndarray, "tokens vocabulary"] = shares - shares * shares
-    if slope is not None:
-        found *= slope * slope
-    return found
 
 
 def network_for(
@@ -113,21 +116,15 @@ class _Together(GradientSums):
     def watch_of(self, name: str, matrix: int, inputs: Array) -> Watch:
         watches = [sums.watch_of(name, matrix, inputs) for sums in self._active]
 
-        def watch(inputs: np.ndarray, gradient: np.ndarray) -> None:
+        def watch(inputs: np.ndarray, gradient: np.ndarray, at_inputs: np.ndarray) -> None:
             for each in watches:
-                each(inputs, gradient)
+                each(inputs, gradient, at_inputs)
 
         return watch
 
-    def add_head(
-        self,
-        name: str,
-        inputs: Float32[np.ndarray, "tokens width"],
-        shares: Float32[np.ndarray, "tokens vocabulary"],
-        slope: Float32[np.ndarray, "tokens vocabulary"] | None,
-    ) -> None:
+    def add_head(self, name: str, head: HeadPass) -> None:
         for sums in self._active:
-            sums.add_head(name, inputs, shares, slope)
+            sums.add_head(name, head)
 
     def add_lookup(
         self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]
@@ -249,9 +246,10 @@ def _head_gradients(
         gradient, shares = _label_gradient(logits, number)
         # Scaling and capping act on each logit alone, so their derivatives are the product of their Jacobian with ones.
         slope = None if network.shape.has_plain_logits else logits_back(np.ones_like(shares))
+        at_inputs = logits_back(gradient) @ matrix
         sums.begin(number)
-        sums.add_head(network.head, inputs, shares, slope)
-        found.append(back(logits_back(gradient) @ matrix))
+        sums.add_head(network.head, HeadPass(inputs, at_inputs, shares, slope))
+        found.append(back(at_inputs))
     return found
 
 

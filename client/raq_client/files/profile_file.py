@@ -5,10 +5,13 @@ Standard errors of the relative errors are present if only a sample of the rows 
 information by window if the importance file has them.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
+from jaxtyping import Float64
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from raq_client.files.atomic_file import atomic_file
@@ -17,7 +20,7 @@ from raq_client.files.reading import check_itself, read_bytes
 from raq_client.files.validation import faults_of
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.profile import FisherLevels, FisherLosses, Profile
-from raq_solver.quant_types import stored_type
+from raq_solver.quant_types import INPUT_BLOCKS, stored_type
 from raq_solver.tensors import Tensor
 
 FORMAT: Final = "raq-profile-1"
@@ -38,6 +41,7 @@ class _Row(BaseModel):
     sampling_errors: tuple[Finite, ...] | None = None
     fisher_losses: tuple[Finite | None, ...] | None = None
     fisher_energy: Finite | None = None
+    fisher_inputs: tuple[Finite | None, ...] | None = None
     fisher_levels: tuple[Finite, ...] | None = None
 
 
@@ -68,7 +72,7 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
         profile.sensitivities,
         profile.sensitivity_errors,
         [None] * len(profile.tensors) if sampled is None else sampled.tolist(),
-        [(None, None)] * len(profile.tensors) if profile.fisher is None else _fisher_rows(profile.fisher),
+        [{}] * len(profile.tensors) if profile.fisher is None else _fisher_rows(profile.fisher),
         [None] * len(profile.tensors) if levels is None else levels.levels.tolist(),
         strict=True,
     )
@@ -86,14 +90,10 @@ def save_profile(profile: Profile, path: Path, *, force: bool = False) -> None:
                 sensitivity=None if np.isnan(sensitivity) else float(sensitivity),
                 sensitivity_error=None if np.isnan(error) else float(error),
                 sampling_errors=sampling_errors,
-                fisher_losses=fisher_losses,
-                fisher_energy=fisher_energy,
                 fisher_levels=of_windows,
+                **fisher,
             )
-            for tensor, errors, energy, sensitivity, error, sampling_errors, (
-                fisher_losses,
-                fisher_energy,
-            ), of_windows in rows
+            for tensor, errors, energy, sensitivity, error, sampling_errors, fisher, of_windows in rows
         ),
         fisher_windows=None if levels is None else _windows(levels),
     )
@@ -140,6 +140,10 @@ def _disagreements(content: _File, path: Path) -> list[Fault]:
         counts = [None if (values := getattr(row, name)) is None else len(values) for row in rows]
         if set(counts) - {None} and set(counts) != {width}:
             faults.append(Fault(str(path), f"some tensor lacks {name} for the {width} quant types"))
+    costs = {None if row.fisher_inputs is None else len(row.fisher_inputs) for row in rows}
+    if costs - {None} and costs != {len(INPUT_BLOCKS)}:
+        what = f"some tensor lacks fisher_inputs for scales of {' and '.join(map(str, INPUT_BLOCKS))} inputs"
+        faults.append(Fault(str(path), what))
     windows = None if content.fisher_windows is None else len(content.fisher_windows)
     if {None if row.fisher_levels is None else len(row.fisher_levels) for row in rows} - {windows}:
         what = f"some tensor has no fisher_levels for the {windows or 0} windows that it names"
@@ -151,9 +155,11 @@ def _fisher(rows: tuple[_Row, ...]) -> FisherLosses | None:
     losses = [row.fisher_losses for row in rows if row.fisher_losses is not None]
     if not losses:
         return None
+    inputs = [row.fisher_inputs for row in rows if row.fisher_inputs is not None]
     return FisherLosses(
-        np.array([[_or_nan(loss) for loss in each] for each in losses], dtype=np.float64),
+        _with_nan(losses),
         np.array([_or_nan(row.fisher_energy) for row in rows], dtype=np.float64),
+        _with_nan(inputs) if inputs else None,
     )
 
 
@@ -172,11 +178,20 @@ def _windows(levels: FisherLevels) -> tuple[_Window, ...]:
     return tuple(_Window(text=text, weight=weight) for text, weight in weighted)
 
 
-def _fisher_rows(fisher: FisherLosses) -> list[tuple[tuple[float | None, ...], float | None]]:
-    return [
-        (tuple(None if np.isnan(loss) else float(loss) for loss in losses), None if np.isnan(energy) else float(energy))
-        for losses, energy in zip(fisher.losses, fisher.energies, strict=True)
-    ]
+def _fisher_rows(fisher: FisherLosses) -> list[dict[str, Any]]:
+    """The fields of each tensor's row that hold Fisher information."""
+    count = len(fisher.energies)
+    inputs = [None] * count if fisher.inputs is None else map(_or_nulls, fisher.inputs)
+    rows = zip(map(_or_nulls, fisher.losses), _or_nulls(fisher.energies), inputs, strict=True)
+    return [{"fisher_losses": losses, "fisher_energy": energy, "fisher_inputs": own} for losses, energy, own in rows]
+
+
+def _or_nulls(values: Float64[np.ndarray, " values"]) -> tuple[float | None, ...]:
+    return tuple(None if math.isnan(value) else value for value in values.tolist())
+
+
+def _with_nan(rows: Sequence[Sequence[float | None]]) -> Float64[np.ndarray, "rows values"]:
+    return np.array([[_or_nan(value) for value in row] for row in rows], dtype=np.float64)
 
 
 def _or_nan(value: float | None) -> float:

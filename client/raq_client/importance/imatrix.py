@@ -165,7 +165,7 @@ class Importance:
         state = hashlib.sha256(b"raq fisher 1\0")
         for name, each in self.fisher.items():
             state.update(f"{name}\0{each.rows.shape}\0{each.columns.shape}\0".encode())
-            state.update(each.rows.astype("<f4").tobytes() + each.columns.astype("<f4").tobytes())
+            state.update(b"".join(array.astype("<f4").tobytes() for array in each.deciding))
         return state.hexdigest()
 
 

@@ -3,21 +3,22 @@
 GGUF: F32 tensors per entry, `NAME.in_sum2` (sums of squares, one row per matrix), `NAME.counts` and, if collected,
 `NAME.in_sum` (sums of the inputs themselves), which llama.cpp's loader reads since 0a32c5e and ignored before. Fisher
 information is an extension of raq: `NAME.fisher_rows` and `NAME.fisher_columns`, one row per matrix, and their number
-of windows in `raq.fisher.windows`. `NAME.fisher_levels` has a number for each window; `raq.fisher.texts` names the text
-of each, the tensor `raq.fisher.weights` says how much each counts. The state of an interrupted collection has exact
-sums in F64 tensors. llama.cpp's loader ignores them all.
+of windows in `raq.fisher.windows`. `NAME.fisher_inputs` has the costs of rounded inputs (`curvature.rounded_inputs`).
+`NAME.fisher_levels` has a number for each window; `raq.fisher.texts` names the text of each, the tensor
+`raq.fisher.weights` says how much each counts. The state of an interrupted collection has exact sums in F64 tensors.
+llama.cpp's loader ignores them all.
 .dat (until 2025): per entry its name, the number of chunks, and mean squares times that number.
 Source: tools/imatrix/imatrix.cpp and common/imatrix-loader.cpp of llama.cpp 0c1e57098 and 0a32c5e.
 """
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from raq_client.curvature.information import Fisher, InformedWindow
 from raq_client.files.atomic_file import atomic_file
@@ -35,6 +36,7 @@ _PLAIN_SUMS: Final = ".in_sum"
 _FISHER_ROWS: Final = ".fisher_rows"
 _FISHER_COLUMNS: Final = ".fisher_columns"
 _FISHER_LEVELS: Final = ".fisher_levels"
+_FISHER_INPUTS: Final = ".fisher_inputs"
 _FISHER_WINDOWS: Final = "raq.fisher.windows"
 _FISHER_TEXTS: Final = "raq.fisher.texts"
 _FISHER_WEIGHTS: Final = "raq.fisher.weights"
@@ -94,10 +96,6 @@ def _read_gguf(path: Path) -> Importance:
     what = f"has Fisher information of only rows or only columns in {path}"
     faults += [Fault(name, what) for name in sorted(of_rows ^ of_columns)]
     raise_faults(faults)
-    fisher = {
-        name: Fisher(arrays[name + _FISHER_ROWS], arrays[name + _FISHER_COLUMNS], values.get(name + _FISHER_LEVELS))
-        for name in of_rows
-    }
     entries = {
         name: Entry(values[name + _SUMS], values[name + _COUNTS], values.get(name + _PLAIN_SUMS)) for name in names
     }
@@ -109,10 +107,21 @@ def _read_gguf(path: Path) -> Importance:
         chunk_count,
         chunk_size or DEFAULT_CHUNK_SIZE,
         str(path),
-        fisher,
+        {name: _fisher(name, arrays) for name in of_rows},
         windows if isinstance(windows, int) else 0,
         windows=_informed(model.value(_FISHER_TEXTS), values.get(_FISHER_WEIGHTS), path),
         growing=growing,
+    )
+
+
+def _fisher(name: str, arrays: Mapping[str, Float32[np.ndarray, "matrices values"]]) -> Fisher:
+    """The Fisher information of a tensor."""
+    levels, inputs = arrays.get(name + _FISHER_LEVELS), arrays.get(name + _FISHER_INPUTS)
+    return Fisher(
+        arrays[name + _FISHER_ROWS],
+        arrays[name + _FISHER_COLUMNS],
+        None if levels is None else levels.ravel(),
+        None if inputs is None else inputs.ravel(),
     )
 
 
@@ -228,6 +237,8 @@ def _arrays(importance: Importance) -> Iterator[tuple[str, np.ndarray, int]]:
         yield name + _FISHER_COLUMNS, each.columns, each.columns.shape[1]
         if each.levels is not None:
             yield name + _FISHER_LEVELS, each.levels, each.levels.size
+        if each.inputs is not None:
+            yield name + _FISHER_INPUTS, each.inputs, each.inputs.size
     if importance.windows:
         yield _FISHER_WEIGHTS, np.array([window.weight for window in importance.windows]), len(importance.windows)
     for name, exact in importance.growing.items():

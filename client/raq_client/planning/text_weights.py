@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from raq_solver.errors import Fault, InvalidInput, near_misses, raise_faults
-from raq_solver.profile import FisherLevels, FisherLosses, Profile
+from raq_solver.profile import FisherLevels, Profile
 
 TOO_FEW: Final = (
     "needs two domains or more: an importance file (-i) or saved profile (-p) for each, or one file collected from "
@@ -73,7 +73,7 @@ def weighted_texts(profile: Profile, weights: Mapping[str, float]) -> Profile:
     windows = profile.provenance.get("fisher", "").partition(_WEIGHTED)[0]
     return replace(
         profile,
-        fisher=FisherLosses(fisher.losses * factors[:, None], fisher.energies * factors),
+        fisher=fisher.times(factors),
         levels=FisherLevels(levels.levels, levels.texts, counted * counted.size / counted.sum()),
         provenance={**profile.provenance, "fisher": f"{windows}{_WEIGHTED}{said}"},
     )

@@ -18,7 +18,7 @@ from raq_client.models.table import GRAM_DIGEST
 from raq_client.quantizing.measure import Progress, kernels_digest
 from raq_client.quantizing.refusals import refusals_named
 from raq_client.quantizing.rounding import Rounding, rows_of, sampled_rows
-from raq_solver.profile import FisherLosses, Profile
+from raq_solver.profile import Profile
 from raq_solver.quant_types import QuantType
 from raq_solver.tensors import Tensor
 
@@ -91,6 +91,6 @@ def _times(profile: Profile, table: np.ndarray, provenance: Mapping[str, str]) -
         profile,
         relative_errors=profile.relative_errors * table,
         sampling_errors=None if sampling is None else sampling * table,
-        fisher=None if fisher is None else FisherLosses(fisher.losses * table, fisher.energies),
+        fisher=None if fisher is None else replace(fisher, losses=fisher.losses * table),
         provenance={**profile.provenance, **provenance},
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 import raq_native
 from raq_client.compensation.compensate import Effort
@@ -33,7 +33,7 @@ from raq_client.quantizing.tensor_errors import Store, TensorErrors
 from raq_native import _raq_native
 from raq_solver.errors import Fault, InvalidInput
 from raq_solver.profile import FisherLevels, FisherLosses, Profile
-from raq_solver.quant_types import QuantType
+from raq_solver.quant_types import INPUT_BLOCKS, QuantType
 from raq_solver.tensors import Tensor
 
 WAY_OF_MEASURING: Final = "3"
@@ -349,6 +349,7 @@ def _profile(
         fisher = FisherLosses(
             np.array([[row.fisher_losses.get(q.name, np.nan) for q in columns] for row in rows]),
             np.array([np.nan if row.fisher_energy is None else row.fisher_energy for row in rows]),
+            _input_losses(model, importance),
         )
         provenance["fisher"] = f"{importance.fisher_windows} windows of {importance.chunk_size} tokens"
     if method.rows is not None:
@@ -365,6 +366,13 @@ def _profile(
         fisher=fisher,
         levels=None if importance is None else _levels(model, importance),
     )
+
+
+def _input_losses(model: ModelFile, importance: Importance) -> Float64[np.ndarray, "tensors blocks"] | None:
+    """The costs of rounded inputs of all tensors, NaN where not known; None in files that don't have them."""
+    known = {name: each.inputs for name, each in importance.fisher.items() if each.inputs is not None}
+    nothing = np.full(len(INPUT_BLOCKS), np.nan)
+    return np.array([known.get(tensor.name, nothing) for tensor in model.tensors], np.float64) if known else None
 
 
 def _levels(model: ModelFile, importance: Importance) -> FisherLevels | None:

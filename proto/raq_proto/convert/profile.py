@@ -13,7 +13,7 @@ from raq_proto.question import StoredProfile
 from raq_proto.v1 import profile_pb2, profile_service_pb2
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.profile import FisherLosses, Profile
-from raq_solver.quant_types import QuantType, stored_type
+from raq_solver.quant_types import INPUT_BLOCKS, QuantType, stored_type
 from raq_solver.tensors import Tensor
 
 _MOST_WEIGHTS: Final = 2**48
@@ -41,12 +41,15 @@ def profile_to_proto(profile: Profile, message: profile_pb2.Profile | None = Non
         put_doubles(message, sampling_errors=profile.sampling_errors)
     if profile.fisher is not None:
         put_doubles(message, fisher_losses=profile.fisher.losses, fisher_energies=profile.fisher.energies)
+        if profile.fisher.inputs is not None:
+            put_doubles(message, fisher_inputs=profile.fisher.inputs)
     return message
 
 
 def profile_from_proto(message: profile_pb2.Profile) -> Profile:
     """Message to profile."""
     shape = len(message.tensors), len(message.quant_types)
+    inputs = shape[0] * len(INPUT_BLOCKS) if message.fisher_inputs else 0
     faults = [
         Fault(f"profile.{name}", f"has {count} numbers; {shape[0]} tensors x {shape[1]} quant types need {needed}")
         for name, count, needed in (
@@ -57,6 +60,7 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
             ("sampling_errors", len(message.sampling_errors), shape[0] * shape[1] if message.sampling_errors else 0),
             ("fisher_losses", len(message.fisher_losses), shape[0] * shape[1] if message.fisher_losses else 0),
             ("fisher_energies", len(message.fisher_energies), shape[0] if message.fisher_losses else 0),
+            ("fisher_inputs", len(message.fisher_inputs), inputs if message.fisher_losses else 0),
         )
         if count != needed
     ]
@@ -81,10 +85,14 @@ def profile_from_proto(message: profile_pb2.Profile) -> Profile:
         sensitivity_errors=_numbers(packed, "sensitivity_errors"),
         provenance=dict(message.provenance),
         sampling_errors=_numbers(packed, "sampling_errors").reshape(shape) if message.sampling_errors else None,
-        fisher=FisherLosses(_numbers(packed, "fisher_losses").reshape(shape), _numbers(packed, "fisher_energies"))
-        if message.fisher_losses
-        else None,
+        fisher=_fisher(packed, shape) if message.fisher_losses else None,
     )
+
+
+def _fisher(packed: Doubles, shape: tuple[int, int]) -> FisherLosses:
+    inputs = _numbers(packed, "fisher_inputs").reshape(-1, len(INPUT_BLOCKS))
+    losses = _numbers(packed, "fisher_losses").reshape(shape)
+    return FisherLosses(losses, _numbers(packed, "fisher_energies"), inputs if inputs.size else None)
 
 
 def stored_to_proto(stored: StoredProfile) -> profile_service_pb2.ProfileInfo:

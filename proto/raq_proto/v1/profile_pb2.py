@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1araq_proto/v1/profile.proto\x12\x06raq.v1\":\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x13\n\x0bsource_type\x18\x03 \x01(\t\"\xce\x02\n\x07Profile\x12\x1f\n\x07tensors\x18\x01 \x03(\x0b\x32\x0e.raq.v1.Tensor\x12\x13\n\x0bquant_types\x18\x02 \x03(\t\x12\x17\n\x0frelative_errors\x18\x03 \x03(\x01\x12\x10\n\x08\x65nergies\x18\x04 \x03(\x01\x12\x15\n\rsensitivities\x18\x05 \x03(\x01\x12\x1a\n\x12sensitivity_errors\x18\x06 \x03(\x01\x12\x33\n\nprovenance\x18\x07 \x03(\x0b\x32\x1f.raq.v1.Profile.ProvenanceEntry\x12\x17\n\x0fsampling_errors\x18\x08 \x03(\x01\x12\x15\n\rfisher_losses\x18\t \x03(\x01\x12\x17\n\x0f\x66isher_energies\x18\n \x03(\x01\x1a\x31\n\x0fProvenanceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1araq_proto/v1/profile.proto\x12\x06raq.v1\":\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x13\n\x0bsource_type\x18\x03 \x01(\t\"\xe5\x02\n\x07Profile\x12\x1f\n\x07tensors\x18\x01 \x03(\x0b\x32\x0e.raq.v1.Tensor\x12\x13\n\x0bquant_types\x18\x02 \x03(\t\x12\x17\n\x0frelative_errors\x18\x03 \x03(\x01\x12\x10\n\x08\x65nergies\x18\x04 \x03(\x01\x12\x15\n\rsensitivities\x18\x05 \x03(\x01\x12\x1a\n\x12sensitivity_errors\x18\x06 \x03(\x01\x12\x33\n\nprovenance\x18\x07 \x03(\x0b\x32\x1f.raq.v1.Profile.ProvenanceEntry\x12\x17\n\x0fsampling_errors\x18\x08 \x03(\x01\x12\x15\n\rfisher_losses\x18\t \x03(\x01\x12\x17\n\x0f\x66isher_energies\x18\n \x03(\x01\x12\x15\n\rfisher_inputs\x18\x0b \x03(\x01\x1a\x31\n\x0fProvenanceEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,7 +36,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TENSOR']._serialized_start=38
   _globals['_TENSOR']._serialized_end=96
   _globals['_PROFILE']._serialized_start=99
-  _globals['_PROFILE']._serialized_end=433
-  _globals['_PROFILE_PROVENANCEENTRY']._serialized_start=384
-  _globals['_PROFILE_PROVENANCEENTRY']._serialized_end=433
+  _globals['_PROFILE']._serialized_end=456
+  _globals['_PROFILE_PROVENANCEENTRY']._serialized_start=407
+  _globals['_PROFILE_PROVENANCEENTRY']._serialized_end=456
 # @@protoc_insertion_point(module_scope)

@@ -85,6 +85,7 @@ class Profile(_message.Message):
     SAMPLING_ERRORS_FIELD_NUMBER: _builtins.int
     FISHER_LOSSES_FIELD_NUMBER: _builtins.int
     FISHER_ENERGIES_FIELD_NUMBER: _builtins.int
+    FISHER_INPUTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]: ...
     @_builtins.property
@@ -129,6 +130,12 @@ class Profile(_message.Message):
     def fisher_energies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Loss without the whole tensor to second order, nats per token, of each tensor; NaN where not known. Empty as above."""
 
+    @_builtins.property
+    def fisher_inputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Row-major, tensors x 2: nats per token from inputs rounded to 8 bits, with one scale for 32 and for 256 of them; NaN
+        where not known. Empty where not measured.
+        """
+
     def __init__(
         self,
         *,
@@ -142,10 +149,11 @@ class Profile(_message.Message):
         sampling_errors: _abc.Iterable[_builtins.float] | None = ...,
         fisher_losses: _abc.Iterable[_builtins.float] | None = ...,
         fisher_energies: _abc.Iterable[_builtins.float] | None = ...,
+        fisher_inputs: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["energies", b"energies", "fisher_energies", b"fisher_energies", "fisher_losses", b"fisher_losses", "provenance", b"provenance", "quant_types", b"quant_types", "relative_errors", b"relative_errors", "sampling_errors", b"sampling_errors", "sensitivities", b"sensitivities", "sensitivity_errors", b"sensitivity_errors", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["energies", b"energies", "fisher_energies", b"fisher_energies", "fisher_inputs", b"fisher_inputs", "fisher_losses", b"fisher_losses", "provenance", b"provenance", "quant_types", b"quant_types", "relative_errors", b"relative_errors", "sampling_errors", b"sampling_errors", "sensitivities", b"sensitivities", "sensitivity_errors", b"sensitivity_errors", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

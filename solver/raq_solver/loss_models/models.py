@@ -16,6 +16,7 @@ from raq_solver.loss_models.residual_stream import residual_sensitivities
 from raq_solver.loss_models.role_prior import CREDIT, role_sensitivities
 from raq_solver.losses import LossTable, LossUnit
 from raq_solver.profile import Profile
+from raq_solver.quant_types import INPUT_BLOCKS
 from raq_solver.tensor_names import TOKEN_EMBEDDING, is_tied
 
 LossModel = Callable[[Profile], LossTable]
@@ -23,11 +24,11 @@ LossModel = Callable[[Profile], LossTable]
 _RESIDUAL: Final = "relative output error, sensitivity by share of the residual stream"
 _PRIOR: Final = "relative output error, sensitivity by role and place"
 
-WIDE_BLOCK: Final = 256
-ROUNDING_256, ROUNDING_32 = 1.3e-4, 4e-5
-"""Relative output error from inputs rounded to 8 bits, by how many share a scale. Measured on the project's two
-models as (KL divergence by file - in memory with floating-point inputs) / sum of sensitivities, all tensors alike:
-1.4e-4 and 1.3e-4 at Q6_K, 5e-5 and 4e-5 at Q8_0. (Theory for normal inputs: 5e-5 and 3e-5; real ones have tails.)"""
+ROUNDING_32, ROUNDING_256 = 4e-5, 1.3e-4
+"""Relative output error from inputs rounded to 8 bits, by how many share a scale: for models without measured costs of
+rounded inputs. Measured on the project's two models as (KL divergence by file - in memory with floating-point inputs) /
+sum of sensitivities, all tensors alike: 5e-5 and 4e-5 at Q8_0, 1.4e-4 and 1.3e-4 at Q6_K. (Theory for normal inputs:
+3e-5 and 5e-5; real ones have tails.)"""
 
 
 def relative(profile: Profile) -> LossTable:
@@ -106,7 +107,7 @@ def fisher(profile: Profile) -> LossTable:
     sensitivities = np.where(known, energies, scale * by_names)
     errors = np.where(np.isfinite(profile.relative_errors), profile.relative_errors, 0.0)
     losses = np.where(np.isnan(profile.fisher.losses), sensitivities[:, None] * errors, profile.fisher.losses)
-    losses += sensitivities[:, None] * input_rounding(profile)
+    losses += _input_losses(profile, sensitivities)
     windows = profile.provenance.get("fisher", "")
     source = f"Fisher information, from {windows}" if windows else "Fisher information"
     return _finished(profile, losses, source, LossUnit.NATS)
@@ -153,17 +154,28 @@ def loss_model(name: str) -> LossModel:
 def input_rounding(profile: Profile) -> Float64[np.ndarray, "tensors types"]:
     """Relative output error of every tensor at every type from its rounded inputs; 0 for tensors that are looked up.
 
-    ggml's kernels round the inputs of quantized weights to 8 bits: with one scale for 32 inputs where the weights come
-    in blocks of 32, for 256 where they come in blocks of 256. Inputs of unquantized weights are not rounded.
+    Usual values, where nothing better is known of a model: on real models a tensor may have a tenth or ten times these.
     """
-    rounding = [
-        ROUNDING_256 if q.weights_per_block >= WIDE_BLOCK else ROUNDING_32 if q.weights_per_block > 1 else 0.0
-        for q in profile.quant_types
-    ]
+    of_block = {0: 0.0, **dict(zip(INPUT_BLOCKS, (ROUNDING_32, ROUNDING_256), strict=True))}
+    rounding = [of_block[quant_type.input_block] for quant_type in profile.quant_types]
     names = {tensor.name for tensor in profile.tensors}
     looked_up = "" if is_tied(names) else TOKEN_EMBEDDING
     multiplied = np.array([float(tensor.name != looked_up) for tensor in profile.tensors])
     return np.outer(multiplied, rounding)
+
+
+def _input_losses(
+    profile: Profile, sensitivities: Float64[np.ndarray, " tensors"]
+) -> Float64[np.ndarray, "tensors types"]:
+    """The loss from rounded inputs of every tensor at every type: as measured, else by the usual relative error."""
+    usual: Float64[np.ndarray, "tensors types"] = sensitivities[:, None] * input_rounding(profile)
+    if profile.fisher is None or profile.fisher.inputs is None:
+        return usual
+    by_block = dict(zip(INPUT_BLOCKS, profile.fisher.inputs.T, strict=True))
+    by_block[0] = np.zeros(len(profile.tensors))
+    measured = np.stack([by_block[quant_type.input_block] for quant_type in profile.quant_types], axis=1)
+    found: Float64[np.ndarray, "tensors types"] = np.where(np.isnan(measured), usual, measured)
+    return found
 
 
 def rounded_inputs_share(profile: Profile, types: Mapping[str, str]) -> float:
@@ -176,7 +188,7 @@ def rounded_inputs_share(profile: Profile, types: Mapping[str, str]) -> float:
         return 0.0
     column = {quant_type.name: index for index, quant_type in enumerate(profile.quant_types)}
     rows, columns = np.arange(len(profile.tensors)), [column[types[t.name]] for t in profile.tensors]
-    inputs = np.nan_to_num(profile.fisher.energies) * input_rounding(profile)[rows, columns]
+    inputs = _input_losses(profile, np.nan_to_num(profile.fisher.energies))[rows, columns]
     weights = float(np.nan_to_num(profile.fisher.losses)[rows, columns].sum())
     return float(inputs.sum()) / weights if weights > 0 else 0.0
 

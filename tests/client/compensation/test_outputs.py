@@ -17,7 +17,7 @@ from raq_client.compensation.weighed import WeighedInputs
 from raq_client.curvature.fisher import FisherSums, collect_fisher
 from raq_client.curvature.information import Fisher
 from raq_client.curvature.layers import Watch
-from raq_client.curvature.passes import add_windows, network_for
+from raq_client.curvature.passes import HeadPass, add_windows, network_for
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.estimates.stages import gram_size
@@ -52,11 +52,11 @@ class _Recorded(FisherSums):
     def add_lookup(self, _name: str, _tokens: np.ndarray, gradient: np.ndarray) -> None:
         self.lookups.append(np.array(gradient))
 
-    def add_head(self, _name: str, inputs: np.ndarray, shares: np.ndarray, _slope: np.ndarray | None) -> None:
-        self.heads.append((np.array(inputs), np.array(shares)))
+    def add_head(self, _name: str, head: HeadPass) -> None:
+        self.heads.append((np.array(head.inputs), np.array(head.shares)))
 
     def watch_of(self, name: str, matrix: int, _inputs: np.ndarray) -> Watch:
-        def watch(_inputs: np.ndarray, gradient: np.ndarray) -> None:
+        def watch(_inputs: np.ndarray, gradient: np.ndarray, _at_inputs: np.ndarray) -> None:
             if name == NAME:
                 self.gradients.append(np.array(gradient))
 

@@ -40,7 +40,7 @@ class _Recorded(GradientSums):
         self._window = window
 
     def watch_of(self, name: str, matrix: int, _inputs: np.ndarray) -> Watch:
-        def watch(inputs: np.ndarray, gradient: np.ndarray) -> None:
+        def watch(inputs: np.ndarray, gradient: np.ndarray, _at_inputs: np.ndarray) -> None:
             if name in SHARED:
                 self.found.append((self._window, np.array(inputs, np.float64), np.array(gradient, np.float64)))
 

@@ -4,15 +4,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from scipy.special import softmax
 from scipy.stats import chisquare
 
 from raq_client import engine
-from raq_client.curvature import fisher, passes
+from raq_client.curvature import fisher, layers, passes
+from raq_client.curvature import network as network_module
 from raq_client.curvature.fisher import FisherSums, collect_fisher
 from raq_client.curvature.information import Fisher
+from raq_client.curvature.layers import Watch
 from raq_client.curvature.network import BlockWeights, Network, capped, unwatched
 from raq_client.curvature.passes import add_windows
 from raq_client.curvature.shapes import shape_of
@@ -130,6 +133,50 @@ def test_sums_are_what_moving_every_weight_gives(case: str, name: str, matrix: i
     found = _expected_squares(network, model, name)
     np.testing.assert_allclose(found.rows[matrix or 0][rows], expected[rows].sum(axis=1), rtol=0.01)
     np.testing.assert_allclose(found.columns[matrix or 0][columns], expected[:, columns].sum(axis=0), rtol=0.01)
+
+
+def _by_moving_inputs(network: Network, name: str, matrix: int | None, monkeypatch: pytest.MonkeyPatch) -> float:
+    """What rounding the inputs of one matrix costs, by F of each input and Q8_0 as gguf-py writes it."""
+    logits, weights = _logits_with(network, name, matrix)
+    own: list[np.ndarray] = []
+    change = np.zeros((1, 1), np.float32)
+
+    def moving(x: np.ndarray, of: np.ndarray, watch: Watch) -> np.ndarray:
+        if not np.array_equal(of, weights):
+            return layers.product(x, of, watch)
+        own[:] = [np.array(x)]
+        return layers.product(x + change, of, watch)
+
+    def at(inputs: np.ndarray) -> np.ndarray:
+        nonlocal change
+        change = inputs - before
+        return logits(weights)
+
+    monkeypatch.setattr(network_module, "product", moving)
+    logits(weights)
+    if not own:  # an expert that no token reached
+        return 0.0
+    before = own[0]
+    rounded = gguf.dequantize(gguf.quantize(before, gguf.GGMLQuantizationType.Q8_0), gguf.GGMLQuantizationType.Q8_0)
+    return float((_by_definition(at, before) * np.square(rounded - before)).sum())
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("llama", "blk.0.attn_output.weight"), ("qwen3moe", "blk.1.ffn_down_exps.weight")]
+)
+@pytest.mark.usefixtures("every_label")
+def test_costs_of_rounded_inputs_are_what_moving_every_input_gives(
+    case: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _small(CASES[case], tmp_path)
+    network = _network(model)
+    found = _expected_squares(network, model, name).inputs
+    assert found is not None
+    experts = model.tensor(name).matrices
+    expected = sum(
+        _by_moving_inputs(network, name, None if experts == 1 else each, monkeypatch) for each in range(experts)
+    )
+    np.testing.assert_allclose(found, [expected, 0], rtol=0.02)  # no row has 256
 
 
 @pytest.mark.usefixtures("every_label")
@@ -252,7 +299,7 @@ def test_gradients_that_are_no_numbers_name_the_tensor(tmp_path: Path) -> None:
     sums = FisherSums(_small(CASES["llama"], tmp_path), 2)
     watch = sums.watch_of("blk.0.attn_q.weight", 0, np.zeros((1, 1), np.float32))
     with pytest.raises(InvalidInput, match=r"blk.0.attn_q.weight: its gradient is not finite"):
-        watch(np.ones((2, 64), np.float32), np.full((2, 64), np.nan, np.float32))
+        watch(*(np.full((2, 64), value, np.float32) for value in (1, np.nan, 1)))
 
 
 def _require_equal(one: dict[str, Fisher], other: dict[str, Fisher]) -> None:

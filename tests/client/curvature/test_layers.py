@@ -51,14 +51,17 @@ def test_a_product_is_watched_on_the_way_back() -> None:
     weights, seen = _normal(3, 5), []
 
     def watched(x: Array) -> Array:
-        return product(x, weights, lambda inputs, gradient: seen.append((inputs, gradient)))
+        return product(x, weights, lambda *found: seen.append(found))
 
     inputs = _normal(TOKENS, 5)
     np.testing.assert_allclose(watched(inputs), inputs @ weights.T)
     assert not seen
     _check(watched, inputs)
-    assert all(np.array_equal(found, inputs) and gradient.shape == (TOKENS, 3) for found, gradient in seen)
     assert seen
+    for found, gradient, at_inputs in seen:
+        assert gradient.shape == (TOKENS, 3)
+        np.testing.assert_array_equal(found, inputs)
+        np.testing.assert_allclose(at_inputs, gradient @ weights)
 
 
 @pytest.mark.parametrize("interleaved", [False, True])

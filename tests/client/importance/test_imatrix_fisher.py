@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 
-from raq_client.curvature.information import Fisher, InformedWindow
+from raq_client.curvature.information import Fisher, InformedWindow, joined
 from raq_client.importance.imatrix import Entry, Importance, blend, check_against, merge
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_solver.errors import InvalidInput
@@ -23,7 +23,8 @@ TENSORS = (Tensor(PLAIN, (4, 6), CATALOGUE["F16"]), Tensor(EXPERTS, (2, 5, 3), C
 
 def _fisher(rows: int, columns: int, matrices: int = 1, seed: int = 0) -> Fisher:
     random = np.random.default_rng(seed)
-    return Fisher(*(random.random((matrices, size)).astype(np.float32) for size in (rows, columns)))
+    found = Fisher(*(random.random((matrices, size)).astype(np.float32) for size in (rows, columns)))
+    return replace(found, inputs=random.random(2).astype(np.float32))
 
 
 def _importance(seed: int = 0, windows: int = 3) -> Importance:
@@ -71,6 +72,7 @@ def test_there_and_back_as_gguf_py_reads_it(tmp_path: Path) -> None:
     raw = {tensor.name: tensor.data for tensor in reader.tensors}
     np.testing.assert_array_equal(raw[f"{PLAIN}.fisher_rows"], importance.fisher[PLAIN].rows[0])
     np.testing.assert_array_equal(raw[f"{EXPERTS}.fisher_columns"], importance.fisher[EXPERTS].columns)
+    np.testing.assert_array_equal(raw[f"{EXPERTS}.fisher_inputs"], np.asarray(importance.fisher[EXPERTS].inputs))
     assert reader.fields["raq.fisher.windows"].contents() == 3
 
 
@@ -89,7 +91,9 @@ def test_it_has_a_digest_of_its_own() -> None:
     others = [_importance(seed=1), replace(importance, fisher={PLAIN: importance.fisher[PLAIN]}), without]
     swapped = {PLAIN: replace(importance.fisher[PLAIN], rows=importance.fisher[PLAIN].rows[:, ::-1].copy())}
     others.append(replace(importance, fisher={**importance.fisher, **swapped}))
-    assert len({each.fisher_digest() for each in (importance, *others)}) == 5
+    without_inputs = {PLAIN: replace(importance.fisher[PLAIN], inputs=None)}
+    others.append(replace(importance, fisher={**importance.fisher, **without_inputs}))
+    assert len({each.fisher_digest() for each in (importance, *others)}) == 6
 
 
 @pytest.mark.parametrize(
@@ -107,6 +111,20 @@ def test_impossible_numbers_are_refused_with_every_tensor(rows: np.ndarray, colu
     with pytest.raises(InvalidInput, match=what) as error:
         Importance({}, fisher={"a": bad, "b": _fisher(6, 4), "c": bad}, fisher_windows=1)
     assert [fault.where for fault in error.value.faults] == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "what"),
+    [
+        ([1.0], "a: has 1 costs of rounded inputs, not 2"),
+        ([1.0, -1.0], "a: Fisher information is negative or not finite"),
+        ([np.nan, 1.0], "a: Fisher information is negative or not finite"),
+    ],
+)
+def test_impossible_costs_of_rounded_inputs_are_refused(inputs: list[float], what: str) -> None:
+    bad = replace(_fisher(6, 4), inputs=np.array(inputs, np.float32))
+    with pytest.raises(InvalidInput, match=what):
+        Importance({}, fisher={"a": bad}, fisher_windows=1)
 
 
 def test_broken_files_are_refused(tmp_path: Path) -> None:
@@ -213,6 +231,8 @@ def test_merging_is_the_mean_over_all_windows() -> None:
         a, b = one.fisher[name], two.fisher[name]
         np.testing.assert_allclose(found.rows, 0.75 * a.rows + 0.25 * b.rows, rtol=1e-6)
         np.testing.assert_allclose(found.columns, 0.75 * a.columns + 0.25 * b.columns, rtol=1e-6)
+        inputs = 0.75 * np.asarray(a.inputs) + 0.25 * np.asarray(b.inputs)
+        np.testing.assert_allclose(np.asarray(found.inputs), inputs, rtol=1e-6)
     assert merge([one]).fisher_digest() == one.fisher_digest()
     assert both.remarks == ()
     lacking = merge([replace(one, source="one"), replace(two, fisher={}, fisher_windows=0)])
@@ -220,6 +240,17 @@ def test_merging_is_the_mean_over_all_windows() -> None:
     assert lacking.remarks == ("Fisher information is of one alone",)
     with pytest.raises(InvalidInput, match="different shapes"):
         merge([one, replace(two, fisher={PLAIN: _fisher(6, 5)})])
+
+
+def test_costs_of_rounded_inputs_are_known_where_all_parts_know_them() -> None:
+    one, two = _importance(0), _importance(5)
+    older = replace(two, fisher={name: replace(each, inputs=None) for name, each in two.fisher.items()})
+    assert all(each.inputs is None for each in merge([one, older]).fisher.values())
+    assert all(each.inputs is None for each in blend([(older, 1.0), (one, 2.0)]).fisher.values())
+    # A tensor that had no gradient in one part had no costs there either.
+    partly = joined(one.fisher, 3, {PLAIN: two.fisher[PLAIN]}, 1)
+    expected = 0.75 * np.asarray(one.fisher[EXPERTS].inputs)
+    np.testing.assert_allclose(np.asarray(partly[EXPERTS].inputs), expected, rtol=1e-6)
 
 
 def test_domains_count_by_weight_not_by_windows() -> None:

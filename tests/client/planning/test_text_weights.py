@@ -20,7 +20,8 @@ def profile() -> Profile:
     random = np.random.default_rng(0)
     tensors = tuple(Tensor(f"blk.{block}.attn_q.weight", (256, 4), CATALOGUE["F16"]) for block in range(4))
     losses, energies = random.lognormal(size=(4, 2)), random.lognormal(size=4)
-    losses[3], energies[3] = np.nan, np.nan
+    inputs = random.lognormal(size=(4, 2))
+    losses[3], energies[3], inputs[3] = np.nan, np.nan, np.nan
     raw = random.lognormal(size=(4, 7))
     raw[2], raw[3] = 0, np.nan
     return Profile(
@@ -31,7 +32,7 @@ def profile() -> Profile:
         np.full(4, np.nan),
         np.full(4, np.nan),
         {"fisher": "7 windows of 64 tokens"},
-        fisher=FisherLosses(losses, energies),
+        fisher=FisherLosses(losses, energies, inputs),
         levels=FisherLevels(raw, TEXTS, np.array(WEIGHTS)),
     )
 
@@ -40,7 +41,7 @@ def test_the_weighted_mean_of_the_texts_is_the_whole(profile: Profile) -> None:
     assert texts_of(profile) == ("math", "code", "prose")
     parts = dict(by_text(profile))
     assert profile.fisher is not None
-    for kind in ("losses", "energies"):
+    for kind in ("losses", "energies", "inputs"):
         mean = sum(share * getattr(parts[text].fisher, kind) for text, share in SHARES.items()) / sum(SHARES.values())
         np.testing.assert_allclose(mean, getattr(profile.fisher, kind), rtol=1e-12)
     again = weighted_texts(profile, SHARES)

@@ -32,6 +32,7 @@ def _fisher(tensor: Tensor, random: np.random.Generator) -> Fisher:
     return Fisher(
         random.lognormal(-7, 1, shape).astype(np.float32),
         random.lognormal(-7, 1, (tensor.matrices, tensor.row_length)).astype(np.float32),
+        inputs=random.lognormal(-9, 1, 2).astype(np.float32),
     )
 
 
@@ -105,6 +106,20 @@ def test_what_nothing_is_known_of_is_not_a_number(model: ModelFile) -> None:
     assert all(np.isnan(loss) for name, row in losses.items() for loss in row.values() if name != PLAIN)
     assert set(losses[PLAIN]) == {"F16", "F32", "I32", *TYPES}
     assert {name for name, loss in losses[PLAIN].items() if np.isnan(loss)} == {"F32", "I32"}
+
+
+def test_costs_of_rounded_inputs_are_those_of_the_importance(model: ModelFile) -> None:
+    importance = _importance(model, (EXPERTS, PLAIN))
+    found = measure_profile(model, importance, chosen_types(TYPES)).fisher
+    assert found is not None
+    assert found.inputs is not None
+    for tensor, inputs in zip(model.tensors, found.inputs, strict=True):
+        known = importance.fisher.get(tensor.name)
+        np.testing.assert_array_equal(inputs, np.full(2, np.nan) if known is None else np.asarray(known.inputs))
+    older = {name: replace(each, inputs=None) for name, each in importance.fisher.items()}
+    without = measure_profile(model, replace(importance, fisher=older), chosen_types(TYPES)).fisher
+    assert without is not None
+    assert without.inputs is None
 
 
 def test_relative_errors_are_the_same_with_and_without(model: ModelFile) -> None:

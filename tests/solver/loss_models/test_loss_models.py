@@ -160,6 +160,23 @@ def test_the_share_of_rounded_inputs_is_that_of_the_losses() -> None:
     assert rounded_inputs_share(made, types) == 0  # without Fisher information nothing is known of it
 
 
+def test_measured_costs_of_rounded_inputs_are_used_where_they_are_known() -> None:
+    base = profile()
+    made = replace(base, quant_types=(Q8, quant_type("F16")), relative_errors=np.zeros(base.relative_errors.shape))
+    inputs = np.arange(16.0).reshape(8, 2)
+    inputs[2] = np.nan
+    losses, energies = np.ones(made.relative_errors.shape), np.full(8, 1000.0)
+    known = replace(made, fisher=FisherLosses(losses, energies, inputs))
+    of_inputs = loss_model("fisher")(known).losses - 1
+    assert of_inputs[:, 0].tolist() == pytest.approx([0, 2, 1000 * ROUNDING_32, 6, 8, 10, 12, 14])
+    assert not of_inputs[:, 1].any()
+    wide = replace(known, quant_types=(Q4, Q8))
+    assert (loss_model("fisher")(wide).losses - 1)[3].tolist() == pytest.approx([7, 6])
+    chosen = {tensor.name: "Q8_0" for tensor in made.tensors}
+    assert rounded_inputs_share(known, chosen) == pytest.approx(of_inputs[:, 0].sum() / 8)
+    assert known.digest() != replace(made, fisher=FisherLosses(losses, energies)).digest()
+
+
 def test_models_are_found_by_name() -> None:
     assert all(loss_model(name) is model for name, model in LOSS_MODELS.items())
     with pytest.raises(InvalidInput, match="did you mean residual"):
