@@ -104,6 +104,10 @@ bench-real *arguments:
 bench-compensation *arguments:
     {{python}} tests/bench/bench_compensation.py {{arguments}}
 
+# What rounded inputs cost, predicted and measured: MODEL --imatrix FILE --judged FOLDER.
+bench-rounded-inputs *arguments:
+    {{python}} tests/bench/bench_rounded_inputs.py {{arguments}}
+
 # What rounding blocks one after the other is worth: MODEL --imatrix FILE --gram FILE --judged FOLDER.
 bench-sequential *arguments:
     {{python}} tests/bench/bench_sequential.py {{arguments}}

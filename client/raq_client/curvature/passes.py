@@ -101,7 +101,7 @@ class Collection(ABC):
         """So many windows are counted: save them, or do nothing."""
 
 
-class _Together(GradientSums):
+class Together(GradientSums):
     """The sums of several collections; those that have counted a window already leave it out."""
 
     def __init__(self, collections: Sequence[Collection]) -> None:
@@ -109,11 +109,13 @@ class _Together(GradientSums):
         self._active: Sequence[GradientSums] = ()
 
     def begin(self, window: int) -> None:
+        """The gradients that follow are of this window, for those that have not counted it."""
         self._active = [each.sums for each in self._collections if each.begun <= window]
         for sums in self._active:
             sums.begin(window)
 
     def watch_of(self, name: str, matrix: int, inputs: Array) -> Watch:
+        """A watcher that calls those of all collections."""
         watches = [sums.watch_of(name, matrix, inputs) for sums in self._active]
 
         def watch(inputs: np.ndarray, gradient: np.ndarray, at_inputs: np.ndarray) -> None:
@@ -123,12 +125,14 @@ class _Together(GradientSums):
         return watch
 
     def add_head(self, name: str, head: HeadPass) -> None:
+        """Add it to all collections."""
         for sums in self._active:
             sums.add_head(name, head)
 
     def add_lookup(
         self, name: str, tokens: Int32[np.ndarray, " tokens"], gradient: Float32[np.ndarray, "tokens width"]
     ) -> None:
+        """Add it to all collections."""
         for sums in self._active:
             sums.add_lookup(name, tokens, gradient)
 
@@ -142,7 +146,7 @@ def pass_back(
 ) -> None:
     """Pass forward and back over the windows, once for all `collections`; each goes on where it began."""
     first = min(each.begun for each in collections)
-    for done in passes(network, windows, _Together(collections), first=first, progress=progress):
+    for done in passes(network, windows, Together(collections), first=first, progress=progress):
         for each in collections:
             if each.begun < done:
                 each.reached(done)
@@ -173,8 +177,12 @@ def passes(
 
 def windows_at_once(shape: Shape, context: int) -> int:
     """The number of windows of this length that pass together."""
-    stream_bytes = 4 * context * shape.width * (shape.blocks + 1)
-    return max(1, min(WINDOWS_AT_ONCE, KEPT_BYTES // stream_bytes))
+    return max(1, min(WINDOWS_AT_ONCE, KEPT_BYTES // stream_bytes(shape, context)))
+
+
+def stream_bytes(shape: Shape, context: int) -> int:
+    """Bytes of the residual streams before all blocks, and after them, of one window."""
+    return np.dtype(np.float32).itemsize * context * shape.width * (shape.blocks + 1)
 
 
 def require_agreement(network: Network, engine: Engine, window: Int32[np.ndarray, " context"]) -> None:
@@ -221,7 +229,7 @@ def add_windows(
         for stream in streams:
             stream.append(network.block(stream[-1], weights, unwatched))
             passed()
-    gradients = _head_gradients(network, [stream.pop() for stream in streams], sums, first)
+    gradients = head_gradients(network, [stream.pop() for stream in streams], sums, first)
     for block in reversed(range(blocks)):
         weights = network.block_weights(block)
         for window, stream in enumerate(streams):
@@ -234,7 +242,7 @@ def add_windows(
         sums.add_lookup("token_embd.weight", window, gradient * np.float32(network.shape.embedding_scale))
 
 
-def _head_gradients(
+def head_gradients(
     network: Network, streams: Sequence[Float32[np.ndarray, "tokens width"]], sums: GradientSums, first: int
 ) -> list[Float32[np.ndarray, "tokens width"]]:
     """The loss gradient of each window at the end of the residual stream, for labels drawn from the model's output."""

@@ -67,25 +67,5 @@ def pace_of(
     return Pace(max(0.0, first - each * done_first), each, units)
 
 
-def pace_between(
-    work: Callable[[int], object], few: int, more: int, units: int, *, clock: Callable[[], float] = time.perf_counter
-) -> Pace:
-    """The pace of `units`, from doing `few` and then `more` of them whole, where reports on the way are uneven.
-
-    >>> seconds = [0]
-    >>> def work(count):
-    ...     seconds[0] += 10 + 2 * count
-    >>> pace_between(work, 1, 3, units=16, clock=lambda: seconds[0])
-    Pace(before=10.0, each=2.0, units=16)
-    """
-    times = []
-    for count in (few, more):
-        began = clock()
-        work(count)
-        times.append(clock() - began)
-    each = max(0.0, (times[1] - times[0]) / (more - few))
-    return Pace(max(0.0, times[0] - few * each), each, units)
-
-
 class _EnoughError(Exception):
     """The pace is known."""

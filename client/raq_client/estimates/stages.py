@@ -13,25 +13,23 @@ from raq_client.compensation.gram import WIDEST, Gram, InMemory, column_blocks
 from raq_client.compensation.outputs import WIDTHS, OutputsCollection
 from raq_client.compensation.sums import HELD_OUT_INPUTS
 from raq_client.compensation.weighed import weighed_bytes, with_enough_tokens
-from raq_client.curvature.fisher import collect_fisher
+from raq_client.curvature.fisher import FisherCollection
 from raq_client.engine import Engine
 from raq_client.engine.windows import Text, cut_windows
 from raq_client.estimates.estimate import Stage, peak_memory
-from raq_client.estimates.pace import Pace, Report, pace_between, pace_of
+from raq_client.estimates.pace import Pace, Report, pace_of
+from raq_client.estimates.passing_back import passing_back
 from raq_client.evaluation.in_memory import TrialSetup
 from raq_client.evaluation.perplexity import measure
 from raq_client.importance.collect import Counting, collect
-from raq_client.importance.collect_fisher import add_fisher, chosen_windows
+from raq_client.importance.collect_fisher import chosen_windows
 from raq_client.importance.fused import same_input
-from raq_client.importance.imatrix import Importance
 from raq_client.models.model_file import ModelFile
 from raq_client.models.quantizable import is_quantizable
 from raq_client.sensitivity.measure import measure_sensitivities
 from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING, block_of
 from raq_solver.tensors import Tensor
 
-FISHER_SAMPLE: Final = (1, 3)
-"""Windows that are passed back to learn how long one takes: reports on the way count blocks, forward and back."""
 _F32: Final = 4
 
 
@@ -49,11 +47,10 @@ def collecting(engine: Engine, texts: Sequence[Text], model: ModelFile, **option
 
 def collecting_fisher(engine: Engine, texts: Sequence[Text], model: ModelFile, count: int, limit: int | None) -> Stage:
     """Collecting Fisher information of `count` windows. Raises InvalidInput where it can't be had."""
-    few, more = FISHER_SAMPLE
-    pace = pace_between(
-        lambda some: add_fisher(Importance({}), model, engine, texts, some, limit=limit), few, more, count
-    )
-    return Stage("Fisher information", pace.seconds, peak_memory(), _fisher_size(model), _windows(pace))
+    windows = chosen_windows(cut_windows(engine, texts, limit), count)
+    found = passing_back(model, windows, [FisherCollection(model, engine.context)])
+    memory = peak_memory() + found.streams
+    return Stage("Fisher information", found.pace.seconds, memory, _fisher_size(model), _windows(found.pace))
 
 
 def collecting_with_gram(
@@ -81,18 +78,13 @@ def collecting_outputs(
     windows = chosen_windows(cut_windows(engine, texts, limit), count)
     shared = _inputs(model)
     empty = Gram({}, shared, InMemory({}), (), len(windows), engine.context, model.fingerprint(), unfinished=True)
-
-    def some(number: int) -> None:
-        outputs = OutputsCollection(empty, model, len(windows), memory=memory)
-        collect_fisher(model, engine, windows[:number], beside=[outputs])
-
-    few, more = FISHER_SAMPLE
-    pace = pace_between(some, few, more, len(windows))
+    outputs = OutputsCollection(empty, model, len(windows), memory=memory)
+    found = passing_back(model, windows, [FisherCollection(model, engine.context), outputs])
     size = gram_size(model, outputs=True) - gram_size(model, outputs=False)
     in_blocks = [tensor for tensor in _quantizable(model) if block_of(tensor.name) >= 0]
     sums = size + weighed_bytes(with_enough_tokens(in_blocks, windows.size), shared)
-    name, memory_bytes = "Fisher information and outputs", peak_memory() + min(sums, memory)
-    return Stage(name, pace.seconds, memory_bytes, size + _fisher_size(model), _windows(pace))
+    name, memory_bytes = "Fisher information and outputs", peak_memory() + found.streams + min(sums, memory)
+    return Stage(name, found.pace.seconds, memory_bytes, size + _fisher_size(model), _windows(found.pace))
 
 
 def _importance_size(model: ModelFile) -> int:

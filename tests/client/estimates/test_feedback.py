@@ -171,7 +171,6 @@ def test_quantize_estimates_feedback_and_writes_nothing(folder: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == []
     plainly = client(*command, "--json").json
     assert plainly["disk_bytes"] == said["disk_bytes"] > 0
-    assert plainly["seconds"] < said["seconds"]
 
 
 def test_run_estimates_the_measurement_of_feedback(

@@ -1,0 +1,86 @@
+"""Costs of rounded inputs against what they do: `just bench-rounded-inputs`.
+
+    python tests/bench/bench_rounded_inputs.py MODEL.gguf --imatrix FILE --judged FOLDER
+
+All quantizable tensors in one type, or its substitute where rows do not divide: KL divergence (nats per token) by file,
+where ggml's kernels round inputs to 8 bits, and in memory with floating-point inputs, on the same windows. Beside the
+difference: the costs in the importance file, and those by the constants of `loss_models.input_rounding`.
+"""
+
+import argparse
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench_compensation import judged_texts, row
+
+from raq_client import engine
+from raq_client.evaluation.in_memory import Trial, TrialSetup
+from raq_client.importance.imatrix_file import read_importance
+from raq_client.models.model_file import ModelFile, open_model
+from raq_client.models.quantizable import fitting_type, is_quantizable
+from raq_client.models.type_choice import chosen_types
+from raq_client.quantizing.measure import measure_profile
+from raq_client.quantizing.quantize import Quantization, quantize_model
+from raq_client.quantizing.rounding import Rounding
+from raq_solver.allocation import Allocation
+from raq_solver.loss_models import loss_model, rounded_inputs_share
+from raq_solver.profile import Profile
+from raq_solver.quant_types import CATALOGUE, QuantType
+from support.checks import check
+from support.machine import header
+
+
+def types_of(model: ModelFile, name: str) -> dict[str, QuantType]:
+    """The type of every quantizable tensor."""
+    tensors = [tensor for tensor in model.tensors if is_quantizable(tensor, model.architecture)]
+    fitting = {tensor.name: fitting_type(CATALOGUE[name], tensor.row_length) for tensor in tensors}
+    return {name: found for name, found in fitting.items() if found is not None}
+
+
+def cost_of_inputs(profile: Profile, types: dict[str, str]) -> float:
+    """What rounded inputs cost by Fisher information, nats per token."""
+    table = loss_model("fisher")(profile)
+    whole = sum(float(table.losses[table.row_of[name], table.column_of[each]]) for name, each in types.items())
+    share = rounded_inputs_share(profile, types)
+    return whole * share / (1 + share)
+
+
+def main() -> None:
+    """Print the table of one model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--imatrix", required=True)
+    parser.add_argument("--judged", type=Path, required=True, help="folder of .txt files")
+    parser.add_argument("--types", default="Q6_K,Q8_0")
+    parser.add_argument("--windows", type=int, default=2, help="of each text")
+    arguments = parser.parse_args()
+    header(f"Rounded inputs, {arguments.model.stem}, {arguments.windows} windows of each text")
+    model, importance = open_model(arguments.model), read_importance(arguments.imatrix)
+    texts = judged_texts(arguments.judged)
+    row("type", ["in memory", "by file", "difference", "predicted", "by the constants"])
+    row("---", ["---"] * 5)
+    for name in arguments.types.split(","):
+        types = types_of(model, name)
+        used = {tensor.name: types.get(tensor.name, tensor.source_type).name for tensor in model.tensors}
+        profile = measure_profile(model, importance, chosen_types(sorted({each.name for each in types.values()})))
+        assert profile.fisher is not None, "the importance file has no Fisher information"
+        usual = replace(profile, fisher=replace(profile.fisher, inputs=None))
+        costs = [cost_of_inputs(each, used) for each in (profile, usual)]
+        with Trial(TrialSetup(model, model.path, importance, texts, arguments.windows)) as trial:
+            inside = np.asarray(trial.run(types).scores.kl, np.float64).mean(axis=1)
+        with tempfile.TemporaryDirectory() as folder, engine.load(model.path) as baseline:
+            written = Path(folder) / "rounded.gguf"
+            quantize_model(Quantization(model, Allocation(used), written, Rounding(importance)))
+            outside = check(baseline, written, texts, windows=arguments.windows).overall.kl.value
+        difference = outside - float(inside.mean())
+        row(name, [f"{each:.6f}" for each in (float(inside.mean()), outside, difference, *costs)])
+
+
+if __name__ == "__main__":
+    main()
