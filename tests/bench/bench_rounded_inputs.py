@@ -10,6 +10,7 @@ difference: the costs in the importance file, and those by the constants of `los
 import argparse
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,22 +18,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench_compensation import judged_texts, row
+from bench_compensation import judged_texts, row, spread
 
-from raq_client import engine
-from raq_client.evaluation.in_memory import Trial, TrialSetup
+from raq_client.engine.loading import loaded
+from raq_client.evaluation.in_memory import RecordedLogits, Trial, TrialSetup
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.models.quantizable import fitting_type, is_quantizable
 from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.quantize import Quantization, quantize_model
-from raq_client.quantizing.rounding import Rounding
 from raq_solver.allocation import Allocation
 from raq_solver.loss_models import loss_model, rounded_inputs_share
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE, QuantType
-from support.checks import check
 from support.machine import header
 
 
@@ -51,6 +50,18 @@ def cost_of_inputs(profile: Profile, types: dict[str, str]) -> float:
     return whole * share / (1 + share)
 
 
+def compared(trial: Trial, setup: TrialSetup, types: Mapping[str, QuantType]) -> tuple[float, float]:
+    """Mean KL divergence of these types in memory, and of a file of them, on the same windows."""
+    inside = np.asarray(trial.run(types).scores.kl, np.float64)
+    used = {tensor.name: types.get(tensor.name, tensor.source_type).name for tensor in setup.model.tensors}
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "rounded.gguf"
+        quantize_model(Quantization(setup.model, Allocation(used), written, setup.rounding))
+        with loaded(written) as rounded:
+            outside = np.asarray(trial.compare(rounded).kl, np.float64)
+    return float(inside.mean()), float(outside.mean())
+
+
 def main() -> None:
     """Print the table of one model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,23 +74,20 @@ def main() -> None:
     header(f"Rounded inputs, {arguments.model.stem}, {arguments.windows} windows of each text")
     model, importance = open_model(arguments.model), read_importance(arguments.imatrix)
     texts = judged_texts(arguments.judged)
+    setup = TrialSetup(model, model.path, importance, texts)
     row("type", ["in memory", "by file", "difference", "predicted", "by the constants"])
     row("---", ["---"] * 5)
-    for name in arguments.types.split(","):
-        types = types_of(model, name)
-        used = {tensor.name: types.get(tensor.name, tensor.source_type).name for tensor in model.tensors}
-        profile = measure_profile(model, importance, chosen_types(sorted({each.name for each in types.values()})))
-        assert profile.fisher is not None, "the importance file has no Fisher information"
-        usual = replace(profile, fisher=replace(profile.fisher, inputs=None))
-        costs = [cost_of_inputs(each, used) for each in (profile, usual)]
-        with Trial(TrialSetup(model, model.path, importance, texts, arguments.windows)) as trial:
-            inside = np.asarray(trial.run(types).scores.kl, np.float64).mean(axis=1)
-        with tempfile.TemporaryDirectory() as folder, engine.load(model.path) as baseline:
-            written = Path(folder) / "rounded.gguf"
-            quantize_model(Quantization(model, Allocation(used), written, Rounding(importance)))
-            outside = check(baseline, written, texts, windows=arguments.windows).overall.kl.value
-        difference = outside - float(inside.mean())
-        row(name, [f"{each:.6f}" for each in (float(inside.mean()), outside, difference, *costs)])
+    with loaded(model.path, editable=True) as engine:
+        trial = Trial(setup, (engine, RecordedLogits(engine, spread(engine, texts, arguments.windows))))
+        for name in arguments.types.split(","):
+            types = types_of(model, name)
+            profile = measure_profile(model, importance, chosen_types(sorted({each.name for each in types.values()})))
+            assert profile.fisher is not None, "the importance file has no Fisher information"
+            usual = replace(profile, fisher=replace(profile.fisher, inputs=None))
+            used = {tensor.name: types.get(tensor.name, tensor.source_type).name for tensor in model.tensors}
+            inside, outside = compared(trial, setup, types)
+            costs = [cost_of_inputs(each, used) for each in (profile, usual)]
+            row(name, [f"{each:.6f}" for each in (inside, outside, outside - inside, *costs)])
 
 
 if __name__ == "__main__":
