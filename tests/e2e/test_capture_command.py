@@ -20,7 +20,8 @@ from raq_client.capture.exchange import Exchange, texts_of
 from raq_client.capture.worker import Job, Worker
 from raq_client.engine.windows import Text
 from raq_client.importance.collect import collect
-from raq_client.importance.imatrix import Importance, merge
+from raq_client.importance.combining import merge
+from raq_client.importance.imatrix import Importance
 from raq_client.importance.imatrix_file import read_importance
 from raq_client.prompts.chats import Chat
 from raq_client.prompts.template import require_template

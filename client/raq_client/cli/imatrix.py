@@ -212,8 +212,8 @@ def merge(
 def _merge_grams(files: list[str], grams: list[bool], output: Path, *, force: bool) -> None:
     from raq_client.compensation.gram_file import read_gram, write_gram
     from raq_client.compensation.merging import merge_grams
+    from raq_client.importance.combining import mixed_lengths
     from raq_client.importance.domains import named_file
-    from raq_client.importance.imatrix import mixed_lengths
 
     named = [named_file(text) for text in files]
     others = [path for (path, _), gram in zip(named, grams, strict=True) if not gram]

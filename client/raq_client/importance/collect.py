@@ -21,7 +21,8 @@ from raq_client.engine import DEFAULT_CONTEXT, Engine, NotFiniteError, Product
 from raq_client.engine.interrupts import deferred_interrupts
 from raq_client.engine.loading import loaded
 from raq_client.engine.windows import Progress, Text, cut_windows
-from raq_client.importance.imatrix import Entry, Importance, added
+from raq_client.importance.combining import added
+from raq_client.importance.imatrix import Entry, Importance
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.tensor_names import OUTPUT, TOKEN_EMBEDDING
 

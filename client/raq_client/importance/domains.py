@@ -7,7 +7,8 @@ by its weight and not by the length of its text.
 from collections.abc import Sequence
 from pathlib import Path
 
-from raq_client.importance.imatrix import DEFAULT_CHUNK_SIZE, Importance, blend, merge
+from raq_client.importance.combining import blend, merge
+from raq_client.importance.imatrix import DEFAULT_CHUNK_SIZE, Importance
 from raq_client.importance.imatrix_file import read_importance
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 

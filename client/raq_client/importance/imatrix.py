@@ -10,16 +10,15 @@ Rules
 """
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from raq_client.curvature.information import Fisher, InformedWindow, averaged, weighted_windows, window_faults
+from raq_client.curvature.information import Fisher, InformedWindow, window_faults
 from raq_client.importance.fused import same_input
 from raq_solver.errors import Fault, raise_faults
 from raq_solver.tensors import Tensor
@@ -105,8 +104,13 @@ class Importance:
         faults = [fault for name, entry in self.entries.items() for fault in _entry_faults(name, entry)]
         faults += [fault for name, each in self.fisher.items() for fault in each.faults(name)]
         if self.fisher and self.fisher_windows < 1:
-            faults.append(Fault(_title(self), "has Fisher information, but not its number of windows"))
-        raise_faults(faults or window_faults(_title(self), self.fisher, self.windows, self.fisher_windows))
+            faults.append(Fault(self.title, "has Fisher information, but not its number of windows"))
+        raise_faults(faults or window_faults(self.title, self.fisher, self.windows, self.fisher_windows))
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages: where it is from."""
+        return self.source or "the importance"
 
     def rows(self, tensor: Tensor) -> Float32[np.ndarray, "matrices length"] | None:
         """The importance of each column of each matrix of `tensor`, or None if nothing was counted.
@@ -193,159 +197,16 @@ def check_against(importance: Importance, tensors: Sequence[Tensor], wanted: Seq
     known = {name: entry for name, entry in importance.entries.items() if name in by_name}
     faults = [fault for name, entry in known.items() for fault in _shape_faults(importance, by_name[name], entry)]
     faults += [
-        Fault(name, f"Fisher information in {_title(importance)} has other shapes: the importance of another model?")
+        Fault(name, f"Fisher information in {importance.title} has other shapes: the importance of another model?")
         for name, each in importance.fisher.items()
         if name in by_name and not _is_of(each, by_name[name])
     ]
     if 2 * len(extra) > len(importance.entries):
-        faults += [Fault(name, f"in {_title(importance)}, but not a tensor of this model") for name in extra]
+        faults += [Fault(name, f"in {importance.title}, but not a tensor of this model") for name in extra]
     raise_faults(faults)
     missing = tuple(tensor.name for tensor in wanted if importance.rows(tensor) is None)
     silent = {name: int((entry.counts == 0).sum()) for name, entry in known.items()}
     return Coverage(missing, extra, MappingProxyType({name: count for name, count in silent.items() if count}))
-
-
-def mixed_lengths(lengths: Sequence[int]) -> list[str]:
-    """A remark on statistics of windows of these lengths that are added up; none if all are alike.
-
-    >>> mixed_lengths([512, 512]), mixed_lengths([512, 64])[0][:41]
-    ([], 'windows of 64 and 512 tokens are added up')
-    """
-    different = sorted(set(lengths))
-    if len(different) < 2:
-        return []
-    found = f"windows of {' and '.join(map(str, different))} tokens are added up"
-    why = "in shorter ones tokens have less text before them, so that this is not what one run over all texts gives"
-    return [f"{found}: {why}"]
-
-
-def merge(parts: Sequence[Importance]) -> Importance:
-    """The sum of several importances, as if they had been collected in one run; a remark says if windows differ.
-
-    Sums of plain inputs are kept for tensors that have them in every part with an entry for the tensor. Where one part
-    has counts per expert and another (an older file) one for all, that one is taken for each, as llama-imatrix does.
-    Fisher information is that of the parts that have any. Raises InvalidInput with every entry whose length differs
-    between files.
-    """
-    assert parts, "nothing to merge"
-    entries: dict[str, Entry] = {}
-    faults = []
-    for part in parts:
-        for name, entry in part.entries.items():
-            before = entries.get(name)
-            if before is None:
-                entries[name] = entry
-            elif before.sums.shape != entry.sums.shape or not _same_counts(before, entry):
-                what = f"{_extent(entry)} in {_title(part)}, {_extent(before)} in another file"
-                faults.append(Fault(name, f"can't be merged: {what}"))
-            else:
-                entries[name] = added(before, entry)
-    raise_faults(faults)
-    datasets = tuple(dict.fromkeys(text for part in parts for text in part.datasets))
-    sources = " + ".join(part.source for part in parts)
-    size, windows = parts[0].chunk_size, sum(p.fisher_windows for p in parts)
-    chunks = math.ceil(sum(p.chunk_count * p.chunk_size for p in parts) / size)
-    having = [part for part in parts if part.fisher]
-    weighted = [(part, float(part.fisher_windows)) for part in having]
-    fisher = _fisher_of(weighted) if having else {}
-    remarks = [] if len(having) in {0, len(parts)} else [f"Fisher information is of {_titles(having)} alone"]
-    remarks += mixed_lengths([part.chunk_size for part in parts])
-    remarks += [remark for part in parts for remark in part.remarks]
-    return Importance(
-        entries,
-        datasets,
-        chunks,
-        size,
-        sources,
-        fisher,
-        windows if fisher else 0,
-        tuple(dict.fromkeys(remarks)),
-        weighted_windows([(part.windows, weight) for part, weight in weighted]),
-    )
-
-
-def blend(parts: Sequence[tuple[Importance, float]]) -> Importance:
-    """The weighted mean of several domains; the length of their texts does not matter.
-
-    The mean squares of every column are averaged with the weights; counts are those of all texts together. A matrix
-    that was not reached in a domain gets the mean of the other domains. Raises InvalidInput for weights that are not
-    above 0, and with every entry whose length differs between files.
-    """
-    assert parts, "nothing to blend"
-    faults = [Fault(_title(part), f"weight {weight}; must be above 0") for part, weight in parts if not weight > 0]
-    raise_faults(faults)
-    lacking = [part for part, _ in parts if not part.fisher]
-    remarks = () if len(lacking) in {0, len(parts)} else (_without_fisher(lacking),)
-    counted = merge([part if not lacking else replace(part, fisher={}, fisher_windows=0) for part, _ in parts])
-    entries = {}
-    for name, whole in counted.entries.items():
-        known = [(part.entries[name], weight) for part, weight in parts if name in part.entries]
-        squares = _blended([(entry.mean_squares, entry.counts, weight) for entry, weight in known], whole)
-        plain = [(entry.means, entry.counts, weight) for entry, weight in known if entry.means is not None]
-        entries[name] = Entry(squares, whole.counts, None if whole.plain_sums is None else _blended(plain, whole))
-    sources = " + ".join(f"{weight:g} × {_title(part)}" for part, weight in parts)
-    fisher = _fisher_of(parts)
-    windows = counted.fisher_windows
-    return Importance(
-        entries,
-        counted.datasets,
-        counted.chunk_count,
-        counted.chunk_size,
-        sources,
-        fisher,
-        windows,
-        (*remarks, *counted.remarks),
-        weighted_windows([(part.windows, weight) for part, weight in parts]),
-    )
-
-
-def _without_fisher(lacking: Sequence[Importance]) -> str:
-    what = "has no Fisher information, so that the blend has none"
-    return f"{_titles(lacking)} {what}; collect it again with --fisher"
-
-
-def _same_counts(one: Entry, other: Entry) -> bool:
-    return one.counts.size == other.counts.size or 1 in {one.counts.size, other.counts.size}
-
-
-def _extent(entry: Entry) -> str:
-    return f"{entry.sums.size} values of {entry.counts.size} matrices"
-
-
-def _fisher_of(parts: Sequence[tuple[Importance, float]]) -> dict[str, Fisher]:
-    """The weighted mean of the parts' Fisher information; empty if a part has none."""
-    if not all(part.fisher for part, _ in parts):
-        return {}
-    names = set.intersection(*(set(part.fisher) for part, _ in parts))
-    return {name: averaged([(part.fisher[name], weight) for part, weight in parts]) for name in names}
-
-
-def _blended(
-    parts: Sequence[tuple[Float32[np.ndarray, "matrices length"], Float32[np.ndarray, " matrices"], float]],
-    whole: Entry,
-) -> Float32[np.ndarray, " values"]:
-    """Sums whose means are the weighted means of the parts, each given as (means, counts, weight)."""
-    sums = np.zeros((whole.counts.size, whole.sums.size // whole.counts.size))
-    weights = np.zeros((whole.counts.size, 1))
-    for means, counts, weight in parts:
-        share = weight * (counts[:, None] > 0)
-        sums += share * means.reshape(sums.shape).astype(np.float64)
-        weights += share
-    np.divide(sums, weights, out=sums, where=weights > 0)
-    sums *= whole.counts[:, None]
-    return sums.astype(np.float32).ravel()
-
-
-def added(one: Entry, other: Entry) -> Entry:
-    """The entry of both texts of two entries of one tensor, whose sums have the same lengths."""
-    return Entry(one.sums + other.sums, one.counts + other.counts, _plain_sum(one, other))
-
-
-def _plain_sum(one: Entry, other: Entry) -> Float32[np.ndarray, " values"] | None:
-    if one.plain_sums is None or other.plain_sums is None:
-        return None
-    added: np.ndarray = one.plain_sums + other.plain_sums
-    return added
 
 
 def _lift_idle(means: Float32[np.ndarray, "matrices length"]) -> None:
@@ -356,14 +217,6 @@ def _lift_idle(means: Float32[np.ndarray, "matrices length"]) -> None:
     idle = means < IDLE_BELOW * usual
     if idle.any():
         means[idle] = np.broadcast_to(IDLE_SHARE * usual, means.shape)[idle]
-
-
-def _titles(parts: Sequence[Importance]) -> str:
-    return ", ".join(map(_title, parts))
-
-
-def _title(importance: Importance) -> str:
-    return importance.source or "the importance"
 
 
 def _entry_faults(name: str, entry: Entry) -> list[Fault]:
@@ -393,5 +246,5 @@ def _shape_faults(importance: Importance, tensor: Tensor, entry: Entry) -> list[
     if entry.sums.size == expected and entry.counts.size in (1, tensor.matrices):
         return []
     shape = "×".join(str(length) for length in tensor.shape)
-    what = f"{entry.sums.size} values in {_title(importance)}, but the tensor is {shape} and needs {expected}"
+    what = f"{entry.sums.size} values in {importance.title}, but the tensor is {shape} and needs {expected}"
     return [Fault(tensor.name, f"{what}: the importance of another model?")]

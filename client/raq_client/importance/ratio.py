@@ -22,7 +22,8 @@ from typing import Final, TypeVar
 import numpy as np
 from jaxtyping import Float64
 
-from raq_client.importance.imatrix import Importance, merge
+from raq_client.importance.combining import merge
+from raq_client.importance.imatrix import Importance
 from raq_client.importance.statistics import tied_groups, zone_of
 from raq_solver.errors import Fault, InvalidInput, raise_faults
 from raq_solver.tensor_names import block_of, role_of

@@ -11,7 +11,8 @@ from enum import Enum, unique
 
 import numpy as np
 
-from raq_client.importance.imatrix import Importance, merge
+from raq_client.importance.combining import merge
+from raq_client.importance.imatrix import Importance
 from raq_client.importance.path_cells import Cells, squares_by_expert
 from raq_client.importance.paths import PathMap, cell_energies, contrasts, path_map
 from raq_client.suggestions.units import Unit, UnitKind

@@ -32,7 +32,8 @@ from raq_client.importance.collect_fisher import (
     informed_windows,
     with_fisher,
 )
-from raq_client.importance.imatrix import Importance, merge
+from raq_client.importance.combining import merge
+from raq_client.importance.imatrix import Importance
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import ModelFile, open_model
 from raq_client.progress import Notes, silent

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import raq_native
-from raq_client.importance.imatrix import Entry, Importance, blend, check_against, merge
+from raq_client.importance.combining import blend, merge
+from raq_client.importance.imatrix import Entry, Importance, check_against
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.models.model_file import open_model
 from raq_solver.errors import InvalidInput

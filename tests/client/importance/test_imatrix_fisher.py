@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from raq_client.curvature.information import Fisher, InformedWindow, joined
-from raq_client.importance.imatrix import Entry, Importance, blend, check_against, merge
+from raq_client.importance.combining import blend, merge
+from raq_client.importance.imatrix import Entry, Importance, check_against
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_solver.errors import InvalidInput
 from raq_solver.quant_types import CATALOGUE
@@ -245,8 +246,11 @@ def test_merging_is_the_mean_over_all_windows() -> None:
 def test_costs_of_rounded_inputs_are_known_where_all_parts_know_them() -> None:
     one, two = _importance(0), _importance(5)
     older = replace(two, fisher={name: replace(each, inputs=None) for name, each in two.fisher.items()})
-    assert all(each.inputs is None for each in merge([one, older]).fisher.values())
-    assert all(each.inputs is None for each in blend([(older, 1.0), (one, 2.0)]).fisher.values())
+    said = ("5.gguf has no costs of rounded inputs, so that the whole has none; collect it again",)
+    for whole in (merge([one, older]), blend([(older, 1.0), (one, 2.0)])):
+        assert all(each.inputs is None for each in whole.fisher.values())
+        assert whole.remarks == said
+    assert merge([older, older]).remarks == ()
     # A tensor that had no gradient in one part had no costs there either.
     partly = joined(one.fisher, 3, {PLAIN: two.fisher[PLAIN]}, 1)
     expected = 0.75 * np.asarray(one.fisher[EXPERTS].inputs)

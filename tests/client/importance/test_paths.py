@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raq_client.importance.imatrix import Entry, Importance, merge
+from raq_client.importance.combining import merge
+from raq_client.importance.imatrix import Entry, Importance
 from raq_client.importance.imatrix_file import read_importance, write_importance
 from raq_client.importance.path_cells import Cells
 from raq_client.importance.paths import (
