@@ -41,12 +41,9 @@ def passing_back(
     network, sums = Network(model, shape_of(model), context), Together(collections)
     sums.begin(0)
     stream = network.embed(windows[0])
-    reading = forward = back = 0.0
-    for block, alike in _kinds(model, network.shape.blocks):
-        tried = _tried(network, block, stream, sums, clock)
-        reading, forward, back = (
-            sum_ + alike * each for sum_, each in zip((reading, forward, back), tried, strict=True)
-        )
+    kinds = _kinds(model, network.shape.blocks)
+    tried = np.array([[alike * each for each in _tried(network, block, stream, sums, clock)] for block, alike in kinds])
+    reading, forward, back = tried.sum(axis=0).tolist()
     # An embedding that is the head too would be sure of the very tokens that it holds, and arithmetic with the tiny
     # probabilities of all others is slow: not so for what is drawn.
     drawn = np.random.default_rng(0).standard_normal(stream.shape, np.float32)
