@@ -23,12 +23,16 @@ class Result:
 
 def client(*arguments: object) -> Result:
     """`raq-client ARGUMENTS`."""
-    from raq_client.cli import app
-    from raq_client.cli.console import ERR, OUT
+    from raq_client.cli import app, events
+    from raq_client.cli.console import ERR, NORMAL, OUT, set_verbosity
 
     for output in (OUT, ERR):
         vars(output).pop("console", None)  # as wide as COLUMNS says now, not as it did in the first test
-    return _ended(app.main, "raq-client", *arguments)
+    try:
+        return _ended(app.main, "raq-client", *arguments)
+    finally:  # what comes next in this process is not quiet because this was
+        set_verbosity(NORMAL)
+        events.set_events(False)
 
 
 def server(*arguments: object) -> Result:
