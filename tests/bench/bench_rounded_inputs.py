@@ -50,10 +50,11 @@ def cost_of_inputs(profile: Profile, types: dict[str, str]) -> float:
     return whole * share / (1 + share)
 
 
-def compared(trial: Trial, setup: TrialSetup, types: Mapping[str, QuantType]) -> tuple[float, float]:
-    """Mean KL divergence of these types in memory, and of a file of them, on the same windows."""
+def compared(
+    trial: Trial, setup: TrialSetup, types: Mapping[str, QuantType], used: Mapping[str, str]
+) -> tuple[float, float]:
+    """Mean KL divergence of these types in memory, and of a file with all types `used`, on the same windows."""
     inside = np.asarray(trial.run(types).scores.kl, np.float64)
-    used = {tensor.name: types.get(tensor.name, tensor.source_type).name for tensor in setup.model.tensors}
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "rounded.gguf"
         quantize_model(Quantization(setup.model, Allocation(used), written, setup.rounding))
@@ -85,7 +86,7 @@ def main() -> None:
             assert profile.fisher is not None, "the importance file has no Fisher information"
             usual = replace(profile, fisher=replace(profile.fisher, inputs=None))
             used = {tensor.name: types.get(tensor.name, tensor.source_type).name for tensor in model.tensors}
-            inside, outside = compared(trial, setup, types)
+            inside, outside = compared(trial, setup, types, used)
             costs = [cost_of_inputs(each, used) for each in (profile, usual)]
             row(name, [f"{each:.6f}" for each in (inside, outside, outside - inside, *costs)])
 

@@ -26,6 +26,7 @@ from raq_client.compensation.compensate import LEAST_TOKENS_PER_COLUMN, TESTED_R
 from raq_client.compensation.factor import Metric
 from raq_client.compensation.gram import Columns, Entry, MatrixGram, output_entry
 from raq_client.compensation.row_feedback import RowBlock, RowFactor
+from raq_client.estimates.pace import Clock
 from raq_client.models.model_file import ModelFile
 from raq_client.quantizing.ahead import MOST_AT_ONCE
 from raq_client.quantizing.rounding import Rounding
@@ -119,7 +120,7 @@ class FeedbackSeconds:
     `clock` returns seconds.
     """
 
-    def __init__(self, model: ModelFile, rounding: Rounding, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, model: ModelFile, rounding: Rounding, *, clock: Clock = time.perf_counter) -> None:
         assert rounding.compensation is not None, "without statistics there is no feedback"
         self._model, self._rounding, self._clock = model, rounding, clock
         self._gram = rounding.compensation.gram

@@ -18,6 +18,7 @@ from raq_client.curvature.layers import Array, Watch
 from raq_client.curvature.network import BlockWeights, Network, unwatched
 from raq_client.curvature.shapes import shape_of
 from raq_client.estimates.estimate import Stage, peak_memory
+from raq_client.estimates.pace import Clock
 from raq_client.models.model_file import ModelFile
 from raq_client.quantizing.rounding import Rounding
 from raq_client.quantizing.sequential import experts_at_once, has_drift, sequences_of
@@ -27,7 +28,6 @@ from raq_solver.tensors import Tensor
 WIDEST: Final = 1024
 """Columns for which drift is summed and solved."""
 _STREAMS: Final = 2
-Clock = Callable[[], float]
 
 
 def in_turn_at_once(tensors: Iterable[Tensor], rounding: Rounding) -> Callable[[Tensor], int]:

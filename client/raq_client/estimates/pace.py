@@ -10,6 +10,8 @@ MOMENT: Final = 2.0
 """Seconds of work between the first and the last report that are enough."""
 LEAST_REPORTS: Final = 3
 """Reports that are needed whatever the time: the first unit is slower than the others (memory is still untouched)."""
+Clock = Callable[[], float]
+"""Returns seconds since some moment."""
 Report = Callable[[int, int], None]
 """Called with the units done and the units in all."""
 
@@ -32,9 +34,7 @@ class Pace:
         return self.before + self.each * self.units
 
 
-def pace_of(
-    work: Callable[[Report], object], *, moment: float = MOMENT, clock: Callable[[], float] = time.perf_counter
-) -> Pace:
+def pace_of(work: Callable[[Report], object], *, moment: float = MOMENT, clock: Clock = time.perf_counter) -> Pace:
     """Begin the work, and end it by an exception in its progress callback as soon as the pace is known.
 
     `work` is called with that callback; it must write nothing that an interruption would leave behind. Raises what it

@@ -1,7 +1,7 @@
 """How long passes forward and back take: one window through one block of each kind, and through the output head."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,9 @@ from jaxtyping import Float32, Int32
 from raq_client.curvature.network import Network, unwatched
 from raq_client.curvature.passes import Collection, Together, head_gradients, stream_bytes, windows_at_once
 from raq_client.curvature.shapes import shape_of
-from raq_client.estimates.pace import Pace
+from raq_client.estimates.pace import Clock, Pace
 from raq_client.models.model_file import ModelFile
 from raq_solver.tensor_names import block_of
-
-Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,14 +136,17 @@ def _disagreements(content: _File, path: Path) -> list[Fault]:
         for row in rows
         if len(row.relative_errors) != width
     ]
-    for name in ("sampling_errors", "fisher_losses"):
-        counts = [None if (values := getattr(row, name)) is None else len(values) for row in rows]
-        if set(counts) - {None} and set(counts) != {width}:
-            faults.append(Fault(str(path), f"some tensor lacks {name} for the {width} quant types"))
-    costs = {None if row.fisher_inputs is None else len(row.fisher_inputs) for row in rows}
-    if costs - {None} and costs != {len(INPUT_BLOCKS)}:
-        what = f"some tensor lacks fisher_inputs for scales of {' and '.join(map(str, INPUT_BLOCKS))} inputs"
-        faults.append(Fault(str(path), what))
+    scales = f"scales of {' and '.join(map(str, INPUT_BLOCKS))} inputs"
+    for name, needed, of in (
+        ("sampling_errors", width, f"the {width} quant types"),
+        ("fisher_losses", width, f"the {width} quant types"),
+        ("fisher_inputs", len(INPUT_BLOCKS), scales),
+    ):
+        counts = {None if (values := getattr(row, name)) is None else len(values) for row in rows}
+        if counts - {None} and counts != {needed}:
+            faults.append(Fault(str(path), f"some tensor lacks {name} for {of}"))
+    if any(row.fisher_losses is None and row.fisher_inputs is not None for row in rows):
+        faults.append(Fault(str(path), "has fisher_inputs, but no fisher_losses that they belong to"))
     windows = None if content.fisher_windows is None else len(content.fisher_windows)
     if {None if row.fisher_levels is None else len(row.fisher_levels) for row in rows} - {windows}:
         what = f"some tensor has no fisher_levels for the {windows or 0} windows that it names"

@@ -237,6 +237,32 @@ def test_the_digest_tells_them_apart(model: ModelFile, tmp_path: Path) -> None:
     assert replace(profile, fisher=None).digest() == load_profile(path).digest()
 
 
+def test_costs_of_rounded_inputs_in_part_or_alone_are_refused(model: ModelFile, tmp_path: Path) -> None:
+    profile = measure_profile(model, _importance(model, (PLAIN,)), chosen_types(TYPES))
+    path = tmp_path / "p.json"
+    save_profile(profile, path)
+    whole = path.read_text()
+    content = json.loads(whole)
+    content["tensors"][1]["fisher_inputs"] = [0.0]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InvalidInput, match="some tensor lacks fisher_inputs for scales of 32 and 256 inputs"):
+        load_profile(path)
+    content = json.loads(whole)
+    for row in content["tensors"]:
+        del row["fisher_losses"], row["fisher_energy"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InvalidInput, match="has fisher_inputs, but no fisher_losses that they belong to"):
+        load_profile(path)
+    message = profile_to_proto(profile)
+    del message.fisher_inputs[0]
+    with pytest.raises(InvalidInput, match=r"fisher_inputs: has .* numbers"):
+        profile_from_proto(message)
+    message = profile_to_proto(profile)
+    del message.fisher_losses[:], message.fisher_energies[:]
+    with pytest.raises(InvalidInput, match=r"fisher_inputs: has .* need 0"):
+        profile_from_proto(message)
+
+
 def test_a_profile_that_holds_them_in_part_or_badly_is_refused(model: ModelFile, tmp_path: Path) -> None:
     profile = measure_profile(model, _importance(model, (PLAIN,)), chosen_types(TYPES))
     path = tmp_path / "p.json"
