@@ -4,7 +4,8 @@
 
 All quantizable tensors in one type, or its substitute where rows do not divide: KL divergence (nats per token) by file,
 where ggml's kernels round inputs to 8 bits, and in memory with floating-point inputs, on the same windows. Beside the
-difference: the costs in the importance file, and those by the constants of `loss_models.input_rounding`.
+difference: the costs in the importance file, those by the constants of `loss_models.input_rounding`, and the least and
+the largest ratio of a tensor's two costs.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from raq_client.models.type_choice import chosen_types
 from raq_client.quantizing.measure import measure_profile
 from raq_client.quantizing.quantize import Quantization, quantize_model
 from raq_solver.allocation import Allocation
-from raq_solver.loss_models import loss_model, rounded_inputs_share
+from raq_solver.loss_models import loss_model
 from raq_solver.profile import Profile
 from raq_solver.quant_types import CATALOGUE, QuantType
 from support.machine import header
@@ -42,12 +43,12 @@ def types_of(model: ModelFile, name: str) -> dict[str, QuantType]:
     return {name: found for name, found in fitting.items() if found is not None}
 
 
-def cost_of_inputs(profile: Profile, types: dict[str, str]) -> float:
-    """What rounded inputs cost by Fisher information, nats per token."""
+def costs_of_inputs(profile: Profile, types: Mapping[str, QuantType]) -> np.ndarray:
+    """What each tensor's rounded inputs cost by Fisher information, nats per token: its loss beyond the weights'."""
+    assert profile.fisher is not None, "the importance file has no Fisher information"
     table = loss_model("fisher")(profile)
-    whole = sum(float(table.losses[table.row_of[name], table.column_of[each]]) for name, each in types.items())
-    share = rounded_inputs_share(profile, types)
-    return whole * share / (1 + share)
+    cells = [table.row_of[name] for name in types], [table.column_of[each.name] for each in types.values()]
+    return np.nan_to_num(table.losses[cells] - profile.fisher.losses[cells])
 
 
 def compared(
@@ -76,8 +77,8 @@ def main() -> None:
     model, importance = open_model(arguments.model), read_importance(arguments.imatrix)
     texts = judged_texts(arguments.judged)
     setup = TrialSetup(model, model.path, importance, texts)
-    row("type", ["in memory", "by file", "difference", "predicted", "by the constants"])
-    row("---", ["---"] * 5)
+    row("type", ["in memory", "by file", "difference", "predicted", "by the constants", "to these, by tensor"])
+    row("---", ["---"] * 6)
     with loaded(model.path, editable=True) as engine:
         trial = Trial(setup, (engine, RecordedLogits(engine, spread(engine, texts, arguments.windows))))
         for name in arguments.types.split(","):
@@ -87,8 +88,10 @@ def main() -> None:
             usual = replace(profile, fisher=replace(profile.fisher, inputs=None))
             used = {tensor.name: types.get(tensor.name, tensor.source_type).name for tensor in model.tensors}
             inside, outside = compared(trial, setup, types, used)
-            costs = [cost_of_inputs(each, used) for each in (profile, usual)]
-            row(name, [f"{each:.6f}" for each in (inside, outside, outside - inside, *costs)])
+            found, constant = (costs_of_inputs(each, types) for each in (profile, usual))
+            ratios = found[constant > 0] / constant[constant > 0]
+            figures = inside, outside, outside - inside, float(found.sum()), float(constant.sum())
+            row(name, [*(f"{each:.6f}" for each in figures), f"{ratios.min():.2f} to {ratios.max():.2f}"])
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def loss_model(name: str) -> LossModel:
 def input_rounding(profile: Profile) -> Float64[np.ndarray, "tensors types"]:
     """Relative output error of every tensor at every type from its rounded inputs; 0 for tensors that are looked up.
 
-    Usual values, where nothing better is known of a model: on real models a tensor may have a tenth or ten times these.
+    Usual values, where nothing better is known of a model: single tensors have 0.3 to 17 times these (docs/quality.md).
     """
     of_block = {0: 0.0, **dict(zip(INPUT_BLOCKS, (ROUNDING_32, ROUNDING_256), strict=True))}
     rounding = [of_block[quant_type.input_block] for quant_type in profile.quant_types]
